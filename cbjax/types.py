@@ -1,0 +1,73 @@
+"""The records that the parts of cbjax hand to each other."""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+Array = jax.Array
+Batch = Mapping[str, Array]  # "image" [B, H, W, channels], "label" [B] or [B, C], optional "mask" [B], 0 for padding
+Loss = Callable[[Array, Array, Array | None], Array]  # (logits, labels, class_weights) -> [B]
+
+
+class Model(NamedTuple):
+    """A network as pure functions of explicit parameters.
+
+    Attributes:
+      init: (key, images [B, H, W, channels]) -> (params, batch_stats).
+      features: (params, batch_stats, images, train) -> ([B, D], batch_stats).
+      head: (params, features [B, D]) -> logits [B, C].
+      apply: (params, batch_stats, images, train) -> (logits [B, C], batch_stats), the composition of the two above.
+    """
+
+    init: Callable[..., tuple[Any, Any]]
+    features: Callable[..., tuple[Array, Any]]
+    head: Callable[..., Array]
+    apply: Callable[..., tuple[Array, Any]]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything on the device that training changes; one pytree, replicated over devices, saved whole.
+
+    Attributes:
+      step: [] int32, steps taken.
+      params: parameters of the model.
+      batch_stats: running statistics of BatchNorm, empty for models without it.
+      opt_state: state of the optax transformation.
+      class_weights: [C] float32, an argument of the step so that new weights do not recompile it.
+      key: the run's random key; a step folds its number into it.
+    """
+
+    step: Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    class_weights: Array
+    key: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A training run at one moment: what callbacks take and return, and what `train` and `load` give.
+
+    Attributes:
+      config: the resolved ConfigDict.
+      model: the network's functions.
+      state: the device state.
+      metrics: in the loop, the row of the epoch that just ended; from `train` and `load`, the final metrics.
+      class_names: [C] names in label order.
+      predict: images [N, H, W, channels] -> probabilities [N, C]; None inside the loop.
+      memory: what training changes on the host (last known accuracies, best so far, history); saved with the state.
+    """
+
+    config: Any
+    model: Model
+    state: TrainState
+    metrics: dict[str, float]
+    class_names: tuple[str, ...]
+    predict: Callable[[np.ndarray], np.ndarray] | None = None
+    memory: dict[str, Any] = dataclasses.field(default_factory=dict)
