@@ -1,0 +1,272 @@
+"""Turns a checked config and its data into the parts of a run; the only file that knows both."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from cbjax import callbacks, losses, models, optim, sharding, weights
+from cbjax.config import ConfigError
+from cbjax.data import Dataset, augment
+from cbjax.data.sampling import Batches
+from cbjax.evaluate import Evaluation, make_evaluate
+from cbjax.train_step import make_eval_step, make_train_step
+from cbjax.types import Array, Loss, Model, Run, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What a run is made of.
+
+    Attributes:
+      model: the network.
+      mesh: the devices.
+      init: makes the state before the first step, on the mesh.
+      advance: (state, first, last) -> (state, metrics), as `loop.Plan` wants it.
+      batches: the order of the training images.
+      steps_per_dispatch: how many steps `advance` takes at most.
+      schedule: step -> learning rate.
+      weights: run -> class weights [C] once they are not equal any more.
+      start_epoch: the number of epochs with equal weights.
+      evaluate: split -> (params, batch_stats) -> Evaluation; made at the first use of a split.
+      has_validation: whether images are held out.
+    """
+
+    model: Model
+    mesh: Mesh
+    init: Callable[[], TrainState]
+    advance: Callable[[TrainState, int, int], tuple[TrainState, dict[str, Array]]]
+    batches: Batches
+    steps_per_dispatch: int
+    schedule: optax.Schedule
+    weights: Callable[[Run], np.ndarray]
+    start_epoch: float
+    evaluate: Callable[[str], Callable[[Any, Any], Evaluation]]
+    has_validation: bool
+
+
+def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Parts:
+    """Builds the parts of a run.
+
+    Raises:
+      ConfigError: if the config does not fit the data.
+    """
+    check_data(config, dataset)
+    num_classes = len(dataset.class_names)
+    model = build_model(config, num_classes)
+    batches = Batches(len(dataset.train.labels), config.batch_size, config.seed)
+    schedule = build_schedule(config, batches)
+    loss = build_loss(config)
+    image_shape = dataset.train.images.shape[1:]
+    shapes = jax.eval_shape(lambda: initial_state(config, model, image_shape, dataset.counts))
+    tx = build_optimizer(config, schedule, shapes.params)
+    rule, _ = build_weights(config, dataset.counts)
+
+    steps_per_dispatch = config.steps_per_dispatch
+    if steps_per_dispatch is None:
+        # XLA's convolutions inside a loop are about ten times slower on CPU; elsewhere one dispatch an epoch saves the host's time.
+        steps_per_dispatch = batches.epoch_end(1) if sharding.on_accelerator(mesh) else 1
+    train_step = make_train_step(model, tx, loss, mean=config.loss.mean)
+    step = functools.partial(_resident_step, train_step, _augmentation(config, dataset))
+    advance = _make_advance(step, dataset, batches, steps_per_dispatch, mesh, config.parallel)
+    normalize = functools.partial(augment.normalize, mean=dataset.mean, std=dataset.std)
+    eval_step = make_eval_step(model, loss, build_probabilities(config))
+
+    @functools.cache
+    def evaluate(split):
+        examples = {"validation": dataset.validation, "test": dataset.test}[split]
+        batch_size = config.evaluation.batch_size or config.batch_size
+        return make_evaluate(
+            eval_step,
+            normalize,
+            examples.images,
+            examples.labels,
+            counts=dataset.counts,
+            batch_size=batch_size,
+            mesh=mesh,
+            kind=config.parallel,
+        )
+
+    return Parts(
+        model=model,
+        mesh=mesh,
+        init=lambda: sharding.replicate(
+            jax.jit(lambda: initial_state(config, model, image_shape, dataset.counts))(), mesh
+        ),
+        advance=advance,
+        batches=batches,
+        steps_per_dispatch=steps_per_dispatch,
+        schedule=schedule,
+        weights=rule,
+        start_epoch=config.weights.start * config.num_epochs,
+        evaluate=evaluate,
+        has_validation=dataset.validation is not None,
+    )
+
+
+def initial_state(config: ConfigDict, model: Model, image_shape: Sequence[int], counts: Sequence[int]) -> TrainState:
+    """Makes the state before the first step, from the config's seed."""
+    key, params_key = jax.random.split(jax.random.key(config.seed))
+    params, batch_stats = model.init(params_key, jnp.zeros((1, *image_shape)))
+    # The optimiser's state does not depend on its schedule.
+    tx = build_optimizer(config, optax.constant_schedule(0.0), params)
+    _, class_weights = build_weights(config, np.asarray(counts))
+    return TrainState(
+        step=jnp.int32(0),
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=tx.init(params),
+        class_weights=jnp.asarray(class_weights, jnp.float32),
+        key=key,
+    )
+
+
+def build_model(config: ConfigDict, num_classes: int) -> Model:
+    """Builds the config's network; options that it does not have were checked to be at their defaults."""
+    prior = config.model.final_bias == "prior" or (config.model.final_bias == "auto" and config.loss.name != "softmax")
+    options = {
+        "shortcut": config.model.shortcut,
+        "initialization": config.model.initialization,
+        "final_bias": -math.log(num_classes - 1) if prior else 0.0,
+        "batch_norm_axis": sharding.AXIS if config.model.synchronized_batch_norm else None,
+    }
+    known = models.options_of(config.model.name)
+    return models.build(config.model.name, num_classes, **{name: value for name, value in options.items() if name in known})
+
+
+def build_loss(config: ConfigDict) -> Loss:
+    """Returns the config's loss, (logits, labels, class_weights) -> [B]."""
+    options = {"gamma": config.loss.gamma} if config.loss.name == "focal" else {}
+    return functools.partial(losses.LOSSES[config.loss.name], **options)
+
+
+def build_probabilities(config: ConfigDict) -> Callable[[Array], Array]:
+    """Returns logits -> probabilities, as the loss means them: one of C classes, or C independent answers."""
+    return jax.nn.softmax if config.loss.name == "softmax" else jax.nn.sigmoid
+
+
+def build_schedule(config: ConfigDict, batches: Batches) -> optax.Schedule:
+    """Returns step -> learning rate; fractions of training become steps."""
+    settings = config.optim
+    num_steps = batches.epoch_end(config.num_epochs)
+    steps_per_epoch = num_steps / config.num_epochs
+    if settings.warmup_steps is not None:
+        warmup = settings.warmup_steps
+    elif settings.warmup_epochs is not None:
+        warmup = round(settings.warmup_epochs * steps_per_epoch)
+    else:
+        warmup = round(settings.warmup * num_steps)
+    options = {"warmup_steps": warmup, "warmup_from": settings.warmup_from}
+    if settings.schedule == "cosine":
+        return optim.cosine_schedule(settings.learning_rate, num_steps, **options)
+    boundaries = [math.ceil(fraction * num_steps) for fraction in settings.decay_at] if settings.schedule == "step" else []
+    return optim.step_schedule(settings.learning_rate, boundaries, settings.decay_factor, **options)
+
+
+def build_optimizer(config: ConfigDict, schedule: optax.Schedule, params: Any) -> optax.GradientTransformation:
+    """Returns SGD as configured; the last bias of a sigmoid loss, which starts at its prior, does not decay (CB)."""
+    mask = optim.decay_mask(params, rule=config.optim.decay_rule, last_bias=config.loss.name == "softmax")
+    return optim.sgd(
+        schedule,
+        momentum=config.optim.momentum,
+        nesterov=config.optim.nesterov,
+        weight_decay=config.optim.weight_decay,
+        decay_mask=mask,
+    )
+
+
+def build_weights(config: ConfigDict, counts: np.ndarray) -> tuple[Callable[[Run], np.ndarray], np.ndarray]:
+    """Returns the rule of class weights, run -> [C], and the weights of the first epoch."""
+    settings = config.weights
+    equal = weights.uniform(len(counts))
+    if settings.name == "difficulty":
+        options = config.difficulty
+        rule = callbacks.from_difficulty(options.tau, options.formula, options.floor, options.scale)
+        return rule, equal
+    options = {}
+    if settings.name == "class_balanced":
+        options = {"beta": settings.beta, "zero_count": settings.zero_count}
+    fixed = equal if settings.name == "uniform" else weights.WEIGHTS[settings.name](counts, **options)
+    return lambda run: fixed, equal if settings.start > 0 else fixed
+
+
+def check_data(config: ConfigDict, dataset: Dataset) -> None:
+    """Checks what can be said only once the data are known.
+
+    Raises:
+      ConfigError: with the key, the rule, what came, and what to do.
+    """
+    size = len(dataset.train.labels)
+    if config.batch_size > size:
+        raise ConfigError(f"batch_size: must be at most the number of training images; got {config.batch_size} for {size} images")
+    if config.weights.name == "difficulty" and dataset.validation is None:
+        raise ConfigError(
+            "weights.name='difficulty' needs held-out validation images to measure each class on, and these data have none; "
+            "set data.validation to a number or a fraction per class, such as data.validation=0.1"
+        )
+    if dataset.multi_label and config.loss.name == "softmax":
+        raise ConfigError("loss.name='softmax' needs one label an image, and these are multi-hot; use loss.name=sigmoid or focal")
+    if dataset.multi_label and config.loss.mean == "weight_sum":
+        raise ConfigError("loss.mean='weight_sum' needs one label an image, and these are multi-hot; use loss.mean=batch")
+
+
+def _augmentation(config, dataset):
+    """Returns (keys [B], raw images) -> the network's input."""
+    data = config.data
+
+    def prepare(keys, images):
+        if data.crop_padding or data.flip:
+            images = augment.crop_flip(keys, images, data.crop_padding, data.flip, data.padding_mode)
+        return augment.normalize(images, dataset.mean, dataset.std)
+
+    return prepare
+
+
+def _resident_step(train_step, prepare, state, data, indices):
+    """Takes a step on the images of `indices` [B], this device's share, which lie on the device whole as they were read."""
+    key = jax.random.fold_in(state.key, state.step)
+    # A key for each place in the global batch, so that an image's crop does not depend on the number of devices.
+    places = sharding.places_in_batch(indices.shape[0], sharding.AXIS)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, places)
+    batch = {"image": prepare(keys, data["image"][indices]), "label": data["label"][indices]}
+    return train_step(state, batch)
+
+
+def _make_advance(step, dataset, batches, steps_per_dispatch, mesh, kind):
+    data = sharding.replicate({"image": dataset.train.images, "label": dataset.train.labels}, mesh)
+    if steps_per_dispatch == 1:
+        compiled = sharding.data_parallel(
+            step, mesh, split=(None, None, 0), split_outputs=(None, None), kind=kind, donate=(0,)
+        )
+        return lambda state, first, last: compiled(state, data, batches.indices(first))
+
+    def steps(state, data, indices, count):
+        # The number of steps is an argument: epochs differ by a step, and both lengths are one program.
+        shapes = jax.eval_shape(step, state, data, indices[0])[1]
+        metrics = jax.tree.map(lambda leaf: jnp.zeros(indices.shape[0], leaf.dtype), shapes)
+
+        def body(index, carry):
+            state, metrics = carry
+            state, row = step(state, data, indices[index])
+            return state, jax.tree.map(lambda rows, value: rows.at[index].set(value), metrics, row)
+
+        return jax.lax.fori_loop(0, count, body, (state, metrics))
+
+    compiled = sharding.data_parallel(
+        steps, mesh, split=(None, None, 1, None), split_outputs=(None, None), kind=kind, donate=(0,)
+    )
+
+    def advance(state, first, last):
+        indices = np.zeros((steps_per_dispatch, batches.batch_size), np.int32)
+        indices[: last - first] = batches.indices_between(first, last)
+        return compiled(state, data, indices, np.int32(last - first))
+
+    return advance

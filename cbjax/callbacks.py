@@ -1,0 +1,134 @@
+"""What happens after each epoch, in this order: evaluate, reweight, log, checkpoint. Each callback is `run -> run`."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from cbjax import difficulty
+from cbjax.checkpoint import Checkpoints
+from cbjax.evaluate import Evaluation
+from cbjax.loop import Callback, record
+from cbjax.types import Run
+
+Evaluate = Callable[[Any, Any], Evaluation]
+
+
+def evaluate_validation(evaluate: Evaluate) -> Callback:
+    """Measures the held-out split, remembers each class's accuracy, and the best epoch: the earliest with the highest balanced accuracy."""
+
+    def callback(run: Run) -> Run:
+        result = evaluate(run.state.params, run.state.batch_stats)
+        measured = difficulty.carry_accuracy(np.asarray(run.memory["accuracy"], np.float32), np.asarray(result.per_class, np.float32))
+        memory = {**run.memory, "accuracy": [float(value) for value in np.asarray(measured)]}
+        balanced = result.metrics["balanced_accuracy"]
+        if memory["best"] is None or balanced > memory["best"]["balanced_accuracy"]:
+            memory["best"] = {"step": memory["step"], "epoch": memory["epoch"], "balanced_accuracy": balanced}
+        run = dataclasses.replace(run, memory=memory, metrics={**run.metrics, **prefixed("validation", result.metrics)})
+        return record(run, "per_class", {"split": "validation", "accuracy": numbers(result.per_class)})
+
+    return callback
+
+
+def evaluate_test(evaluate: Evaluate, every_epochs: int) -> Callback:
+    """Measures the test split every so many epochs, for curves only: nothing reads these figures."""
+
+    def callback(run: Run) -> Run:
+        if run.memory["epoch"] % every_epochs:
+            return run
+        result = evaluate(run.state.params, run.state.batch_stats)
+        return dataclasses.replace(run, metrics={**run.metrics, **prefixed("test", result.metrics)})
+
+    return callback
+
+
+def reweight(
+    weights: Callable[[Run], np.ndarray], start_epoch: float, place: Callable[[np.ndarray], jax.Array]
+) -> Callback:
+    """Sets the class weights of the next epoch, and logs those of the one that ended.
+
+    Args:
+      weights: run -> [C], the weights from `start_epoch` on; before that they are equal (deferred reweighting, DRW).
+      start_epoch: epochs to train with equal weights, at least 0.
+      place: puts an array on the run's devices.
+    """
+
+    def callback(run: Run) -> Run:
+        run = record(run, "class_weights", {"class_weights": numbers(run.state.class_weights)})
+        if run.memory["epoch"] < start_epoch:
+            return run
+        state = dataclasses.replace(run.state, class_weights=place(np.asarray(weights(run), np.float32)))
+        return dataclasses.replace(run, state=state)
+
+    return callback
+
+
+def from_difficulty(tau: float | str, formula: str, floor: float, scale: bool) -> Callable[[Run], np.ndarray]:
+    """Returns run -> the CDB weights [C] of its last known accuracies on held-out validation."""
+
+    def weights(run: Run) -> np.ndarray:
+        accuracy = np.asarray(run.memory["accuracy"], np.float32)
+        return np.asarray(difficulty.difficulty_weights(accuracy, tau, formula=formula, floor=floor, scale=scale))
+
+    return weights
+
+
+def log_tau(formula: str) -> Callback:
+    """Adds the dynamic tau of the last known accuracies to the epoch's metrics."""
+
+    def callback(run: Run) -> Run:
+        tau = difficulty.dynamic_tau(np.asarray(run.memory["accuracy"], np.float32), formula)
+        return dataclasses.replace(run, metrics={**run.metrics, "difficulty/tau": float(tau)})
+
+    return callback
+
+
+def log(write: Callable[[Run], None]) -> Callback:
+    """Adds the epoch's metrics to the history and writes every row that is not written yet."""
+
+    def callback(run: Run) -> Run:
+        run = record(run, "metrics", run.metrics)
+        write(run)
+        return run
+
+    return callback
+
+
+def checkpoint(save: Callable[[Run], None], every_epochs: int, num_epochs: int) -> Callback:
+    """Saves every so many epochs, at each new best one and at the end."""
+
+    def callback(run: Run) -> Run:
+        epoch, best = run.memory["epoch"], run.memory["best"]
+        if epoch % every_epochs == 0 or epoch == num_epochs or (best and best["epoch"] == epoch):
+            save(run)
+        return run
+
+    return callback
+
+
+def save_to(checkpoints: Checkpoints) -> Callable[[Run], None]:
+    """Returns run -> None, which saves its state and memory; what the clock says is left out of the history."""
+
+    def save(run: Run) -> None:
+        history = {log: [timeless(row) for row in rows] for log, rows in run.memory["history"].items()}
+        best = run.memory["best"]
+        checkpoints.save(run.memory["step"], run.state, {**run.memory, "history": history}, best and best["step"])
+
+    return save
+
+
+def timeless(row: dict[str, Any]) -> dict[str, Any]:
+    """Leaves out the keys that depend on the clock or the machine."""
+    return {key: value for key, value in row.items() if not key.startswith("time/")}
+
+
+def prefixed(prefix: str, values: dict[str, float]) -> dict[str, float]:
+    """Returns the values under `prefix/name`."""
+    return {f"{prefix}/{name}": value for name, value in values.items()}
+
+
+def numbers(values: Any) -> list[float | None]:
+    """Returns an array as JSON values: NaN, for a class without examples, becomes null."""
+    return [None if np.isnan(value) else float(value) for value in np.asarray(values)]

@@ -1,0 +1,166 @@
+"""Orbax checkpoints of everything that training changes, checked byte for byte before they are used.
+
+Orbax restores changed bytes without a word, so each finished checkpoint gets a list of its files' SHA-256 sums in
+`checksums/STEP.json`. A checkpoint without that list was cut short; one that does not match it is damaged.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from cbjax.types import TrainState
+
+KEPT = 2  # the newest, and one more in case it gets damaged; the best is kept besides
+
+
+class Checkpoints:
+    """The checkpoints of one work directory: `checkpoints/STEP` in Orbax's layout, `checksums/STEP.json` beside it.
+
+    Args:
+      workdir: the work directory.
+      tell: called with a line for the user for each checkpoint that could not be used.
+      reading: True leaves the directory as it is, for a reader beside a training process; False makes it where it is missing,
+        removes what an ended process left unfinished, and moves damaged checkpoints to `damaged/`.
+    """
+
+    def __init__(self, workdir: str | os.PathLike, tell: Callable[[str], None] = lambda line: None, reading: bool = False):
+        root = pathlib.Path(workdir).absolute()  # Orbax refuses relative paths
+        self._directory, self._checksums, self._damaged = root / "checkpoints", root / "checksums", root / "damaged"
+        self._tell, self._reading = tell, reading
+        if not reading:
+            self._checksums.mkdir(parents=True, exist_ok=True)
+            self._directory.mkdir(exist_ok=True)
+            self._remove_unfinished()
+        self._manager = ocp.CheckpointManager(
+            self._directory,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=None, create=False, cleanup_tmp_directories=not reading, read_only=reading
+            ),
+        )
+        self._pending: tuple[int, int | None] | None = None
+
+    def steps(self) -> list[int]:
+        """Lists the steps of the usable checkpoints, oldest first."""
+        return sorted(int(path.stem) for path in self._checksums.glob("*.json"))
+
+    def save(self, step: int, state: TrainState, memory: dict[str, Any], best_step: int | None = None) -> None:
+        """Starts to save; the next `save` or `finish` waits for it, so that writing overlaps with training.
+
+        Args:
+          step: the number of steps taken, the checkpoint's name.
+          state: the device state.
+          memory: the host's state, JSON values only.
+          best_step: the step whose checkpoint must be kept besides the newest ones.
+        """
+        self.finish()
+        if step in self.steps():
+            return
+        # A copy, because the next step takes over the state's memory while Orbax still reads it.
+        copy = jax.tree.map(jnp.copy, state)
+        self._manager.save(
+            step, args=ocp.args.Composite(state=ocp.args.StandardSave(copy), memory=ocp.args.JsonSave(memory)), force=True
+        )
+        self._pending = (step, best_step)
+
+    def finish(self) -> None:
+        """Waits until the last save is on disk, lists its checksums, and deletes what is not to be kept."""
+        if self._pending is None:
+            return
+        step, best_step = self._pending
+        self._pending = None
+        self._manager.wait_until_finished()
+        path = self._checksums / f"{step}.json"
+        temporary = path.with_suffix(".part")
+        temporary.write_text(json.dumps(_checksums(self._directory / str(step)), indent=1))
+        os.replace(temporary, path)
+        steps = self.steps()
+        for old in steps:
+            if old not in steps[-KEPT:] and old != best_step:
+                (self._checksums / f"{old}.json").unlink()
+                self._manager.delete(old)
+
+    def restore(self, like: TrainState, step: int | None = None) -> tuple[int, TrainState, dict[str, Any]] | None:
+        """Reads the newest undamaged checkpoint, or that of `step`, onto the devices and in the shapes of `like`.
+
+        Returns:
+          (step, state, memory), or None if there is no checkpoint.
+
+        Raises:
+          ValueError: if the step that was asked for has no checkpoint or a damaged one.
+        """
+        usable = reversed(self.steps()) if step is None else [step] if step in self.steps() else []
+        for candidate in usable:
+            if self._is_sound(candidate):
+                restored = self._manager.restore(
+                    candidate,
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardRestore(jax.tree.map(_abstract, like)),
+                        memory=ocp.args.JsonRestore(),
+                    ),
+                )
+                return candidate, restored.state, restored.memory
+        if step is None:
+            return None
+        raise ValueError(f"{self._directory}: no sound checkpoint of step {step}; there are those of steps {self.steps()}")
+
+    def close(self) -> None:
+        """Finishes the last save and ends Orbax's threads."""
+        self.finish()
+        self._manager.close()
+
+    def _remove_unfinished(self):
+        finished = self.steps()
+        for path in self._directory.iterdir():
+            if path.name.isdigit() and int(path.name) not in finished:
+                shutil.rmtree(path)
+                if not finished or int(path.name) > finished[-1]:
+                    self._tell(f"checkpoint {path.name} was not finished when its process ended; it is not used")
+
+    def _is_sound(self, step):
+        path, listed = self._directory / str(step), self._checksums / f"{step}.json"
+        problem = _problem(path, listed)
+        if problem is None:
+            return True
+        place = ""
+        if not self._reading:
+            place = f", moved to {self._damaged / path.name}"
+            self._damaged.mkdir(exist_ok=True)
+            shutil.rmtree(self._damaged / path.name, ignore_errors=True)
+            if path.is_dir():
+                path.rename(self._damaged / path.name)
+            listed.unlink()
+            self._manager.reload()
+        self._tell(f"checkpoint {step} is damaged ({problem}){place}; the one before it is used")
+        return False
+
+
+def _abstract(leaf):
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+
+def _checksums(directory: pathlib.Path) -> dict[str, str]:
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def _problem(directory: pathlib.Path, listed: pathlib.Path) -> str | None:
+    """Says how a checkpoint differs from its checksums, or None."""
+    try:
+        expected = json.loads(listed.read_text())
+    except ValueError:
+        return f"{listed.name} is not readable"
+    found = _checksums(directory)
+    for name, checksum in expected.items():
+        if name not in found:
+            return f"{name} is missing"
+        if found[name] != checksum:
+            return f"{name} has changed"
+    return None

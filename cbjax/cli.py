@@ -1,0 +1,138 @@
+"""The `cbjax` command. Whatever the user can mend is one message and exit status 2, without a traceback."""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from cbjax import config as configs
+from cbjax import xla_flags
+from cbjax.config import ConfigError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status: 0, 1 if training diverged, 2 for a mistake, 128 + signal if stopped."""
+    options, overrides = _parse(sys.argv[1:] if arguments is None else arguments)
+    # Imported when the command is known to be well formed: they take seconds.
+    from cbjax.data import DataError
+    from cbjax.interrupts import Interrupted
+    from cbjax.loop import NonFiniteLoss
+    from cbjax.report import ReportError
+    from cbjax.workdir import WorkdirError
+
+    try:
+        return options.command(options, overrides)
+    except (ConfigError, DataError, ReportError, WorkdirError) as error:
+        print(f"cbjax {options.name}: {error}", file=sys.stderr)
+        return 2
+    except NonFiniteLoss as error:
+        print(f"cbjax {options.name}: {error}", file=sys.stderr)
+        return 1
+    except Interrupted as stop:
+        print(f"cbjax {options.name}: {stop}", file=sys.stderr)
+        return 128 + stop.signum
+    except KeyboardInterrupt:
+        print(f"cbjax {options.name}: stopped", file=sys.stderr)
+        return 130
+
+
+def _parse(arguments):
+    parser = argparse.ArgumentParser(
+        prog="cbjax", description="Train long-tailed classifiers with class-balanced and difficulty-balanced losses.", allow_abbrev=False
+    )
+    commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
+
+    def add(name, function, text):
+        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        command.set_defaults(command=function)
+        return command
+
+    train = add("train", _train, "Train one run, or go on with it, and report on it.")
+    sweep = add("sweep", _sweep, "Train a list of runs, skip finished ones, and report on all.")
+    for command in (train, sweep):
+        command.add_argument("--config", required=True, metavar="FILE", help="a file, or the name of one that cbjax brings, such as digits_lt")
+        command.add_argument("--workdir", required=True, metavar="DIR", help="where everything is kept; call again to resume")
+        command.epilog = "--config.KEY=VALUE changes a key, such as --config.data.imbalance=50"
+    train.add_argument("--extend", action="store_true", help="allow num_epochs to be larger than the work directory's")
+    evaluate = add("eval", _eval, "Evaluate a trained run on one of its splits.")
+    evaluate.add_argument("--workdir", required=True, metavar="DIR")
+    evaluate.add_argument("--split", default="test", choices=("validation", "test"))
+    evaluate.add_argument("--checkpoint", default="last", choices=("last", "best"))
+    report = add("report", _report, "Compare runs: one table and its plots.")
+    report.add_argument("directories", nargs="+", metavar="DIR", help="work directories, or folders of them")
+    report.add_argument("--out", metavar="DIR", help="where report.md goes (default: the DIR, if there is one)")
+    datasets = add("datasets", _datasets, "List the data sources and whether each is ready.")
+    datasets.add_argument("--data_dir", metavar="DIR", help="a TFDS folder (default: CBJAX_DATA_DIR, or TFDS's own)")
+
+    options, rest = parser.parse_known_args(arguments)
+    overrides = []
+    for argument in rest:
+        if options.command not in (_train, _sweep) or not argument.startswith("--config."):
+            commands.choices[options.name].error(f"unrecognized argument: {argument}")
+        if "=" not in argument:
+            commands.choices[options.name].error(f"{argument} needs its value behind an equals sign: {argument}=VALUE")
+        overrides.append(argument.removeprefix("--config."))
+    return options, overrides
+
+
+def _train(options, overrides):
+    config = configs.load(options.config, overrides)
+    xla_flags.set_flags(config.deterministic)
+    from cbjax.run import train
+
+    train(config, options.workdir, extend=options.extend)
+    _print_report([options.workdir], pathlib.Path(options.workdir) / "report.md")
+    return 0
+
+
+def _sweep(options, overrides):
+    runs = configs.load_sweep(options.config, overrides)
+    xla_flags.set_flags(any(config.deterministic for _, config in runs))
+    from cbjax.sweep import sweep
+
+    path, failed = sweep(runs, options.workdir)
+    _print_report([path.parent / name for name, _ in runs], path)
+    return 1 if failed else 0
+
+
+def _eval(options, overrides):
+    from cbjax import workdir as workdirs
+
+    xla_flags.set_flags(workdirs.read_config(pathlib.Path(options.workdir)).deterministic)
+    from cbjax.run import evaluate
+
+    for name, value in evaluate(options.workdir, split=options.split, checkpoint=options.checkpoint).items():
+        print(f"{options.split}/{name} {value:.6g}")
+    return 0
+
+
+def _report(options, overrides):
+    from cbjax.report import report
+
+    if options.out is None and len(options.directories) > 1:
+        raise ConfigError("several directories: --out=DIR says where the report goes")
+    out = options.out or options.directories[0]
+    _print_report(options.directories, report(options.directories, out))
+    return 0
+
+
+def _datasets(options, overrides):
+    from rich.console import Console
+    from rich.table import Table
+
+    from cbjax.data.sources import describe
+
+    table = Table("data.name", "images", "ready", "where, or how to prepare it", box=None)
+    for row in describe(options.data_dir):
+        table.add_row(*map(str, row))
+    Console(soft_wrap=True).print(table)
+    return 0
+
+
+def _print_report(directories, path):
+    from rich.console import Console
+
+    from cbjax.report import table_for_terminal
+
+    Console().print(table_for_terminal(directories))
+    print(f"report: {path}")

@@ -1,0 +1,289 @@
+"""Reads, checks and compares configurations.
+
+A configuration is a `ConfigDict` with the keys of `config_schema.KEYS`. `default` gives one to change, `load` reads a
+file by name or path and applies overrides. Whatever is wrong is a `ConfigError` that says the key, the rule and the
+value.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+import hashlib
+import inspect
+import json
+from pathlib import Path, PurePosixPath
+import traceback
+from typing import Any, TypeAlias, TypeVar
+
+from ml_collections import ConfigDict
+
+from cbjax import config_rules
+from cbjax.config_schema import KEYS, REQUIRED, ConfigError, accept, did_you_mean, refuse, rule, show
+
+__all__ = [
+    "HOW_KEYS",
+    "ConfigError",
+    "check",
+    "check_devices",
+    "check_resume",
+    "choose_recipe",
+    "default",
+    "describe",
+    "difference",
+    "fingerprint",
+    "from_json",
+    "load",
+    "load_sweep",
+    "resolve",
+    "to_json",
+]
+
+# Keys that say where or how a run is computed, not what: they may differ on a resume.
+HOW_KEYS = (
+    "parallel",
+    "devices",
+    "deterministic",
+    "steps_per_dispatch",
+    "data.data_dir",
+    "evaluation.batch_size",
+    "checkpoint.every_epochs",
+    "checkpoint.every_minutes",
+    "log.tensorboard",
+    "log.progress",
+)
+
+Config: TypeAlias = ConfigDict | Mapping[str, Any]
+T = TypeVar("T")
+
+
+def default() -> ConfigDict:
+    """Returns every key with its default; `data.name` and `model.name` are None and must be set."""
+    return _nested({key: entry.default for key, entry in KEYS.items()})
+
+
+def describe() -> str:
+    """Lists every key with its default, what it is for and the values that it takes, a line each."""
+    lines = []
+    for key, (value, _, doc) in KEYS.items():
+        start = "(required)" if key in REQUIRED else show(value)
+        lines.append(f"{key + '=' + start:<38} {doc}; {rule(key)}")
+    return "\n".join(lines)
+
+
+def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
+    """Reads a configuration file, applies overrides, fills in defaults and checks the whole.
+
+    Args:
+      name_or_path: "digits_lt" (a file of the package), "configs/digits_lt.py" (a path), either with a recipe of the
+        file behind a colon: "cifar_lt:cdb".
+      overrides: "data.imbalance=50", read by the type of the key; "none" where a key may be not given. A whole number
+        must be written as one (1000, not 1e3). Of two for the same key the last counts.
+
+    Returns:
+      The resolved configuration.
+
+    Raises:
+      ConfigError: if the file cannot be found or run, or a key or a combination is wrong.
+    """
+    values, given = _read_config(name_or_path), _read_overrides(overrides)
+    return _resolve(values | given, given)
+
+
+def load_sweep(name_or_path: str | Path, overrides: Sequence[str] = ()) -> list[tuple[str, ConfigDict]]:
+    """Reads a sweep: a file whose `get_runs()` lists (name, configuration as for `load`, {dotted key: value}).
+
+    Args:
+      name_or_path: "digits_lt" (a file of the package's sweeps), or a path.
+      overrides: "num_epochs=2", for every run; they come last.
+
+    Returns:
+      (name, resolved configuration) of each run; the name is its folder below the sweep's.
+
+    Raises:
+      ConfigError: if the file or one of its runs is wrong.
+    """
+    path, runs = _call(name_or_path, "get_runs", folder="sweeps")
+    for_all = _read_overrides(overrides)
+    try:
+        runs = [(str(PurePosixPath(name)), spec, dict(changes)) for name, spec, changes in runs]
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{path}: get_runs() must list (name, configuration, overrides) of each run; {error}"
+        ) from error
+    resolved: dict[str, ConfigDict] = {}
+    for name, spec, changes in runs:
+        if name in resolved or name == "." or name.startswith("/") or ".." in name.split("/"):
+            raise ConfigError(f"{path}: the name of a run must be a folder of its own below the sweep's; got {name!r}")
+        try:
+            given = accept(changes)
+            resolved[name] = _resolve(_read_config(spec) | given | for_all, given)
+        except ConfigError as error:
+            raise ConfigError(f"run {name} of {path}: {error}") from error
+    return list(resolved.items())
+
+
+def resolve(config: Config) -> ConfigDict:
+    """Fills in defaults, brings values to their types and checks the whole; raises ConfigError."""
+    return _resolve(_complete(config))
+
+
+def check(config: Config) -> None:
+    """Raises ConfigError, with every problem found, unless the configuration can be used."""
+    resolve(config)
+
+
+def check_devices(batch_size: int, num_devices: int, key: str = "batch_size") -> None:
+    """Raises ConfigError, with the nearest sizes that fit, unless the devices divide the batch."""
+    refuse(config_rules.divisible(key, batch_size, num_devices))
+
+
+def choose_recipe(name: str | None, recipes: Mapping[str, T]) -> T:
+    """Returns the named recipe of a configuration file; raises ConfigError with the known names."""
+    if name not in recipes:
+        known = ", ".join(f":{recipe}" for recipe in recipes)
+        raise ConfigError(
+            f"the configuration's name must be followed by a recipe, one of {known}; "
+            f"got {name or 'none'}{did_you_mean(name, recipes)}"
+        )
+    return recipes[name]
+
+
+def to_json(config: Config) -> str:
+    """Writes the configuration as nested JSON, every key in the order of the schema."""
+    return json.dumps(_nested(_complete(config)).to_dict(), indent=2, allow_nan=False) + "\n"
+
+
+def from_json(text: str) -> ConfigDict:
+    """Reads what `to_json` wrote; a key that came after it was written has its default."""
+    try:
+        tree = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"the configuration is not valid JSON: {error}") from error
+    return _nested(_complete(tree))
+
+
+def fingerprint(config: Config) -> str:
+    """Returns the SHA-256 of the keys that say what is computed, as hexadecimal digits."""
+    what = {key: value for key, value in _complete(config).items() if key not in HOW_KEYS}
+    return hashlib.sha256(json.dumps(what, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def difference(old: Config, new: Config) -> tuple[list[str], list[str]]:
+    """Returns the keys that differ: those that say how, and those that say what."""
+    before, after = _complete(old), _complete(new)
+    differing = [key for key in KEYS if before[key] != after[key]]
+    return [key for key in differing if key in HOW_KEYS], [key for key in differing if key not in HOW_KEYS]
+
+
+def check_resume(old: Config, new: Config, extend: bool = False) -> list[str]:
+    """Checks that a run of configuration `old` may go on under `new`.
+
+    Args:
+      old: of the work directory.
+      new: of the command.
+      extend: whether `num_epochs` may grow. Warm-up, decay and deferral are fractions of it, so they move with it.
+
+    Returns:
+      A line to note for each difference that is allowed.
+
+    Raises:
+      ConfigError: with every difference that is not.
+    """
+    how, what = difference(old, new)
+    before, after = _complete(old), _complete(new)
+    lines = {key: f"{key}: {show(before[key])} there, {show(after[key])} here" for key in (*how, *what)}
+    grows = after["num_epochs"] > before["num_epochs"]
+    if grows and extend:
+        what.remove("num_epochs")
+        how.append("num_epochs")
+    if what:
+        advice = "use another work directory, or the settings there"
+        if what == ["num_epochs"]:
+            advice = "add --extend to train for longer" if grows else "num_epochs may only grow"
+        differences = "".join(f"\n  {lines[key]}" for key in what)
+        raise ConfigError(f"the work directory holds a run with other settings; {advice}:{differences}")
+    return [lines[key] for key in how]
+
+
+def _resolve(values: dict[str, Any], given: Collection[str] = ()) -> ConfigDict:
+    refuse(config_rules.problems(values, given))
+    return _nested(values)
+
+
+def _nested(values: Mapping[str, Any]) -> ConfigDict:
+    tree: dict[str, Any] = {}
+    for key, value in values.items():
+        section, _, name = key.rpartition(".")
+        (tree.setdefault(section, {}) if section else tree)[name] = value
+    # The schema checks types, and knows better than the default's type: difficulty.tau is a name or a number.
+    return ConfigDict(tree, type_safe=False)
+
+
+def _flat(tree: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, ConfigDict | Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _complete(config: Config) -> dict[str, Any]:
+    """Returns dotted key -> value of every key, each value in its own type."""
+    if not isinstance(config, ConfigDict | Mapping):
+        raise ConfigError(f"a configuration must be a ConfigDict, as from cbjax.config.load; got {show(config)}")
+    return {key: entry.default for key, entry in KEYS.items()} | accept(dict(_flat(config)))
+
+
+def _read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    if isinstance(overrides, str):
+        raise ConfigError(f"overrides must be a list of key=value; got {overrides!r}")
+    pairs = [override.partition("=") for override in overrides]
+    refuse(f"an override must be key=value; got {key!r}" for key, equals, _ in pairs if not equals)
+    return accept({key.strip(): text.strip() for key, _, text in pairs}, as_text=True)
+
+
+def _read_config(spec: str | Path) -> dict[str, Any]:
+    path, result = _call(spec, "get_config")
+    try:
+        return _complete(result)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _call(spec: str | Path, function_name: str, folder: str = "") -> tuple[Path, Any]:
+    """Runs a configuration file and returns its path and what its function returns."""
+    path, recipe = _find(str(spec), folder)
+    try:
+        # Not imported: that would leave a __pycache__ beside the user's file.
+        namespace: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
+        exec(compile(path.read_bytes(), str(path), "exec"), namespace)  # noqa: S102
+        function = namespace.get(function_name)
+        if not callable(function):
+            raise ConfigError(f"{path} has no function {function_name}()")
+        if recipe is None:
+            return path, function()
+        if not inspect.signature(function).parameters:
+            raise ConfigError(f"{path} has no recipes; got {recipe!r}")
+        return path, function(recipe)
+    except ConfigError:
+        raise
+    except SyntaxError as error:
+        raise ConfigError(f"{error.filename}, line {error.lineno}: {error.msg}") from error
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        where = f"{path}, line {lines[-1]}" if lines else str(path)
+        raise ConfigError(f"{where}: {type(error).__name__}: {error}") from error
+
+
+def _find(spec: str, folder: str) -> tuple[Path, str | None]:
+    """Returns the path of a configuration file, by path or by name, and the recipe behind a colon."""
+    name, colon, recipe = (spec, "", "") if Path(spec).is_file() else spec.partition(":")
+    path = Path(name).expanduser()
+    if not path.is_file():
+        # The wheel carries the files inside the package; a clone has them beside it.
+        package = Path(__file__).parent
+        configs = package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
+        files = {file.stem: file for file in sorted((configs / folder).glob("*.py"))}
+        if name not in files:
+            hint = did_you_mean(path.stem, files)
+            raise ConfigError(f"no configuration file {name}, and no name: the names are {', '.join(files)}{hint}")
+        path = files[name]
+    return path, recipe if colon else None

@@ -1,0 +1,140 @@
+"""The kinds of values that configuration keys take: numbers in a range, names of a list, tuples."""
+
+from collections.abc import Callable
+import itertools
+import math
+import numbers
+import os
+from typing import Any, NamedTuple
+
+
+class Kind(NamedTuple):
+    """The values that a key takes.
+
+    Attributes:
+      rule: the end of the sentence "KEY must be ...".
+      accept: a value -> the form in which it is kept; ValueError if it breaks the rule.
+      read: text of the command line -> a value for `accept`; ValueError if it cannot be one.
+      names: the names among the values, to find the one that a misspelling meant.
+    """
+
+    rule: str
+    accept: Callable[[Any], Any]
+    read: Callable[[str], Any]
+    names: tuple[str, ...] = ()
+
+
+def integer(low: int, high: int | None = None) -> Kind:
+    """Whole numbers in [low, high]. 1.5, 2.0 and 1e3 are refused: nothing is rounded unasked."""
+
+    def accept(value):
+        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if not whole or value < low or (high is not None and value > high):
+            raise ValueError
+        return int(value)
+
+    bounds = f"of at least {low}" if high is None else f"from {low} to {high}"
+    return Kind(f"a whole number {bounds}", accept, int)
+
+
+def number(
+    *, low: float | None = None, above: float | None = None, high: float | None = None, below: float | None = None
+) -> Kind:
+    """Finite real numbers in an interval, `low` and `high` included, `above` and `below` not; kept as floats."""
+
+    def accept(value):
+        real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if not real or not math.isfinite(value):
+            raise ValueError
+        if (low is not None and value < low) or (above is not None and value <= above):
+            raise ValueError
+        if (high is not None and value > high) or (below is not None and value >= below):
+            raise ValueError
+        return float(value)
+
+    words = (("of at least", low), ("above", above), ("of at most", high), ("below", below))
+    bounds = " and ".join(f"{word} {bound}" for word, bound in words if bound is not None)
+    return Kind(f"a finite number {bounds}", accept, float)
+
+
+def boolean() -> Kind:
+    """True or False; `true` and `false` on the command line."""
+
+    def accept(value):
+        if type(value) is not bool:
+            raise ValueError
+        return value
+
+    def read(text):
+        return {"true": True, "false": False}.get(text.lower())
+
+    return Kind("true or false", accept, read)
+
+
+def choice(*names: str) -> Kind:
+    """One of the names."""
+
+    def accept(value):
+        if not isinstance(value, str) or value not in names:
+            raise ValueError
+        return value
+
+    return Kind(" or ".join(names) if len(names) < 3 else f"one of {', '.join(names)}", accept, str, names)
+
+
+def text(what: str) -> Kind:
+    """Any text but the empty one, or a path; quotes around it on the command line are taken off."""
+
+    def accept(value):
+        if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+            raise ValueError
+        return str(os.fspath(value))
+
+    def read(text):
+        return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
+
+    return Kind(what, accept, read)
+
+
+def either(*kinds: Kind) -> Kind:
+    """The first of the kinds that takes the value."""
+
+    def first(attempt):
+        for kind in kinds:
+            try:
+                return attempt(kind)
+            except ValueError:
+                pass
+        raise ValueError
+
+    return Kind(
+        " or ".join(kind.rule for kind in kinds),
+        lambda value: first(lambda kind: kind.accept(value)),
+        lambda text: first(lambda kind: kind.accept(kind.read(text))),
+        sum((kind.names for kind in kinds), ()),
+    )
+
+
+def several(kind: Kind, *, increasing: bool = False) -> Kind:
+    """A tuple, each of its values of one kind; `0.8,0.9` or `(0.8, 0.9)` on the command line.
+
+    Args:
+      kind: of each value.
+      increasing: whether the values must be strictly increasing and at least one.
+    """
+
+    def accept(values):
+        if type(values) not in (list, tuple):
+            raise ValueError
+        values = tuple(kind.accept(value) for value in values)
+        if increasing and (not values or any(a >= b for a, b in itertools.pairwise(values))):
+            raise ValueError
+        return values
+
+    def read(text):
+        bare = text[1:-1] if text[:1] + text[-1:] in ("()", "[]") else text
+        bare = bare.strip().removesuffix(",")
+        return tuple(kind.read(part.strip()) for part in bare.split(",")) if bare else ()
+
+    order = "strictly increasing values" if increasing else "values"
+    return Kind(f"{order} like 1,2 or (1, 2), each {kind.rule}", accept, read)

@@ -1,0 +1,163 @@
+"""Which configuration values go together: every check of a combination that needs neither data nor devices."""
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from cbjax.config_schema import COUNT_WEIGHTS, KEYS, MODELS, REQUIRED, RESNETS, SOURCES
+
+# A key in the first column has an effect only where the key in the second has one of the values in the third.
+EFFECTS = (
+    ("loss.gamma", "loss.name", ("focal",)),
+    ("weights.beta", "weights.name", ("class_balanced",)),
+    ("weights.zero_count", "weights.name", COUNT_WEIGHTS),
+    ("weights.start", "weights.name", (*COUNT_WEIGHTS, "difficulty")),
+    ("difficulty.tau", "weights.name", ("difficulty",)),
+    ("difficulty.formula", "weights.name", ("difficulty",)),
+    ("difficulty.formula", "difficulty.tau", ("dynamic",)),
+    ("difficulty.floor", "weights.name", ("difficulty",)),
+    ("difficulty.scale", "weights.name", ("difficulty",)),
+    ("data.file", "data.name", ("arrays",)),
+    ("data.imbalance", "data.longtail", ("exponential", "step")),
+    ("data.counts", "data.longtail", ("counts",)),
+    ("data.majority_ratio", "data.longtail", ("majority",)),
+    ("data.train_size", "data.longtail", ("majority",)),
+    ("model.shortcut", "model.name", RESNETS),
+    ("model.synchronized_batch_norm", "model.name", RESNETS),
+    ("optim.decay_at", "optim.schedule", ("step",)),
+    ("optim.decay_factor", "optim.schedule", ("step",)),
+)
+# Keys whose default means "off". Another value says something about the run, so without effect it is refused wherever
+# it was set. The others have a useful value for when they are needed (a recipe's beta stays when weights.name=uniform
+# is given), and are refused only where they are themselves given for a run that they can't affect.
+STATEMENTS = (
+    "weights.start",
+    "data.file",
+    "data.imbalance",
+    "data.counts",
+    "data.majority_ratio",
+    "data.train_size",
+    "model.synchronized_batch_norm",
+)
+WARMUPS = ("optim.warmup", "optim.warmup_epochs", "optim.warmup_steps")
+
+
+def problems(values: Mapping[str, Any], given: Collection[str] = ()) -> list[str]:
+    """Lists what is wrong with a configuration whose single values are all right.
+
+    Args:
+      values: dotted key -> value, of every key.
+      given: keys that were set for this one run, on the command line or in a sweep.
+
+    Returns:
+      One line for each problem, with the key, the rule and the value; empty if there is none.
+    """
+    missing = [f"{key} must be set: {KEYS[key].kind.rule}; got None" for key in REQUIRED if values[key] is None]
+    return missing or [
+        *_without_effect(values, given),
+        *_data(values),
+        *_optim(values),
+        *_batch_sizes(values),
+    ]
+
+
+def divisible(key: str, batch_size: int, num_devices: int) -> Iterator[str]:
+    """Yields what to do where the devices do not divide a batch; nothing where they do."""
+    if batch_size % num_devices:
+        below = batch_size - batch_size % num_devices
+        sizes = " or ".join(str(size) for size in (below, below + num_devices) if size)
+        fewer = max(n for n in range(1, num_devices) if batch_size % n == 0)
+        yield (
+            f"{key} must be a multiple of the number of devices, {num_devices}; got {batch_size}: "
+            f"use {sizes}, or devices={fewer}"
+        )
+
+
+def _without_effect(values, given):
+    for key, on, where in EFFECTS:
+        value, default = values[key], KEYS[key].default
+        if value != default and values[on] not in where and (key in given or key in STATEMENTS):
+            yield (
+                f"{key} must be left at {default} unless {on} is {' or '.join(where)}, for it has no effect where {on} "
+                f"is {values[on]}; got {value}"
+            )
+
+
+def _data(values):
+    name, classes, longtail = values["data.name"], values["data.classes"], values["data.longtail"]
+    source_classes, image_size = SOURCES[name]
+    if name == "arrays" and values["data.file"] is None:
+        yield "data.file must be the .npz file to read where data.name is arrays; got None"
+    if name == "digits" and not values["data.test"]:
+        yield "data.test must be above 0 where data.name is digits, which brings no test images; got 0"
+    if values["weights.name"] == "difficulty" and not values["data.validation"] and name != "arrays":
+        yield (
+            "data.validation must be above 0 where weights.name is difficulty, which is measured on held-out images; "
+            "got 0: try data.validation=20"
+        )
+    needed = MODELS[values["model.name"]]
+    if needed and image_size and needed != image_size:
+        fitting = [model for model, size in MODELS.items() if size in (None, image_size)]
+        yield (
+            f"model.name must be a network for {_size(image_size)} images where data.name is {name} "
+            f"({', '.join(fitting)}); got {values['model.name']}, which needs {_size(needed)}"
+        )
+    if classes and (len(classes) == 1 or len(set(classes)) < len(classes)):
+        yield f"data.classes must be at least two different classes; got {classes}"
+    too_large = [label for label in classes if isinstance(label, int) and source_classes and label >= source_classes]
+    if too_large:
+        yield f"data.classes must be below {source_classes}, the number of classes of {name}; got {too_large[0]}"
+    num_classes = len(classes) or source_classes
+    if longtail == "counts":
+        counts = values["data.counts"]
+        if not counts or (num_classes and len(counts) != num_classes):
+            yield (
+                f"data.counts must have a number for each of the {num_classes or 'C'} classes where data.longtail is "
+                f"counts; got {len(counts)} of them"
+            )
+        if 0 in counts and values["weights.name"] in COUNT_WEIGHTS and values["weights.zero_count"] == "error":
+            yield (
+                f"data.counts must be above 0 for {values['weights.name']} weights; got 0 for class {counts.index(0)}: "
+                "or set weights.zero_count=ignore"
+            )
+    if longtail == "majority":
+        for key in ("data.majority_ratio", "data.train_size"):
+            if values[key] is None:
+                yield f"{key} must be set where data.longtail is majority; got None"
+        if num_classes not in (2, None):
+            yield (
+                f"data.classes must be two where data.longtail is majority, the larger first; got {num_classes} "
+                "classes: try data.classes=9,4"
+            )
+
+
+def _optim(values):
+    warmups = [key for key in WARMUPS if values[key]]
+    if len(warmups) > 1:
+        listed = " and ".join(f"{key}={values[key]}" for key in warmups)
+        yield f"at most one of {', '.join(WARMUPS)} may be set, the others 0; got {listed}"
+    rate, rate_from = values["optim.learning_rate"], values["optim.warmup_from"]
+    if rate_from and not warmups:
+        yield f"optim.warmup_from must be left at 0 without a warm-up; got {rate_from}"
+    if rate_from > rate:
+        yield f"optim.warmup_from must be at most optim.learning_rate, {rate}; got {rate_from}"
+    # How many steps an epoch has is known only with the data, so a warm-up in steps is not checked here.
+    fraction = values["optim.warmup"] or (values["optim.warmup_epochs"] or 0) / values["num_epochs"]
+    end, what = (
+        (values["optim.decay_at"][0], "the first of optim.decay_at")
+        if values["optim.schedule"] == "step"
+        else (1.0, "the end of training")
+    )
+    if fraction > end:
+        yield f"{warmups[0]} must end by {what}, {end} of num_epochs={values['num_epochs']}; got {values[warmups[0]]}"
+    if values["optim.nesterov"] and not values["optim.momentum"]:
+        yield "optim.nesterov must be false where optim.momentum is 0; got True"
+
+
+def _batch_sizes(values):
+    for key in ("batch_size", "evaluation.batch_size"):
+        if values["devices"] and values[key]:
+            yield from divisible(key, values[key], values["devices"])
+
+
+def _size(image_size):
+    return "x".join(map(str, image_size))

@@ -1,0 +1,184 @@
+"""Every configuration key in one table: its type and range, its default, and what it is for."""
+
+from collections.abc import Iterable, Mapping
+import difflib
+from typing import Any, NamedTuple
+
+from cbjax.config_kinds import Kind, boolean, choice, either, integer, number, several, text
+
+# Facts of the parts that a configuration names, so that it can be checked without importing them; tests/test_config.py
+# holds them against the registries. Sources: classes and image size [H, W], None where the user's file decides.
+SOURCES: dict[str, tuple[int | None, tuple[int, int] | None]] = {
+    "digits": (10, (8, 8)),
+    "arrays": (None, None),
+    "mnist": (10, (28, 28)),
+    "fashion_mnist": (10, (28, 28)),
+    "cifar10": (10, (32, 32)),
+    "cifar20": (20, (32, 32)),
+    "cifar100": (100, (32, 32)),
+}
+# Models: the image size that they need, None for any.
+RESNETS = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
+MODELS: dict[str, tuple[int, int] | None] = {"digits_cnn": (8, 8), "lenet5": (28, 28), **dict.fromkeys(RESNETS)}
+SHORTCUTS = ("average", "subsample", "projection")
+LOSSES = ("softmax", "sigmoid", "focal")
+COUNT_WEIGHTS = ("inverse_frequency", "inverse_sqrt_frequency", "class_balanced")
+WEIGHTS = ("uniform", *COUNT_WEIGHTS, "difficulty")
+TAU_FORMULAS = ("paper", "authors_code", "authors_code_imagenet")
+LONGTAILS = ("natural", "exponential", "step", "counts", "majority")
+NORMALIZATIONS = ("unit", "symmetric", "cifar", "imagenet", "standardize", "none")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; its message is all that a person needs to see."""
+
+
+class Key(NamedTuple):
+    """A configuration key; a default of None means "not given", and then None is also a value."""
+
+    default: Any
+    kind: Kind
+    doc: str
+
+
+_COUNT_OR_FRACTION = either(integer(0), number(above=0, below=1))
+
+KEYS: dict[str, Key] = {
+    "seed": Key(0, integer(0, 2**32 - 1), "random seed of the run"),
+    "num_epochs": Key(100, integer(1), "passes over the training images; schedules are fractions of it"),
+    "batch_size": Key(128, integer(1), "images a step over all devices, which must divide it"),
+    "parallel": Key("shard_map", choice("shard_map", "pmap"), "how a step is spread over devices; equal results"),
+    "devices": Key(None, integer(1), "number of local devices to use (none: all)"),
+    "deterministic": Key(False, boolean(), "bit-equal repetition on a GPU, at some speed"),
+    "steps_per_dispatch": Key(None, integer(1), "steps in one dispatch (none: 1 on CPU, an epoch elsewhere)"),
+    "data.name": Key(None, choice(*SOURCES), "data set"),
+    "data.data_dir": Key(None, text("a folder"), "TFDS folder (none: CBJAX_DATA_DIR, else TFDS's own)"),
+    "data.file": Key(None, text("a .npz file"), "the user's file, for data.name=arrays"),
+    "data.seed": Key(None, integer(0, 2**32 - 1), "seed of splits and subsets (none: seed)"),
+    "data.classes": Key((), several(either(integer(0), text("a class name"))), "classes to keep, in order; () for all"),
+    "data.longtail": Key("natural", choice(*LONGTAILS), "how training images are made imbalanced"),
+    "data.imbalance": Key(1.0, number(low=1), "largest over smallest class (exponential, step)"),
+    "data.counts": Key((), several(integer(0)), "training images of each class (counts)"),
+    "data.majority_ratio": Key(None, number(low=0.5, below=1), "share of class 0 of two (majority)"),
+    "data.train_size": Key(None, integer(2), "training images in total (majority)"),
+    "data.validation": Key(0, _COUNT_OR_FRACTION, "held-out training images per class, a number or a fraction"),
+    "data.test": Key(0, _COUNT_OR_FRACTION, "test images per class, a number or a fraction (0: the whole test split)"),
+    "data.normalization": Key("standardize", choice(*NORMALIZATIONS), "how pixels are scaled"),
+    "data.crop_padding": Key(0, integer(0), "pixels of padding before a random crop (0: no crop)"),
+    "data.padding_mode": Key("zero", choice("zero", "reflect"), "what the padding holds"),
+    "data.flip": Key(False, boolean(), "random horizontal flips"),
+    "model.name": Key(None, choice(*MODELS), "network"),
+    "model.shortcut": Key("average", choice(*SHORTCUTS), "ResNet shortcuts where the size changes"),
+    "model.initialization": Key("glorot", choice("glorot", "he"), "first values of the kernels"),
+    "model.final_bias": Key(
+        "auto", choice("auto", "zero", "prior"), "last bias; prior is -log(C-1), auto is zero for softmax"
+    ),
+    "model.synchronized_batch_norm": Key(False, boolean(), "BatchNorm over all devices"),
+    "loss.name": Key("softmax", choice(*LOSSES), "loss"),
+    "loss.gamma": Key(1.0, number(low=0), "focusing power of the focal loss"),
+    "loss.mean": Key("batch", choice("batch", "weight_sum"), "what divides the sum of the losses"),
+    "weights.name": Key("uniform", choice(*WEIGHTS), "class weights; difficulty is CDB"),
+    "weights.beta": Key(0.9999, number(low=0, high=1), "beta of the effective number (class_balanced)"),
+    "weights.zero_count": Key("error", choice("error", "ignore"), "what a class without training images does"),
+    "weights.start": Key(0.0, number(low=0, below=1), "fraction of training with equal weights first (DRW)"),
+    "difficulty.tau": Key("dynamic", either(choice("dynamic"), number(low=0)), "power of the difficulty"),
+    "difficulty.formula": Key("paper", choice(*TAU_FORMULAS), "form of the dynamic tau"),
+    "difficulty.floor": Key(0.01, number(low=0, below=1), "least difficulty (the paper: 0)"),
+    "difficulty.scale": Key(True, boolean(), "scale the weights to sum to the number of classes"),
+    "optim.learning_rate": Key(0.1, number(above=0), "base learning rate"),
+    "optim.momentum": Key(0.9, number(low=0, below=1), "momentum of SGD"),
+    "optim.nesterov": Key(False, boolean(), "Nesterov's momentum"),
+    "optim.weight_decay": Key(2e-4, number(low=0), "L2 added to the gradient"),
+    "optim.decay_rule": Key("all", choice("all", "kernels"), "parameters that decay; kernels: no BatchNorm, no bias"),
+    "optim.schedule": Key("step", choice("step", "cosine", "constant"), "learning rate over training"),
+    "optim.decay_at": Key((0.8, 0.9), several(number(above=0, high=1), increasing=True), "where it drops (step)"),
+    "optim.decay_factor": Key(0.01, number(above=0, high=1), "factor of each drop (step)"),
+    "optim.warmup": Key(0.025, number(low=0, below=1), "linear warm-up, as a fraction of num_epochs"),
+    "optim.warmup_epochs": Key(None, number(low=0), "the same in epochs"),
+    "optim.warmup_steps": Key(None, integer(0), "the same in steps"),
+    "optim.warmup_from": Key(0.0, number(low=0), "learning rate at step 0 of the warm-up"),
+    "evaluation.batch_size": Key(None, integer(1), "images a step of evaluation (none: batch_size)"),
+    "evaluation.test_every": Key(0, integer(0), "epochs between test evaluations, for curves only (0: at the end)"),
+    "checkpoint.every_epochs": Key(1, integer(1), "epochs between checkpoints"),
+    "checkpoint.every_minutes": Key(10.0, number(above=0), "minutes between checkpoints within an epoch"),
+    "log.tensorboard": Key(True, boolean(), "write TensorBoard event files"),
+    "log.progress": Key("auto", choice("auto", "on", "off"), "progress bar; auto: where output is a terminal"),
+}
+SECTIONS = tuple(dict.fromkeys(key.split(".")[0] for key in KEYS if "." in key))
+REQUIRED = ("data.name", "model.name")  # without a default: no guess would be right for the user's data
+
+
+def accept(values: Mapping[str, Any], as_text: bool = False) -> dict[str, Any]:
+    """Brings the values of dotted keys to their own types.
+
+    Args:
+      values: dotted key -> value.
+      as_text: whether the values are text of the command line.
+
+    Returns:
+      Dotted key -> value in the form in which it is kept.
+
+    Raises:
+      ConfigError: with every unknown key and every value that breaks its key's rule.
+    """
+    accepted, problems = {}, []
+    for key, value in values.items():
+        if key not in KEYS:
+            problems.append(_unknown_key(key, value))
+            continue
+        default, kind, _ = KEYS[key]
+        if default is None and (value is None or (as_text and value.lower() in ("none", "null"))):
+            accepted[key] = None
+            continue
+        try:
+            accepted[key] = kind.accept(kind.read(value) if as_text else value)
+        except (ValueError, OverflowError):
+            problems.append(f"{key} must be {rule(key)}; got {show(value)}{did_you_mean(value, kind.names)}")
+    refuse(problems)
+    return accepted
+
+
+def refuse(problems: Iterable[str]) -> None:
+    """Raises ConfigError with all of the problems, a line each; returns if there is none."""
+    lines = list(problems)
+    if lines:
+        raise ConfigError("\n".join(lines))
+
+
+def rule(key: str) -> str:
+    """Says what the value of the key must be."""
+    default, kind, _ = KEYS[key]
+    return f"{kind.rule}, or none" if default is None and key not in REQUIRED else kind.rule
+
+
+def show(value: Any) -> str:
+    """Writes a value for a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def did_you_mean(word: Any, names: Iterable[str]) -> str:
+    """Ends a message with the name that is nearest to the word, if one is near."""
+    nearest = difflib.get_close_matches(word, names, n=1) if isinstance(word, str) else []
+    return f"; did you mean {nearest[0]}?" if nearest else ""
+
+
+def _unknown_key(key: str, value: Any) -> str:
+    """Names the nearest key: those with a like last part first, whatever their section; else lists what there is."""
+    if key in SECTIONS:
+        return f"{key} is a group of keys, {_keys_of(key)}; got {show(value)}"
+    section, _, leaf = key.rpartition(".")
+    leaves = {known: known.rpartition(".")[2] for known in KEYS}
+    alike = difflib.get_close_matches(leaf, set(leaves.values()), n=3, cutoff=0.7)
+    nearest = difflib.get_close_matches(key, [known for known in KEYS if leaves[known] in alike], n=1, cutoff=0)
+    if nearest:
+        hint = f"did you mean {nearest[0]}?"
+    elif section in SECTIONS:
+        hint = f"{section} has {_keys_of(section)}"
+    else:
+        hint = f"the groups of keys are {', '.join(SECTIONS)}; without a group: {_keys_of('')}"
+    return f"{key} is not a key; got {show(value)}; {hint}"
+
+
+def _keys_of(section: str) -> str:
+    return ", ".join(key for key in KEYS if key.rpartition(".")[0] == section)

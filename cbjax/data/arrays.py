@@ -1,0 +1,212 @@
+"""A user's own images and labels from one .npz file."""
+
+import os
+from typing import Any
+import zipfile
+import zlib
+
+import numpy as np
+
+from cbjax.data.records import DataError, Source, Split, quote
+
+_SPLITS = ("train", "validation", "test")
+_LAYOUT = (
+    "a file holds images and labels, or train_images and train_labels with, if there, validation_images, "
+    "validation_labels, test_images, test_labels; and class_names if there"
+)
+
+
+def load(file: str | os.PathLike | None) -> Source:
+    """Reads a user's .npz.
+
+    Args:
+      file: its path. Images are [N, H, W] or [N, H, W, channels], uint8 or float; labels [N] whole numbers or strings,
+        or [N, C] zeros and ones (multi-hot); class_names [C] strings. Without names, C is the largest label plus one,
+        or the classes are the sorted label strings.
+
+    Raises:
+      DataError: if the file or anything in it does not fit.
+    """
+    if not file:
+        raise DataError("data.name='arrays' reads your own .npz: set data.file to its path")
+    arrays = _read(file)
+    try:
+        return _source(arrays)
+    except DataError as error:
+        raise DataError(f"{os.fspath(file)}: {error}") from None
+
+
+def _read(file: str | os.PathLike) -> dict[str, np.ndarray]:
+    from etils import epath
+
+    path = epath.Path(file).expanduser()
+    if not path.is_file():
+        raise DataError(f"data.file: there is no file {path}: set it to a .npz that numpy.savez wrote")
+    try:
+        with path.open("rb") as stream:
+            loaded = np.load(stream, allow_pickle=False)
+            if not isinstance(loaded, np.lib.npyio.NpzFile):
+                raise DataError(f"{path} holds a single array: write images and labels with numpy.savez")
+            return {key: loaded[key] for key in loaded.files}
+    except DataError:
+        raise
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        if "Object arrays" in str(error):
+            raise DataError(
+                f"{path} holds an array of Python objects, which may run code when read: convert it before saving "
+                "(strings: np.array(labels, dtype=str); images of one size: np.stack)"
+            ) from None
+        raise DataError(f"{path} cannot be read as .npz ({error}): write it again with numpy.savez") from None
+
+
+def _source(arrays: dict[str, np.ndarray]) -> Source:
+    arrays = dict(arrays)
+    given_names = arrays.pop("class_names", None)
+    plain = not any(key.startswith(tuple(f"{name}_" for name in _SPLITS)) for key in arrays)
+    prefixes = {"train": ""} if plain else {name: f"{name}_" for name in _SPLITS}
+    pairs: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    known = set()
+    for name, prefix in prefixes.items():
+        keys = (f"{prefix}images", f"{prefix}labels")
+        known.update(keys)
+        missing = [key for key in keys if key not in arrays]
+        if name != "train" and len(missing) == 2:
+            continue
+        if missing:
+            raise DataError(f"there is no {quote(missing)} among its keys {quote(sorted(arrays))}; {_LAYOUT}")
+        pairs[name] = arrays[keys[0]], arrays[keys[1]]
+    if unknown := sorted(set(arrays) - known):
+        raise DataError(f"unknown key {quote(unknown)}; {_LAYOUT}")
+
+    images = {name: _images(pair[0], f"{prefixes[name]}images") for name, pair in pairs.items()}
+    for name, array in images.items():
+        if array.shape[1:] != images["train"].shape[1:] or array.dtype != images["train"].dtype:
+            raise DataError(
+                f"{name} images are {_kind(array)} and training images {_kind(images['train'])}: all splits must have one "
+                "shape and dtype"
+            )
+        count = len(pairs[name][1]) if pairs[name][1].ndim else 0
+        if count != len(array):
+            raise DataError(f"there are {len(array)} {name} images and {count} {name} labels: each image needs one")
+    labels, class_names = _labels({name: pair[1] for name, pair in pairs.items()}, given_names)
+    splits = {name: Split(images[name], labels[name]) for name in pairs}
+    return Source(splits["train"], splits.get("validation"), splits.get("test"), class_names)
+
+
+def _images(images: np.ndarray, key: str) -> np.ndarray:
+    if images.ndim not in (3, 4) or 0 in images.shape:
+        raise DataError(f"{key} must be [N, H, W] or [N, H, W, channels] with none of them 0, got shape {images.shape}")
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.shape[1] in (1, 3) and min(images.shape[2:]) > 4:
+        raise DataError(
+            f"{key} of shape {images.shape} seem to be [N, channels, H, W]; channels come last: "
+            "images.transpose(0, 2, 3, 1)"
+        )
+    if np.issubdtype(images.dtype, np.floating):
+        images = images.astype(np.float32, copy=False)
+        finite = np.isfinite(images).all(axis=(1, 2, 3))
+        if not finite.all():
+            raise DataError(
+                f"{key} must be finite, and {np.sum(~finite)} images have NaN or infinite pixels, "
+                f"the first of them image {np.argmin(finite)}"
+            )
+    elif images.dtype != np.uint8:
+        raise DataError(f"{key} must be uint8 (0 to 255) or float, got {images.dtype}: convert with images.astype('uint8')")
+    return images
+
+
+def _labels(labels: dict[str, np.ndarray], names: Any) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    if names is not None:
+        names = _class_names(names)
+    kinds = {name: _label_kind(array, name) for name, array in labels.items()}
+    if len(set(kinds.values())) > 1:
+        raise DataError(f"all splits must have one kind of labels, got {kinds}")
+    convert = {"string": _from_strings, "integer": _from_integers, "multi-hot": _from_multi_hot}[kinds["train"]]
+    return convert(labels, names)
+
+
+def _label_kind(labels: np.ndarray, name: str) -> str:
+    if labels.ndim == 1 and labels.dtype.kind in "US":
+        return "string"
+    if labels.ndim == 1 and labels.dtype.kind in "iu":
+        return "integer"
+    if labels.ndim == 2 and labels.shape[1] > 1 and labels.dtype.kind in "iufb":
+        return "multi-hot"
+    raise DataError(
+        f"{name} labels must be [N] whole numbers or strings, or [N, C] zeros and ones, "
+        f"got shape {labels.shape} of {labels.dtype}"
+    )
+
+
+def _from_strings(labels, names):
+    labels = {name: _decoded(array) for name, array in labels.items()}
+    if names is None:
+        names = tuple(np.unique(labels["train"]).tolist())
+    index = {name: i for i, name in enumerate(names)}
+    for name, array in labels.items():
+        if unknown := sorted(set(array.tolist()) - set(index)):
+            known_from = "class_names" if name == "train" else "class_names, or the training labels where there are none"
+            raise DataError(f"{name} labels {quote(unknown)} are not in {known_from}: {quote(names)}")
+    _require_two(names)
+    return {name: np.array([index[x] for x in array.tolist()], np.int32) for name, array in labels.items()}, names
+
+
+def _from_integers(labels, names):
+    largest = max(int(array.max()) for array in labels.values())
+    for name, array in labels.items():
+        if array.min() < 0:
+            raise DataError(f"labels count from 0, and {name} has {array.min()}: subtract it, or leave those images out")
+    if names is None:
+        present = np.unique(labels["train"])
+        if len(present) <= largest:
+            missing = [i for i in range(min(largest, 10**6)) if i not in set(present.tolist())]
+            raise DataError(
+                f"integer labels without class_names must be 0 to C - 1 with every class in the training images; the "
+                f"largest is {largest}, and these have no training image: {quote(missing or [largest])}: relabel with "
+                "np.unique(labels, return_inverse=True)"
+            )
+        names = tuple(str(i) for i in range(largest + 1))
+    if largest >= len(names):
+        raise DataError(f"label {largest} has no class name: class_names has {len(names)}, for 0 to {len(names) - 1}")
+    _require_two(names)
+    return {name: array.astype(np.int32) for name, array in labels.items()}, names
+
+
+def _from_multi_hot(labels, names):
+    for name, array in labels.items():
+        if not np.isin(array, (0, 1)).all():
+            raise DataError(f"{name} labels [N, C] must be zeros and ones, got values such as {_other_than_binary(array)}")
+        if array.shape[1] != labels["train"].shape[1]:
+            raise DataError(f"{name} labels have {array.shape[1]} classes and training labels {labels['train'].shape[1]}")
+    classes = labels["train"].shape[1]
+    names = names if names is not None else tuple(str(i) for i in range(classes))
+    if len(names) != classes:
+        raise DataError(f"class_names has {len(names)} names and labels [N, C] have {classes} classes")
+    return {name: array.astype(np.float32) for name, array in labels.items()}, names
+
+
+def _other_than_binary(array: np.ndarray):
+    return array[~np.isin(array, (0, 1))][0]
+
+
+def _class_names(names: np.ndarray) -> tuple[str, ...]:
+    if names.ndim != 1 or names.dtype.kind not in "US":
+        raise DataError(f"class_names must be [C] strings, got shape {names.shape} of {names.dtype}")
+    names = tuple(_decoded(names).tolist())
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"class_names must differ, and these are repeated: {quote(repeated)}")
+    return names
+
+
+def _decoded(strings: np.ndarray) -> np.ndarray:
+    return np.char.decode(strings, "utf-8") if strings.dtype.kind == "S" else strings
+
+
+def _require_two(names: tuple[str, ...]) -> None:
+    if len(names) < 2:
+        raise DataError(f"there must be at least 2 classes, got {quote(names) or 'none'}")
+
+
+def _kind(images: np.ndarray) -> str:
+    return f"{images.shape[1:]} of {images.dtype}"

@@ -1,0 +1,205 @@
+"""How many training images each class keeps, and which.
+
+Counts are in class order: class 0 is the largest, as in CB.
+"""
+
+from collections.abc import Callable, Sequence
+import decimal
+import fractions
+
+import numpy as np
+
+from cbjax.data import shuffle
+from cbjax.data.records import DataError, quote
+
+KINDS = ("natural", "exponential", "step", "counts", "majority")
+SPLIT_KEYS = {"train": 0, "validation": 1, "test": 2}
+
+
+def exponential_counts(max_count: int, num_classes: int, imbalance: float) -> np.ndarray:
+    """Returns [C] int64 counts that fall exponentially from max_count to max_count / imbalance.
+
+    Class i keeps the whole part of max_count · imbalance^(-i / (C - 1)).
+
+    Args:
+      max_count: images of class 0.
+      num_classes: C, at least 2.
+      imbalance: largest count over smallest, at least 1 and at most max_count.
+
+    Raises:
+      DataError: if an argument is out of range, so that the last class would be empty too.
+
+    Source: Cui et al. 2019, section 5.1; truncated, not rounded, as in the authors' data_utils.py.
+    """
+    _check_imbalance(max_count, num_classes, imbalance)
+    # In binary floating point 300 · 27^(-1/3) is 99.99…, which would truncate to 99. Sixty decimal digits with the value
+    # nudged by 1e-40 truncate to the true whole part: the powers are off by less than 1e-50.
+    with decimal.localcontext(prec=60):
+        factor = decimal.Decimal(str(imbalance)) ** (decimal.Decimal(-1) / (num_classes - 1))
+        nudge = decimal.Decimal("1e-40")
+        return np.array([int(int(max_count) * factor**i + nudge) for i in range(num_classes)], np.int64)
+
+
+def step_counts(max_count: int, num_classes: int, imbalance: float) -> np.ndarray:
+    """Returns [C] int64 counts: max_count for the first half of the classes, max_count / imbalance for the others.
+
+    With an odd number of classes the middle one is large. Arguments and errors as in `exponential_counts`.
+
+    Source: Cao et al. 2019 (LDAM-DRW), `imb_type="step"`; their code leaves the last of an odd number of classes empty.
+    """
+    _check_imbalance(max_count, num_classes, imbalance)
+    small = int(max_count / fractions.Fraction(str(imbalance)))
+    large_classes = (num_classes + 1) // 2
+    return np.array([max_count] * large_classes + [small] * (num_classes - large_classes), np.int64)
+
+
+def majority_counts(total: int, ratio: float) -> np.ndarray:
+    """Returns [2] int64 counts of a majority class 0 and a minority class 1 that sum to total.
+
+    Args:
+      total: images of both classes.
+      ratio: share of class 0, at least 0.5 and below 1. The minority's share is truncated to whole images.
+
+    Raises:
+      DataError: if ratio is out of range or leaves the minority without an image.
+
+    Source: Sinha et al. 2020, section 4.1 (MNIST, 4 against 9).
+    """
+    if not 0.5 <= ratio < 1:
+        raise DataError(f"data.majority_ratio must be at least 0.5 and below 1, got {ratio}")
+    minority = int(total * (1 - fractions.Fraction(str(ratio))))
+    if minority < 1:
+        raise DataError(
+            f"data.majority_ratio={ratio} of {total} images leaves the minority class without one: "
+            "lower the ratio or take more images"
+        )
+    return np.array([total - minority, minority], np.int64)
+
+
+def counts_within(
+    available: np.ndarray,
+    kind: str,
+    *,
+    imbalance: float = 1.0,
+    counts: Sequence[int] = (),
+    majority_ratio: float = 0.5,
+    train_size: int | None = None,
+    class_names: Sequence[str] | None = None,
+) -> np.ndarray:
+    """Chooses how many of each class's available images to train on.
+
+    The largest class of "exponential" and "step" gets as many as all classes can follow; in balanced data that is all
+    of its images.
+
+    Args:
+      available: [C] images of each class.
+      kind: one of `KINDS`.
+      imbalance: for "exponential" and "step".
+      counts: [C] for "counts"; a 0 leaves the class out of training (see `weights.zero_count`).
+      majority_ratio: for "majority".
+      train_size: total of "majority", None for as many as both classes can give.
+      class_names: [C] for messages, None for the class indices.
+
+    Returns:
+      [C] int64, nowhere above available.
+
+    Raises:
+      DataError: if the kind is unknown or a class has too few images.
+    """
+    num_classes = len(available)
+    if kind == "natural":
+        return np.array(available, np.int64)
+    if kind == "exponential":
+        return _largest_within(available, lambda size: exponential_counts(size, num_classes, imbalance))
+    if kind == "step":
+        return _largest_within(available, lambda size: step_counts(size, num_classes, imbalance))
+    if kind == "majority" and num_classes != 2:
+        raise DataError(f"data.longtail='majority' needs two classes, got {num_classes}: name two in data.classes")
+    if kind == "majority" and train_size is None:
+        return _largest_within(available, lambda total: majority_counts(total, majority_ratio))
+    if kind == "majority":
+        wanted = majority_counts(train_size, majority_ratio)
+    elif kind == "counts":
+        wanted = np.asarray(counts, np.int64)
+        if wanted.shape != (num_classes,) or wanted.min() < 0 or not wanted.any():
+            raise DataError(
+                f"data.counts must have one count of at least 0 for each of the {num_classes} classes and one above 0, "
+                f"got {tuple(counts)}"
+            )
+    else:
+        raise DataError(f"data.longtail={kind!r} is unknown; it is one of {quote(KINDS)}")
+    short = np.flatnonzero(wanted > available)
+    if short.size:
+        i = short[0]
+        name = class_names[i] if class_names is not None else str(i)
+        raise DataError(
+            f"data.longtail={kind!r} asks for {wanted[i]} training images of class '{name}', which has "
+            f"{available[i]} to take: ask for fewer"
+        )
+    return wanted
+
+
+def orders_by_class(labels: np.ndarray, classes: Sequence[int], seed: int, split: str = "train") -> list[np.ndarray]:
+    """Returns each class's positions in `labels` [N], in a random order of its own.
+
+    Every subset is cut from the front of these orders: a smaller subset of a class lies in each larger one, and no
+    class's draw depends on another class.
+
+    Args:
+      labels: [N] integers.
+      classes: the labels to look for.
+      seed: at least 0.
+      split: "train", "validation" or "test", whose draws are independent.
+    """
+    positions = (np.flatnonzero(labels == label) for label in classes)
+    return [p[shuffle.permutation(len(p), seed, 0, SPLIT_KEYS[split], c)] for p, c in zip(positions, classes)]
+
+
+def cut(orders: Sequence[np.ndarray], start, stop) -> np.ndarray:
+    """Returns the sorted positions from start [C] to stop [C] of each class's order."""
+    start, stop = np.broadcast_to(start, len(orders)), np.broadcast_to(stop, len(orders))
+    return np.sort(np.concatenate([order[a:b] for order, a, b in zip(orders, start, stop)]))
+
+
+def subset(labels: np.ndarray, counts: np.ndarray, seed: int) -> np.ndarray:
+    """Draws counts[c] images of each class c.
+
+    Args:
+      labels: [N] integers in [0, C).
+      counts: [C] whole numbers.
+      seed: at least 0.
+
+    Returns:
+      [sum of counts] sorted positions in labels. With one seed, smaller counts give a subset of what larger ones give.
+
+    Raises:
+      DataError: if a class has fewer images than asked.
+    """
+    available = np.bincount(labels, minlength=len(counts))
+    wanted = counts_within(available[: len(counts)], "counts", counts=counts)
+    return cut(orders_by_class(labels, range(len(counts)), seed), 0, wanted)
+
+
+def _check_imbalance(max_count: int, num_classes: int, imbalance: float) -> None:
+    if num_classes < 2:
+        raise DataError(f"imbalance needs at least 2 classes, got {num_classes}")
+    if not 1 <= imbalance < float("inf"):
+        raise DataError(f"data.imbalance is the largest count over the smallest, at least 1, got {imbalance}")
+    if max_count < imbalance:
+        raise DataError(
+            f"data.imbalance={imbalance} with {max_count} images in the largest class leaves the smallest without one: "
+            f"at most {max_count} is possible"
+        )
+
+
+def _largest_within(available: np.ndarray, counts_of: Callable[[int], np.ndarray]) -> np.ndarray:
+    """Returns counts_of(size) for the largest size whose counts are available, searching between 1 and the sum."""
+    low, high = 0, int(available.sum())
+    while low < high:
+        middle = (low + high + 1) // 2
+        try:
+            fits = bool((counts_of(middle) <= available).all())
+        except DataError:
+            fits = True  # too small a size for the imbalance; a larger one may do
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return counts_of(low)

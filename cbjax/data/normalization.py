@@ -1,0 +1,58 @@
+"""The mean and standard deviation that images are normalised by, on the host."""
+
+import numpy as np
+
+from cbjax.data.records import DataError, quote
+
+# Name -> (mean, std) per channel, or of every channel where there is one value; in pixels of 0 to 255.
+NORMALIZATIONS = {
+    "none": ((0.0,), (1.0,)),
+    "unit": ((0.0,), (255.0,)),
+    "symmetric": ((128.0,), (128.0,)),  # x / 128 - 1, as CB's cifar_main.py
+    "cifar": (tuple(255 * x for x in (0.4914, 0.4822, 0.4465)), tuple(255 * x for x in (0.2023, 0.1994, 0.2010))),
+    "imagenet": (tuple(255 * x for x in (0.485, 0.456, 0.406)), tuple(255 * x for x in (0.229, 0.224, 0.225))),
+}
+
+
+def resolve(name: str, images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns the mean and std per channel that a normalisation's name stands for.
+
+    Args:
+      name: "standardize" for those of the images, or one of `NORMALIZATIONS`.
+      images: [N, H, W, channels] the training images.
+
+    Raises:
+      DataError: if the name is unknown or does not fit the images' dtype or channels.
+    """
+    channels = images.shape[-1]
+    if name == "standardize":
+        mean, std = mean_and_std(images)
+        if not (std > 0).all():
+            raise DataError(
+                f"data.normalization='standardize' divides by the deviation of each channel, and channel "
+                f"{np.argmin(std)} is constant over all training images: use 'unit' or 'none'"
+            )
+        return tuple(mean.tolist()), tuple(std.tolist())
+    if name not in NORMALIZATIONS:
+        raise DataError(f"data.normalization={name!r} is unknown; it is one of {quote(['standardize', *NORMALIZATIONS])}")
+    mean, std = NORMALIZATIONS[name]
+    if name != "none" and images.dtype != np.uint8:
+        raise DataError(
+            f"data.normalization={name!r} expects uint8 images of 0 to 255, got {images.dtype}: "
+            "use 'standardize' or 'none'"
+        )
+    if len(mean) not in (1, channels):
+        raise DataError(
+            f"data.normalization={name!r} has {len(mean)} channels and the images have {channels}: "
+            "use 'standardize' or 'unit'"
+        )
+    return mean * (channels // len(mean)), std * (channels // len(std))
+
+
+def mean_and_std(images: np.ndarray, block: int = 1024) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the [channels] float64 mean and deviation over images [N, H, W, channels], a block of images at a time."""
+    blocks = range(0, len(images), block)
+    pixels = images[..., 0].size
+    mean = sum(images[i : i + block].sum(axis=(0, 1, 2), dtype=np.float64) for i in blocks) / pixels
+    squares = sum(np.square(images[i : i + block] - mean).sum(axis=(0, 1, 2)) for i in blocks)
+    return mean, np.sqrt(squares / pixels)

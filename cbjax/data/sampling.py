@@ -1,0 +1,66 @@
+"""The training order: index arithmetic that any step can be computed from, hence resumed at."""
+
+from collections.abc import Callable
+import functools
+
+import numpy as np
+
+from cbjax.data import shuffle
+
+Order = Callable[[int], np.ndarray]  # epoch -> [N] positions of that epoch
+
+
+def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
+    """Returns the epoch's random order of range(num_examples); epochs count from 0."""
+    return shuffle.permutation(num_examples, seed, 2, epoch)
+
+
+class Batches:
+    """The concatenation of every epoch's order, cut into batches of one size that run across epoch ends.
+
+    No image is dropped and no batch has another shape. A batch is a function of its step alone.
+    """
+
+    def __init__(self, num_examples: int, batch_size: int, seed: int, *, order: Order | None = None):
+        """Describes the sequence.
+
+        Args:
+          num_examples: N, positions in an epoch.
+          batch_size: B; may be above N.
+          seed: at least 0.
+          order: epoch -> [N] positions, a pure function; None for a fresh permutation every epoch.
+
+        Raises:
+          ValueError: if num_examples or batch_size is not a whole number of at least 1.
+        """
+        for name, value in (("num_examples", num_examples), ("batch_size", batch_size)):
+            if value != int(value) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, got {value}")
+        self.num_examples = int(num_examples)
+        self.batch_size = int(batch_size)
+        if order is None:
+            order = functools.partial(epoch_order, seed, num_examples=self.num_examples)
+        # A step needs one epoch's order, two where it runs across an end.
+        self._order = functools.lru_cache(maxsize=2)(order)
+
+    def indices(self, step: int) -> np.ndarray:
+        """Returns the [B] positions of one step; steps count from 0."""
+        return self.indices_between(step, step + 1)[0]
+
+    def indices_between(self, start: int, stop: int) -> np.ndarray:
+        """Returns the [S, B] positions of steps start to stop - 1."""
+        if not 0 <= start <= stop:
+            raise ValueError(f"steps must satisfy 0 <= start <= stop, got {start} and {stop}")
+        first, last = start * self.batch_size, stop * self.batch_size
+        pieces = [np.zeros(0, np.int64)]
+        for epoch in range(first // self.num_examples, -(-last // self.num_examples)):
+            offset = epoch * self.num_examples
+            order = self._order(epoch)
+            if len(order) != self.num_examples:
+                raise ValueError(f"an epoch's order must have {self.num_examples} positions, got {len(order)}")
+            pieces.append(order[max(first - offset, 0) : last - offset])
+        return np.concatenate(pieces).reshape(stop - start, self.batch_size)
+
+    def epoch_end(self, epoch: int) -> int:
+        """Returns the number of steps after which `epoch` epochs are complete."""
+        return -(-epoch * self.num_examples // self.batch_size)

@@ -1,0 +1,166 @@
+"""Which images are held out, before any imbalance is made: index arithmetic on labels.
+
+An amount to hold out is 0 or None, a whole number of images per class, or a fraction in (0, 1).
+"""
+
+from collections.abc import Mapping, Sequence
+import fractions
+import numbers
+
+import numpy as np
+
+from cbjax.data import longtail, shuffle
+from cbjax.data.records import DataError, quote
+
+Amount = int | float | None
+
+
+def is_fraction(amount: Amount, key: str) -> bool:
+    """Tells a fraction from a whole number or None, and refuses anything else in the name of the config key."""
+    if amount is None:
+        return False
+    if isinstance(amount, numbers.Real) and not isinstance(amount, bool) and 0 <= amount < float("inf"):
+        if amount == int(amount):
+            return False
+        if amount < 1:
+            return True
+    raise DataError(f"{key} must be 0, a whole number of images per class, or a fraction in (0, 1), got {amount!r}")
+
+
+def per_class(available: np.ndarray, amount: Amount, key: str) -> np.ndarray:
+    """Returns [C] int64: how many of the available [C] images an amount asks for; fractions are truncated."""
+    if is_fraction(amount, key):
+        return np.array([_share(count, amount) for count in available.tolist()], np.int64)
+    return np.full(len(available), int(amount or 0), np.int64)
+
+
+def split_by_class(
+    labels: np.ndarray,
+    held_out: Mapping[str, Amount],
+    *,
+    classes: Sequence[int],
+    class_names: Sequence[str],
+    seed: int,
+    kind: str = "natural",
+    **options,
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Cuts training images into held-out splits, in the order given, and what is trained on.
+
+    Where the training images stay as they are (kind "natural"), a class too small for an amount gives all but one
+    image; every other kind refuses.
+
+    Args:
+      labels: [N] integers.
+      held_out: amount to take for each split's name ("test", "validation").
+      classes: the labels to use, in class order.
+      class_names: [C] their names.
+      seed: at least 0.
+      kind, **options: how many training images to keep, as in `longtail.counts_within`.
+
+    Returns:
+      sorted positions in labels for "train" and each split asked for; notes on classes that gave fewer than asked.
+
+    Raises:
+      DataError: if a class has too few images.
+    """
+    orders = longtail.orders_by_class(labels, classes, seed)
+    available = np.array([len(order) for order in orders], np.int64)
+    require_images(available, class_names)
+    indices, notes = {}, []
+    taken = np.zeros_like(available)
+    for name, amount in held_out.items():
+        wanted = per_class(available, amount, f"data.{name}")
+        given = np.minimum(wanted, available - taken - 1)
+        short = given < wanted
+        if short.any() and (kind != "natural" or short.all()):
+            i = np.argmax(short)
+            raise DataError(
+                f"data.{name}={amount} takes {wanted[i]} images of class '{class_names[i]}', which has "
+                f"{available[i] - taken[i]} and must keep one to train on: hold out fewer"
+            )
+        if amount:
+            indices[name] = longtail.cut(orders, taken, taken + given)
+        if (fewer := short & (given > 0)).any():
+            notes.append(f"fewer than {amount} {name} images, so that one is left to train on: {_named(class_names, fewer)}")
+        taken = taken + given
+    kept = longtail.counts_within(available - taken, kind, class_names=class_names, **options)
+    indices["train"] = longtail.cut(orders, taken, taken + kept)
+    return indices, tuple(notes)
+
+
+def draw_by_class(
+    labels: np.ndarray, name: str, amount: Amount, *, classes: Sequence[int], class_names: Sequence[str], seed: int
+) -> np.ndarray:
+    """Draws from a split that the source brings: all of each class for an amount of 0 or None.
+
+    Args and errors as in `split_by_class`; name is the split's.
+
+    Returns:
+      sorted positions in labels.
+    """
+    orders = longtail.orders_by_class(labels, classes, seed, name)
+    available = np.array([len(order) for order in orders], np.int64)
+    wanted = per_class(available, amount, f"data.{name}") if amount else available
+    if (wanted > available).any():
+        i = np.argmax(wanted > available)
+        raise DataError(
+            f"data.{name}={amount} images per class, but the source's own {name} split has {available[i]} of class "
+            f"'{class_names[i]}': ask for fewer, or 0 for the whole split"
+        )
+    return longtail.cut(orders, 0, wanted)
+
+
+def split_multi_hot(
+    labels: np.ndarray, held_out: Mapping[str, Amount], *, class_names: Sequence[str], seed: int
+) -> dict[str, np.ndarray]:
+    """Cuts images with multi-hot labels [N, C] into random fractions of all and the rest, "train".
+
+    One positive training image of each class stays. Arguments, result and errors as in `split_by_class`.
+    """
+    require_images(labels.sum(axis=0), class_names)
+    order = shuffle.permutation(len(labels), seed, 1, 0)
+    stays = order[np.argmax(labels[order] > 0, axis=0)]
+    candidates = order[~np.isin(order, stays)]
+    indices, taken = {}, 0
+    for name, amount in held_out.items():
+        count = _share_of_all(len(labels), name, amount)
+        if taken + count > len(candidates):
+            raise DataError(f"data.{name}={amount} of {len(labels)} images leaves a class without one: hold out fewer")
+        if amount:
+            indices[name] = np.sort(candidates[taken : taken + count])
+        taken += count
+    indices["train"] = np.setdiff1d(np.arange(len(labels)), candidates[:taken])
+    return indices
+
+
+def draw_multi_hot(labels: np.ndarray, name: str, amount: Amount, *, seed: int) -> np.ndarray:
+    """Draws a random fraction of a split that the source brings, all of it for 0 or None, as sorted positions."""
+    count = _share_of_all(len(labels), name, amount) if amount else len(labels)
+    return np.sort(shuffle.permutation(len(labels), seed, 1, longtail.SPLIT_KEYS[name])[:count])
+
+
+def require_images(available: np.ndarray, class_names: Sequence[str]) -> None:
+    """Refuses classes without a training image."""
+    if not np.all(available):
+        raise DataError(
+            f"every class needs a training image; without one: {_named(class_names, np.equal(available, 0))}: "
+            "add images or leave the class out"
+        )
+
+
+def _share(count: int, amount: Amount) -> int:
+    # Exact: 0.29 · 100 in binary floating point would be truncated to 28.
+    return int(count * fractions.Fraction(str(amount)))
+
+
+def _share_of_all(count: int, name: str, amount: Amount) -> int:
+    if not is_fraction(amount, f"data.{name}") and amount:
+        raise DataError(
+            f"data.{name}={amount} is a number per class, and an image with multi-hot labels has no single class: give a "
+            "fraction of all images in (0, 1)"
+        )
+    return _share(count, amount or 0)
+
+
+def _named(class_names: Sequence[str], mask: np.ndarray) -> str:
+    return quote([class_names[i] for i in np.flatnonzero(mask)])

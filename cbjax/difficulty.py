@@ -1,0 +1,108 @@
+"""Class-wise difficulty (CDB): class weights from the accuracy of each class on held-out validation data."""
+
+import jax
+import jax.numpy as jnp
+
+from cbjax.types import Array
+
+FORMULAS = ("paper", "authors_code", "authors_code_imagenet")
+
+
+def dynamic_tau(accuracy: Array, formula: str = "paper") -> Array:
+    """Computes the exponent of the difficulty from how far apart the best and the worst class are.
+
+    Args:
+      accuracy: [C] accuracies in [0, 1].
+      formula: with b = max / (min + epsilon), "paper" is 2 sigmoid(b - 1) with epsilon 1e-4, "authors_code_imagenet"
+        the same with epsilon 0.01, and "authors_code" sigmoid(b) with epsilon 0.01.
+
+    Returns:
+      [] tau, float32: 0.538 to 2, or 0.5 to 1 for "authors_code".
+
+    Raises:
+      ValueError: if accuracies are not [C], known not to be in [0, 1], or the formula is unknown.
+
+    Source: Sinha et al. 2020, eqs. 3 and 4; the authors' CIFAR-LT/losses/cdb_loss.py and
+    ImageNet-LT/loss/CDBSoftmaxLoss.py.
+    """
+    accuracy = _checked_accuracy(accuracy)
+    if formula not in FORMULAS:
+        raise ValueError(f"formula must be one of {', '.join(FORMULAS)}, got {formula!r}")
+    best, worst = accuracy.max(), accuracy.min()
+    if formula == "authors_code":
+        return jax.nn.sigmoid(best / (worst + 0.01))
+    return 2.0 * jax.nn.sigmoid(best / (worst + (1e-4 if formula == "paper" else 0.01)) - 1.0)
+
+
+def difficulty_weights(
+    accuracy: Array,
+    tau: float | Array | str = "dynamic",
+    *,
+    formula: str = "paper",
+    floor: float | Array = 0.01,
+    scale: bool = True,
+) -> Array:
+    """Computes class weights from difficulty, (1 - accuracy)^tau.
+
+    Args:
+      accuracy: [C] accuracies in [0, 1] on held-out validation data. For classes without an example there, see
+        `carry_accuracy`.
+      tau: exponent, at least 0 (0 gives equal weights), or "dynamic" for `dynamic_tau` of these accuracies.
+      formula: the form of `dynamic_tau`; unread where tau is a number.
+      floor: least difficulty of a class, in [0, 1); the paper and the authors' code have 0, and so give a class
+        without an error the weight 0.
+      scale: whether the weights are scaled to sum to C, as in the authors' code, or stay as in the paper's equation.
+
+    Returns:
+      [C] weights, float32. With floor 0 and no error in any class all weights are 1.
+
+    Raises:
+      ValueError: if accuracies are not [C] or known not to be in [0, 1], or tau, formula or floor is out of range.
+
+    Source: Sinha et al. 2020, eq. 2.
+    """
+    accuracy = _checked_accuracy(accuracy)
+    if isinstance(tau, str):
+        if tau != "dynamic":
+            raise ValueError(f"tau must be 'dynamic' or a number, at least 0, got {tau!r}")
+        tau = dynamic_tau(accuracy, formula)
+    elif jnp.ndim(tau) != 0 or (not isinstance(tau, jax.core.Tracer) and not tau >= 0):
+        raise ValueError(f"tau must be 'dynamic' or a number, at least 0, got {tau}")
+    if not isinstance(floor, jax.core.Tracer) and not 0 <= floor < 1:
+        raise ValueError(f"floor must be in [0, 1), got {floor}")
+    difficulty = jnp.maximum(1.0 - accuracy, floor)
+    largest = difficulty.max()
+    if scale:
+        # Relative to the hardest class, so that a large tau cannot bring the sum to 0.
+        difficulty = difficulty / jnp.where(largest > 0, largest, 1.0)
+    positive = difficulty > 0
+    # 0^tau is 1 for tau = 0; its slope for tau < 1 is infinite, and taken as 0.
+    weights = jnp.where(positive, jnp.where(positive, difficulty, 1.0) ** tau, jnp.where(tau > 0, 0.0, 1.0))
+    weights = jnp.where(largest > 0, weights, 1.0)
+    return weights * (weights.size / weights.sum()) if scale else weights
+
+
+def carry_accuracy(previous: Array, measured: Array) -> Array:
+    """Returns the measured accuracies, and where one is NaN (a class without a validation example) the previous one.
+
+    Args:
+      previous: [C] last known accuracies; 0, which is difficulty 1, before the first measurement.
+      measured: [C] accuracies, NaN where there was nothing to measure.
+
+    Returns:
+      [C] accuracies, with NaN nowhere if `previous` has none.
+    """
+    return jnp.where(jnp.isnan(measured), previous, measured)
+
+
+def _checked_accuracy(accuracy: Array) -> Array:
+    """Returns accuracies in at least float32, or raises; values of a traced array are not checked."""
+    accuracy = jnp.asarray(accuracy)
+    if accuracy.ndim != 1 or accuracy.size == 0:
+        raise ValueError(f"accuracy must be [C], one number a class, got shape {accuracy.shape}")
+    if not isinstance(accuracy, jax.core.Tracer) and not bool(((accuracy >= 0) & (accuracy <= 1)).all()):
+        raise ValueError(
+            f"accuracy must be in [0, 1] for each class, got {accuracy.tolist()[:20]}; where a class has no validation "
+            "example, keep its last accuracy with carry_accuracy"
+        )
+    return accuracy.astype(jnp.promote_types(accuracy.dtype, jnp.float32))

@@ -1,0 +1,93 @@
+"""Evaluation of a whole split: every example once, counted in sums and divided once at the end."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from cbjax import metrics
+from cbjax.sharding import data_parallel, replicate
+from cbjax.types import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What a model does on one split.
+
+    Attributes:
+      metrics: overall figures by name (`metrics.summarize`).
+      per_class: [C] accuracy of each class (average precision for multi-hot labels), NaN for a class without examples.
+      outputs: [N] predicted classes, or [N, C] probabilities for multi-hot labels, in the order of the split.
+    """
+
+    metrics: dict[str, float]
+    per_class: np.ndarray
+    outputs: np.ndarray
+
+
+def make_evaluate(
+    eval_step: Callable[..., Any],
+    normalize: Callable[[Array], Array],
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    counts: np.ndarray,
+    batch_size: int,
+    mesh: Mesh,
+    kind: str,
+) -> Callable[[Any, Any], Evaluation]:
+    """Places a split on the devices and returns (params, batch_stats) -> Evaluation, compiled once.
+
+    Args:
+      eval_step: from `train_step.make_eval_step`, with the axis "data".
+      normalize: raw images to the model's input.
+      images: [N, H, W, channels], N at least 1.
+      labels: [N] integers or [N, C] multi-hot.
+      counts: [C] training images, for the groups many, medium and few.
+      batch_size: a multiple of the number of devices; the last batch is filled up with masked examples.
+      mesh: the devices.
+      kind: "shard_map" or "pmap".
+    """
+    size = len(labels)
+    num_batches = math.ceil(size / batch_size)
+    indices = np.zeros(num_batches * batch_size, np.int32)
+    indices[:size] = np.arange(size)
+    mask = np.arange(num_batches * batch_size) < size
+
+    def step(params, batch_stats, data, chosen, mask):
+        batch = {"image": normalize(data["image"][chosen]), "label": data["label"][chosen], "mask": mask}
+        return eval_step(params, batch_stats, batch)
+
+    compiled = data_parallel(step, mesh, split=(None, None, None, 0, 0), split_outputs=(None, 0), kind=kind)
+    data = replicate({"image": images, "label": labels}, mesh)
+
+    def evaluate(params, batch_stats):
+        total, outputs = [], []
+        for batch in range(num_batches):
+            part = slice(batch * batch_size, (batch + 1) * batch_size)
+            sums, output = compiled(params, batch_stats, data, indices[part], mask[part])
+            total.append(sums)
+            outputs.append(output)
+        # Fetched once every batch is on its way.
+        return _summarize(jax.device_get(total), np.concatenate(jax.device_get(outputs))[:size], labels, counts)
+
+    return evaluate
+
+
+def _summarize(sums, outputs, labels, counts):
+    # In float64, where the sum of many float32 batches loses nothing.
+    total = jax.tree.map(lambda *parts: np.sum(np.asarray(parts), axis=0, dtype=_wide(parts[0])), *sums)
+    if labels.ndim == 1:
+        return Evaluation(metrics.summarize(total, counts), metrics.per_class_accuracy(total), outputs)
+    loss = float(total["loss"] / total["count"])
+    return Evaluation(
+        metrics.summarize_multilabel(outputs, labels, loss, counts), metrics.average_precision(outputs, labels), outputs
+    )
+
+
+def _wide(array):
+    return np.float64 if np.issubdtype(array.dtype, np.floating) else np.int64

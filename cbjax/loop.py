@@ -1,0 +1,171 @@
+"""The training loop: dispatches of steps, epochs that end where their last image was used, callbacks after each."""
+
+import collections
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from cbjax.interrupts import Interrupted, Interrupts
+from cbjax.progress import Silent
+from cbjax.types import Run, TrainState
+
+Callback = Callable[[Run], Run]
+Advance = Callable[[TrainState, int, int], tuple[TrainState, dict[str, Any]]]
+
+
+class NonFiniteLoss(FloatingPointError):
+    """The loss or the gradient became NaN or infinite; the message says where, and what is saved."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What `fit` is to do.
+
+    Attributes:
+      advance: (state, first, last) -> (state, metrics): takes the steps first … last - 1 as one dispatch; metrics are arrays, an
+        entry a step ("loss", "correct", "count", "gradient_norm"), possibly longer than the number of steps.
+      epoch_end: epoch (from 1) -> the number of steps taken when it is complete.
+      num_epochs: how many epochs to train.
+      steps_per_dispatch: the largest `last - first`.
+      learning_rate: step -> its rate, for logs and messages.
+      save: saves a run in the middle of an epoch.
+      save_seconds: the longest time without a save, where an epoch is longer than that.
+    """
+
+    advance: Advance
+    epoch_end: Callable[[int], int]
+    num_epochs: int
+    steps_per_dispatch: int
+    learning_rate: Callable[[int], float]
+    save: Callable[[Run], None]
+    save_seconds: float = math.inf
+
+
+def start_memory(num_classes: int) -> dict[str, Any]:
+    """Returns the host's part of a run before its first step: JSON values, saved in every checkpoint.
+
+    Keys: "step" and "epoch" done; "images" drawn, the position in the data; "sums" over the steps of the running epoch; "accuracy"
+    [C], the last known one of each class on held-out validation; "best" or None; "history", the rows of every log.
+    """
+    return {
+        "step": 0,
+        "epoch": 0,
+        "images": 0,
+        "sums": _no_sums(),
+        "accuracy": [0.0] * num_classes,
+        "best": None,
+        "history": {"metrics": [], "per_class": [], "class_weights": []},
+    }
+
+
+def record(run: Run, log: str, row: dict[str, Any]) -> Run:
+    """Adds a row, headed by the step and the epoch, to one of the run's logs: "metrics", "per_class" or "class_weights"."""
+    row = {"step": run.memory["step"], "epoch": run.memory["epoch"], **row}
+    history = {**run.memory["history"], log: [*run.memory["history"][log], row]}
+    return dataclasses.replace(run, memory={**run.memory, "history": history})
+
+
+def fetch(metrics: Any) -> Any:
+    """Reads metrics from the device: the one place where the loop waits for it."""
+    return jax.device_get(metrics)
+
+
+def fit(run: Run, plan: Plan, callbacks: Sequence[Callback], interrupts: Interrupts, progress: Silent) -> Run:
+    """Trains until `plan.num_epochs` epochs are complete, from wherever the run stands.
+
+    After each epoch the callbacks are called in order, each with the run that the one before it returned.
+
+    Raises:
+      NonFiniteLoss: at the first loss or gradient that is not finite; nothing of it is saved.
+      Interrupted: after a signal, once the state is saved.
+    """
+    while run.memory["epoch"] < plan.num_epochs:
+        run = _train_epoch(run, plan, interrupts, progress)
+        for callback in callbacks:
+            run = callback(run)
+        if interrupts.signum is not None:
+            plan.save(run)
+            raise Interrupted(interrupts.signum, run.memory["step"])
+    return run
+
+
+def _train_epoch(run, plan, interrupts, progress):
+    """Takes the steps that are left of an epoch; returns the run with the epoch's row in `metrics`."""
+    epoch = run.memory["epoch"] + 1
+    end, first = plan.epoch_end(epoch), run.memory["step"]
+    step, state, sums = first, run.state, run.memory["sums"]
+    pending: collections.deque = collections.deque()
+    started = saved = time.perf_counter()
+    images = 0
+
+    def read():
+        nonlocal sums, images
+        begin, stop, metrics = pending.popleft()
+        values = {key: np.atleast_1d(value)[: stop - begin] for key, value in fetch(metrics).items()}
+        _check_finite(values, begin, plan)
+        sums = _add(sums, values)
+        images += int(values["count"].sum())
+        progress.update(stop, epoch, float(values["loss"][-1]), images / (time.perf_counter() - started))
+
+    def at_this_step():
+        while pending:
+            read()
+        memory = {**run.memory, "step": step, "images": run.memory["images"] + images, "sums": sums}
+        return dataclasses.replace(run, state=state, memory=memory)
+
+    while step < end:
+        stop = min(step + plan.steps_per_dispatch, end)
+        state, metrics = plan.advance(state, step, stop)
+        pending.append((step, stop, metrics))
+        step = stop
+        if len(pending) > 1:  # the device works on the newest dispatch while the one before it is read
+            read()
+        if step < end and (interrupts.signum is not None or time.perf_counter() - saved > plan.save_seconds):
+            plan.save(at_this_step())
+            saved = time.perf_counter()
+            if interrupts.signum is not None:
+                raise Interrupted(interrupts.signum, step)
+
+    run = at_this_step()
+    seconds = time.perf_counter() - started
+    row = {
+        "train/loss": sums["loss"] / sums["count"],
+        "train/accuracy": sums["correct"] / sums["count"],
+        "train/learning_rate": float(plan.learning_rate(step - 1)),
+        "time/train_seconds": seconds,
+        "time/images_per_second": images / seconds,
+    }
+    return dataclasses.replace(run, metrics=row, memory={**run.memory, "epoch": epoch, "sums": _no_sums()})
+
+
+def _no_sums():
+    return {"loss": 0.0, "correct": 0, "count": 0}
+
+
+def _add(sums, values):
+    # One step after the other, so that the sums don't depend on how steps were grouped into dispatches.
+    loss = sums["loss"]
+    for value, count in zip(values["loss"].astype(np.float64), values["count"], strict=True):
+        loss += float(value) * int(count)
+    return {
+        "loss": loss,
+        "correct": sums["correct"] + int(values["correct"].sum()),
+        "count": sums["count"] + int(values["count"].sum()),
+    }
+
+
+def _check_finite(values, begin, plan):
+    finite = np.isfinite(values["loss"]) & np.isfinite(values["gradient_norm"])
+    if finite.all():
+        return
+    at = int(np.argmin(finite))
+    step = begin + at + 1
+    raise NonFiniteLoss(
+        f"step {step}: loss {values['loss'][at]}, gradient norm {values['gradient_norm'][at]}, learning rate "
+        f"{plan.learning_rate(step - 1):.6g}; a smaller optim.learning_rate or a longer optim.warmup usually helps"
+    )

@@ -1,0 +1,153 @@
+"""Classification losses of each example, weighted by its class; none reduces the batch."""
+
+import jax
+import jax.numpy as jnp
+
+from cbjax.types import Array
+
+
+def softmax_cross_entropy(logits: Array, labels: Array, class_weights: Array | None = None) -> Array:
+    """Computes the softmax cross entropy of each example, weighted by its class.
+
+    Args:
+      logits: [B, C] finite scores, C at least 2.
+      labels: [B] integers in [0, C). Labels out of range are not detected.
+      class_weights: [C], mean 1 by convention (`weights.class_balanced`); None for equal weights.
+
+    Returns:
+      [B] losses in nats, float32 (float64 for float64 logits), not reduced.
+
+    Raises:
+      ValueError: if the shapes do not fit together, labels are not integers, or there are fewer than two classes.
+
+    Source: Cui et al. 2019, eq. 10; Sinha et al. 2020, eq. 7.
+    """
+    logits, class_weights = _checked(logits, labels, class_weights)
+    if labels.ndim == 2:
+        raise ValueError(
+            f"softmax_cross_entropy needs one integer label an example, [B], got labels of shape {labels.shape}; "
+            "for multi-hot labels use sigmoid_cross_entropy or focal_loss"
+        )
+    if logits.shape[1] < 2:
+        raise ValueError(f"softmax_cross_entropy needs at least 2 classes, got logits of shape {logits.shape}")
+    # Softplus of the log-odds of the other classes against the true one: log_softmax rounds 1 - p to its last bits as p
+    # nears 1, this keeps all of them in the loss and in its gradient.
+    others = jax.nn.logsumexp(jnp.where(_one_hot(labels, logits), -jnp.inf, logits), axis=1)
+    losses = jax.nn.softplus(others - jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0])
+    return losses if class_weights is None else losses * class_weights[labels]
+
+
+def sigmoid_cross_entropy(logits: Array, labels: Array, class_weights: Array | None = None) -> Array:
+    """Computes the cross entropy of C one-vs-rest tasks of each example, weighted by class.
+
+    Args:
+      logits: [B, C] finite scores.
+      labels: [B] integers in [0, C), or [B, C] multi-hot (0 and 1). Other values are not detected.
+      class_weights: [C], mean 1 by convention (`weights.class_balanced`); None for equal weights. With integer labels
+        all C terms of an example carry the weight of its true class, with multi-hot labels each term that of its own.
+
+    Returns:
+      [B] losses in nats, summed over classes, float32 (float64 for float64 logits), not reduced.
+
+    Raises:
+      ValueError: if the shapes do not fit together or labels [B] are not integers.
+
+    Source: Cui et al. 2019, eq. 12.
+    """
+    logits, class_weights = _checked(logits, labels, class_weights)
+    return _sum_over_classes(jax.nn.softplus(-_margins(logits, labels)), labels, class_weights)
+
+
+def focal_loss(logits: Array, labels: Array, class_weights: Array | None = None, *, gamma: float | Array) -> Array:
+    """Computes the sigmoid focal loss of each example, weighted by class.
+
+    Sums over the C one-vs-rest tasks; gamma = 0 is sigmoid cross entropy.
+
+    Args:
+      logits: [B, C] finite scores.
+      labels: [B] integers in [0, C), or [B, C] multi-hot (0 and 1). Other values are not detected.
+      class_weights: [C], mean 1 by convention (`weights.class_balanced`); None for equal weights. With integer labels
+        all C terms of an example carry the weight of its true class, with multi-hot labels each term that of its own.
+      gamma: focusing power, at least 0; a traced scalar is not checked.
+
+    Returns:
+      [B] losses in nats, summed over classes, float32 (float64 for float64 logits), not reduced.
+
+    Raises:
+      ValueError: if the shapes do not fit together, labels [B] are not integers, or gamma is negative or no scalar.
+
+    Source: Cui et al. 2019, eq. 13. The authors' modulator overflows below logit -88; this one does not.
+    """
+    logits, class_weights = _checked(logits, labels, class_weights)
+    if jnp.ndim(gamma) != 0 or (not isinstance(gamma, jax.core.Tracer) and not gamma >= 0):
+        raise ValueError(f"gamma must be a number, at least 0, got {gamma}")
+    gamma = jnp.asarray(gamma, logits.dtype)
+    return _sum_over_classes(_focal_terms(_margins(logits, labels), gamma), labels, class_weights)
+
+
+LOSSES = {"softmax": softmax_cross_entropy, "sigmoid": sigmoid_cross_entropy, "focal": focal_loss}
+
+
+@jax.custom_jvp
+def _focal_terms(margins: Array, gamma: Array) -> Array:
+    """Returns -(1 - p)^gamma log p for p = sigmoid(margins), element by element."""
+    log_p, log_q = _log_sigmoids(margins)
+    # The modulator as exp(gamma log(1 - p)) is finite, as is its gradient, for p = 1 and gamma < 1 as well.
+    return -jnp.exp(gamma * log_q) * log_p
+
+
+@_focal_terms.defjvp
+def _focal_terms_jvp(primals, tangents):
+    # By hand because automatic differentiation keeps twice as many [B, C] arrays; jax.nn.sigmoid, which is
+    # differentiable at 0 to any order, keeps second derivatives right there.
+    (margins, gamma), (dmargins, dgamma) = primals, tangents
+    log_p, log_q = _log_sigmoids(margins)
+    modulator = jnp.exp(gamma * log_q)
+    slope = modulator * (gamma * jax.nn.sigmoid(margins) * log_p - jax.nn.sigmoid(-margins))
+    terms = -modulator * log_p
+    return terms, slope * dmargins + terms * log_q * dgamma
+
+
+def _log_sigmoids(x: Array) -> tuple[Array, Array]:
+    """Returns log sigmoid(x) and log sigmoid(-x), each to full relative accuracy, from one exponential."""
+    tail = jnp.log1p(jnp.exp(-jnp.abs(x)))
+    return jnp.minimum(x, 0.0) - tail, jnp.minimum(-x, 0.0) - tail
+
+
+def _margins(logits: Array, labels: Array) -> Array:
+    """Returns [B, C] logits whose sign is turned where the label is negative."""
+    return jnp.where(_one_hot(labels, logits) if labels.ndim == 1 else labels > 0, logits, -logits)
+
+
+def _one_hot(labels: Array, logits: Array) -> Array:
+    return labels[:, None] == jnp.arange(logits.shape[1], dtype=labels.dtype)[None, :]
+
+
+def _sum_over_classes(terms: Array, labels: Array, class_weights: Array | None) -> Array:
+    if class_weights is None:
+        return terms.sum(axis=1)
+    if labels.ndim == 2:
+        return (terms * class_weights[None, :]).sum(axis=1)
+    return terms.sum(axis=1) * class_weights[labels]
+
+
+def _checked(logits: Array, labels: Array, class_weights: Array | None) -> tuple[Array, Array | None]:
+    """Returns logits and class weights in at least float32, or raises what the caller got wrong."""
+    if logits.ndim != 2:
+        raise ValueError(f"logits must be [B, C], got shape {logits.shape}; for more axes use jax.vmap")
+    if labels.shape not in (logits.shape[:1], logits.shape):
+        raise ValueError(
+            f"labels must be integers [B] or multi-hot [B, C] for logits [B, C], got labels of shape {labels.shape} "
+            f"and logits of shape {logits.shape}"
+        )
+    if labels.ndim == 1 and not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(f"labels of shape [B] must be integers, got {labels.dtype}")
+    dtype = jnp.promote_types(logits.dtype, jnp.float32)
+    if class_weights is None:
+        return logits.astype(dtype), None
+    if class_weights.shape != logits.shape[1:]:
+        raise ValueError(
+            f"class_weights must be [C], one weight a class, got shape {class_weights.shape} "
+            f"for logits of shape {logits.shape}"
+        )
+    return logits.astype(dtype), class_weights.astype(dtype)

@@ -1,0 +1,236 @@
+"""Metrics of a split: sums that merge on the device, and figures computed from them once, on the host, in float64."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from clu import metrics
+import flax.struct
+import jax.numpy as jnp
+import numpy as np
+
+from cbjax.types import Array
+
+CALIBRATION_BINS = 15
+MANY, FEW = 100, 20  # more training images than MANY, fewer than FEW
+SMALL = 200  # largest class below which groups are thirds
+
+
+@flax.struct.dataclass
+class ClassificationSums(metrics.Metric):
+    """Sums over the examples of a split, [C] or smaller, so that merging parts in any order gives the whole.
+
+    Attributes:
+      loss: [] float32, summed losses.
+      count: [] int32, examples.
+      correct: [C] int32, examples of each class that were predicted right.
+      total: [C] int32, examples of each class.
+      predicted: [C] int32, examples predicted as each class.
+      top5: [C] int32, examples of each class whose class is among the 5 highest logits.
+      calibration: [3, 15] float32: examples, summed confidence and correct ones, by equal bins (lower, upper] of confidence.
+    """
+
+    loss: Array
+    count: Array
+    correct: Array
+    total: Array
+    predicted: Array
+    top5: Array
+    calibration: Array
+
+    @classmethod
+    def from_outputs(
+        cls, logits: Array, labels: Array, losses: Array, mask: Array, confidence: Array
+    ) -> "ClassificationSums":
+        """Sums one batch; ties between logits go to the lower class, in the prediction and in the 5 highest.
+
+        Args:
+          logits: [B, C] scores.
+          labels: [B] integers in [0, C).
+          losses: [B] losses, as they are to be summed.
+          mask: [B], 0 or False for padding, which counts nowhere.
+          confidence: [B] probability of the predicted class, in [0, 1].
+        """
+        num_classes = logits.shape[1]
+        mask = mask.astype(bool)
+        predicted = jnp.argmax(logits, axis=1)
+        correct = predicted == labels
+        true_logit = jnp.take_along_axis(logits, labels[:, None], axis=1)
+        later = labels[:, None] <= jnp.arange(num_classes, dtype=labels.dtype)[None, :]
+        # Counted from below, so that a row of NaN has its class last and not first.
+        not_ahead = (true_logit > logits) | ((true_logit == logits) & later)
+        top5 = num_classes - not_ahead.sum(axis=1) < 5
+        bins = jnp.clip(jnp.ceil(confidence * CALIBRATION_BINS).astype(jnp.int32) - 1, 0, CALIBRATION_BINS - 1)
+        per_bin = jnp.stack([jnp.ones_like(confidence), confidence, correct.astype(confidence.dtype)])
+        return cls(
+            loss=jnp.where(mask, losses, 0.0).sum(),
+            count=mask.sum(dtype=jnp.int32),
+            correct=_count(labels, mask & correct, num_classes),
+            total=_count(labels, mask, num_classes),
+            predicted=_count(predicted, mask, num_classes),
+            top5=_count(labels, mask & top5, num_classes),
+            calibration=jnp.zeros((3, CALIBRATION_BINS)).at[:, bins].add(jnp.where(mask[None, :], per_bin, 0.0)),
+        )
+
+    def merge(self, other: "ClassificationSums") -> "ClassificationSums":
+        """Returns the sums over both parts."""
+        return ClassificationSums(**{name: value + getattr(other, name) for name, value in vars(self).items()})
+
+    def compute(self) -> Array:
+        """Returns the accuracy over all examples; `summarize` has the other figures."""
+        return self.correct.sum() / self.count
+
+
+def per_class_accuracy(sums: ClassificationSums) -> np.ndarray:
+    """Returns the share of each class's examples that was predicted right, [C] float64, NaN for a class without any."""
+    return _divide(sums.correct, sums.total)
+
+
+def summarize(sums: ClassificationSums, counts: Any | None = None) -> dict[str, float]:
+    """Computes the figures of a split with integer labels.
+
+    Args:
+      sums: over all its examples.
+      counts: [C] training images, for the groups many, medium and few; None leaves these out.
+
+    Returns:
+      accuracy and loss over examples; balanced_accuracy and macro_recall (two names of one figure), macro_precision and
+      worst_accuracy over the classes that have examples, the precision of a class never predicted being 0; ece, the
+      expected calibration error; top5_accuracy with more than 5 classes; many_, medium_ and few_accuracy, means over
+      the classes of a group, those without examples left out. All are in [0, 1] but the loss, in nats.
+
+    Raises:
+      ValueError: if there are no examples, or counts are not [C].
+    """
+    count = int(sums.count)
+    if count == 0:
+        raise ValueError("a summary needs at least one example, got none")
+    recall = per_class_accuracy(sums)
+    precision = np.nan_to_num(_divide(sums.correct, sums.predicted))[np.isfinite(recall)]
+    figures = {"accuracy": float(np.sum(sums.correct) / count), "loss": float(sums.loss) / count}
+    if recall.size > 5:
+        figures["top5_accuracy"] = float(np.sum(sums.top5) / count)
+    figures |= _over_classes(recall, counts)
+    figures["macro_recall"] = figures["balanced_accuracy"]
+    figures["macro_precision"] = float(precision.mean())
+    figures["ece"] = expected_calibration_error(sums)
+    return figures
+
+
+def expected_calibration_error(sums: ClassificationSums) -> float:
+    """Returns the mean gap between confidence and accuracy, over bins of confidence by their share of examples.
+
+    Source: Guo et al. 2017, eq. 3, with 15 bins.
+    """
+    examples, confidence, correct = np.asarray(sums.calibration, np.float64)
+    return float(np.abs(confidence - correct).sum() / examples.sum())
+
+
+def class_groups(counts: Any) -> dict[str, np.ndarray]:
+    """Groups classes by their number of training images.
+
+    many has more than 100, medium 20 to 100, few fewer than 20. Where the largest class has under 200, they are thirds
+    of the classes by rank; a class stands at the middle of its share of the ranks, which gives what C leaves over
+    divided by 3 to the middle (1) or to both ends (2), and classes of equal counts share one group, that of their
+    middle rank.
+
+    Args:
+      counts: [C] training images.
+
+    Returns:
+      Class indices in rising order, by group; empty groups are left out.
+
+    Raises:
+      ValueError: if counts are not [C].
+    """
+    counts = np.asarray(counts)
+    if counts.ndim != 1 or counts.size == 0:
+        raise ValueError(f"counts must be [C], one number of images a class, got shape {counts.shape}")
+    if counts.max() < SMALL:
+        larger = (counts[None, :] > counts[:, None]).sum(axis=1)
+        equal = (counts[None, :] == counts[:, None]).sum(axis=1)
+        # The middle of the ranks, in halves of a rank so that it stays whole.
+        group = 3 * (2 * larger + equal) // (2 * counts.size)
+    else:
+        group = np.where(counts > MANY, 0, np.where(counts >= FEW, 1, 2))
+    members = {name: np.flatnonzero(group == place) for place, name in enumerate(("many", "medium", "few"))}
+    return {name: classes for name, classes in members.items() if classes.size}
+
+
+def average_precision(scores: Any, labels: Any) -> np.ndarray:
+    """Computes the average precision of each class: the mean, over its positives, of the precision at their score.
+
+    Equal scores count as one threshold, and nothing is interpolated.
+
+    Args:
+      scores: [N, C] probabilities or logits.
+      labels: [N, C] multi-hot.
+
+    Returns:
+      [C] float64, NaN for a class without a positive.
+
+    Raises:
+      ValueError: if the shapes differ or are not [N, C].
+    """
+    scores, labels = np.asarray(scores, np.float64), np.asarray(labels) > 0
+    if scores.ndim != 2 or scores.shape != labels.shape:
+        raise ValueError(f"scores and labels must both be [N, C], got shapes {scores.shape} and {labels.shape}")
+    result = np.full(scores.shape[1], np.nan)
+    for c in np.flatnonzero(labels.any(axis=0)):
+        order = np.argsort(-scores[:, c], kind="stable")
+        falling, positive = -scores[order, c], labels[order, c]
+        retrieved = np.searchsorted(falling, falling, side="right")
+        result[c] = (np.cumsum(positive)[retrieved - 1] / retrieved)[positive].mean()
+    return result
+
+
+def summarize_multilabel(scores: Any, labels: Any, loss: float, counts: Any | None = None) -> dict[str, float]:
+    """Computes the figures of a split with multi-hot labels, in which a class's accuracy is its average precision.
+
+    Args:
+      scores: [N, C] probabilities or logits.
+      labels: [N, C] multi-hot.
+      loss: mean loss of an example.
+      counts: [C] training images, for the groups many, medium and few; None leaves these out.
+
+    Returns:
+      loss, mean_average_precision, and the keys of `summarize` that are means over classes: balanced_accuracy (the mean
+      average precision again, so that model selection reads one key), worst_, many_, medium_ and few_accuracy.
+
+    Raises:
+      ValueError: if the shapes do not fit together, or no class has a positive.
+    """
+    precision = average_precision(scores, labels)
+    if not np.isfinite(precision).any():
+        raise ValueError("a summary needs at least one positive label, got none")
+    figures = {"loss": float(loss), **_over_classes(precision, counts)}
+    figures["mean_average_precision"] = figures["balanced_accuracy"]
+    return figures
+
+
+def confusion_matrix(predictions: Any, labels: Any, num_classes: int) -> np.ndarray:
+    """Counts examples by true class (rows) and predicted class (columns), [C, C] int64, on the host."""
+    places = np.asarray(labels, np.int64) * num_classes + np.asarray(predictions, np.int64)
+    return np.bincount(places, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def _count(classes: Array, mask: Array, num_classes: int) -> Array:
+    return jnp.zeros(num_classes, jnp.int32).at[classes].add(mask.astype(jnp.int32))
+
+
+def _divide(part: Any, whole: Any) -> np.ndarray:
+    """Returns part / whole in float64, NaN where whole is 0."""
+    part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
+    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
+
+
+def _over_classes(accuracy: np.ndarray, counts: Any | None) -> Mapping[str, float]:
+    """Returns balanced, worst and group accuracy from the accuracy of each class, NaN where it has none."""
+    figures = {"balanced_accuracy": float(np.nanmean(accuracy)), "worst_accuracy": float(np.nanmin(accuracy))}
+    if counts is None:
+        return figures
+    if np.shape(counts) != accuracy.shape:
+        raise ValueError(f"counts must be [C] for {accuracy.size} classes, got shape {np.shape(counts)}")
+    for name, classes in class_groups(counts).items():
+        if np.isfinite(accuracy[classes]).any():
+            figures[f"{name}_accuracy"] = float(np.nanmean(accuracy[classes]))
+    return figures

@@ -1,0 +1,48 @@
+"""Networks as records of pure functions: `build(name, num_classes, **options) -> Model`."""
+
+from collections.abc import Callable
+import functools
+import inspect
+from typing import Any
+
+from cbjax.models.digits_cnn import digits_cnn
+from cbjax.models.lenet import lenet5
+from cbjax.models.resnet_cifar import resnet_cifar
+from cbjax.types import Model
+
+MODELS: dict[str, Callable[..., Model]] = {
+    "digits_cnn": digits_cnn,
+    "lenet5": lenet5,
+    **{f"resnet{depth}": functools.partial(resnet_cifar, depth=depth) for depth in (20, 32, 44, 56, 110)},
+}
+
+
+def build(name: str, num_classes: int, **options: Any) -> Model:
+    """Builds a network.
+
+    Args:
+      name: one of MODELS.
+      num_classes: C, at least 2.
+      **options: keyword options of that network; see its function and `options_of`.
+
+    Returns:
+      The model: init, features, head, apply (`cbjax.types.Model`).
+
+    Raises:
+      ValueError: for an unknown name or option (the message lists the known ones) or an option's value out of range.
+    """
+    known = options_of(name)
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        raise ValueError(f"{name} has no option {', '.join(unknown)}; it has {', '.join(known)}")
+    return MODELS[name](num_classes, **options)
+
+
+def options_of(name: str) -> dict[str, Any]:
+    """Returns the options of the network called `name` with their defaults; a ValueError lists the known names."""
+    if name not in MODELS:
+        raise ValueError(f"unknown model {name!r}; known are {', '.join(MODELS)}")
+    builder = MODELS[name]
+    fixed = builder.keywords if isinstance(builder, functools.partial) else {}
+    parameters = inspect.signature(builder).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty and p.name not in fixed}

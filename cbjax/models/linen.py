@@ -1,0 +1,69 @@
+"""From Linen modules to the record of pure functions that the rest of cbjax sees."""
+
+from collections.abc import Callable
+import math
+from typing import Any
+
+from flax import errors
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from cbjax.types import Array, Model
+
+
+def model(backbone: nn.Module, num_classes: int, kernel_init: Callable[..., Any], final_bias: float) -> Model:
+    """Joins a backbone and a linear classifier, `head`, whose parameters are params["head"]["kernel"] and ["bias"].
+
+    Args:
+      backbone: module (images [B, H, W, channels], train) -> features [B, D]; a ValueError for images it cannot take.
+      num_classes: C, at least 2.
+      kernel_init: initialiser of the head's kernel [D, C].
+      final_bias: the value at which all the head's biases start.
+
+    Returns:
+      The model. Its `init` reads only the images' shape, so a `jax.ShapeDtypeStruct` will do.
+
+    Raises:
+      ValueError: if num_classes is not an integer of at least 2 or final_bias is not finite.
+    """
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
+        raise ValueError(f"num_classes must be an integer of at least 2, not {num_classes!r}")
+    if not math.isfinite(final_bias):
+        raise ValueError(f"final_bias must be a finite number, not {final_bias!r}")
+    classifier = nn.Dense(num_classes, kernel_init=kernel_init, bias_init=nn.initializers.constant(final_bias))
+
+    def init(key, images):
+        backbone_key, head_key = jax.random.split(key)
+        shape = jax.ShapeDtypeStruct(images.shape, jnp.float32)
+        _check_rank(shape)
+        # lazy_init draws the parameters without running the network.
+        variables = backbone.lazy_init(backbone_key, shape, train=False)
+        outputs = jax.eval_shape(lambda: backbone.apply(variables, jnp.zeros(shape.shape), train=False))
+        head_params = classifier.lazy_init(head_key, outputs)["params"]
+        return {**variables["params"], "head": head_params}, variables.get("batch_stats", {})
+
+    def features(params, batch_stats, images, train):
+        _check_rank(images)
+        variables = {"params": {name: value for name, value in params.items() if name != "head"}}
+        if batch_stats:
+            variables["batch_stats"] = batch_stats
+        try:
+            outputs, updates = backbone.apply(variables, images, train=train, mutable=["batch_stats"] if train else [])
+        except errors.ScopeParamShapeError as error:
+            raise ValueError(f"images of shape {images.shape} do not fit the parameters: {error}") from error
+        return outputs, updates.get("batch_stats", batch_stats)
+
+    def head(params, features: Array) -> Array:
+        return classifier.apply({"params": params["head"]}, features)
+
+    def apply(params, batch_stats, images, train):
+        outputs, batch_stats = features(params, batch_stats, images, train)
+        return head(params, outputs), batch_stats
+
+    return Model(init, features, head, apply)
+
+
+def _check_rank(images):
+    if len(images.shape) != 4:
+        raise ValueError(f"images must have shape [B, H, W, channels], not {list(images.shape)}")

@@ -1,0 +1,212 @@
+"""The page that compares methods: means over seeds, and what was left out."""
+
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from cbjax.report import plots
+from cbjax.report.read import CHECKPOINTS, LeftOut, Method, RunRecord, differing
+from cbjax.report.sections import (
+    CHOSEN,
+    PANELS,
+    curves,
+    curves_section,
+    environment,
+    join,
+    measure,
+    picture,
+    weights_section,
+)
+from cbjax.report.table import (
+    NOTHING,
+    by_frequency,
+    describe_data,
+    escape,
+    markdown_table,
+    mean_and_deviation,
+    metric,
+    results_table,
+)
+
+ENDS = 10  # of many classes, so many of the largest and of the smallest are listed
+
+
+def comparison_page(methods: Sequence[Method], left_out: Sequence[LeftOut], out: pathlib.Path) -> str:
+    """Draws the pictures of a comparison into `out` and returns its page."""
+    runs = [run for method in methods for run in method.runs]
+    if not runs:
+        sections = ["# No finished run"]
+    else:
+        names = dict.fromkeys(escape(run.settings.get("data.name")) for run in runs)
+        alike = _same_data(methods)
+        sections = [f"# {', '.join(names)}: comparison", "## Results", *_results(methods)]
+        sections += (
+            [*_classes(methods, out)] if alike else ["Classes or training images differ: none of them is compared."]
+        )
+        sections += ["## Data", *_data(methods, alike)]
+        sections += _settings(methods)
+        if alike:
+            sections += _weights(methods, out)
+        sections += curves_section(_curves(methods), out, _CURVES, None)
+        sections += _confusion(methods, out) if alike else []
+        sections += ["## Runs", _runs(methods, out), "## Environment", environment(runs)]
+    if left_out:
+        rows = [[escape(_relative(one.path, out)), escape(one.reason)] for one in left_out]
+        sections += ["## Left out", "No number above contains these:", markdown_table(["directory", "reason"], rows)]
+    return join(sections)
+
+
+_RESULTS = (
+    "On test data, in percent: mean ± sample standard deviation (ddof = 1) over the n seeds. Overall is the share of "
+    "correct images, balanced the mean over classes, worst class the lowest of a run's classes; ECE is the expected "
+    "calibration error."
+)
+_CURVES = (
+    "Means over seeds; bands are ± one standard deviation. Methods differ in loss and class weights, so compare the "
+    "course of their training losses, not the height."
+)
+
+
+def _same_data(methods: Sequence[Method]) -> bool:
+    """Whether all methods have the same classes and training images, so that a class can be compared."""
+    first = methods[0].runs[0]
+    return all(
+        run.class_names == first.class_names and np.array_equal(run.counts, first.counts)
+        for method in methods
+        for run in method.runs
+    )
+
+
+def _results(methods: Sequence[Method]) -> list[str]:
+    sections = [_RESULTS]
+    for checkpoint in CHECKPOINTS:
+        header, rows = results_table(methods, checkpoint)
+        if rows:
+            table = markdown_table(header, [[escape(label), *cells] for label, *cells in rows])
+            sections += [f"### {CHOSEN[checkpoint].capitalize()}", table]
+            if len(rows) < len(methods):
+                sections.append("The other methods held nothing out, and have no best epoch.")
+    return sections
+
+
+def _checkpoint(methods: Sequence[Method]) -> str:
+    """The best epoch where every run has one, else the last: what pictures of several methods show."""
+    return "best" if all(run.test_metrics("best") for method in methods for run in method.runs) else "last"
+
+
+def _classes(methods: Sequence[Method], out: pathlib.Path) -> list[str]:
+    checkpoint, first = _checkpoint(methods), methods[0].runs[0]
+    accuracy = {}
+    for method in methods:
+        values = [one for run in method.runs if (one := run.per_class(checkpoint)) is not None]
+        if values:
+            accuracy[method.label] = np.stack(values)
+    if not accuracy:
+        return []
+    plots.classes(out / "classes.png", first.class_names, first.counts, accuracy, measure(first, checkpoint))
+    order, which = by_frequency(first.counts), ""
+    if len(order) > 2 * ENDS:
+        order = np.concatenate([order[:ENDS], order[-ENDS:]])
+        which = f" The {ENDS} classes with the most training images and the {ENDS} with the fewest:"
+    rows = [
+        [escape(first.class_names[c]), str(first.counts[c]), *(_cell(values[:, c]) for values in accuracy.values())]
+        for c in order
+    ]
+    return [
+        "## Classes",
+        f"{measure(first, checkpoint).capitalize()}.{which}",
+        markdown_table(["class", "training images", *map(escape, accuracy)], rows),
+        picture("classes.png", "Training images and accuracy of each class"),
+    ]
+
+
+def _cell(values: np.ndarray) -> str:
+    values = values[~np.isnan(values)]
+    return mean_and_deviation(values) if values.size else NOTHING
+
+
+def _data(methods: Sequence[Method], alike: bool) -> list[str]:
+    if alike:
+        return [describe_data(methods[0].runs[0])]
+    return [text for method in methods for text in (f"### {escape(method.label)}", describe_data(method.runs[0]))]
+
+
+def _settings(methods: Sequence[Method]) -> list[str]:
+    keys = differing([method.settings for method in methods])
+    if not keys:
+        return []
+    rows = [[escape(m.label), *(escape(json.dumps(m.settings.get(key))) for key in keys)] for m in methods]
+    return [
+        "## Methods",
+        "The config keys in which they differ; each run's `config.json` has all.",
+        markdown_table(["method", *map(escape, keys)], rows),
+    ]
+
+
+def _weights(methods: Sequence[Method], out: pathlib.Path) -> list[str]:
+    section = weights_section({method.label: method.runs[0] for method in methods}, out)
+    return [*section, "Each method's first seed."] if len(section) > 1 and section[-1].startswith("!") else section
+
+
+def _curves(methods: Sequence[Method]) -> dict[str, dict[str, plots.Curve]]:
+    runs = [run for method in methods for run in method.runs]
+    split = "validation" if any(run.curve("validation/balanced_accuracy") for run in runs) else "test"
+
+    def lines(key, scale=100):
+        return curves({method.label: (method.runs, key) for method in methods}, scale)
+
+    return {
+        "training loss": lines("train/loss", 1),
+        f"overall {split} accuracy (%)": lines(f"{split}/accuracy"),
+        f"balanced {split} accuracy (%)": lines(f"{split}/balanced_accuracy"),
+    }
+
+
+def _confusion(methods: Sequence[Method], out: pathlib.Path) -> list[str]:
+    checkpoint, first = _checkpoint(methods), methods[0].runs[0]
+    tables = {}
+    for method in methods:
+        values = [table for run in method.runs if (table := run.confusion(checkpoint)) is not None]
+        if values:
+            tables[method.label] = np.mean(values, axis=0)
+    if not 0 < len(tables) <= PANELS:
+        return []
+    plots.confusion(out / "confusion.png", first.class_names, first.counts, tables)
+    text = f"Means over seeds, {CHOSEN[checkpoint]}."
+    return ["## Confusion", text, picture("confusion.png", "Predicted class by true class")]
+
+
+def _runs(methods: Sequence[Method], out: pathlib.Path) -> str:
+    """Lists each run, so that every mean can be recomputed."""
+    key = "balanced_accuracy"
+    header = ["method", "seed", "balanced, last", "balanced, best", "best epoch", "training s", "directory"]
+    return markdown_table(
+        header,
+        [
+            [
+                escape(method.label),
+                _seed(run),
+                metric(key, run.test_metrics("last").get(key)),
+                metric(key, run.test_metrics("best").get(key)),
+                str(((run.results or {}).get("best") or {}).get("epoch", NOTHING)),
+                f"{(run.results or {}).get('seconds', np.nan):.1f}",
+                escape(_relative(run.path, out)),
+            ]
+            for method in methods
+            for run in method.runs
+        ],
+    )
+
+
+def _seed(run: RunRecord) -> str:
+    seed, data_seed = run.seeds
+    return f"{seed}" if data_seed in (None, seed) else f"{seed} (data {data_seed})"
+
+
+def _relative(path: pathlib.Path, out: pathlib.Path) -> str:
+    """The directory as seen from the report where it lies below it."""
+    path, out = path.resolve(), out.resolve()
+    return os.path.relpath(path, out) if path.is_relative_to(out) else str(path)

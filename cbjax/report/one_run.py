@@ -1,0 +1,121 @@
+"""The page of one run, finished or not."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from cbjax.report import plots
+from cbjax.report.read import CHECKPOINTS, RunRecord, group
+from cbjax.report.sections import (
+    CHOSEN,
+    curves,
+    curves_section,
+    environment,
+    join,
+    measure,
+    picture,
+    weights_section,
+)
+from cbjax.report.table import METRICS, by_frequency, class_list, describe_data, escape, markdown_table, metric
+
+ENDS = 5  # so many of the largest and of the smallest classes are listed
+
+
+def run_page(run: RunRecord, out: pathlib.Path) -> str:
+    """Draws the pictures of one run into `out` and returns its page."""
+    label = group([run])[0][0].label
+    checkpoint = "best" if run.test_metrics("best") else "last"
+    sections = [
+        f"# {escape(run.settings.get('data.name'))}: {escape(label)}, seed {run.settings.get('seed')}",
+        _state(run),
+        "## Results",
+        *_results(run),
+        *_classes(run, checkpoint, out),
+        "## Data",
+        describe_data(run),
+        *weights_section({label: run}, out),
+        *curves_section(_curves(run), out, "Measured at the end of each epoch.", _best_epoch(run)),
+    ]
+    table = run.confusion(checkpoint)
+    if table is not None:
+        plots.confusion(out / "confusion.png", run.class_names, run.counts, {CHOSEN[checkpoint]: table})
+        sections += ["## Confusion", picture("confusion.png", "Predicted class by true class")]
+    if run.environment:
+        sections += ["## Environment", environment([run])]
+    return join(sections)
+
+
+def _state(run: RunRecord) -> str:
+    if run.results is None:
+        return f"**{run.stopped().capitalize()}.** The same command goes on from the last checkpoint."
+    seconds = run.results.get("seconds")
+    took = "" if seconds is None else f" in {seconds:.0f} s of training"
+    return f"Finished: {run.results['epoch']} epochs, {run.results['step']} steps{took}."
+
+
+def _best_epoch(run: RunRecord) -> float | None:
+    return ((run.results or {}).get("best") or {}).get("epoch")
+
+
+def _results(run: RunRecord) -> list[str]:
+    columns: dict[str, Mapping[str, Any]] = {}
+    for checkpoint in CHECKPOINTS:
+        for split in ("validation", "test"):
+            if values := ((run.results or {}).get(checkpoint) or {}).get(split):
+                columns[f"{split}, {checkpoint}"] = values
+    measured = [row for row in run.rows if "validation/balanced_accuracy" in row]
+    if run.results is None and measured:
+        columns[f"validation, epoch {measured[-1]['epoch']}"] = {
+            key.removeprefix("validation/"): value
+            for key, value in measured[-1].items()
+            if key.startswith("validation/")
+        }
+    if not columns:
+        return ["Nothing was measured on held-out or test images."]
+    keys = [key for key in METRICS if any(values.get(key) is not None for values in columns.values())]
+    rows = [[METRICS[key], *(metric(key, values.get(key)) for values in columns.values())] for key in keys]
+    best = _best_epoch(run)
+    chosen = "" if best is None else f" Best is epoch {best}, of the highest balanced accuracy on held-out validation."
+    return [f"In percent, the loss in nats.{chosen}", markdown_table(["", *columns], rows)]
+
+
+def _classes(run: RunRecord, checkpoint: str, out: pathlib.Path) -> list[str]:
+    """Names the worst class and gives the accuracy of the most frequent and the rarest ones."""
+    accuracy = run.per_class(checkpoint)
+    if accuracy is None or np.isnan(accuracy).all():
+        return []
+    plots.classes(out / "classes.png", run.class_names, run.counts, {"": accuracy[None]}, measure(run, checkpoint))
+    order = by_frequency(run.counts)
+    worst = [c for c in order if accuracy[c] == np.nanmin(accuracy)]
+    lowest = 100 * np.nanmin(accuracy)
+    text = f"{measure(run, checkpoint).capitalize()}. Worst: {class_list(worst, run)} with {lowest:.1f}%."
+    if len(order) > 2 * ENDS:
+        order = np.concatenate([order[:ENDS], order[-ENDS:]])
+        text += f" The {ENDS} classes with the most training images and the {ENDS} with the fewest:"
+    rows = [[escape(run.class_names[c]), str(run.counts[c]), metric("", accuracy[c])] for c in order]
+    return [
+        "## Classes",
+        text,
+        markdown_table(["class", "training images", "average precision" if run.multi_label else "accuracy"], rows),
+        picture("classes.png", "Training images and accuracy of each class"),
+    ]
+
+
+def _curves(run: RunRecord) -> dict[str, dict[str, plots.Curve]]:
+    losses = {"training": "train/loss", "validation": "validation/loss", "test": "test/loss"}
+    accuracies = {
+        "training, overall": "train/accuracy",
+        "validation, overall": "validation/accuracy",
+        "validation, balanced": "validation/balanced_accuracy",
+        "test, balanced": "test/balanced_accuracy",
+    }
+    if run.multi_label:
+        accuracies = {"validation, mean AP": "validation/balanced_accuracy", "test, mean AP": "test/balanced_accuracy"}
+    return {
+        "loss": curves({label: ([run], key) for label, key in losses.items()}, 1),
+        "average precision (%)" if run.multi_label else "accuracy (%)": curves(
+            {label: ([run], key) for label, key in accuracies.items()}, 100
+        ),
+    }

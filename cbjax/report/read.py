@@ -1,0 +1,258 @@
+"""Work directories read into records: runs, the methods they belong to, and what had to be left out."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cbjax.config import HOW_KEYS
+from cbjax.writers import read_rows
+
+# Any of these makes a directory a run's, also where a kill came before the rest was written.
+RUN_FILES = ("config.json", "data.json", "metrics.jsonl", "results.json")
+CHECKPOINTS = ("last", "best")
+
+
+class LeftOut(NamedTuple):
+    """A work directory that no mean contains, and why."""
+
+    path: pathlib.Path
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class RunRecord:
+    """One work directory.
+
+    Attributes:
+      path: the directory.
+      settings: the config with dotted keys.
+      data: data.json: class names, counts, sizes, notes.
+      environment: environment.json; empty where it is missing.
+      rows: the epochs' rows of metrics.
+      weights: the rows of class weights.
+      results: results.json, or None while the run is unfinished.
+    """
+
+    path: pathlib.Path
+    settings: dict[str, Any]
+    data: dict[str, Any]
+    environment: dict[str, Any]
+    rows: list[dict[str, Any]]
+    weights: list[dict[str, Any]]
+    results: dict[str, Any] | None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(self.data["class_names"])
+
+    @property
+    def counts(self) -> np.ndarray:
+        """[C] training images of each class."""
+        return np.asarray(self.data["counts"], dtype=np.int64)
+
+    @property
+    def multi_label(self) -> bool:
+        return bool(self.data.get("multi_label", False))
+
+    @property
+    def seeds(self) -> tuple[Any, Any]:
+        return self.settings.get("seed"), self.settings.get("data.seed")
+
+    def stopped(self) -> str:
+        """Says how far an unfinished run came."""
+        if not self.rows:
+            return "not finished: stopped before the end of its first epoch"
+        epoch, step = self.rows[-1].get("epoch"), self.rows[-1].get("step")
+        return f"not finished: stopped at step {step} (epoch {epoch} of {self.settings.get('num_epochs', '?')})"
+
+    def test_metrics(self, checkpoint: str) -> dict[str, float]:
+        """The test metrics of the "last" or the "best" checkpoint; empty where there are none."""
+        return dict(((self.results or {}).get(checkpoint) or {}).get("test") or {})
+
+    def per_class(self, checkpoint: str) -> np.ndarray | None:
+        """[C] test accuracy of each class, NaN for one without test image; None where the run has none."""
+        values = ((self.results or {}).get("per_class") or {}).get(checkpoint)
+        return None if values is None else np.asarray(values, dtype=np.float64)
+
+    def confusion(self, checkpoint: str) -> np.ndarray | None:
+        """[C, C] share of each true class's test images by predicted class, NaN for a class without test image."""
+        table = ((self.results or {}).get("confusion") or {}).get(checkpoint)
+        if table is None:
+            return None
+        table = np.asarray(table, dtype=np.float64)
+        totals = table.sum(axis=1, keepdims=True)
+        return np.divide(table, totals, out=np.full_like(table, np.nan), where=totals > 0)
+
+    def class_weights(self) -> tuple[np.ndarray, np.ndarray]:
+        """[E] epochs and the [E, C] class weights that each of them used."""
+        epochs = np.asarray([row["epoch"] for row in self.weights], dtype=np.float64)
+        return epochs, np.asarray([row["class_weights"] for row in self.weights], dtype=np.float64)
+
+    def curve(self, key: str) -> dict[float, float]:
+        """The values of a metric by epoch; epochs without a value are left out."""
+        return {row["epoch"]: row[key] for row in self.rows if row.get(key) is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """The runs that differ in nothing but their seed and where they ran."""
+
+    label: str
+    settings: dict[str, Any]
+    runs: tuple[RunRecord, ...]
+
+
+def read_runs(workdirs: Sequence[str | os.PathLike]) -> tuple[list[RunRecord], list[LeftOut]]:
+    """Reads the runs in and below the given directories, and lists the directories that cannot be read.
+
+    Runs come in the order of the arguments. Below one argument the baseline leads (softmax cross entropy with equal
+    class weights) and the rest goes by name, numbers by value.
+
+    Raises:
+      ValueError: if one of the directories holds no run.
+    """
+    runs, left_out, seen = [], [], set()
+    for workdir in workdirs:
+        found: list[RunRecord] = []
+        for path in _find(pathlib.Path(workdir)):
+            if path.resolve() in seen:
+                continue
+            seen.add(path.resolve())
+            try:
+                found.append(read_run(path))
+            except (OSError, ValueError) as error:
+                left_out.append(LeftOut(path, f"cannot be read: {error}"))
+        runs += sorted(found, key=_baseline_first)
+    return runs, left_out
+
+
+def read_run(path: pathlib.Path) -> RunRecord:
+    """Reads one work directory, finished or not.
+
+    Raises:
+      OSError, ValueError: if it lacks a file that every run begins with, or a file is damaged.
+    """
+    data = _read_json(path / "data.json")
+    if not data.get("class_names") or len(data["class_names"]) != len(data.get("counts", ())):
+        raise ValueError(f"{path / 'data.json'} needs class_names and as many counts")
+    results = _read_json(path / "results.json") if (path / "results.json").exists() else None
+    environment = path / "environment.json"
+    return RunRecord(
+        path=path,
+        settings=flatten(_read_json(path / "config.json")),
+        data=data,
+        environment=_read_json(environment) if environment.exists() else {},
+        rows=_rows(path / "metrics.jsonl"),
+        weights=_rows(path / "class_weights.jsonl"),
+        results=results if results and results.get("finished") else None,
+    )
+
+
+def group(runs: Sequence[RunRecord]) -> tuple[list[Method], list[LeftOut]]:
+    """Groups runs into methods, and leaves out a second run of the same method and seed.
+
+    A method is named by its directory where the path ends in METHOD/seed_N; where that says too little, by the config
+    keys that differ.
+    """
+    groups: dict[str, list[RunRecord]] = {}
+    left_out = []
+    for run in runs:
+        members = groups.setdefault(json.dumps([_directory_label(run), _method_settings(run)], sort_keys=True), [])
+        twin = next((other for other in members if other.seeds == run.seeds), None)
+        if twin is None:
+            members.append(run)
+        else:
+            left_out.append(LeftOut(run.path, f"same method and seed as {twin.path}"))
+    labels = _labels([members[0] for members in groups.values()])
+    methods = [
+        Method(label, _method_settings(members[0]), tuple(members))
+        for label, members in zip(labels, groups.values(), strict=True)
+    ]
+    return methods, left_out
+
+
+def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names the dotted keys whose values are not the same in all settings."""
+    keys = {key: None for one in settings for key in one}
+    return [key for key in keys if any(one.get(key) != settings[0].get(key) for one in settings)]
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turns a nested config into one with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+    return flat
+
+
+def _find(root: pathlib.Path) -> list[pathlib.Path]:
+    found = []
+    for folder, folders, files in os.walk(root):
+        if any(name in files for name in RUN_FILES):
+            found.append(pathlib.Path(folder))
+            folders.clear()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    if not found:
+        what = "holds no run" if root.is_dir() else "is no directory"
+        raise ValueError(
+            f"{root} {what}: looked in it and below for work directories (with {', '.join(RUN_FILES)}); "
+            "give the --workdir of a training run or of a sweep"
+        )
+    return found
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ValueError(f"{path.name} is missing") from None
+    except ValueError as error:
+        raise ValueError(f"{path.name} is no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path.name} must hold a JSON object; got {type(value).__name__}")
+    return value
+
+
+def _rows(path: pathlib.Path) -> list[dict[str, Any]]:
+    return read_rows(path) if path.exists() else []
+
+
+def _baseline_first(run: RunRecord) -> tuple:
+    baseline = run.settings.get("weights.name") == "uniform" and run.settings.get("loss.name") == "softmax"
+    return not baseline, [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(run.path))]
+
+
+def _method_settings(run: RunRecord) -> dict[str, Any]:
+    """The settings that make the method: all but the seeds and the keys that say where and how."""
+    apart = ("seed", "data.seed", *HOW_KEYS)
+    return {
+        key: value
+        for key, value in run.settings.items()
+        if not any(key == other or key.startswith(f"{other}.") for other in apart)
+    }
+
+
+def _directory_label(run: RunRecord) -> str:
+    path = run.path.resolve()
+    return path.parent.name if re.fullmatch(r"seed[_-]?\d+", path.name) else ""
+
+
+def _labels(runs: Sequence[RunRecord]) -> list[str]:
+    """A distinct name for each of the runs, one of each method."""
+    names = [_directory_label(run) for run in runs]
+    labels = []
+    for run, name in zip(runs, names, strict=True):
+        settings = [_method_settings(other) for other, same in zip(runs, names, strict=True) if same == name]
+        own = _method_settings(run)
+        differences = ", ".join(f"{key}={own.get(key)}" for key in differing(settings))
+        if name:
+            labels.append(f"{name} ({differences})" if differences else name)
+        else:
+            labels.append(differences or f"{own.get('loss.name')}, {own.get('weights.name')} weights")
+    return labels

@@ -1,0 +1,152 @@
+"""Numbers as text: means and deviations over seeds, Markdown tables, class names, the data in words."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from cbjax.metrics import class_groups
+from cbjax.report.read import Method, RunRecord
+
+COLUMNS = {
+    "accuracy": "overall",
+    "mean_average_precision": "mean AP",
+    "balanced_accuracy": "balanced",
+    "many_accuracy": "many",
+    "medium_accuracy": "medium",
+    "few_accuracy": "few",
+    "worst_accuracy": "worst class",
+    "ece": "ECE",
+}
+METRICS = COLUMNS | {
+    "top5_accuracy": "top 5",
+    "macro_recall": "macro recall",
+    "macro_precision": "macro precision",
+    "loss": "loss (nats)",
+}
+NOTHING = "–"
+LISTED = 10
+
+
+def results_table(methods: Sequence[Method], checkpoint: str) -> tuple[list[str], list[list[str]]]:
+    """Returns the header and the rows of a comparison: a row for each method with test metrics of the checkpoint."""
+    rows = [(method, [run.test_metrics(checkpoint) for run in method.runs]) for method in methods]
+    rows = [(method, [one for one in metrics if one]) for method, metrics in rows]
+    rows = [(method, metrics) for method, metrics in rows if metrics]
+    keys = [key for key in COLUMNS if any(key in one for _, metrics in rows for one in metrics)]
+    if rows and all("mean_average_precision" in one for _, metrics in rows for one in metrics):
+        # The balanced accuracy of multi-label runs is their mean average precision.
+        keys.remove("balanced_accuracy")
+    body = [[method.label, *(over_seeds(key, metrics) for key in keys), str(len(metrics))] for method, metrics in rows]
+    return ["method", *(COLUMNS[key] for key in keys), "n"], body
+
+
+def over_seeds(key: str, metrics: Sequence[Mapping[str, float | None]]) -> str:
+    """The mean and sample standard deviation of one metric over runs; says so where some runs lack it."""
+    values = [one[key] for one in metrics if one.get(key) is not None]
+    if not values:
+        return NOTHING
+    missing = "" if len(values) == len(metrics) else f" (n={len(values)})"
+    return f"{mean_and_deviation(values)}{missing}"
+
+
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """Formats fractions as percent, mean ± sample standard deviation (ddof=1); one value has no ±."""
+    mean = f"{100 * np.mean(values):.1f}"
+    return mean if len(values) == 1 else f"{mean} ± {100 * np.std(values, ddof=1):.1f}"
+
+
+def metric(key: str, value: float | None) -> str:
+    """Formats one metric of one run: shares in percent, the loss as it is."""
+    if value is None or not np.isfinite(value):
+        return NOTHING
+    return f"{value:.4f}" if key == "loss" else f"{100 * value:.1f}"
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Returns a Markdown table: the first column to the left, the others to the right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def escape(text: object) -> str:
+    """Makes any text safe as plain text in a line or a table cell of Markdown."""
+    return re.sub(r"([\\`*_<>\[\]|$~])", r"\\\1", " ".join(str(text).split()))
+
+
+def by_frequency(counts: np.ndarray) -> np.ndarray:
+    """[C] classes from the most to the fewest training images, the lower index first among equals."""
+    return np.argsort(-counts, kind="stable")
+
+
+def class_list(classes: Iterable[int], run: RunRecord, counted: bool = True) -> str:
+    """Names classes, with their training images; the tail of a long list as a number."""
+    classes = list(classes)
+    named = [escape(run.class_names[c]) + (f" ({run.counts[c]})" if counted else "") for c in classes[:LISTED]]
+    more = f" and {len(classes) - LISTED} others" if len(classes) > LISTED else ""
+    return ", ".join(named) + more
+
+
+def describe_data(run: RunRecord) -> str:
+    """Says what the run learned from and was tested on: sizes, imbalance, extremes and groups by class name."""
+    counts, sizes = run.counts, run.data.get("sizes", {})
+    present = counts[counts > 0]
+    kind = "positive labels" if run.multi_label else "images"
+    lines = [f"- Training: {sizes.get('train', counts.sum())} images of {len(counts)} classes."]
+    if present.size:
+        lines[0] += (
+            f" The largest class has {present.max()} {kind}, the smallest {present.min()}: "
+            f"imbalance {present.max() / present.min():.4g}."
+        )
+    if present.size < counts.size:
+        lines.append(f"- Classes without any training image: {class_list(np.flatnonzero(counts == 0), run, False)}.")
+    order = by_frequency(counts)
+    if len(order) <= LISTED:
+        lines.append(f"- Classes by training {kind}: {class_list(order, run)}.")
+    else:
+        lines.append(f"- Most training {kind}: {class_list(order[:5], run)}.")
+        lines.append(f"- Fewest training {kind}: {class_list(order[::-1][:5], run)}.")
+    lines.append(f"- Held-out validation: {_per_class(run, 'validation')}.")
+    lines.append(f"- Test: {_per_class(run, 'test')}.{_granularity(run)}")
+    lines += _describe_groups(run)
+    lines += [f"- Note: {escape(note)}" for note in run.data.get("notes", ())]
+    return "\n".join(lines)
+
+
+def _per_class(run: RunRecord, split: str) -> str:
+    counts = np.asarray(run.data.get(f"{split}_counts") or [0])
+    size = run.data.get("sizes", {}).get(split, counts.sum())
+    if not size:
+        return "none"
+    spread = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
+    return f"{size} images, {spread} {'positives ' if run.multi_label else ''}per class"
+
+
+def _granularity(run: RunRecord) -> str:
+    counts = np.asarray(run.data.get("test_counts") or [0])
+    if run.multi_label or not 0 < counts.min() < 100:
+        return ""
+    return f" One image is {100 / counts.min():.1f} points of the accuracy of {_smallest(counts)}."
+
+
+def _smallest(counts: np.ndarray) -> str:
+    return "its class" if counts.min() == counts.max() else "the smallest test class"
+
+
+def _describe_groups(run: RunRecord) -> list[str]:
+    groups = class_groups(run.counts)
+    if not groups:
+        return []
+    rule = (
+        "thirds of the classes by training images, as the largest class has under 200"
+        if run.counts.max() < 200
+        else "over 100, 20 to 100, and under 20 training images"
+    )
+    lines = [f"- Groups of classes ({rule}):"]
+    for name, classes in groups.items():
+        counts = run.counts[classes]
+        spread = f"{counts.max()}" if counts.min() == counts.max() else f"{counts.max()} to {counts.min()}"
+        members = class_list(np.asarray(classes)[by_frequency(counts)], run, counted=False)
+        number = f"{len(classes)} {'class' if len(classes) == 1 else 'classes'}"
+        lines.append(f"  - {name}: {number}, {spread} images: {members}.")
+    return lines

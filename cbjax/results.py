@@ -1,0 +1,56 @@
+"""The end of a run: the test split, read for the first time, on the last state and on the best."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from cbjax import callbacks
+from cbjax.build import Parts
+from cbjax.checkpoint import Checkpoints
+from cbjax.data import Dataset
+from cbjax.loop import record
+from cbjax.metrics import confusion_matrix
+from cbjax.types import Run
+from cbjax.workdir import Logs, write_json
+
+CONFUSION_CLASSES = 200  # a larger matrix is too large to read
+
+
+def finish(
+    run: Run, parts: Parts, dataset: Dataset, checkpoints: Checkpoints, logs: Logs, workdir: pathlib.Path
+) -> Run:
+    """Evaluates the test split on the last and on the best state, logs it and writes `results.json`.
+
+    Returns:
+      The run with its final metrics: "validation/last/…", "test/last/…" and, with held-out validation, "…/best/…".
+    """
+    checkpoints.finish()
+    history = run.memory["history"]["metrics"]
+    states, best = {"last": (run.memory["step"], run.state)}, run.memory["best"]
+    if best is not None:
+        _, state, _ = checkpoints.restore(run.state, best["step"])
+        states["best"] = (best["step"], state)
+    results: dict[str, Any] = {"finished": True, "step": run.memory["step"], "epoch": run.memory["epoch"], "best": None}
+    results |= {"per_class": {}, "confusion": {}}
+    final: dict[str, float] = {}
+    for name, (step, state) in states.items():
+        test = parts.evaluate("test")(state.params, state.batch_stats)
+        (row,) = (row for row in history if row["step"] == step)
+        validation = {key.removeprefix("validation/"): value for key, value in row.items() if key.startswith("validation/")}
+        results[name] = {"validation": validation, "test": test.metrics}
+        results["per_class"][name] = callbacks.numbers(test.per_class)
+        if not dataset.multi_label and len(dataset.class_names) <= CONFUSION_CLASSES:
+            matrix = confusion_matrix(test.outputs, dataset.test.labels, len(dataset.class_names))
+            results["confusion"][name] = np.asarray(matrix).tolist()
+        final |= callbacks.prefixed(f"validation/{name}", validation) | callbacks.prefixed(f"test/{name}", test.metrics)
+        run = record(run, "per_class", {"split": f"test/{name}", "accuracy": results["per_class"][name]})
+    if best is not None:
+        results["best"] |= {"step": best["step"], "epoch": best["epoch"]}
+        final |= {"best/step": best["step"], "best/epoch": best["epoch"]}
+    run = record(run, "metrics", {key: value for key, value in final.items() if not key.startswith("validation/")})
+    logs.write(run)
+    results["seconds"] = logs.train_seconds()
+    write_json(workdir / "results.json", results)
+    return dataclasses.replace(run, metrics=final)

@@ -1,0 +1,202 @@
+"""`train` and `load`: a whole run from its config, and the same run again from its work directory."""
+
+import contextlib
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from clu import parameter_overview
+from ml_collections import ConfigDict
+
+from cbjax import build, callbacks, data, sharding, xla_flags
+from cbjax import config as configs
+from cbjax import workdir as workdirs
+from cbjax.checkpoint import Checkpoints
+from cbjax.data import augment
+from cbjax.interrupts import Interrupts
+from cbjax.loop import Callback, NonFiniteLoss, Plan, fit, start_memory
+from cbjax.predict import make_predict
+from cbjax.progress import progress_bar
+from cbjax.report import report
+from cbjax.results import finish
+from cbjax.types import Run
+from cbjax.workdir import WorkdirError
+
+
+def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = False) -> Run:
+    """Trains as the config says, from wherever the work directory stands, and leaves results and a report there.
+
+    Call it again after an interrupt, a kill or a lost machine, with the same config and work directory: it goes on from the last
+    checkpoint and ends with the same parameters and metrics, to the bit.
+
+    Args:
+      config: from `config.load` or `config.default`; checked before anything else happens.
+      workdir: where the run is kept; made if it does not exist.
+      extend: allows `num_epochs` to be larger than that of the run in the work directory.
+
+    Returns:
+      The finished run: the state after the last step, and the final metrics.
+
+    Raises:
+      ConfigError: if the config is wrong, does not fit the data, or is not that of the run in the work directory.
+      DataError: if the data are missing or unusable.
+      WorkdirError: if another process is training in the work directory.
+      NonFiniteLoss: if training diverged.
+      Interrupted: after SIGINT or SIGTERM, once the state is saved.
+    """
+    config = configs.resolve(config)
+    place = pathlib.Path(workdir).absolute()
+    noted = workdirs.check_resume(place, config, extend)
+    mesh = sharding.make_mesh(config.devices)
+    configs.check_devices(config.batch_size, mesh.devices.size)
+    if config.evaluation.batch_size is not None:
+        configs.check_devices(config.evaluation.batch_size, mesh.devices.size, "evaluation.batch_size")
+    if config.deterministic:
+        xla_flags.check_deterministic(sharding.platform(mesh))
+    dataset = data.prepare(config.data, config.seed if config.data.seed is None else config.data.seed)
+    facts = workdirs.describe_data(dataset)
+    workdirs.check_same_data(place, facts)
+    parts = build.build(config, dataset, mesh)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(workdirs.lock(place))
+        interrupts = stack.enter_context(Interrupts())
+        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(place, print)))
+        fresh = parts.init()
+        restored = checkpoints.restore(fresh)
+        step, state, memory = restored or (0, fresh, start_memory(len(dataset.class_names)))
+        total = parts.batches.epoch_end(config.num_epochs)
+        if restored is None:
+            _tell([f"training in {place}: {total} steps on {sharding.describe(mesh)}", *dataset.notes])
+        else:
+            state = sharding.replicate(state, mesh)
+            _tell([f"restored step {step}: finished" if step == total else f"resumed at step {step} of {total}"])
+            _tell(f"noted: {line}" for line in noted)
+        workdirs.write_start(place, config, facts, dataset.indices, sharding.describe(mesh))
+        (place / "parameters.txt").write_text(parameter_overview.get_parameter_overview(state.params) + "\n")
+        logs = stack.enter_context(contextlib.closing(workdirs.Logs(place, memory["history"], config.log.tensorboard)))
+        run = Run(config, parts.model, state, {}, dataset.class_names, memory=memory)
+        run = _fit(run, parts, checkpoints, logs, interrupts)
+        run = finish(run, parts, dataset, checkpoints, logs, place)
+    report([place], place)
+    return _with_predict(run, facts)
+
+
+def load(workdir: str | os.PathLike, *, checkpoint: str = "last") -> Run:
+    """Reads a run from its work directory alone; the data that it was trained on need not be there.
+
+    Args:
+      workdir: a work directory with at least one checkpoint.
+      checkpoint: "last", or "best": that of the highest held-out balanced accuracy.
+
+    Returns:
+      The run on this machine's first device: `predict` takes raw images, `metrics` are the final ones of a finished run.
+
+    Raises:
+      WorkdirError: if the directory holds no run or no such checkpoint.
+    """
+    place = pathlib.Path(workdir).absolute()
+    config, facts = workdirs.read_config(place), workdirs.read_facts(place)
+    state, memory = _restore(place, config, facts, sharding.make_mesh(1), checkpoint)
+    model = build.build_model(config, len(facts["class_names"]))
+    metrics = workdirs.read_final_metrics(place)
+    return _with_predict(Run(config, model, state, metrics, tuple(facts["class_names"]), memory=memory), facts)
+
+
+def evaluate(workdir: str | os.PathLike, *, split: str = "test", checkpoint: str = "last") -> dict[str, float]:
+    """Evaluates a run's checkpoint on one of its own splits, "validation" or "test"; returns the metrics by name.
+
+    Raises:
+      WorkdirError: if the directory holds no run or no such checkpoint.
+      DataError: if the data are missing, or not those of the run.
+      ConfigError: if the run has no such split.
+    """
+    place = pathlib.Path(workdir).absolute()
+    config, facts = workdirs.read_config(place), workdirs.read_facts(place)
+    if not facts["sizes"].get(split):
+        raise ConfigError(f"split={split!r}: the run has no such images; it has {facts['sizes']}")
+    mesh = sharding.make_mesh(min(config.devices or 1, len(jax.local_devices())))
+    dataset = data.prepare(config.data, config.seed if config.data.seed is None else config.data.seed)
+    workdirs.check_same_data(place, workdirs.describe_data(dataset))
+    state, _ = _restore(place, config, facts, mesh, checkpoint)
+    return build.build(config, dataset, mesh).evaluate(split)(state.params, state.batch_stats).metrics
+
+
+def _restore(place, config, facts, mesh, checkpoint):
+    if checkpoint not in ("last", "best"):
+        raise ConfigError(f"checkpoint={checkpoint!r}: must be 'last' or 'best'")
+    model = build.build_model(config, len(facts["class_names"]))
+    like = jax.eval_shape(lambda: build.initial_state(config, model, facts["image_shape"], facts["counts"]))
+    like = sharding.placed(like, mesh)
+    with contextlib.closing(Checkpoints(place, print, reading=True)) as checkpoints:
+        restored = checkpoints.restore(like)
+        if restored is None:
+            raise WorkdirError(f"{place}: no checkpoint to load; `cbjax train` with this --workdir makes one")
+        if checkpoint == "best":
+            best = restored[2]["best"]
+            if best is None:
+                raise WorkdirError(f"{place}: nothing was held out for validation, so no checkpoint is the best; use the last")
+            restored = checkpoints.restore(like, best["step"])
+    return restored[1:]
+
+
+def _fit(run: Run, parts: build.Parts, checkpoints: Checkpoints, logs: workdirs.Logs, interrupts: Interrupts) -> Run:
+    config = run.config
+    save = callbacks.save_to(checkpoints)
+    plan = Plan(
+        advance=parts.advance,
+        epoch_end=parts.batches.epoch_end,
+        num_epochs=config.num_epochs,
+        steps_per_dispatch=parts.steps_per_dispatch,
+        learning_rate=parts.schedule,
+        save=save,
+        save_seconds=60 * config.checkpoint.every_minutes,
+    )
+    total, step = parts.batches.epoch_end(config.num_epochs), run.memory["step"]
+    try:
+        with progress_bar(total, step, config.log.progress) as progress:
+            return fit(run, plan, _after_epoch(parts, config, save, logs.write), interrupts, progress)
+    except NonFiniteLoss as error:
+        checkpoints.finish()
+        steps = checkpoints.steps()
+        kept = f"the last good checkpoint is that of step {steps[-1]}" if steps else "no checkpoint was saved before it"
+        raise NonFiniteLoss(f"{error}; {kept}") from None
+
+
+def _after_epoch(
+    parts: build.Parts, config: ConfigDict, save: Callable[[Run], None], write: Callable[[Run], None]
+) -> Sequence[Callback]:
+    after: list[Callback] = []
+    if parts.has_validation:
+        after.append(callbacks.evaluate_validation(parts.evaluate("validation")))
+    if config.evaluation.test_every:
+        after.append(callbacks.evaluate_test(parts.evaluate("test"), config.evaluation.test_every))
+    if config.weights.name == "difficulty" and config.difficulty.tau == "dynamic":
+        after.append(callbacks.log_tau(config.difficulty.formula))
+    place = functools.partial(sharding.replicate, mesh=parts.mesh)
+    after.append(callbacks.reweight(parts.weights, parts.start_epoch, place))
+    after.append(callbacks.log(write))
+    after.append(callbacks.checkpoint(save, config.checkpoint.every_epochs, config.num_epochs))
+    return after
+
+
+def _with_predict(run: Run, facts: dict[str, Any]) -> Run:
+    # On one device whatever the run was trained on: predictions are small beside training.
+    params, batch_stats = sharding.on_one_device((run.state.params, run.state.batch_stats))
+    predict = make_predict(
+        run.model,
+        params,
+        batch_stats,
+        image_shape=tuple(facts["image_shape"]),
+        normalize=functools.partial(augment.normalize, mean=tuple(facts["mean"]), std=tuple(facts["std"])),
+        probabilities=build.build_probabilities(run.config),
+    )
+    return dataclasses.replace(run, predict=predict)
+
+
+def _tell(lines) -> None:
+    for line in lines:
+        print(line, flush=True)

@@ -1,0 +1,162 @@
+"""The one file that speaks of devices: the mesh, what lies where, and a step's passage over all of them."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXIS = "data"
+
+
+def make_mesh(num_devices: int | None = None) -> Mesh:
+    """Returns a mesh of this process's first `num_devices` devices (None: all) along the axis "data".
+
+    Raises:
+      ValueError: if there are fewer devices than asked for.
+    """
+    devices = jax.local_devices()
+    wanted = len(devices) if num_devices is None else num_devices
+    if not 1 <= wanted <= len(devices):
+        raise ValueError(f"devices={wanted}: this machine has {len(devices)} {devices[0].platform} device(s)")
+    return jax.make_mesh((wanted,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices[:wanted])
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Places a copy of every array on each device; the result may alias its source, which must not be used again."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def placed(shapes: Any, mesh: Mesh) -> Any:
+    """Returns shapes with the place that `replicate` would give their arrays."""
+    place = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes)
+
+
+def on_one_device(tree: Any) -> Any:
+    """Copies arrays to the first of this process's devices."""
+    return jax.device_put(tree, jax.local_devices()[0])
+
+
+def platform(mesh: Mesh) -> str:
+    """Returns "cpu", "gpu" or "tpu"."""
+    return mesh.devices.flat[0].platform
+
+
+def on_accelerator(mesh: Mesh) -> bool:
+    """Says whether the mesh's devices are GPUs or TPUs, where one dispatch of many steps pays."""
+    return platform(mesh) != "cpu"
+
+
+def describe(mesh: Mesh) -> str:
+    """Names the devices of a mesh for a person: '8 x cpu'."""
+    return f"{mesh.devices.size} x {mesh.devices.flat[0].device_kind}"
+
+
+def varying(tree: Any, axis: str | None) -> Any:
+    """Casts replicated values to per-device ones, so that a gradient with respect to them stays local to the device."""
+    if axis is None:
+        return tree
+    return jax.tree.map(lambda leaf: jax.lax.pcast(leaf, axis, to="varying"), tree)
+
+
+def mean_over(axis: str | None, tree: Any) -> Any:
+    """Averages each leaf over the devices of a mesh axis; None leaves it as it is."""
+    return tree if axis is None else jax.lax.pmean(tree, axis)
+
+
+def sum_over(axis: str | None, tree: Any) -> Any:
+    """Sums each leaf over the devices of a mesh axis; None leaves it as it is."""
+    return tree if axis is None else jax.lax.psum(tree, axis)
+
+
+def places_in_batch(size: int, axis: str | None) -> jax.Array:
+    """Returns the places [size] in the global batch of this device's examples."""
+    first = 0 if axis is None else jax.lax.axis_index(axis) * size
+    return first + jnp.arange(size)
+
+
+def data_parallel(
+    function: Callable[..., tuple[Any, ...]],
+    mesh: Mesh,
+    *,
+    split: Sequence[int | None],
+    split_outputs: Sequence[int | None],
+    kind: str = "shard_map",
+    donate: Sequence[int] = (),
+) -> Callable[..., tuple[Any, ...]]:
+    """Compiles one device's share of a computation for all devices of a mesh.
+
+    Args:
+      function: takes each argument's share of one device and returns a tuple; it may use collectives over "data".
+      mesh: the devices.
+      split: for each argument, the array axis that is divided over devices; None for an argument that each device
+        gets whole. A divided axis must be a multiple of the number of devices.
+      split_outputs: the same for each output; None promises that all devices return the same value.
+      kind: "shard_map", or "pmap", which gives equal results.
+      donate: arguments whose memory the outputs may take over.
+
+    Returns:
+      The compiled function of global arrays. Under both kinds arrays have the same global shapes and lie alike, so that
+      a state goes from one to the other.
+
+    Raises:
+      ValueError: if `kind` is neither of the two.
+    """
+    if kind == "shard_map":
+        mapped = jax.shard_map(
+            function,
+            mesh=mesh,
+            in_specs=tuple(_spec(axis) for axis in split),
+            out_specs=tuple(_spec(axis) for axis in split_outputs),
+        )
+        compiled = jax.jit(mapped, donate_argnums=tuple(donate))
+    elif kind == "pmap":
+        compiled = _pmap(function, mesh, split, split_outputs, donate)
+    else:
+        raise ValueError(f"parallel={kind!r}: must be 'shard_map' or 'pmap'")
+    if on_accelerator(mesh) or mesh.devices.size == 1:
+        return compiled
+
+    @functools.wraps(function)
+    def one_at_a_time(*args):
+        # Several CPU devices share one pool of threads: with a queue of programs in flight, those that wait in a collective
+        # can take every thread, and the process hangs.
+        return jax.block_until_ready(compiled(*args))
+
+    return one_at_a_time
+
+
+def _spec(axis: int | None) -> PartitionSpec:
+    return PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, AXIS)
+
+
+def _pmap(function, mesh, split, split_outputs, donate):
+    mapped = jax.pmap(
+        function,
+        axis_name=AXIS,
+        in_axes=tuple(split),
+        out_axes=tuple(split_outputs),
+        devices=list(mesh.devices.flat),
+        donate_argnums=tuple(donate),
+    )
+    count = mesh.devices.size
+
+    def divide(leaf, axis):
+        return leaf.reshape(*leaf.shape[:axis], count, leaf.shape[axis] // count, *leaf.shape[axis + 1 :])
+
+    def join(leaf, axis):
+        return leaf.reshape(*leaf.shape[:axis], -1, *leaf.shape[axis + 2 :])
+
+    def over_tree(change, trees, axes):
+        return tuple(
+            tree if axis is None else jax.tree.map(functools.partial(change, axis=axis), tree)
+            for tree, axis in zip(trees, axes, strict=True)
+        )
+
+    def compiled(*args):
+        return over_tree(join, mapped(*over_tree(divide, args, split)), split_outputs)
+
+    return compiled

@@ -1,0 +1,114 @@
+"""The pure steps of training and evaluation, each one device's share where an axis is named."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cbjax.metrics import ClassificationSums
+from cbjax.sharding import mean_over, sum_over, varying
+from cbjax.types import Array, Batch, Loss, Model, TrainState
+
+MEANS = ("batch", "weight_sum")
+
+
+def make_train_step(
+    model: Model, tx: optax.GradientTransformation, loss: Loss, *, mean: str = "batch", axis: str | None = "data"
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+    """Returns the pure step (state, batch) -> (state, metrics), one device's share of it where `axis` is a mesh axis.
+
+    Args:
+      model: the network.
+      tx: the optimiser.
+      loss: (logits, labels, class_weights) -> [B], not reduced.
+      mean: "batch" divides the sum of weighted losses by the number of examples of the global batch (CB, CDB); "weight_sum"
+        by the sum of their class weights (PyTorch's weighted cross entropy), for integer labels.
+      axis: the mesh axis over which the batch is divided, or None.
+
+    Returns:
+      The step. Its metrics are scalars over the global batch: "loss" (the reduced, weighted loss), "correct" and "count"
+      (examples whose highest logit is a true class, and all), "gradient_norm".
+
+    Raises:
+      ValueError: if `mean` is neither of the two.
+    """
+    if mean not in MEANS:
+        raise ValueError(f"mean={mean!r}: must be one of {', '.join(MEANS)}")
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        labels, mask = batch["label"], _mask(batch)
+        share = _share(labels, mask, state.class_weights, mean, axis)
+
+        def objective(params):
+            logits, batch_stats = model.apply(params, state.batch_stats, batch["image"], train=True)
+            losses = loss(logits, labels, state.class_weights)
+            return jnp.sum(jnp.where(mask, losses, 0.0)) / share, (batch_stats, logits)
+
+        # Replicated parameters are cast to per-device ones so that the gradient stays local until the one mean below; without
+        # the cast shard_map sums it over devices first.
+        params = varying(state.params, axis)
+        (value, (batch_stats, logits)), grads = jax.value_and_grad(objective, has_aux=True)(params)
+        value, batch_stats, grads = mean_over(axis, (value, batch_stats, grads))
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        metrics = {
+            "loss": value,
+            "correct": sum_over(axis, jnp.sum(mask & _is_correct(logits, labels))),
+            "count": sum_over(axis, jnp.sum(mask)),
+            "gradient_norm": optax.global_norm(grads),
+        }
+        state = dataclasses.replace(
+            state,
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+        )
+        return state, metrics
+
+    return train_step
+
+
+def make_eval_step(
+    model: Model, loss: Loss, probabilities: Callable[[Array], Array], *, axis: str | None = "data"
+) -> Callable[[Any, Any, Batch], tuple[Any, Array]]:
+    """Returns the pure step (params, batch_stats, batch) -> (sums over all devices, outputs of this device's share).
+
+    For integer labels the sums are `metrics.ClassificationSums` and the outputs the predicted classes [B]. For multi-hot ones,
+    whose metrics rank a whole split, the sums are the "loss" over examples and their "count", the outputs probabilities [B, C].
+    Losses are not weighted: one number to compare methods by.
+    """
+
+    def eval_step(params, batch_stats, batch):
+        labels, mask = batch["label"], _mask(batch)
+        logits, _ = model.apply(params, batch_stats, batch["image"], train=False)
+        losses = loss(logits, labels, None)
+        chances = probabilities(logits)
+        if labels.ndim == 1:
+            sums = ClassificationSums.from_outputs(logits, labels, losses, mask, jnp.max(chances, axis=-1))
+            return sum_over(axis, sums), jnp.argmax(logits, axis=-1)
+        sums = {"loss": jnp.sum(jnp.where(mask, losses, 0.0)), "count": jnp.sum(mask)}
+        return sum_over(axis, sums), chances
+
+    return eval_step
+
+
+def _mask(batch: Batch) -> Array:
+    return batch["mask"] if "mask" in batch else jnp.ones(batch["image"].shape[0], bool)
+
+
+def _share(labels: Array, mask: Array, class_weights: Array, mean: str, axis: str | None) -> Array:
+    """Returns the divisor of a device's summed losses: the mean of the shares over devices is the mean over the global batch."""
+    amounts = jnp.ones(labels.shape[0]) if mean == "batch" else class_weights[labels]
+    share = mean_over(axis, jnp.sum(jnp.where(mask, amounts, 0.0)))
+    # A batch of which every example has weight 0 has loss 0, not 0/0.
+    return jnp.where(share > 0, share, 1.0)
+
+
+def _is_correct(logits: Array, labels: Array) -> Array:
+    predicted = jnp.argmax(logits, axis=-1)
+    if labels.ndim == 1:
+        return predicted == labels
+    return jnp.take_along_axis(labels, predicted[:, None], axis=-1)[:, 0] > 0

@@ -1,0 +1,226 @@
+"""The files of a work directory besides its checkpoints and its report: what was run, on what, and the logs."""
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from cbjax import config as configs
+from cbjax.callbacks import timeless
+from cbjax.data import DataError, Dataset
+from cbjax.types import Run
+from cbjax.writers import JsonLinesWriter, TensorBoardWriter, read_rows, rewrite
+
+LOGS = ("metrics", "per_class", "class_weights")
+
+
+class WorkdirError(ValueError):
+    """A work directory that cannot be used as asked: it holds no run, or another process is training there."""
+
+
+@contextlib.contextmanager
+def lock(workdir: pathlib.Path) -> Iterator[None]:
+    """Keeps other processes from training in the directory; the lock ends with the process, however it ends.
+
+    Raises:
+      WorkdirError: if another process holds it.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    with open(workdir / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise WorkdirError(f"{workdir}: another process is training here; wait for it or choose another --workdir") from None
+        yield
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes a JSON file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+    os.replace(temporary, path)
+
+
+def read_config(workdir: pathlib.Path) -> ConfigDict:
+    """Reads the config of the run in a work directory.
+
+    Raises:
+      WorkdirError: if there is no run.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        raise WorkdirError(f"{workdir} holds no run: there is no config.json; `cbjax train --config=… --workdir={workdir}` makes one")
+    return configs.from_json(path.read_text())
+
+
+def read_facts(workdir: pathlib.Path) -> dict[str, Any]:
+    """Reads what `describe_data` said of the data of the run in a work directory."""
+    return json.loads((workdir / "data.json").read_text())
+
+
+def read_final_metrics(workdir: pathlib.Path) -> dict[str, float]:
+    """Reads the metrics of a finished run, under the names that `train` returns them; empty for an unfinished one."""
+    path = workdir / "results.json"
+    if not path.exists():
+        return {}
+    results, final = json.loads(path.read_text()), {}
+    for name in ("last", "best"):
+        for split, values in (results[name] or {}).items():
+            if split in ("validation", "test"):
+                final |= {f"{split}/{name}/{key}": value for key, value in values.items()}
+            else:
+                final[f"{name}/{split}"] = values
+    return final
+
+
+def check_resume(workdir: pathlib.Path, config: ConfigDict, extend: bool = False) -> list[str]:
+    """Checks that the run in a work directory, if there is one, may go on under `config`; returns lines to note.
+
+    Raises:
+      ConfigError: if its settings are others.
+    """
+    if not (workdir / "config.json").exists():
+        return []
+    return configs.check_resume(read_config(workdir), config, extend)
+
+
+def check_same_data(workdir: pathlib.Path, facts: Mapping[str, Any]) -> None:
+    """Checks that the data are those that the run in a work directory, if there is one, was started with.
+
+    Raises:
+      DataError: if an image, a label or a split is another.
+    """
+    if (workdir / "data.json").exists() and read_facts(workdir)["sha256"] != facts["sha256"]:
+        raise DataError(
+            f"the data are not those that the run in {workdir} was started with: an image, a label or a split differs; "
+            "use the former data, or another work directory"
+        )
+
+
+def is_finished(workdir: pathlib.Path, config: ConfigDict) -> bool:
+    """Says whether a work directory holds the finished run of this config; a ConfigError tells of a run of another one."""
+    check_resume(workdir, config)
+    return (workdir / "results.json").exists()
+
+
+def write_start(
+    workdir: pathlib.Path, config: ConfigDict, facts: Mapping[str, Any], indices: Mapping[str, np.ndarray], devices: str
+) -> None:
+    """Writes what is known before the first step: config, data, chosen indices and environment.
+
+    Results of a run that goes on are removed: they will be those of its new end.
+    """
+    (workdir / "results.json").unlink(missing_ok=True)
+    temporary = workdir / "indices.tmp.npz"
+    np.savez_compressed(temporary, **indices)
+    os.replace(temporary, workdir / "indices.npz")
+    write_json(workdir / "data.json", facts)
+    write_json(workdir / "environment.json", _environment(devices))
+    # The config comes last: it says that the others are there.
+    write_json(workdir / "config.json", json.loads(configs.to_json(config)))
+
+
+def _environment(devices):
+    packages = ("cbjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in packages},
+        "commit": _commit(),
+        "devices": devices,
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    }
+
+
+def describe_data(dataset: Dataset) -> dict[str, Any]:
+    """Returns what a report or a loaded model needs to know of the data without having them."""
+    splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    present = {name: split for name, split in splits.items() if split is not None}
+    num_classes = len(dataset.class_names)
+    digest = hashlib.sha256()
+    for split in present.values():
+        digest.update(np.ascontiguousarray(split.images))
+        digest.update(np.ascontiguousarray(split.labels))
+    return {
+        "class_names": list(dataset.class_names),
+        "counts": dataset.counts.tolist(),
+        "sizes": {name: 0 if split is None else len(split.labels) for name, split in splits.items()},
+        **{f"{name}_counts": _counts(split.labels, num_classes) for name, split in present.items() if name != "train"},
+        "image_shape": list(dataset.train.images.shape[1:]),
+        "image_dtype": str(dataset.train.images.dtype),
+        "mean": list(dataset.mean),
+        "std": list(dataset.std),
+        "multi_label": dataset.multi_label,
+        "notes": list(dataset.notes),
+        "sha256": digest.hexdigest(),
+    }
+
+
+class Logs:
+    """The logs of a run: files of JSON lines, one for each of LOGS, and TensorBoard's event file.
+
+    Opening them makes the files equal to the run's history, so that a resumed run has each row once; rows that are already
+    there keep what the clock said of them.
+    """
+
+    def __init__(self, workdir: pathlib.Path, history: Mapping[str, list[dict[str, Any]]], tensorboard: bool):
+        self._workdir = workdir
+        self._writers, self._written = {}, {}
+        for name in LOGS:
+            path = workdir / f"{name}.jsonl"
+            rows = _with_times(history[name], read_rows(path) if path.exists() else [])
+            rewrite(path, rows)
+            self._writers[name] = JsonLinesWriter(path)
+            self._written[name] = len(rows)
+            if name == "metrics":
+                self._tensorboard = TensorBoardWriter(workdir, rows) if tensorboard else None
+
+    def write(self, run: Run) -> None:
+        """Writes the rows of the run's history that are not in the files yet."""
+        for name, writer in self._writers.items():
+            for row in run.memory["history"][name][self._written[name] :]:
+                writer.write(row)
+                if name == "metrics" and self._tensorboard:
+                    self._tensorboard.write(row)
+            self._written[name] = len(run.memory["history"][name])
+
+    def train_seconds(self) -> float:
+        """Adds up the time that training took, over all processes that took part; evaluation not counted."""
+        return sum(row.get("time/train_seconds", 0.0) for row in read_rows(self._workdir / "metrics.jsonl"))
+
+    def close(self) -> None:
+        """Closes the files."""
+        for writer in [*self._writers.values(), *([self._tensorboard] if self._tensorboard else [])]:
+            writer.close()
+
+
+def _with_times(history, rows):
+    """Returns the history's rows, each with the clock's figures of the row in its place if that is the same one."""
+    kept = [row if timeless(row) == timeless(past) else past for past, row in zip(history, rows, strict=False)]
+    return kept + history[len(kept) :]
+
+
+def _counts(labels, num_classes):
+    if labels.ndim == 1:
+        return np.bincount(labels, minlength=num_classes).tolist()
+    return labels.sum(axis=0).astype(int).tolist()
+
+
+def _commit():
+    here = pathlib.Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"], check=False, cwd=here, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,165 @@
+"""Writers of metric rows to JSON lines and TensorBoard event files; a row is in the file when `write` returns.
+
+A process killed at any moment loses at most the row that it was writing: nothing is queued, and no thread writes later.
+"""
+
+import contextlib
+import json
+import math
+import os
+import pathlib
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+Row = Mapping[str, Any]
+
+
+class Writer(Protocol):
+    """What the loop expects of a writer."""
+
+    def write(self, row: Row) -> None:
+        """Puts one row into the file, so that a kill of the process does not lose it."""
+
+    def flush(self) -> None:
+        """Puts what was written onto the disk, so that a power failure does not lose it."""
+
+    def close(self) -> None:
+        """Flushes and closes; a closed writer refuses rows."""
+
+
+class JsonLinesWriter:
+    """Appends rows to a file of one standard JSON object a line.
+
+    Floats keep all their digits. JSON has no NaN or infinity: non-finite numbers are written as null. NumPy and JAX
+    scalars and arrays become numbers and lists. A last line that a kill cut short is removed when the file is opened.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        # Unbuffered and opened for appending: each row is one call of the operating system.
+        self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 (open as long as the writer)
+        self._file.seek(0)
+        self._file.truncate(self._file.read().rfind(b"\n") + 1)
+
+    def write(self, row: Row) -> None:
+        self._file.write(_line(row))
+
+    def flush(self) -> None:
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        if not self._file.closed:
+            self.flush()
+            self._file.close()
+
+
+class TensorBoardWriter:
+    """Writes the numbers of rows to a TensorBoard event file, as scalars at the row's "step".
+
+    The event files that `directory` holds are replaced by one that starts with `rows`: a resumed run passes its history
+    and leaves each row once. Non-finite numbers, lists and text are left out; values have the format's float32.
+
+    Source: tensorboardX writes the format without TensorFlow. Its `SummaryWriter` hands events to a queue, a feeder and
+    a thread, and its `flush` does not wait for them, so a kill loses rows; `EventsWriter`, which that thread calls,
+    writes at once.
+    """
+
+    def __init__(self, directory: str | os.PathLike, rows: Iterable[Row] = ()):
+        from tensorboardX.event_file_writer import EventsWriter
+
+        for old in pathlib.Path(directory).glob("events.out.tfevents.*"):
+            old.unlink()
+        self._events = EventsWriter(os.path.join(directory, "events"))
+        self._closed = False
+        for row in rows:
+            self._add(row)
+        self.flush()
+
+    def write(self, row: Row) -> None:
+        self._add(row)
+        self.flush()
+
+    def flush(self) -> None:
+        if not self._closed:
+            self._events.flush()
+
+    def close(self) -> None:
+        if not self._closed:
+            self._events.close()
+            self._closed = True
+
+    def _add(self, row: Row) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        if "step" not in row:
+            raise ValueError(f'a row for TensorBoard needs a "step"; got the keys {sorted(row)}')
+        if self._closed:
+            raise ValueError("the TensorBoard writer is closed; make another one to write more rows")
+        scalars = {key: value for key, value in _plain(row).items() if type(value) in (int, float) and key != "step"}
+        values = [Summary.Value(tag=key, simple_value=value) for key, value in scalars.items()]
+        self._events.write_event(Event(wall_time=time.time(), step=int(row["step"]), summary=Summary(value=values)))
+
+
+class MultiWriter:
+    """Writes each row to several writers, in their order."""
+
+    def __init__(self, writers: Sequence[Writer]):
+        self._writers = tuple(writers)
+
+    def write(self, row: Row) -> None:
+        for writer in self._writers:
+            writer.write(row)
+
+    def flush(self) -> None:
+        for writer in self._writers:
+            writer.flush()
+
+    def close(self) -> None:
+        # The stack closes the others also where one of them fails, and then raises.
+        with contextlib.ExitStack() as stack:
+            for writer in self._writers:
+                stack.callback(writer.close)
+
+
+def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """Reads a file of JSON lines; a last line without its newline was cut by a kill and does not count.
+
+    Raises:
+      ValueError: if any other line is no JSON object; the message names the file and the line.
+    """
+    rows = []
+    for number, line in enumerate(pathlib.Path(path).read_bytes().split(b"\n")[:-1], start=1):
+        row = None
+        with contextlib.suppress(ValueError):
+            row = json.loads(line)
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, line {number}: each line must be one JSON object; got {line[:80]!r}")
+        rows.append(row)
+    return rows
+
+
+def rewrite(path: str | os.PathLike, rows: Iterable[Row]) -> None:
+    """Replaces a file of JSON lines, all or nothing, by the bytes that a `JsonLinesWriter` writes for the rows."""
+    path = pathlib.Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as file:
+        file.writelines(_line(row) for row in rows)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _line(row: Row) -> bytes:
+    return json.dumps(_plain(row), allow_nan=False).encode() + b"\n"
+
+
+def _plain(value: Any) -> Any:
+    """Turns arrays and array scalars into Python's numbers and lists, and non-finite numbers into None."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,37 @@
+"""Long-tailed digits: real 8x8 scans that ship with scikit-learn, softmax cross entropy, equal weights.
+
+Command: cbjax train --config=digits_lt --workdir=runs/digits_lt/ce/seed_0
+    with CB-focal: --config.loss.name=focal --config.weights.name=class_balanced
+    with CDB: --config.weights.name=difficulty
+    all three with 3 seeds: cbjax sweep --config=configs/sweeps/digits_lt.py --workdir=runs/digits_lt
+Time: not measured yet (meant: a few seconds on 2 cores).
+Data: 1,797 images, 174 to 183 of a class; per class 50 test and 20 held-out validation images are taken first, and the
+    rest made long-tailed, imbalance 20. There are 500 test images.
+Source: the data are those of E. Alpaydin and C. Kaynak (UCI, 1998); the imbalance is as in Cui et al. 2019.
+Expected accuracy: not measured yet.
+"""
+
+from cbjax.config import default
+
+
+def get_config():
+    """Returns one run; any number of epochs is valid."""
+    config = default()
+    config.num_epochs = 40
+    config.batch_size = 64
+
+    config.data.name = "digits"
+    config.data.longtail = "exponential"
+    config.data.imbalance = 20.0
+    config.data.validation = 20
+    config.data.test = 50
+
+    config.model.name = "digits_cnn"
+    config.model.initialization = "he"
+
+    config.optim.learning_rate = 0.05
+    config.optim.weight_decay = 5e-4
+    config.optim.warmup = 0.05
+    config.optim.decay_at = (0.75,)
+    config.optim.decay_factor = 0.1
+    return config

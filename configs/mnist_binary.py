@@ -1,0 +1,53 @@
+"""MNIST 4 against 9, where 9 is the majority, with LeNet-5: the experiment of Sinha et al. 2020, sections 4.1 and 4.2.
+
+Command: cbjax train --config=mnist_binary --workdir=runs/mnist_binary/ce
+    with CDB: --config.weights.name=difficulty; other ratios: --config.data.majority_ratio=0.9
+Time: not measured yet. An epoch is 50 steps of 100 images; as printed there are 4,000 epochs.
+Data: MNIST by TFDS; `cbjax datasets` says whether it is ready and how to prepare it. 5,000 training images, 500 validation
+    images per class from the other training images, 800 test images per class from the test set.
+Source: tables 1 and 2. Neither initialisation nor pixel scaling is given, and no code was published for this experiment.
+Expected error %, mean of 10 runs on random splits (the paper's; not measured here yet):
+
+    | majority ratio        | 0.9  | 0.95 | 0.98 | 0.99 | 0.995 |
+    |-----------------------|------|------|------|------|-------|
+    | cross entropy         | 1.50 | 2.36 | 5.09 | 8.59 | 14.35 |
+    | inverse frequency     | 1.16 | 1.74 | 3.13 | 6.01 | 8.94  |
+    | focal                 | 1.74 | 2.78 | 6.67 | 11.11 | 17.17 |
+    | class-balanced        | 1.07 | 1.79 | 3.58 | 5.88 | 8.61  |
+    | CDB-CE, dynamic tau   | 0.74 | 1.27 | 1.65 | 2.39 | 3.71  |
+
+    Weights that sum to 2 under a mean over the batch shrink the gradient some 50 times at ratio 0.995;
+    --config.loss.mean=weight_sum does not, and learns much sooner there.
+"""
+
+from cbjax.config import default
+
+
+def get_config():
+    """Returns plain cross entropy at majority ratio 0.995, the hardest of the paper."""
+    config = default()
+    config.num_epochs = 4000
+    config.batch_size = 100
+
+    config.data.name = "mnist"
+    config.data.classes = ("9", "4")
+    config.data.longtail = "majority"
+    config.data.majority_ratio = 0.995
+    config.data.train_size = 5000
+    config.data.validation = 500
+    config.data.test = 800
+    config.data.normalization = "standardize"
+
+    config.model.name = "lenet5"
+    config.model.initialization = "he"
+
+    config.optim.learning_rate = 1e-3
+    config.optim.momentum = 0.9
+    config.optim.weight_decay = 5e-4
+    config.optim.warmup = 0.0
+    config.optim.decay_at = (0.75,)
+    config.optim.decay_factor = 0.1
+
+    # An epoch is shorter than a checkpoint takes to write.
+    config.checkpoint.every_epochs = 100
+    return config

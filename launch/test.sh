@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# bash launch/test.sh [--slow] [PYTEST ARGS ...]   sets cbjax up in .venv for its tests, then checks and tests everything
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+install_cbjax "[test]"
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+.venv/bin/mypy
+exec .venv/bin/python -m pytest -n "${PYTEST_WORKERS:-2}" --dist=worksteal "$@"
