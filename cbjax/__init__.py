@@ -1,4 +1,4 @@
-"""Training for class-imbalanced recognition: class-balanced (CB) and difficulty-balanced (CDB) losses on JAX and Flax."""
+"""Training for class-imbalanced recognition: class-balanced and difficulty-balanced losses on JAX and Flax."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -6,21 +6,34 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from cbjax import config, data, difficulty, losses, metrics, models, optim, weights
-    from cbjax.build import load, train
+    from cbjax import config, data, difficulty, losses, metrics, models, optim, report, weights
+    from cbjax.run import load, train
     from cbjax.types import Run, TrainState
 
-_MODULES = ("config", "data", "difficulty", "losses", "metrics", "models", "optim", "report", "weights")
-_NAMES = {"train": "cbjax.build", "load": "cbjax.build", "Run": "cbjax.types", "TrainState": "cbjax.types"}
-__all__ = sorted([*_MODULES, *_NAMES])
+__all__ = [
+    "Run",
+    "TrainState",
+    "config",
+    "data",
+    "difficulty",
+    "load",
+    "losses",
+    "metrics",
+    "models",
+    "optim",
+    "report",
+    "train",
+    "weights",
+]
+_PLACES = {"Run": "cbjax.types", "TrainState": "cbjax.types", "load": "cbjax.run", "train": "cbjax.run"}
 
 
 def __getattr__(name: str) -> Any:
     # Imported at first use: a user of the losses alone pays for nothing else.
-    if name in _MODULES:
+    if name in _PLACES:
+        return getattr(importlib.import_module(_PLACES[name]), name)
+    if name in __all__:
         return importlib.import_module(f"cbjax.{name}")
-    if name in _NAMES:
-        return getattr(importlib.import_module(_NAMES[name]), name)
     raise AttributeError(f"module 'cbjax' has no attribute {name!r}; it has {', '.join(__all__)}")
 
 

@@ -72,7 +72,8 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Parts:
 
     steps_per_dispatch = config.steps_per_dispatch
     if steps_per_dispatch is None:
-        # XLA's convolutions inside a loop are about ten times slower on CPU; elsewhere one dispatch an epoch saves the host's time.
+        # XLA's convolutions inside a loop are about ten times slower on CPU; elsewhere one dispatch an epoch saves the
+        # host's time.
         steps_per_dispatch = batches.epoch_end(1) if sharding.on_accelerator(mesh) else 1
     train_step = make_train_step(model, tx, loss, mean=config.loss.mean)
     step = functools.partial(_resident_step, train_step, _augmentation(config, dataset))
@@ -139,7 +140,9 @@ def build_model(config: ConfigDict, num_classes: int) -> Model:
         "batch_norm_axis": sharding.AXIS if config.model.synchronized_batch_norm else None,
     }
     known = models.options_of(config.model.name)
-    return models.build(config.model.name, num_classes, **{name: value for name, value in options.items() if name in known})
+    return models.build(
+        config.model.name, num_classes, **{name: value for name, value in options.items() if name in known}
+    )
 
 
 def build_loss(config: ConfigDict) -> Loss:
@@ -167,7 +170,9 @@ def build_schedule(config: ConfigDict, batches: Batches) -> optax.Schedule:
     options = {"warmup_steps": warmup, "warmup_from": settings.warmup_from}
     if settings.schedule == "cosine":
         return optim.cosine_schedule(settings.learning_rate, num_steps, **options)
-    boundaries = [math.ceil(fraction * num_steps) for fraction in settings.decay_at] if settings.schedule == "step" else []
+    boundaries = (
+        [math.ceil(fraction * num_steps) for fraction in settings.decay_at] if settings.schedule == "step" else []
+    )
     return optim.step_schedule(settings.learning_rate, boundaries, settings.decay_factor, **options)
 
 
@@ -206,16 +211,22 @@ def check_data(config: ConfigDict, dataset: Dataset) -> None:
     """
     size = len(dataset.train.labels)
     if config.batch_size > size:
-        raise ConfigError(f"batch_size: must be at most the number of training images; got {config.batch_size} for {size} images")
+        raise ConfigError(
+            f"batch_size: must be at most the number of training images; got {config.batch_size} for {size} images"
+        )
     if config.weights.name == "difficulty" and dataset.validation is None:
         raise ConfigError(
             "weights.name='difficulty' needs held-out validation images to measure each class on, and these data have none; "
             "set data.validation to a number or a fraction per class, such as data.validation=0.1"
         )
     if dataset.multi_label and config.loss.name == "softmax":
-        raise ConfigError("loss.name='softmax' needs one label an image, and these are multi-hot; use loss.name=sigmoid or focal")
+        raise ConfigError(
+            "loss.name='softmax' needs one label an image, and these are multi-hot; use sigmoid or focal"
+        )
     if dataset.multi_label and config.loss.mean == "weight_sum":
-        raise ConfigError("loss.mean='weight_sum' needs one label an image, and these are multi-hot; use loss.mean=batch")
+        raise ConfigError(
+            "loss.mean='weight_sum' needs one label an image, and these are multi-hot; use loss.mean=batch"
+        )
 
 
 def _augmentation(config, dataset):
@@ -231,7 +242,7 @@ def _augmentation(config, dataset):
 
 
 def _resident_step(train_step, prepare, state, data, indices):
-    """Takes a step on the images of `indices` [B], this device's share, which lie on the device whole as they were read."""
+    """Takes a step on this device's share, the images of `indices` [B]; all images lie on every device, as they were read."""
     key = jax.random.fold_in(state.key, state.step)
     # A key for each place in the global batch, so that an image's crop does not depend on the number of devices.
     places = sharding.places_in_batch(indices.shape[0], sharding.AXIS)
@@ -246,7 +257,7 @@ def _make_advance(step, dataset, batches, steps_per_dispatch, mesh, kind):
         compiled = sharding.data_parallel(
             step, mesh, split=(None, None, 0), split_outputs=(None, None), kind=kind, donate=(0,)
         )
-        return lambda state, first, last: compiled(state, data, batches.indices(first))
+        return lambda state, first, last: compiled(state, data, batches.indices(first).astype(np.int32))
 
     def steps(state, data, indices, count):
         # The number of steps is an argument: epochs differ by a step, and both lengths are one program.

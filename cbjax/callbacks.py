@@ -10,18 +10,20 @@ import numpy as np
 from cbjax import difficulty
 from cbjax.checkpoint import Checkpoints
 from cbjax.evaluate import Evaluation
-from cbjax.loop import Callback, record
-from cbjax.types import Run
+from cbjax.memory import record, timeless
+from cbjax.types import Callback, Run
 
 Evaluate = Callable[[Any, Any], Evaluation]
 
 
 def evaluate_validation(evaluate: Evaluate) -> Callback:
-    """Measures the held-out split, remembers each class's accuracy, and the best epoch: the earliest with the highest balanced accuracy."""
+    """Measures the held-out split; remembers each class's accuracy, and the earliest epoch of the highest balanced one."""
 
     def callback(run: Run) -> Run:
         result = evaluate(run.state.params, run.state.batch_stats)
-        measured = difficulty.carry_accuracy(np.asarray(run.memory["accuracy"], np.float32), np.asarray(result.per_class, np.float32))
+        measured = difficulty.carry_accuracy(
+            np.asarray(run.memory["accuracy"], np.float32), np.asarray(result.per_class, np.float32)
+        )
         memory = {**run.memory, "accuracy": [float(value) for value in np.asarray(measured)]}
         balanced = result.metrics["balanced_accuracy"]
         if memory["best"] is None or balanced > memory["best"]["balanced_accuracy"]:
@@ -117,11 +119,6 @@ def save_to(checkpoints: Checkpoints) -> Callable[[Run], None]:
         checkpoints.save(run.memory["step"], run.state, {**run.memory, "history": history}, best and best["step"])
 
     return save
-
-
-def timeless(row: dict[str, Any]) -> dict[str, Any]:
-    """Leaves out the keys that depend on the clock or the machine."""
-    return {key: value for key, value in row.items() if not key.startswith("time/")}
 
 
 def prefixed(prefix: str, values: dict[str, float]) -> dict[str, float]:

@@ -27,11 +27,13 @@ class Checkpoints:
     Args:
       workdir: the work directory.
       tell: called with a line for the user for each checkpoint that could not be used.
-      reading: True leaves the directory as it is, for a reader beside a training process; False makes it where it is missing,
-        removes what an ended process left unfinished, and moves damaged checkpoints to `damaged/`.
+      reading: True leaves the directory as it is, for a reader beside a training process; False makes it where it is
+        missing, removes what an ended process left unfinished, and moves damaged checkpoints to `damaged/`.
     """
 
-    def __init__(self, workdir: str | os.PathLike, tell: Callable[[str], None] = lambda line: None, reading: bool = False):
+    def __init__(
+        self, workdir: str | os.PathLike, tell: Callable[[str], None] = lambda line: None, reading: bool = False
+    ):
         root = pathlib.Path(workdir).absolute()  # Orbax refuses relative paths
         self._directory, self._checksums, self._damaged = root / "checkpoints", root / "checksums", root / "damaged"
         self._tell, self._reading = tell, reading
@@ -66,7 +68,9 @@ class Checkpoints:
         # A copy, because the next step takes over the state's memory while Orbax still reads it.
         copy = jax.tree.map(jnp.copy, state)
         self._manager.save(
-            step, args=ocp.args.Composite(state=ocp.args.StandardSave(copy), memory=ocp.args.JsonSave(memory)), force=True
+            step,
+            args=ocp.args.Composite(state=ocp.args.StandardSave(copy), memory=ocp.args.JsonSave(memory)),
+            force=True,
         )
         self._pending = (step, best_step)
 
@@ -109,7 +113,9 @@ class Checkpoints:
                 return candidate, restored.state, restored.memory
         if step is None:
             return None
-        raise ValueError(f"{self._directory}: no sound checkpoint of step {step}; there are those of steps {self.steps()}")
+        raise ValueError(
+            f"{self._directory}: no sound checkpoint of step {step}; there are those of steps {self.steps()}"
+        )
 
     def close(self) -> None:
         """Finishes the last save and ends Orbax's threads."""

@@ -11,18 +11,17 @@ from cbjax.config import ConfigError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status: 0, 1 if training diverged, 2 for a mistake, 128 + signal if stopped."""
+    """Runs a command; returns its exit status: 0, 1 if training diverged, 2 for a mistake, 128 + signal if stopped."""
     options, overrides = _parse(sys.argv[1:] if arguments is None else arguments)
     # Imported when the command is known to be well formed: they take seconds.
     from cbjax.data import DataError
     from cbjax.interrupts import Interrupted
     from cbjax.loop import NonFiniteLoss
-    from cbjax.report import ReportError
     from cbjax.workdir import WorkdirError
 
     try:
         return options.command(options, overrides)
-    except (ConfigError, DataError, ReportError, WorkdirError) as error:
+    except (ConfigError, DataError, WorkdirError) as error:
         print(f"cbjax {options.name}: {error}", file=sys.stderr)
         return 2
     except NonFiniteLoss as error:
@@ -38,7 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments):
     parser = argparse.ArgumentParser(
-        prog="cbjax", description="Train long-tailed classifiers with class-balanced and difficulty-balanced losses.", allow_abbrev=False
+        prog="cbjax",
+        description="Train long-tailed classifiers with class-balanced and difficulty-balanced losses.",
+        allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
 
@@ -50,8 +51,15 @@ def _parse(arguments):
     train = add("train", _train, "Train one run, or go on with it, and report on it.")
     sweep = add("sweep", _sweep, "Train a list of runs, skip finished ones, and report on all.")
     for command in (train, sweep):
-        command.add_argument("--config", required=True, metavar="FILE", help="a file, or the name of one that cbjax brings, such as digits_lt")
-        command.add_argument("--workdir", required=True, metavar="DIR", help="where everything is kept; call again to resume")
+        command.add_argument(
+            "--config",
+            required=True,
+            metavar="FILE",
+            help="a file, or the name of one that cbjax brings, such as digits_lt",
+        )
+        command.add_argument(
+            "--workdir", required=True, metavar="DIR", help="where everything is kept; call again to resume"
+        )
         command.epilog = "--config.KEY=VALUE changes a key, such as --config.data.imbalance=50"
     train.add_argument("--extend", action="store_true", help="allow num_epochs to be larger than the work directory's")
     evaluate = add("eval", _eval, "Evaluate a trained run on one of its splits.")

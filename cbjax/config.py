@@ -5,12 +5,12 @@ file by name or path and applies overrides. Whatever is wrong is a `ConfigError`
 value.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
 import hashlib
 import inspect
 import json
-from pathlib import Path, PurePosixPath
 import traceback
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias, TypeVar
 
 from ml_collections import ConfigDict
@@ -137,7 +137,7 @@ def check_devices(batch_size: int, num_devices: int, key: str = "batch_size") ->
 
 def choose_recipe(name: str | None, recipes: Mapping[str, T]) -> T:
     """Returns the named recipe of a configuration file; raises ConfigError with the known names."""
-    if name not in recipes:
+    if name is None or name not in recipes:
         known = ", ".join(f":{recipe}" for recipe in recipes)
         raise ConfigError(
             f"the configuration's name must be followed by a recipe, one of {known}; "
@@ -254,7 +254,7 @@ def _call(spec: str | Path, function_name: str, folder: str = "") -> tuple[Path,
     try:
         # Not imported: that would leave a __pycache__ beside the user's file.
         namespace: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
-        exec(compile(path.read_bytes(), str(path), "exec"), namespace)  # noqa: S102
+        exec(compile(path.read_bytes(), str(path), "exec"), namespace)
         function = namespace.get(function_name)
         if not callable(function):
             raise ConfigError(f"{path} has no function {function_name}()")

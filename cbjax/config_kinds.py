@@ -1,10 +1,10 @@
 """The kinds of values that configuration keys take: numbers in a range, names of a list, tuples."""
 
-from collections.abc import Callable
 import itertools
 import math
 import numbers
 import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 

@@ -1,7 +1,7 @@
 """Every configuration key in one table: its type and range, its default, and what it is for."""
 
-from collections.abc import Iterable, Mapping
 import difflib
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from cbjax.config_kinds import Kind, boolean, choice, either, integer, number, several, text
@@ -121,7 +121,8 @@ def accept(values: Mapping[str, Any], as_text: bool = False) -> dict[str, Any]:
     Raises:
       ConfigError: with every unknown key and every value that breaks its key's rule.
     """
-    accepted, problems = {}, []
+    accepted: dict[str, Any] = {}
+    problems: list[str] = []
     for key, value in values.items():
         if key not in KEYS:
             problems.append(_unknown_key(key, value))

@@ -15,7 +15,9 @@ class Interrupted(KeyboardInterrupt):
     """
 
     def __init__(self, signum: int, step: int):
-        super().__init__(f"stopped by {signal.Signals(signum).name}; step {step} is saved, the same command goes on from there")
+        super().__init__(
+            f"stopped by {signal.Signals(signum).name}; step {step} is saved, the same command goes on from there"
+        )
         self.signum, self.step = signum, step
 
 

@@ -11,10 +11,10 @@ import jax
 import numpy as np
 
 from cbjax.interrupts import Interrupted, Interrupts
+from cbjax.memory import no_sums
 from cbjax.progress import Silent
-from cbjax.types import Run, TrainState
+from cbjax.types import Callback, Run, TrainState
 
-Callback = Callable[[Run], Run]
 Advance = Callable[[TrainState, int, int], tuple[TrainState, dict[str, Any]]]
 
 
@@ -27,8 +27,8 @@ class Plan:
     """What `fit` is to do.
 
     Attributes:
-      advance: (state, first, last) -> (state, metrics): takes the steps first … last - 1 as one dispatch; metrics are arrays, an
-        entry a step ("loss", "correct", "count", "gradient_norm"), possibly longer than the number of steps.
+      advance: (state, first, last) -> (state, metrics): takes the steps first … last - 1 as one dispatch; metrics are
+        arrays, an entry a step ("loss", "correct", "count", "gradient_norm"), possibly longer than the number of steps.
       epoch_end: epoch (from 1) -> the number of steps taken when it is complete.
       num_epochs: how many epochs to train.
       steps_per_dispatch: the largest `last - first`.
@@ -44,30 +44,6 @@ class Plan:
     learning_rate: Callable[[int], float]
     save: Callable[[Run], None]
     save_seconds: float = math.inf
-
-
-def start_memory(num_classes: int) -> dict[str, Any]:
-    """Returns the host's part of a run before its first step: JSON values, saved in every checkpoint.
-
-    Keys: "step" and "epoch" done; "images" drawn, the position in the data; "sums" over the steps of the running epoch; "accuracy"
-    [C], the last known one of each class on held-out validation; "best" or None; "history", the rows of every log.
-    """
-    return {
-        "step": 0,
-        "epoch": 0,
-        "images": 0,
-        "sums": _no_sums(),
-        "accuracy": [0.0] * num_classes,
-        "best": None,
-        "history": {"metrics": [], "per_class": [], "class_weights": []},
-    }
-
-
-def record(run: Run, log: str, row: dict[str, Any]) -> Run:
-    """Adds a row, headed by the step and the epoch, to one of the run's logs: "metrics", "per_class" or "class_weights"."""
-    row = {"step": run.memory["step"], "epoch": run.memory["epoch"], **row}
-    history = {**run.memory["history"], log: [*run.memory["history"][log], row]}
-    return dataclasses.replace(run, memory={**run.memory, "history": history})
 
 
 def fetch(metrics: Any) -> Any:
@@ -140,11 +116,7 @@ def _train_epoch(run, plan, interrupts, progress):
         "time/train_seconds": seconds,
         "time/images_per_second": images / seconds,
     }
-    return dataclasses.replace(run, metrics=row, memory={**run.memory, "epoch": epoch, "sums": _no_sums()})
-
-
-def _no_sums():
-    return {"loss": 0.0, "correct": 0, "count": 0}
+    return dataclasses.replace(run, metrics=row, memory={**run.memory, "epoch": epoch, "sums": no_sums()})
 
 
 def _add(sums, values):

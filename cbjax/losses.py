@@ -98,8 +98,7 @@ def _focal_terms(margins: Array, gamma: Array) -> Array:
 
 @_focal_terms.defjvp
 def _focal_terms_jvp(primals, tangents):
-    # By hand because automatic differentiation keeps twice as many [B, C] arrays; jax.nn.sigmoid, which is
-    # differentiable at 0 to any order, keeps second derivatives right there.
+    # By hand because automatic differentiation keeps three times as many [B, C] arrays.
     (margins, gamma), (dmargins, dgamma) = primals, tangents
     log_p, log_q = _log_sigmoids(margins)
     modulator = jnp.exp(gamma * log_q)
@@ -108,10 +107,18 @@ def _focal_terms_jvp(primals, tangents):
     return terms, slope * dmargins + terms * log_q * dgamma
 
 
+@jax.custom_jvp
 def _log_sigmoids(x: Array) -> tuple[Array, Array]:
     """Returns log sigmoid(x) and log sigmoid(-x), each to full relative accuracy, from one exponential."""
     tail = jnp.log1p(jnp.exp(-jnp.abs(x)))
     return jnp.minimum(x, 0.0) - tail, jnp.minimum(-x, 0.0) - tail
+
+
+@_log_sigmoids.defjvp
+def _log_sigmoids_jvp(primals, tangents):
+    # At 0, where |x| has no slope, second derivatives of the focal loss need this one.
+    (x,), (dx,) = primals, tangents
+    return _log_sigmoids(x), (jax.nn.sigmoid(-x) * dx, -jax.nn.sigmoid(x) * dx)
 
 
 def _margins(logits: Array, labels: Array) -> Array:

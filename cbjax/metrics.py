@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from clu import metrics
 import flax.struct
 import jax.numpy as jnp
 import numpy as np
+from clu import metrics
 
 from cbjax.types import Array
 
@@ -26,7 +26,8 @@ class ClassificationSums(metrics.Metric):
       total: [C] int32, examples of each class.
       predicted: [C] int32, examples predicted as each class.
       top5: [C] int32, examples of each class whose class is among the 5 highest logits.
-      calibration: [3, 15] float32: examples, summed confidence and correct ones, by equal bins (lower, upper] of confidence.
+      calibration: [3, 15] float32: examples, their summed confidence, and correct ones, in equal bins of confidence
+        that are open below and closed above.
     """
 
     loss: Array

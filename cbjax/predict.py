@@ -40,7 +40,9 @@ def make_predict(
             images = images[..., None]
         if images.shape[1:] != image_shape:
             wanted = ", ".join(map(str, image_shape))
-            raise ValueError(f"images must have the shape [N, {wanted}] that the model was trained on; got {list(images.shape)}")
+            raise ValueError(
+                f"images must have the shape [N, {wanted}] that the model was trained on; got {list(images.shape)}"
+            )
         rows = []
         for batch in range(math.ceil(len(images) / batch_size)):
             part = images[batch * batch_size : (batch + 1) * batch_size]
@@ -49,7 +51,9 @@ def make_predict(
             rows.append(np.asarray(compiled(params, batch_stats, padded))[: len(part)])
         if rows:
             return np.concatenate(rows)
-        classes = jax.eval_shape(compiled, params, batch_stats, np.zeros((batch_size, *image_shape), images.dtype)).shape[1]
+        classes = jax.eval_shape(
+            compiled, params, batch_stats, np.zeros((batch_size, *image_shape), images.dtype)
+        ).shape[1]
         return np.zeros((0, classes), np.float32)
 
     return predict

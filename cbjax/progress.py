@@ -28,7 +28,7 @@ class Bar(Silent):
 
 @contextlib.contextmanager
 def progress_bar(total_steps: int, step: int, mode: str = "auto") -> Iterator[Silent]:
-    """Yields a bar for training from `step` on; a silent one if `mode` is "off", or "auto" and output is no terminal."""
+    """Yields a bar for training from `step` on; a silent one for the mode "off", or "auto" where there is no terminal."""
     console = Console(stderr=True)
     if mode == "off" or (mode == "auto" and not console.is_terminal):
         yield Silent()

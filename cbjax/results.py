@@ -10,7 +10,7 @@ from cbjax import callbacks
 from cbjax.build import Parts
 from cbjax.checkpoint import Checkpoints
 from cbjax.data import Dataset
-from cbjax.loop import record
+from cbjax.memory import record
 from cbjax.metrics import confusion_matrix
 from cbjax.types import Run
 from cbjax.workdir import Logs, write_json
@@ -38,7 +38,9 @@ def finish(
     for name, (step, state) in states.items():
         test = parts.evaluate("test")(state.params, state.batch_stats)
         (row,) = (row for row in history if row["step"] == step)
-        validation = {key.removeprefix("validation/"): value for key, value in row.items() if key.startswith("validation/")}
+        validation = {
+            key.removeprefix("validation/"): value for key, value in row.items() if key.startswith("validation/")
+        }
         results[name] = {"validation": validation, "test": test.metrics}
         results["per_class"][name] = callbacks.numbers(test.per_class)
         if not dataset.multi_label and len(dataset.class_names) <= CONFUSION_CLASSES:

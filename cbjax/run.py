@@ -12,26 +12,27 @@ import jax
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from cbjax import build, callbacks, data, sharding, xla_flags
+from cbjax import build, callbacks, data, memory, sharding, xla_flags
 from cbjax import config as configs
 from cbjax import workdir as workdirs
 from cbjax.checkpoint import Checkpoints
+from cbjax.config import ConfigError
 from cbjax.data import augment
 from cbjax.interrupts import Interrupts
-from cbjax.loop import Callback, NonFiniteLoss, Plan, fit, start_memory
+from cbjax.loop import NonFiniteLoss, Plan, fit
 from cbjax.predict import make_predict
 from cbjax.progress import progress_bar
 from cbjax.report import report
 from cbjax.results import finish
-from cbjax.types import Run
+from cbjax.types import Callback, Run
 from cbjax.workdir import WorkdirError
 
 
 def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = False) -> Run:
     """Trains as the config says, from wherever the work directory stands, and leaves results and a report there.
 
-    Call it again after an interrupt, a kill or a lost machine, with the same config and work directory: it goes on from the last
-    checkpoint and ends with the same parameters and metrics, to the bit.
+    Call it again after an interrupt, a kill or a lost machine, with the same config and work directory: it goes on from
+    the last checkpoint and ends with the same parameters and metrics, to the bit.
 
     Args:
       config: from `config.load` or `config.default`; checked before anything else happens.
@@ -67,7 +68,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(place, print)))
         fresh = parts.init()
         restored = checkpoints.restore(fresh)
-        step, state, memory = restored or (0, fresh, start_memory(len(dataset.class_names)))
+        step, state, remembered = restored or (0, fresh, memory.start(len(dataset.class_names)))
         total = parts.batches.epoch_end(config.num_epochs)
         if restored is None:
             _tell([f"training in {place}: {total} steps on {sharding.describe(mesh)}", *dataset.notes])
@@ -77,8 +78,10 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
             _tell(f"noted: {line}" for line in noted)
         workdirs.write_start(place, config, facts, dataset.indices, sharding.describe(mesh))
         (place / "parameters.txt").write_text(parameter_overview.get_parameter_overview(state.params) + "\n")
-        logs = stack.enter_context(contextlib.closing(workdirs.Logs(place, memory["history"], config.log.tensorboard)))
-        run = Run(config, parts.model, state, {}, dataset.class_names, memory=memory)
+        logs = stack.enter_context(
+            contextlib.closing(workdirs.Logs(place, remembered["history"], config.log.tensorboard))
+        )
+        run = Run(config, parts.model, state, {}, dataset.class_names, memory=remembered)
         run = _fit(run, parts, checkpoints, logs, interrupts)
         run = finish(run, parts, dataset, checkpoints, logs, place)
     report([place], place)
@@ -93,17 +96,18 @@ def load(workdir: str | os.PathLike, *, checkpoint: str = "last") -> Run:
       checkpoint: "last", or "best": that of the highest held-out balanced accuracy.
 
     Returns:
-      The run on this machine's first device: `predict` takes raw images, `metrics` are the final ones of a finished run.
+      The run on this machine's first device: `predict` takes raw images, `metrics` are the final ones of a finished
+      run.
 
     Raises:
       WorkdirError: if the directory holds no run or no such checkpoint.
     """
     place = pathlib.Path(workdir).absolute()
     config, facts = workdirs.read_config(place), workdirs.read_facts(place)
-    state, memory = _restore(place, config, facts, sharding.make_mesh(1), checkpoint)
+    state, remembered = _restore(place, config, facts, sharding.make_mesh(1), checkpoint)
     model = build.build_model(config, len(facts["class_names"]))
     metrics = workdirs.read_final_metrics(place)
-    return _with_predict(Run(config, model, state, metrics, tuple(facts["class_names"]), memory=memory), facts)
+    return _with_predict(Run(config, model, state, metrics, tuple(facts["class_names"]), memory=remembered), facts)
 
 
 def evaluate(workdir: str | os.PathLike, *, split: str = "test", checkpoint: str = "last") -> dict[str, float]:
@@ -118,7 +122,7 @@ def evaluate(workdir: str | os.PathLike, *, split: str = "test", checkpoint: str
     config, facts = workdirs.read_config(place), workdirs.read_facts(place)
     if not facts["sizes"].get(split):
         raise ConfigError(f"split={split!r}: the run has no such images; it has {facts['sizes']}")
-    mesh = sharding.make_mesh(min(config.devices or 1, len(jax.local_devices())))
+    mesh = sharding.make_mesh(min(config.devices or 1, sharding.count_devices()))
     dataset = data.prepare(config.data, config.seed if config.data.seed is None else config.data.seed)
     workdirs.check_same_data(place, workdirs.describe_data(dataset))
     state, _ = _restore(place, config, facts, mesh, checkpoint)
@@ -138,7 +142,9 @@ def _restore(place, config, facts, mesh, checkpoint):
         if checkpoint == "best":
             best = restored[2]["best"]
             if best is None:
-                raise WorkdirError(f"{place}: nothing was held out for validation, so no checkpoint is the best; use the last")
+                raise WorkdirError(
+                    f"{place}: nothing was held out for validation, so no checkpoint is the best; use the last"
+                )
             restored = checkpoints.restore(like, best["step"])
     return restored[1:]
 

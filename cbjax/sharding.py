@@ -24,6 +24,11 @@ def make_mesh(num_devices: int | None = None) -> Mesh:
     return jax.make_mesh((wanted,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices[:wanted])
 
 
+def count_devices() -> int:
+    """Returns the number of this process's devices."""
+    return len(jax.local_devices())
+
+
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """Places a copy of every array on each device; the result may alias its source, which must not be used again."""
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
@@ -122,8 +127,8 @@ def data_parallel(
 
     @functools.wraps(function)
     def one_at_a_time(*args):
-        # Several CPU devices share one pool of threads: with a queue of programs in flight, those that wait in a collective
-        # can take every thread, and the process hangs.
+        # Several CPU devices share one pool of threads: with a queue of programs in flight, those that wait in a
+        # collective can take every thread, and the process hangs.
         return jax.block_until_ready(compiled(*args))
 
     return one_at_a_time

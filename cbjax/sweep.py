@@ -1,4 +1,4 @@
-"""Many runs, one after another in one process; finished ones are skipped, so that the same command goes on after a kill."""
+"""Many runs, one after another in one process; finished ones are skipped: the same command goes on after a kill."""
 
 import os
 import pathlib

@@ -24,13 +24,13 @@ def make_train_step(
       model: the network.
       tx: the optimiser.
       loss: (logits, labels, class_weights) -> [B], not reduced.
-      mean: "batch" divides the sum of weighted losses by the number of examples of the global batch (CB, CDB); "weight_sum"
-        by the sum of their class weights (PyTorch's weighted cross entropy), for integer labels.
+      mean: "batch" divides the sum of weighted losses by the number of examples of the global batch (CB, CDB);
+        "weight_sum" by the sum of their class weights (PyTorch's weighted cross entropy), for integer labels.
       axis: the mesh axis over which the batch is divided, or None.
 
     Returns:
-      The step. Its metrics are scalars over the global batch: "loss" (the reduced, weighted loss), "correct" and "count"
-      (examples whose highest logit is a true class, and all), "gradient_norm".
+      The step. Its metrics are scalars over the global batch: "loss" (the reduced, weighted loss), "correct" and
+      "count" (examples whose highest logit is a true class, and all), "gradient_norm".
 
     Raises:
       ValueError: if `mean` is neither of the two.
@@ -47,8 +47,8 @@ def make_train_step(
             losses = loss(logits, labels, state.class_weights)
             return jnp.sum(jnp.where(mask, losses, 0.0)) / share, (batch_stats, logits)
 
-        # Replicated parameters are cast to per-device ones so that the gradient stays local until the one mean below; without
-        # the cast shard_map sums it over devices first.
+        # Replicated parameters are cast to per-device ones so that the gradient stays local until the one mean below;
+        # without the cast shard_map sums it over devices first.
         params = varying(state.params, axis)
         (value, (batch_stats, logits)), grads = jax.value_and_grad(objective, has_aux=True)(params)
         value, batch_stats, grads = mean_over(axis, (value, batch_stats, grads))
@@ -57,7 +57,7 @@ def make_train_step(
             "loss": value,
             "correct": sum_over(axis, jnp.sum(mask & _is_correct(logits, labels))),
             "count": sum_over(axis, jnp.sum(mask)),
-            "gradient_norm": optax.global_norm(grads),
+            "gradient_norm": optax.tree.norm(grads),
         }
         state = dataclasses.replace(
             state,
@@ -76,9 +76,9 @@ def make_eval_step(
 ) -> Callable[[Any, Any, Batch], tuple[Any, Array]]:
     """Returns the pure step (params, batch_stats, batch) -> (sums over all devices, outputs of this device's share).
 
-    For integer labels the sums are `metrics.ClassificationSums` and the outputs the predicted classes [B]. For multi-hot ones,
-    whose metrics rank a whole split, the sums are the "loss" over examples and their "count", the outputs probabilities [B, C].
-    Losses are not weighted: one number to compare methods by.
+    For integer labels the sums are `metrics.ClassificationSums` and the outputs the predicted classes [B]. For
+    multi-hot ones, whose metrics rank a whole split, the sums are the "loss" over examples and their "count", the
+    outputs probabilities [B, C]. Losses are not weighted: one number to compare methods by.
     """
 
     def eval_step(params, batch_stats, batch):
@@ -100,7 +100,7 @@ def _mask(batch: Batch) -> Array:
 
 
 def _share(labels: Array, mask: Array, class_weights: Array, mean: str, axis: str | None) -> Array:
-    """Returns the divisor of a device's summed losses: the mean of the shares over devices is the mean over the global batch."""
+    """Returns the divisor of a device's sum of losses, such that the mean over devices is that over the global batch."""
     amounts = jnp.ones(labels.shape[0]) if mean == "batch" else class_weights[labels]
     share = mean_over(axis, jnp.sum(jnp.where(mask, amounts, 0.0)))
     # A batch of which every example has weight 0 has loss 0, not 0/0.

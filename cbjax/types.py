@@ -1,7 +1,7 @@
 """The records that the parts of cbjax hand to each other."""
 
-from collections.abc import Callable, Mapping
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -71,3 +71,6 @@ class Run:
     class_names: tuple[str, ...]
     predict: Callable[[np.ndarray], np.ndarray] | None = None
     memory: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+Callback = Callable[[Run], Run]

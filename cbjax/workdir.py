@@ -16,8 +16,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cbjax import config as configs
-from cbjax.callbacks import timeless
 from cbjax.data import DataError, Dataset
+from cbjax.memory import timeless
 from cbjax.types import Run
 from cbjax.writers import JsonLinesWriter, TensorBoardWriter, read_rows, rewrite
 
@@ -40,7 +40,9 @@ def lock(workdir: pathlib.Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise WorkdirError(f"{workdir}: another process is training here; wait for it or choose another --workdir") from None
+            raise WorkdirError(
+                f"{workdir}: another process is training here; wait for it or choose another --workdir"
+            ) from None
         yield
 
 
@@ -59,7 +61,9 @@ def read_config(workdir: pathlib.Path) -> ConfigDict:
     """
     path = workdir / "config.json"
     if not path.exists():
-        raise WorkdirError(f"{workdir} holds no run: there is no config.json; `cbjax train --config=… --workdir={workdir}` makes one")
+        raise WorkdirError(
+            f"{workdir} holds no run: there is no config.json; `cbjax train --config=… --workdir={workdir}` makes one"
+        )
     return configs.from_json(path.read_text())
 
 
@@ -108,7 +112,7 @@ def check_same_data(workdir: pathlib.Path, facts: Mapping[str, Any]) -> None:
 
 
 def is_finished(workdir: pathlib.Path, config: ConfigDict) -> bool:
-    """Says whether a work directory holds the finished run of this config; a ConfigError tells of a run of another one."""
+    """Says whether a work directory holds the finished run of this config; raises ConfigError for that of another."""
     check_resume(workdir, config)
     return (workdir / "results.json").exists()
 
@@ -168,8 +172,8 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
 class Logs:
     """The logs of a run: files of JSON lines, one for each of LOGS, and TensorBoard's event file.
 
-    Opening them makes the files equal to the run's history, so that a resumed run has each row once; rows that are already
-    there keep what the clock said of them.
+    Opening them makes the files equal to the run's history, so that a resumed run has each row once; rows that are
+    already there keep what the clock said of them.
     """
 
     def __init__(self, workdir: pathlib.Path, history: Mapping[str, list[dict[str, Any]]], tensorboard: bool):
@@ -219,7 +223,12 @@ def _commit():
     here = pathlib.Path(__file__).parent
     try:
         done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"], check=False, cwd=here, capture_output=True, text=True, timeout=10
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            check=False,
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=10,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

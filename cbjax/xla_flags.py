@@ -29,5 +29,6 @@ def check_deterministic(platform: str) -> None:
     missing = [flag for flag in DETERMINISTIC_FLAGS if flag not in os.environ.get("XLA_FLAGS", "")]
     if platform == "gpu" and missing:
         raise ConfigError(
-            f"deterministic=True: needs XLA_FLAGS='{' '.join(missing)}' in the environment before JAX starts; the cbjax command sets it"
+            f"deterministic=True: needs XLA_FLAGS='{' '.join(missing)}' in the environment before JAX starts; the cbjax "
+            "command sets it"
         )

@@ -2,7 +2,7 @@
 
 Command: cbjax train --config=cifar_lt:cui --workdir=runs/cifar_lt/cui
          cbjax train --config=cifar_lt:cdb --workdir=runs/cifar_lt/cdb
-    Other data and methods: --config.data.name=cifar10 (cifar20, cifar100), --config.data.imbalance=50 (any, at least 1),
+    Other data and methods: --config.data.name=cifar10 (cifar20, cifar100), --config.data.imbalance=50 (at least 1),
     --config.loss.name=softmax --config.weights.name=uniform (plain cross entropy; the same with sigmoid and focal).
 Data: TFDS; `cbjax datasets` says whether they are ready and how to prepare them.
 Time: not measured yet.
@@ -19,17 +19,18 @@ cui: Cui et al. 2019, and the authors' code. Trains on the whole long-tailed set
     | CIFAR-100 | 36.23          | 39.60          | 45.32          | 52.59           | 57.99           | 71.61 |
     |           | focal .9, 1    | focal .9, 1    | SGM .99        | focal .99, 0.5  | focal .999, 0.5 | SGM   |
 
-    Plain softmax: CIFAR-10 65.68, 70.36, 74.81, 82.23, 86.39, 93.39; CIFAR-100 34.84, 38.32, 43.85, 51.14, 55.71, 70.93.
+    Plain softmax: CIFAR-10 65.68, 70.36, 74.81, 82.23, 86.39, 93.39;
+    CIFAR-100 34.84, 38.32, 43.85, 51.14, 55.71, 70.93.
 
-cdb: Sinha et al. 2020: CDB-CE with dynamic tau, 50 validation images per class held out before the imbalance (so at most
-    450 training images in a class of CIFAR-100), the rest as printed. Source: tables 3 and 4.
+cdb: Sinha et al. 2020: CDB-CE with dynamic tau, 50 validation images per class held out before the imbalance (so at
+    most 450 training images in a class of CIFAR-100), the rest as printed. Source: tables 3 and 4.
     Expected accuracy % on CIFAR-100 (the paper's; not measured here yet), imbalance 200, 100, 50, 20, 10:
     37.40, 42.57, 46.78, 54.22, 58.74.
     The paper names neither shortcut nor initialisation nor normalisation. The first two are those of the authors' code
     (subsample, he); the third is CIFAR's mean and deviation, as in their test script: their training script has
     ImageNet's. Their code further differs from the paper: 240 epochs with decay at 160 and 210, batch 32, 25 validation
-    images per class, another form of tau (--config.difficulty.formula=authors_code). Difficulty has a floor of 0.01 here
-    (the paper: --config.difficulty.floor=0), which matters only for a class without a validation error.
+    images per class, another form of tau (--config.difficulty.formula=authors_code). Difficulty has a floor of 0.01
+    here (the paper: --config.difficulty.floor=0), which matters only for a class without a validation error.
 """
 
 from cbjax.config import choose_recipe, default

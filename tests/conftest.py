@@ -1,10 +1,31 @@
-"""Strict settings for every test: several CPU devices, no silent rank promotion, warnings are errors."""
+"""Strict settings for every test: eight CPU devices, no silent rank promotion, slow tests only when asked for."""
 
 import os
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["JAX_PLATFORMS"] = "cpu"
 
-import jax  # noqa: E402
+import jax
+import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="also run what is too long for every change")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--slow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="slow: runs with --slow"))
+
+
+@pytest.fixture
+def prepared_data():
+    """The TFDS folder of CBJAX_DATA_DIR; tests of real data are skipped without it."""
+    folder = os.environ.get("CBJAX_DATA_DIR")
+    if not folder:
+        pytest.skip("needs real data: CBJAX_DATA_DIR must name a TFDS folder with mnist, cifar10 and cifar100")
+    return folder

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from cbjax.report.comparison import comparison_page
 from cbjax.report.one_run import run_page
 from cbjax.report.read import CHECKPOINTS, LeftOut, Method, RunRecord, group, read_runs
-from cbjax.report.sections import CHOSEN, PICTURES
+from cbjax.report.sections import PICTURES
 from cbjax.report.table import results_table
 
 if TYPE_CHECKING:
@@ -59,19 +59,21 @@ def table_for_terminal(workdirs: Directories) -> "Table":
     from rich.text import Text
 
     methods, left_out = _compared(*read_runs(_several(workdirs)))
-    caption = "Test, %: mean±standard deviation over n seeds."
+    caption = "Test accuracy, %: mean±standard deviation over n seeds."
+    if any(run.test_metrics("best") for method in methods for run in method.runs):
+        caption += " The best epoch is chosen on held-out validation."
     if left_out:
         caption += f" Left out: {len(left_out)}, see the report."
     table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", padding=(0, 1, 0, 0))
     for checkpoint in CHECKPOINTS:
-        header, rows = results_table(methods, checkpoint)
+        # Without the calibration error the table fits into 80 columns.
+        header, rows = results_table(methods, checkpoint, leave_out=("ece",))
         if not rows:
             continue
         if not table.columns:
             for name in header:
-                table.add_column(name, justify="left" if name == "method" else "right", no_wrap=name != "method")
-        # The line names the checkpoint; rich would break a name longer than the column.
-        table.add_row(Text(CHOSEN[checkpoint], style="italic"), *[""] * (len(header) - 1))
+                table.add_column(name.removesuffix(" class"), justify="left" if name == "method" else "right")
+        table.add_row(Text(f"{checkpoint} epoch", style="italic"))
         for label, *cells in rows:
             table.add_row(Text(label), *(cell.replace(" ± ", "±") for cell in cells))
         table.add_section()

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -138,12 +139,16 @@ def _settings(methods: Sequence[Method]) -> list[str]:
     keys = differing([method.settings for method in methods])
     if not keys:
         return []
-    rows = [[escape(m.label), *(escape(json.dumps(m.settings.get(key))) for key in keys)] for m in methods]
+    rows = [[escape(method.label), *(_value(method.settings.get(key)) for key in keys)] for method in methods]
     return [
         "## Methods",
         "The config keys in which they differ; each run's `config.json` has all.",
         markdown_table(["method", *map(escape, keys)], rows),
     ]
+
+
+def _value(value: Any) -> str:
+    return escape(value if isinstance(value, str) else json.dumps(value))
 
 
 def _weights(methods: Sequence[Method], out: pathlib.Path) -> list[str]:
@@ -158,11 +163,15 @@ def _curves(methods: Sequence[Method]) -> dict[str, dict[str, plots.Curve]]:
     def lines(key, scale=100):
         return curves({method.label: (method.runs, key) for method in methods}, scale)
 
-    return {
+    panels = {
         "training loss": lines("train/loss", 1),
         f"overall {split} accuracy (%)": lines(f"{split}/accuracy"),
         f"balanced {split} accuracy (%)": lines(f"{split}/balanced_accuracy"),
     }
+    if all(run.is_balanced(split) for run in runs):
+        # Both panels would be the same.
+        del panels[f"overall {split} accuracy (%)"]
+    return panels
 
 
 def _confusion(methods: Sequence[Method], out: pathlib.Path) -> list[str]:

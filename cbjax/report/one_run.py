@@ -40,8 +40,12 @@ def run_page(run: RunRecord, out: pathlib.Path) -> str:
     ]
     table = run.confusion(checkpoint)
     if table is not None:
-        plots.confusion(out / "confusion.png", run.class_names, run.counts, {CHOSEN[checkpoint]: table})
-        sections += ["## Confusion", picture("confusion.png", "Predicted class by true class")]
+        plots.confusion(out / "confusion.png", run.class_names, run.counts, {"": table})
+        sections += [
+            "## Confusion",
+            f"Test images, {CHOSEN[checkpoint]}.",
+            picture("confusion.png", "Predicted class by true class"),
+        ]
     if run.environment:
         sections += ["## Environment", environment([run])]
     return join(sections)
@@ -111,6 +115,9 @@ def _curves(run: RunRecord) -> dict[str, dict[str, plots.Curve]]:
         "validation, balanced": "validation/balanced_accuracy",
         "test, balanced": "test/balanced_accuracy",
     }
+    if run.is_balanced("validation"):
+        # Both are the same line then.
+        del accuracies["validation, overall"]
     if run.multi_label:
         accuracies = {"validation, mean AP": "validation/balanced_accuracy", "test, mean AP": "test/balanced_accuracy"}
     return {

@@ -14,6 +14,7 @@ LINES = ("-", "--", ":", "-.")
 GREY = "#666666"
 NAMED = 30  # as many class names fit beside an axis
 LEGEND = 12  # as many fit into a legend
+CELL = 14  # letters of a name beside a row of a confusion table
 COUNTED = 12  # confusion tables up to here show their numbers
 THINNED = 200  # above, a line per class is only ink
 
@@ -81,6 +82,7 @@ def class_weights(
             colour = scale.to_rgba(max(float(np.mean(counts[index])), lowest))
             axes.plot(epochs, values[:, index].mean(axis=1), color=colour, lw=1.4, label=name, **_marker(epochs))
         _finish(axes, label, "epoch", "class weight")
+        axes.label_outer()
         axes.set_ylim(bottom=0)
     if len(members) <= LEGEND:
         _legend_beside(figure, panels[0], "class (training images)" if len(counts) <= THINNED else "group of classes")
@@ -116,7 +118,8 @@ def curves(path: pathlib.Path, panels: Mapping[str, Mapping[str, Curve]], best_e
         _finish(axes, "", "epoch", quantity)
         if "%" in quantity:
             axes.set_ylim(0, 100)
-        axes.legend(fontsize=8, frameon=False)
+        if axes is all_axes[0] or set(lines) != set(next(iter(panels.values()))):
+            axes.legend(fontsize=8, frameon=False)
     _save(figure, path)
 
 
@@ -130,23 +133,28 @@ def confusion(path: pathlib.Path, names: Sequence[str], counts: np.ndarray, tabl
       tables: method -> [C, C] share of each true class (row) by predicted class; rows of NaN are grey.
     """
     from matplotlib import colormaps
+    from matplotlib.colors import Normalize, PowerNorm
 
     order = by_frequency(counts)
     number = len(order)
-    side = 4.4 if number <= COUNTED else 5.2
-    figure, panels = _grid(tables, width=side, height=side)
+    side = 4.6 if number <= COUNTED else 5.4
+    figure, panels = _grid(tables, width=side, height=side, beside=0.8)
+    # Among many classes no single error is frequent: a square-root scale shows where they go.
+    scale = Normalize(0, 100) if number <= NAMED else PowerNorm(0.5, 0, 100)
     colours = colormaps["Blues"].with_extremes(bad="#dddddd")
     for axes, (label, table) in zip(panels, tables.items(), strict=True):
         shares = 100 * table[np.ix_(order, order)]
-        image = axes.imshow(shares, cmap=colours, vmin=0, vmax=100, interpolation="nearest")
+        image = axes.imshow(shares, cmap=colours, norm=scale, interpolation="nearest")
         _class_ticks(axes, [names[c] for c in order])
-        axes.set_xlabel("predicted class", fontsize=9)
-        axes.set_ylabel("true class", fontsize=9)
+        by = "" if number <= NAMED else ", by training images"
+        axes.set_xlabel(f"predicted class{by}", fontsize=9)
+        axes.set_ylabel(f"true class{by}", fontsize=9)
+        axes.label_outer()
         axes.set_title(_short(label, 40), fontsize=10)
         if number <= COUNTED:
             for row, column in zip(*np.nonzero(shares >= 0.5), strict=True):
                 share = shares[row, column]
-                colour = "white" if share > 55 else "black"
+                colour = "white" if share > 60 else "black"
                 axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=7.5, color=colour)
     bar = figure.colorbar(image, ax=panels, shrink=0.75)
     bar.set_label("% of the true class's test images", fontsize=9)
@@ -188,9 +196,12 @@ def _many_classes(path, names, counts, accuracy, measure) -> None:
     figure = _figure(10, 3.8)
     left, right = figure.subplots(1, 2)
     ranks = np.arange(1, len(names) + 1)
-    left.fill_between(ranks, counts, color="#8a8a8a", step="mid", lw=0)
-    left.set_yscale("symlog", linthresh=1)
-    left.set_ylim(0, counts.max() * 1.5)
+    # Classes without training images fall below the axis of a logarithmic scale.
+    floor = 0.7 * max(int(counts.min()), 1)
+    left.fill_between(ranks, np.maximum(counts, floor), floor, color="#8a8a8a", step="mid", lw=0)
+    left.set_yscale("log")
+    left.set_ylim(floor, max(int(counts.max()), 1) * 1.5)
+    left.yaxis.set_major_formatter("{x:g}")
     window = max(5, len(names) // 20 | 1)
     for index, (label, values) in enumerate(accuracy.items()):
         mean = 100 * _mean_and_deviation(values)[0]
@@ -201,15 +212,14 @@ def _many_classes(path, names, counts, accuracy, measure) -> None:
         name = f"mean of {window} neighbours" if len(accuracy) == 1 else _short(label, 40)
         right.plot(ranks, _running_mean(mean, window), lw=1.8, label=name, **style)
     right.set_ylim(0, 102)
-    span = f"classes from the most ({_short(names[0], 16)}) to the fewest ({_short(names[-1], 16)}) training images"
+    span = f"classes from the most ({_short(names[0])}) to the fewest ({_short(names[-1])}) training images"
     _finish(left, "", "", "training images")
-    _finish(
-        right, "", "", f"{measure} (%)" + (f",\nmean of {window} neighbouring classes" if len(accuracy) > 1 else "")
-    )
+    _finish(right, "", "", f"{measure} (%)".replace(", ", ",\n"))
     for axes in (left, right):
         axes.set_xlim(0.5, len(names) + 0.5)
     figure.supxlabel(span, fontsize=9)
-    right.legend(fontsize=8, frameon=False)
+    title = "" if len(accuracy) == 1 else f"mean of {window} neighbouring classes"
+    right.legend(fontsize=8, frameon=False, title=title, title_fontsize=8)
     _save(figure, path)
 
 
@@ -234,13 +244,12 @@ def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
 
 def _class_ticks(axes: Any, names: Sequence[str]) -> None:
     if len(names) <= NAMED:
-        ticks, labels = np.arange(len(names)), [_short(name) for name in names]
+        ticks, labels = np.arange(len(names)), [_short(name, CELL) for name in names]
         turn = 90 if max(len(label) for label in labels) > 2 else 0
         axes.set_xticks(ticks, labels, rotation=turn, fontsize=8)
         axes.set_yticks(ticks, labels, fontsize=8)
         return
-    ends = [0, len(names) - 1]
-    labels = [f"most:\n{_short(names[0], 12)}", f"fewest:\n{_short(names[-1], 12)}"]
+    ends, labels = [0, len(names) - 1], ["most", "fewest"]
     axes.set_xticks(ends, labels, fontsize=8)
     axes.set_yticks(ends, labels, fontsize=8)
 

@@ -64,6 +64,11 @@ class RunRecord:
     def seeds(self) -> tuple[Any, Any]:
         return self.settings.get("seed"), self.settings.get("data.seed")
 
+    def is_balanced(self, split: str) -> bool:
+        """Whether all classes of "validation" or "test" have as many images: overall is balanced accuracy then."""
+        counts = self.data.get(f"{split}_counts") or [0]
+        return not self.multi_label and min(counts) == max(counts) > 0
+
     def stopped(self) -> str:
         """Says how far an unfinished run came."""
         if not self.rows:

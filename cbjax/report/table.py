@@ -28,15 +28,24 @@ NOTHING = "–"
 LISTED = 10
 
 
-def results_table(methods: Sequence[Method], checkpoint: str) -> tuple[list[str], list[list[str]]]:
-    """Returns the header and the rows of a comparison: a row for each method with test metrics of the checkpoint."""
+def results_table(
+    methods: Sequence[Method], checkpoint: str, leave_out: Sequence[str] = ()
+) -> tuple[list[str], list[list[str]]]:
+    """Returns the header and the rows of a comparison: a row for each method with test metrics of the checkpoint.
+
+    Args:
+      methods: the rows.
+      checkpoint: "last" or "best".
+      leave_out: keys of metrics that get no column.
+    """
     rows = [(method, [run.test_metrics(checkpoint) for run in method.runs]) for method in methods]
     rows = [(method, [one for one in metrics if one]) for method, metrics in rows]
     rows = [(method, metrics) for method, metrics in rows if metrics]
-    keys = [key for key in COLUMNS if any(key in one for _, metrics in rows for one in metrics)]
-    if rows and all("mean_average_precision" in one for _, metrics in rows for one in metrics):
+    every = [one for _, metrics in rows for one in metrics]
+    if all("mean_average_precision" in one for one in every):
         # The balanced accuracy of multi-label runs is their mean average precision.
-        keys.remove("balanced_accuracy")
+        leave_out = (*leave_out, "balanced_accuracy")
+    keys = [key for key in COLUMNS if key not in leave_out and any(key in one for one in every)]
     body = [[method.label, *(over_seeds(key, metrics) for key in keys), str(len(metrics))] for method, metrics in rows]
     return ["method", *(COLUMNS[key] for key in keys), "n"], body
 
@@ -70,8 +79,8 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def escape(text: object) -> str:
-    """Makes any text safe as plain text in a line or a table cell of Markdown."""
-    return re.sub(r"([\\`*_<>\[\]|$~])", r"\\\1", " ".join(str(text).split()))
+    """Makes any text safe as plain text in a line or a table cell of Markdown; an underscore inside a word is."""
+    return re.sub(r"([\\`*<>\[\]|$~]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", " ".join(str(text).split()))
 
 
 def by_frequency(counts: np.ndarray) -> np.ndarray:
@@ -115,9 +124,9 @@ def describe_data(run: RunRecord) -> str:
 
 def _per_class(run: RunRecord, split: str) -> str:
     counts = np.asarray(run.data.get(f"{split}_counts") or [0])
-    size = run.data.get("sizes", {}).get(split, counts.sum())
-    if not size:
+    if not counts.any():
         return "none"
+    size = run.data.get("sizes", {}).get(split, counts.sum())
     spread = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
     return f"{size} images, {spread} {'positives ' if run.multi_label else ''}per class"
 

@@ -1,0 +1,172 @@
+"""From a description of the data to images in memory, split and made long-tailed."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import difflib
+from typing import Any
+
+import numpy as np
+
+from cbjax.data import normalization, sources, splits
+from cbjax.data.records import DataError, Source, Split, quote
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Images ready to train and evaluate on.
+
+    Attributes:
+      train: the training images.
+      validation: the held-out images, None where nothing is held out.
+      test: the test images.
+      class_names: [C] names in label order.
+      counts: [C] int64 training images of each class; positives for multi-hot labels.
+      indices: for each split the sorted positions [N] in the source's arrays, and under the same name with "_from" the
+        source split, as a string array [], that they are positions in. Safe for numpy.savez.
+      mean, std: per channel, what `augment.normalize` takes for the normalisation asked for, in the images' own units.
+      notes: lines for the user.
+    """
+
+    train: Split
+    validation: Split | None
+    test: Split
+    class_names: tuple[str, ...]
+    counts: np.ndarray
+    indices: dict[str, np.ndarray]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def multi_label(self) -> bool:
+        return self.train.multi_label
+
+
+def prepare(data: Mapping[str, Any], seed: int) -> Dataset:
+    """Loads a source, holds out validation and test images, and makes the rest long-tailed.
+
+    Splits that the source brings are used; what is missing is drawn from its training images by the seed, before the
+    imbalance. No class's draw depends on another class, and test is drawn first, so that changing one choice moves
+    little else.
+
+    Args:
+      data: name, and as needed: data_dir, file, classes, longtail, imbalance, counts, majority_ratio, train_size,
+        validation, test, normalization. Other keys are ignored.
+      seed: of all draws, at least 0.
+
+    Raises:
+      DataError: if the data are missing, or what is asked does not fit them.
+    """
+    if seed != int(seed) or seed < 0:
+        raise DataError(f"data.seed must be a whole number of at least 0, got {seed}")
+    source = sources.load(data["name"], data_dir=data.get("data_dir"), file=data.get("file"))
+    if source.train.multi_label:
+        indices, notes = _choose_multi_hot(source, data, seed)
+        classes, class_names = None, source.class_names
+    else:
+        classes = _class_indices(data.get("classes", ()), source.class_names)
+        class_names = tuple(source.class_names[i] for i in classes)
+        indices, notes = _choose(source, data, seed, classes, class_names)
+    parts = {
+        name: _take(getattr(source, str(indices[f"{name}_from"])), indices[name], classes)
+        for name in ("train", "validation", "test")
+        if name in indices
+    }
+    counts = _class_counts(parts["train"], len(class_names))
+    for name in ("validation", "test"):
+        if name in parts and not (present := _class_counts(parts[name], len(class_names))).all():
+            without = [class_names[i] for i in np.flatnonzero(present == 0)]
+            notes += (f"no {name} images of classes {quote(without)}",)
+    mean, std = normalization.resolve(data.get("normalization", "standardize"), parts["train"].images)
+    return Dataset(
+        parts["train"], parts.get("validation"), parts["test"], class_names, counts, indices, mean, std, notes
+    )
+
+
+def _choose(source: Source, data: Mapping[str, Any], seed: int, classes: list[int], class_names: tuple[str, ...]):
+    """Returns the positions of each split and notes, for integer labels."""
+    own, missing = _own_and_missing(source, data)
+    common = {"classes": classes, "class_names": class_names, "seed": seed}
+    indices, notes = splits.split_by_class(
+        source.train.labels,
+        missing,
+        kind=data.get("longtail", "natural"),
+        imbalance=data.get("imbalance", 1.0),
+        counts=data.get("counts", ()),
+        majority_ratio=data.get("majority_ratio", 0.5),
+        train_size=data.get("train_size"),
+        **common,
+    )
+    drawn = {name: splits.draw_by_class(split.labels, name, data.get(name, 0), **common) for name, split in own.items()}
+    return _with_origin(indices, drawn), notes
+
+
+def _choose_multi_hot(source: Source, data: Mapping[str, Any], seed: int):
+    """Returns the positions of each split and notes, for multi-hot labels."""
+    kind = data.get("longtail", "natural")
+    if kind != "natural":
+        raise DataError(
+            f"data.longtail={kind!r} counts images by class, and an image with multi-hot labels has no single class: "
+            "use 'natural'"
+        )
+    if data.get("classes", ()):
+        raise DataError("data.classes cannot choose among multi-hot labels: leave it empty and cut the labels' columns")
+    own, missing = _own_and_missing(source, data)
+    labels = source.train.labels
+    indices = splits.split_multi_hot(labels, missing, class_names=source.class_names, seed=seed)
+    drawn = {name: splits.draw_multi_hot(split.labels, name, data.get(name, 0), seed=seed) for name, split in own.items()}
+    one_hot = bool((labels.sum(axis=1) == 1).all())
+    notes = ("every image has one class: labels [N] of whole numbers would make this single-label",) if one_hot else ()
+    return _with_origin(indices, drawn), notes
+
+
+def _own_and_missing(source: Source, data: Mapping[str, Any]):
+    """Returns the source's own splits, and the amounts to take from its training images for those it lacks."""
+    # Test first, so that what is tested stays when the validation changes.
+    brought = {"test": source.test, "validation": source.validation}
+    own = {name: split for name, split in brought.items() if split is not None}
+    missing = {name: data.get(name, 0) for name in brought if name not in own}
+    if "test" in missing and not missing["test"]:
+        raise DataError(
+            f"the source {data['name']!r} brings no test split: set data.test to a number per class or a fraction of the "
+            "training images"
+        )
+    return own, missing
+
+
+def _with_origin(from_train: dict[str, np.ndarray], own: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    origin = {f"{name}_from": np.array("train") for name in from_train} | {f"{name}_from": np.array(name) for name in own}
+    return from_train | own | origin
+
+
+def _class_indices(classes: Sequence[str | int], names: tuple[str, ...]) -> list[int]:
+    """Returns the source's labels of the classes asked for, all where none is."""
+    chosen = []
+    for asked in classes:
+        if isinstance(asked, str) and asked in names:
+            chosen.append(names.index(asked))
+        elif isinstance(asked, (int, np.integer)) and 0 <= asked < len(names):
+            chosen.append(int(asked))
+        else:
+            near = difflib.get_close_matches(str(asked), names, n=1)
+            hint = f"; the nearest is '{near[0]}'" if near else ""
+            raise DataError(f"data.classes: there is no class {asked!r} among the {len(names)} {quote(names)}{hint}")
+    if len(set(chosen)) < len(chosen) or len(chosen) == 1:
+        raise DataError(f"data.classes must name at least two different classes, got {tuple(classes)}")
+    return chosen or list(range(len(names)))
+
+
+def _take(split: Split, positions: np.ndarray, classes: list[int] | None) -> Split:
+    """Returns the images at the positions, their labels counted in the order of `classes`."""
+    labels = split.labels[positions]
+    if classes is not None:
+        relabelled = np.zeros(max(classes) + 1, np.int32)
+        relabelled[classes] = np.arange(len(classes))
+        labels = relabelled[labels]
+    return Split(split.images[positions], labels)
+
+
+def _class_counts(split: Split, num_classes: int) -> np.ndarray:
+    if split.multi_label:
+        return split.labels.sum(axis=0, dtype=np.float64).astype(np.int64)
+    return np.bincount(split.labels, minlength=num_classes)

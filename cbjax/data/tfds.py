@@ -1,0 +1,119 @@
+"""Image data sets that TensorFlow Datasets prepared as ArrayRecord, read without TensorFlow."""
+
+import dataclasses
+import io
+import json
+import os
+import re
+from typing import Any
+
+import numpy as np
+
+from cbjax.data.records import DataError, Source, Split
+
+_SPLITS = ("train", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A prepared data set on disk: its version's folder and the number of images of each split."""
+
+    folder: Any
+    sizes: dict[str, int]
+
+
+def data_folder(data_dir: str | os.PathLike | None) -> Any:
+    """Returns the TFDS folder as an epath: data_dir, else $CBJAX_DATA_DIR, else TFDS's own default."""
+    from etils import epath
+
+    default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return epath.Path(data_dir or os.environ.get("CBJAX_DATA_DIR") or default).expanduser()
+
+
+def prepare_command(name: str, data_dir: str | os.PathLike | None) -> str:
+    """Returns the shell command that downloads and prepares a data set; TFDS needs TensorFlow for it."""
+    # Not the `tfds` program: that of TFDS 4.9.10 does not start without Apache Beam and mlcroissant.
+    builder = f"tfds.builder('{name}', data_dir='{data_folder(data_dir)}', file_format='array_record')"
+    return (
+        "pip install 'cbjax[prepare]' && "
+        f'python -c "import tensorflow_datasets as tfds; {builder}.download_and_prepare()"'
+    )
+
+
+def find(name: str, data_dir: str | os.PathLike | None) -> Prepared:
+    """Finds the newest version of a data set, reading its description only.
+
+    Raises:
+      DataError: if it is not there, not whole, or in a format that has no random access.
+    """
+    root = data_folder(data_dir) / name
+    command = prepare_command(name, data_dir)
+    # A folder with another name is one that TFDS left half done.
+    versions = [p for p in root.iterdir() if re.fullmatch(r"\d+\.\d+\.\d+", p.name)] if root.is_dir() else []
+    versions = [p for p in versions if (p / "dataset_info.json").is_file()]
+    if not versions:
+        raise DataError(
+            f"the data set '{name}' is not prepared: looked for {root}/VERSION/dataset_info.json. Set data.data_dir or "
+            f"CBJAX_DATA_DIR to the folder that has it, or prepare it there:\n  {command}"
+        )
+    folder = max(versions, key=lambda p: tuple(int(part) for part in p.name.split(".")))
+    info = json.loads((folder / "dataset_info.json").read_text())
+    shards = {split["name"]: [int(length) for length in split["shardLengths"]] for split in info["splits"]}
+    absent = [s for s in _SPLITS if len(list(folder.glob(f"{name}-{s}.array_record-*"))) != len(shards.get(s, [0]))]
+    if not absent:
+        return Prepared(folder, {split: sum(shards[split]) for split in _SPLITS})
+    file_format = info.get("fileFormat", "tfrecord")
+    if file_format != "array_record":
+        raise DataError(
+            f"the data set '{name}' in {folder} is prepared as {file_format}, which cannot be read without TensorFlow in "
+            "any order. Convert it where it is:\n  pip install 'cbjax[prepare]' apache-beam mlcroissant && "
+            f"tfds convert_format --dataset_dir={root} --out_file_format=array_record\n"
+            "or set data.data_dir to another folder and prepare it there as array_record"
+        )
+    raise DataError(
+        f"the data set '{name}' in {folder} is not whole: files of {' and '.join(absent)} are missing. Delete that folder "
+        f"and prepare it again:\n  {command}"
+    )
+
+
+def load(name: str, label: str = "label", *, data_dir: str | os.PathLike | None = None) -> Source:
+    """Reads the training and test split of a prepared data set into memory.
+
+    Args:
+      name: TFDS's name of the data set.
+      label: the feature to use as label.
+      data_dir: the TFDS folder, None for the default.
+
+    Raises:
+      DataError: as `find`, or if the records cannot be read.
+    """
+    prepared = find(name, data_dir)
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder_from_directory(os.fspath(prepared.folder))
+        train, test = (_read(builder, split, label) for split in _SPLITS)
+    except (OSError, RuntimeError, ValueError, IndexError) as error:
+        raise DataError(
+            f"the data set '{name}' in {prepared.folder} cannot be read ({error}). If its files are damaged, delete that "
+            f"folder and prepare it again:\n  {prepare_command(name, data_dir)}"
+        ) from error
+    return Source(train, None, test, tuple(builder.info.features[label].names))
+
+
+def _read(builder: Any, split: str, label: str, block: int = 1000) -> Split:
+    import tensorflow_datasets as tfds
+    from PIL import Image
+
+    # Decoded here because TFDS's own decoder logs a recommendation of OpenCV at every start; the speed is the same, and
+    # threads do not help with images this small.
+    records = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+    images = np.empty((len(records), *builder.info.features["image"].shape), np.uint8)
+    labels = np.empty(len(records), np.int32)
+    for start in range(0, len(records), block):
+        positions = range(start, min(start + block, len(records)))
+        for i, record in zip(positions, records.__getitems__(list(positions))):
+            with Image.open(io.BytesIO(record["image"])) as image:
+                images[i] = np.asarray(image).reshape(images.shape[1:])
+            labels[i] = record[label]
+    return Split(images, labels)

@@ -1,0 +1,1 @@
+"""The formulas again, in float64 NumPy; nothing here imports cbjax."""

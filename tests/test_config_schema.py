@@ -1,0 +1,183 @@
+"""Tests of what a single configuration key takes, and of what is said about one that is wrong."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cbjax import config, config_schema
+from cbjax.config import ConfigError
+
+# One override of a key with a value that breaks the key's own rule: (override, rule, value as the message has it).
+WRONG_VALUES = [
+    ("num_epochs=0", "a whole number of at least 1", "'0'"),
+    ("num_epochs=-3", "a whole number of at least 1", "'-3'"),
+    ("num_epochs=1.5", "a whole number of at least 1", "'1.5'"),
+    ("num_epochs=1e3", "a whole number of at least 1", "'1e3'"),
+    ("num_epochs=none", "a whole number of at least 1", "'none'"),
+    ("num_epochs=", "a whole number of at least 1", "''"),
+    ("batch_size=0", "a whole number of at least 1", "'0'"),
+    ("batch_size=many", "a whole number of at least 1", "'many'"),
+    ("seed=-1", "a whole number from 0 to 4294967295", "'-1'"),
+    ("seed=4294967296", "a whole number from 0 to 4294967295", "'4294967296'"),
+    ("devices=0", "a whole number of at least 1, or none", "'0'"),
+    ("devices=all", "a whole number of at least 1, or none", "'all'"),
+    ("parallel=jit", "shard_map or pmap", "'jit'"),
+    ("parallel=shardmap", "did you mean shard_map?", "'shardmap'"),
+    ("deterministic=1", "true or false", "'1'"),
+    ("deterministic=yes", "true or false", "'yes'"),
+    ("data.name=cifar", "did you mean cifar", "'cifar'"),
+    ("data.longtail=exp", "one of natural, exponential, step, counts, majority", "'exp'"),
+    ("data.imbalance=0.5", "a finite number of at least 1", "'0.5'"),
+    ("data.imbalance=nan", "a finite number of at least 1", "'nan'"),
+    ("data.imbalance=inf", "a finite number of at least 1", "'inf'"),
+    ("data.imbalance=20,50", "a finite number of at least 1", "'20,50'"),
+    ("data.counts=5,x", "each a whole number of at least 0", "'5,x'"),
+    ("data.counts=5,,4", "each a whole number of at least 0", "'5,,4'"),
+    ("data.majority_ratio=1", "a finite number of at least 0.5 and below 1, or none", "'1'"),
+    ("data.validation=1.5", "a whole number of at least 0 or a finite number above 0 and below 1", "'1.5'"),
+    ("data.validation=-1", "a whole number of at least 0 or a finite number above 0 and below 1", "'-1'"),
+    ("data.test=none", "a whole number of at least 0 or a finite number above 0 and below 1", "'none'"),
+    ("data.normalization=imagnet", "did you mean imagenet?", "'imagnet'"),
+    ("model.name=resnet31", "did you mean resnet32?", "'resnet31'"),
+    ("model.shortcut=b", "one of average, subsample, projection", "'b'"),
+    ("loss.name=Softmax", "did you mean softmax?", "'Softmax'"),
+    ("loss.gamma=-1", "a finite number of at least 0", "'-1'"),
+    ("loss.mean=sum", "batch or weight_sum", "'sum'"),
+    ("weights.name=cdb", "one of uniform, inverse_frequency", "'cdb'"),
+    ("weights.beta=1.01", "a finite number of at least 0 and of at most 1", "'1.01'"),
+    ("weights.zero_count=skip", "error or ignore", "'skip'"),
+    ("weights.start=1", "a finite number of at least 0 and below 1", "'1'"),
+    ("difficulty.tau=dynamik", "did you mean dynamic?", "'dynamik'"),
+    ("difficulty.tau=-0.5", "dynamic or a finite number of at least 0", "'-0.5'"),
+    ("difficulty.formula=author_code", "did you mean authors_code?", "'author_code'"),
+    ("difficulty.floor=1", "a finite number of at least 0 and below 1", "'1'"),
+    ("optim.learning_rate=0", "a finite number above 0", "'0'"),
+    ("optim.learning_rate=1e-3x", "a finite number above 0", "'1e-3x'"),
+    ("optim.momentum=1", "a finite number of at least 0 and below 1", "'1'"),
+    ("optim.weight_decay=-1e-4", "a finite number of at least 0", "'-1e-4'"),
+    ("optim.decay_at=0.9,0.8", "strictly increasing", "'0.9,0.8'"),
+    ("optim.decay_at=0.8,0.8", "strictly increasing", "'0.8,0.8'"),
+    ("optim.decay_at=160,180", "each a finite number above 0 and of at most 1", "'160,180'"),
+    ("optim.decay_at=()", "strictly increasing", "'()'"),
+    ("optim.warmup=5", "a finite number of at least 0 and below 1", "'5'"),
+    ("optim.warmup_steps=2.5", "a whole number of at least 0, or none", "'2.5'"),
+    ("checkpoint.every_minutes=0", "a finite number above 0", "'0'"),
+    ("log.progress=true", "one of auto, on, off", "'true'"),
+]
+
+UNKNOWN_KEYS = [
+    ("optim.learnin_rate=0.1", "did you mean optim.learning_rate?"),
+    ("learning_rate=0.1", "did you mean optim.learning_rate?"),
+    ("optimizer.learning_rate=0.1", "did you mean optim.learning_rate?"),
+    ("data.imbalence=0.1", "did you mean data.imbalance?"),
+    ("epochs=0.1", "did you mean num_epochs?"),
+    ("batchsize=0.1", "did you mean batch_size?"),
+    ("model.nam=0.1", "did you mean model.name?"),
+    ("optim.lr=0.1", "optim has optim.learning_rate, "),
+    ("data=0.1", "data is a group of keys, data.name, "),
+    ("x=0.1", "without a group: seed, num_epochs, "),
+    ("data.name.first=0.1", "the groups of keys are data, model, "),
+]
+
+
+def refusal(*args, **kwargs):
+    with pytest.raises(ConfigError) as caught:
+        config.load(*args, **kwargs)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("override", "rule", "value"), WRONG_VALUES, ids=[row[0] for row in WRONG_VALUES])
+def test_a_wrong_value_is_refused_with_key_rule_and_value(override, rule, value):
+    message = refusal("cifar_lt:cdb", [override])
+    assert message.startswith(f"{override.partition('=')[0]} must be ")
+    assert rule in message
+    assert f"got {value}" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(("override", "hint"), UNKNOWN_KEYS)
+def test_an_unknown_key_is_refused_with_the_nearest(override, hint):
+    message = refusal("digits_lt", [override])
+    assert message.startswith(override.partition("=")[0])
+    assert "got '0.1'" in message
+    assert hint in message
+
+
+def test_all_problems_are_reported_at_once():
+    lines = refusal("digits_lt", ["num_epochs=0", "loss.nam=focal", "data.imbalance=x"]).splitlines()
+    assert [line.split()[0] for line in lines] == ["num_epochs", "loss.nam", "data.imbalance"]
+    assert len(refusal("digits_lt", ["loss.gamma=2", "devices=3"]).splitlines()) == 2
+
+
+def test_an_override_without_a_value_is_refused():
+    assert "must be key=value; got 'num_epochs'" in refusal("digits_lt", ["num_epochs"])
+    assert "must be a list of key=value; got 'num_epochs=3'" in refusal("digits_lt", "num_epochs=3")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [
+        ("num_epochs", 1.5, "a whole number of at least 1"),
+        ("num_epochs", True, "a whole number of at least 1"),
+        ("num_epochs", "40", "a whole number of at least 1"),
+        ("num_epochs", None, "a whole number of at least 1"),
+        ("deterministic", 1, "true or false"),
+        ("data.imbalance", float("inf"), "a finite number of at least 1"),
+        ("data.imbalance", "20", "a finite number of at least 1"),
+        ("difficulty.tau", 10**400, "dynamic or a finite number of at least 0"),
+        ("optim.decay_at", 0.8, "strictly increasing"),
+        ("optim.decay_at", "0.8", "strictly increasing"),
+        ("data.file", "", "a .npz file, or none"),
+        ("log.progress", True, "one of auto, on, off"),
+        ("data.counts", range(1000), "values like 1,2"),
+    ],
+)
+def test_a_wrong_value_from_python_is_refused(key, value, rule):
+    mine = config.load("digits_lt")
+    mine.update_from_flattened_dict({key: value})
+    with pytest.raises(ConfigError) as caught:
+        config.check(mine)
+    assert f"{key} must be {rule}" in str(caught.value)
+    assert f"got {repr(value)[:77]}" in str(caught.value)
+
+
+def test_values_from_python_are_brought_to_the_schemas_types():
+    mine = config.load("digits_lt")
+    mine.num_epochs = np.int64(3)
+    mine.optim.learning_rate = 1
+    mine.optim.decay_at = [0.5]
+    mine.data.data_dir = Path("folder")
+    resolved = config.resolve(mine)
+    assert (resolved.optim.learning_rate, type(resolved.optim.learning_rate)) == (1.0, float)
+    assert type(resolved.num_epochs) is int
+    assert resolved.optim.decay_at == (0.5,)
+    assert resolved.data.data_dir == "folder"
+    assert config.resolve({"data": {"name": "mnist"}, "model": {"name": "lenet5"}}).num_epochs == 100
+
+
+def test_a_misspelt_key_from_python_is_refused():
+    mine = config.load("digits_lt")
+    mine.data.imbalence = 50
+    with pytest.raises(ConfigError, match=r"data\.imbalence is not a key; got 50; did you mean data\.imbalance\?"):
+        config.check(mine)
+    with pytest.raises(ConfigError, match=r"must be a ConfigDict, as from cbjax\.config\.load; got 'digits_lt'"):
+        config.check("digits_lt")
+
+
+def test_every_default_is_in_its_own_type():
+    for key, (default, kind, _) in config_schema.KEYS.items():
+        if default is not None:
+            assert kind.accept(default) == default, key
+            assert type(kind.accept(default)) is type(default), key
+
+
+def test_names_in_the_schema_are_those_of_the_registries():
+    from cbjax import losses, models, weights
+    from cbjax.data import augment, sources
+
+    assert set(config_schema.SOURCES) == set(sources.SOURCES)
+    assert set(config_schema.MODELS) == set(models.MODELS)
+    assert set(config_schema.LOSSES) == set(losses.LOSSES)
+    assert set(config_schema.WEIGHTS) == {*weights.WEIGHTS, "difficulty"}
+    assert set(config_schema.NORMALIZATIONS) == set(augment.NORMALIZATIONS)

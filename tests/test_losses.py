@@ -1,0 +1,368 @@
+"""Every loss: by hand, against float64, its limits, its gradient, extreme logits, permutations, transformations, errors."""
+
+import functools
+
+import hypothesis
+from hypothesis import strategies
+import jax
+from jax.sharding import AxisType, PartitionSpec
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cbjax import losses
+from oracles import losses as oracles
+
+BATCH, CLASSES = 16, 5
+
+
+def _focal(gamma):
+    return functools.partial(losses.focal_loss, gamma=gamma), functools.partial(oracles.focal_loss, gamma=gamma)
+
+
+# name: (loss, oracle, whether labels are multi-hot)
+CASES = {
+    "softmax": (losses.softmax_cross_entropy, oracles.softmax_cross_entropy, False),
+    "sigmoid": (losses.sigmoid_cross_entropy, oracles.sigmoid_cross_entropy, False),
+    "sigmoid_multi": (losses.sigmoid_cross_entropy, oracles.sigmoid_cross_entropy, True),
+    **{f"focal_{gamma}": (*_focal(gamma), False) for gamma in (0.0, 0.5, 2.0, 10.0)},
+    "focal_0.5_multi": (*_focal(0.5), True),
+}
+every_loss = pytest.mark.parametrize("case", CASES)
+
+
+def _inputs(case, scale=3.0, seed=0, dtype=jnp.float32, batch=BATCH):
+    """Returns logits, labels, class_weights on the device, the logits rounded to the dtype."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, scale, (batch, CLASSES)).clip(-1e4, 1e4)
+    labels = rng.integers(0, 2, logits.shape) if CASES[case][2] else rng.integers(0, CLASSES, batch)
+    weights = rng.uniform(0.05, 4.0, CLASSES)
+    return jnp.asarray(logits, dtype), jnp.asarray(labels, jnp.int32), jnp.asarray(weights, jnp.float32)
+
+
+def _oracle(oracle, logits, labels, weights):
+    return oracle(np.asarray(logits, np.float64), np.asarray(labels), np.asarray(weights, np.float64))
+
+
+def _close(ours, truth, logits):
+    ours = np.asarray(ours, np.float64)
+    allowed = 1e-5 * np.abs(truth) + 1e-6 * max(1.0, float(np.abs(np.asarray(logits, np.float64)).max()))
+    return ours.shape == truth.shape and bool((np.abs(ours - truth) <= allowed).all())
+
+
+def _close_bfloat16(ours, truth):
+    # Element by element; below the smallest normal float32 the CPU gives 0.
+    ours = np.asarray(ours, np.float64)
+    return bool((np.abs(ours - truth) <= 2.0**-8 * np.abs(truth) + 1.2e-38).all())
+
+
+@functools.cache
+def _compiled(case):
+    loss = CASES[case][0]
+    gradient = jax.grad(lambda logits, labels, weights: loss(logits, labels, weights).sum())
+    return jax.jit(loss), jax.jit(gradient)
+
+
+def test_by_hand():
+    logits = jnp.array([[1.0, 0.0], [0.0, 0.0]])
+    labels, weights = jnp.array([0, 1]), jnp.array([2.0, 3.0])
+    e = np.e
+    np.testing.assert_allclose(
+        losses.softmax_cross_entropy(logits, labels, weights), [2 * np.log(1 + 1 / e), 3 * np.log(2)], rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        losses.sigmoid_cross_entropy(logits, labels, weights),
+        [2 * (np.log(1 + 1 / e) + np.log(2)), 6 * np.log(2)],
+        1e-6,
+    )
+    first = np.log(1 + 1 / e) / (1 + e) + np.log(2) / 2
+    np.testing.assert_allclose(losses.focal_loss(logits, labels, weights, gamma=1.0), [2 * first, 3 * np.log(2)], 1e-6)
+    multi_hot = jnp.array([[1, 1], [0, 0]])
+    np.testing.assert_allclose(
+        losses.sigmoid_cross_entropy(logits, multi_hot, weights),
+        [2 * np.log(1 + 1 / e) + 3 * np.log(2), 5 * np.log(2)],
+        1e-6,
+    )
+
+
+@every_loss
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 30.0, 1e4])
+def test_values_and_gradients_agree_with_the_oracle(case, dtype, scale):
+    arguments = _inputs(case, scale, dtype=dtype)
+    value, gradient = (f(*arguments) for f in _compiled(case))
+    truth, true_gradient = _oracle(CASES[case][1], *arguments)
+    assert value.dtype == jnp.float32 and value.shape == (BATCH,)
+    assert gradient.dtype == dtype
+    assert _close(value, truth, arguments[0])
+    if dtype == jnp.float32:
+        assert _close(gradient, true_gradient, arguments[0])
+    assert np.isfinite(np.asarray(gradient, np.float64)).all()
+    assert _close_bfloat16(gradient, true_gradient)
+
+
+@every_loss
+def test_small_losses_keep_their_digits(case):
+    # A right and sure answer: 1 - p is far below the rounding of p.
+    logits = jnp.full((1, CLASSES), -30.0).at[0, 2].set(30.0)
+    labels = (jnp.arange(CLASSES) == 2).astype(jnp.int32)[None, :] if CASES[case][2] else jnp.array([2])
+    value, gradient = (f(logits, labels, jnp.ones(CLASSES)) for f in _compiled(case))
+    truth, true_gradient = _oracle(CASES[case][1], logits, labels, np.ones(CLASSES))
+    if case == "softmax":
+        truth = np.array([np.log1p((CLASSES - 1) * np.exp(-60.0))])
+    np.testing.assert_allclose(value, truth, rtol=1e-5, atol=1e-37)
+    np.testing.assert_allclose(gradient, true_gradient, rtol=1e-5, atol=1e-37)
+
+
+BROKEN = {
+    "no class weights": lambda oracle, z, y, w: oracle(z, y, np.ones_like(w)),
+    "weights of another class": lambda oracle, z, y, w: oracle(z, y, np.roll(w, 1)),
+    "normalised weights": lambda oracle, z, y, w: oracle(z, y, w / w.sum()),
+    "sign turned": lambda oracle, z, y, w: oracle(-z, y, w),
+    "examples in the wrong order": lambda oracle, z, y, w: oracle(z[::-1], y, w),
+    "one class left out": lambda oracle, z, y, w: oracle(
+        z[:, : y.max() + 1] if y.ndim == 1 else z * [[1, 1, 1, 1, 0]], y, w
+    ),
+    "rounded to bfloat16": lambda oracle, z, y, w: oracle(np.asarray(z.astype(jnp.bfloat16), np.float64), y, w),
+}
+BROKEN_FOCAL = {
+    "no modulator": lambda z, y, w: oracles.sigmoid_cross_entropy(z, y, w),
+    "gamma of 1": lambda z, y, w: oracles.focal_loss(z, y, w, 1.0),
+    "modulator of the other side": lambda z, y, w: (
+        oracles.focal_loss(z, y, w, 0.0)[0] - oracles.focal_loss(z, y, w, 0.5)[0],
+        -oracles.focal_loss(-z, y, w, 0.5)[1],
+    ),
+}
+
+
+@every_loss
+@pytest.mark.parametrize("how", BROKEN)
+def test_the_comparison_rejects_a_broken_formula(case, how):
+    logits, labels, weights = _inputs(case)
+    if how == "one class left out":
+        labels = jnp.minimum(labels, CLASSES - 2) if labels.ndim == 1 else labels
+    value, gradient = (f(logits, labels, weights) for f in _compiled(case))
+    truth = BROKEN[how](
+        CASES[case][1], np.asarray(logits, np.float64), np.asarray(labels), np.asarray(weights, np.float64)
+    )
+    assert not _close(value, truth[0], logits)
+    assert not _close(gradient, truth[1], logits)
+
+
+@pytest.mark.parametrize("how", BROKEN_FOCAL)
+@pytest.mark.parametrize("case", ["focal_0.5", "focal_0.5_multi"])
+def test_the_comparison_rejects_a_broken_modulator(case, how):
+    arguments = _inputs(case)
+    value, gradient = (f(*arguments) for f in _compiled(case))
+    truth = _oracle(BROKEN_FOCAL[how], *arguments)
+    assert not _close(value, truth[0], arguments[0])
+    assert not _close(gradient, truth[1], arguments[0])
+
+
+@every_loss
+def test_the_oracle_gradient_is_the_slope_of_its_value(case):
+    logits, labels, weights = (np.asarray(x) for x in _inputs(case))
+    logits, oracle = logits.astype(np.float64), CASES[case][1]
+    direction = np.random.default_rng(1).normal(size=logits.shape)
+    up, down = (oracle(logits + step * direction, labels, weights)[0].sum() for step in (1e-6, -1e-6))
+    np.testing.assert_allclose((up - down) / 2e-6, (oracle(logits, labels, weights)[1] * direction).sum(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+def test_focal_loss_is_the_authors_formula(gamma):
+    logits, labels, weights = _inputs("focal_0.5", 8.0)
+    truth = oracles.authors_focal_loss(np.asarray(logits, np.float64), np.asarray(labels), np.asarray(weights), gamma)
+    assert _close(losses.focal_loss(logits, labels, weights, gamma=gamma), truth, logits)
+
+
+@pytest.mark.parametrize("case", ["sigmoid", "sigmoid_multi"])
+def test_gamma_zero_is_sigmoid_cross_entropy(case):
+    logits, labels, weights = _inputs(case, 50.0)
+    focal = losses.focal_loss(logits, labels, weights, gamma=0)
+    np.testing.assert_allclose(focal, losses.sigmoid_cross_entropy(logits, labels, weights), rtol=3e-7)
+
+
+@every_loss
+def test_equal_weights_are_none(case):
+    logits, labels, _ = _inputs(case)
+    loss = CASES[case][0]
+    np.testing.assert_allclose(loss(logits, labels), loss(logits, labels, jnp.ones(CLASSES)), rtol=1e-6)
+
+
+def test_multi_hot_with_one_class_is_the_integer_label_where_weights_are_equal():
+    logits, labels, _ = _inputs("focal_0.5")
+    one_hot = jax.nn.one_hot(labels, CLASSES)
+    for labels_of_a_kind in (one_hot, one_hot.astype(bool), one_hot.astype(jnp.int32)):
+        np.testing.assert_array_equal(
+            losses.focal_loss(logits, labels_of_a_kind, gamma=1.0), losses.focal_loss(logits, labels, gamma=1.0)
+        )
+
+
+@every_loss
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("extreme", [100.0, 1e4])
+def test_extreme_logits_have_finite_losses_and_gradients(case, dtype, extreme):
+    patterns = np.array(np.meshgrid(*[[-1.0, 0.0, 1.0]] * CLASSES)).reshape(CLASSES, -1).T * extreme
+    logits = jnp.asarray(patterns, dtype)
+    ones = np.arange(len(patterns)) % CLASSES
+    labels = jnp.asarray(np.eye(CLASSES, dtype=int)[ones] if CASES[case][2] else ones)
+    arguments = (logits, labels, jnp.linspace(0.0, 2.0, CLASSES))
+    value, gradient = (f(*arguments) for f in _compiled(case))
+    truth, true_gradient = _oracle(CASES[case][1], *arguments)
+    assert _close(value, truth, logits) and _close_bfloat16(gradient, true_gradient)
+
+
+@hypothesis.given(
+    gamma=strategies.floats(0, 10),
+    margins=strategies.lists(strategies.floats(-1e4, 1e4, width=32), min_size=4, max_size=4),
+    dtype=strategies.sampled_from([jnp.float32, jnp.bfloat16]),
+)
+@hypothesis.settings(max_examples=150, deadline=None, derandomize=True)
+def test_any_gamma_and_logits(gamma, margins, dtype):
+    logits = jnp.asarray([margins], dtype)
+    value, gradient = _focal_of_gamma(logits, jnp.float32(gamma))
+    truth, true_gradient = oracles.focal_loss(
+        np.asarray(logits, np.float64), np.array([1]), np.ones(4), float(np.float32(gamma))
+    )
+    assert _close(value[None], truth, logits) and _close_bfloat16(gradient, true_gradient)
+
+
+@jax.jit
+def _focal_of_gamma(logits, gamma):
+    return jax.value_and_grad(lambda logits: losses.focal_loss(logits, jnp.array([1]), gamma=gamma).sum())(logits)
+
+
+def test_gamma_may_be_traced_mapped_and_differentiated():
+    logits, labels, weights = _inputs("focal_0.5")
+    gammas = jnp.array([0.0, 0.5, 3.0])
+    mapped = jax.vmap(lambda gamma: losses.focal_loss(logits, labels, weights, gamma=gamma))(gammas)
+    slopes = jax.vmap(jax.grad(lambda gamma: losses.focal_loss(logits, labels, weights, gamma=gamma).sum()))(gammas)
+    for value, slope, gamma in zip(mapped, slopes, np.asarray(gammas, np.float64), strict=True):
+        assert _close(
+            value, _oracle(functools.partial(oracles.focal_loss, gamma=gamma), logits, labels, weights)[0], logits
+        )
+        up, down = (
+            _oracle(functools.partial(oracles.focal_loss, gamma=gamma + d), logits, labels, weights)[0].sum()
+            for d in (1e-6, -1e-6)
+        )
+        np.testing.assert_allclose(slope, (up - down) / 2e-6, rtol=1e-4)
+
+
+@every_loss
+@pytest.mark.parametrize("scale", [0.0, 2.0])
+def test_second_derivatives_in_forward_and_reverse_mode(case, scale):
+    logits, labels, weights = _inputs(case, scale, batch=2)
+    loss, oracle = CASES[case][:2]
+    direction = jnp.asarray(np.random.default_rng(2).normal(size=logits.shape), jnp.float32)
+    gradient = jax.grad(lambda logits: loss(logits, labels, weights).sum())
+    forward = jax.jvp(gradient, (logits,), (direction,))[1]
+    reverse = jax.grad(lambda logits: (gradient(logits) * direction).sum())(logits)
+    step, exact = 1e-6 * np.asarray(direction, np.float64), np.asarray(logits, np.float64)
+    up, down = (_oracle(oracle, exact + change, labels, weights)[1] for change in (step, -step))
+    truth = (up - down) / 2e-6
+    np.testing.assert_allclose(forward, truth, atol=1e-4)
+    np.testing.assert_allclose(reverse, truth, atol=1e-4)
+
+
+@every_loss
+def test_permuting_the_batch_permutes_the_losses(case):
+    logits, labels, weights = _inputs(case)
+    order = np.random.default_rng(3).permutation(BATCH)
+    loss = CASES[case][0]
+    np.testing.assert_allclose(
+        loss(logits[order], labels[order], weights), loss(logits, labels, weights)[order], rtol=1e-6
+    )
+
+
+@every_loss
+def test_permuting_the_classes_changes_nothing(case):
+    logits, labels, weights = _inputs(case)
+    order = np.random.default_rng(4).permutation(CLASSES)
+    moved = labels[:, order] if labels.ndim == 2 else jnp.asarray(np.argsort(order))[labels]
+    loss = CASES[case][0]
+    np.testing.assert_allclose(loss(logits[:, order], moved, weights[order]), loss(logits, labels, weights), rtol=1e-5)
+
+
+@every_loss
+def test_transformations_agree_with_the_plain_call(case):
+    logits, labels, weights = _inputs(case)
+    loss = CASES[case][0]
+    plain = loss(logits, labels, weights)
+    split = (logits.reshape(8, 2, CLASSES), labels.reshape(8, 2, *labels.shape[1:]))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    batch = PartitionSpec("data")
+    sharded = jax.jit(jax.shard_map(loss, mesh=mesh, in_specs=(batch, batch, PartitionSpec()), out_specs=batch))
+    results = {
+        "jit": jax.jit(loss)(logits, labels, weights),
+        "vmap": jax.vmap(loss, in_axes=(0, 0, None))(*split, weights).reshape(BATCH),
+        "pmap": np.asarray(jax.pmap(loss, in_axes=(0, 0, None))(*split, weights)).reshape(BATCH),
+        "shard_map": sharded(logits, labels, weights),
+    }
+    for name, result in results.items():
+        np.testing.assert_allclose(result, plain, rtol=2e-6, err_msg=name)
+
+
+@every_loss
+def test_gradients_under_pmap_and_shard_map(case):
+    logits, labels, weights = _inputs(case)
+    gradient = _compiled(case)[1]
+    plain = gradient(logits, labels, weights)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    batch = PartitionSpec("data")
+    sharded = jax.jit(jax.shard_map(gradient, mesh=mesh, in_specs=(batch, batch, PartitionSpec()), out_specs=batch))
+    split = (logits.reshape(8, 2, CLASSES), labels.reshape(8, 2, *labels.shape[1:]))
+    mapped = jax.pmap(gradient, in_axes=(0, 0, None))(*split, weights)
+    np.testing.assert_allclose(sharded(logits, labels, weights), plain, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(np.asarray(mapped).reshape(plain.shape), plain, rtol=1e-5, atol=1e-7)
+
+
+@every_loss
+def test_gradient_of_the_class_weights(case):
+    logits, labels, weights = _inputs(case)
+    loss = CASES[case][0]
+    gradient = jax.grad(lambda weights: loss(logits, labels, weights).sum())(weights)
+    # Losses are linear in the weights.
+    parts = [loss(logits, labels, weight).sum() for weight in jnp.eye(CLASSES)]
+    np.testing.assert_allclose(gradient, jnp.stack(parts), rtol=1e-5, atol=1e-6)
+
+
+@every_loss
+def test_float64_stays_float64(case):
+    with jax.enable_x64(True):
+        logits, labels, weights = _inputs(case, dtype=jnp.float64)
+        value = CASES[case][0](logits, labels, weights)
+        assert value.dtype == jnp.float64
+        np.testing.assert_allclose(value, _oracle(CASES[case][1], logits, labels, weights)[0], rtol=1e-12)
+
+
+def test_registry():
+    assert sorted(losses.LOSSES) == ["focal", "sigmoid", "softmax"]
+
+
+@every_loss
+def test_messages_of_wrong_shapes(case):
+    logits, labels, weights = _inputs(case)
+    loss = CASES[case][0]
+    with pytest.raises(ValueError, match=r"logits must be \[B, C\], got shape \(2, 8, 5\); .*vmap"):
+        loss(logits.reshape(2, 8, CLASSES), labels, weights)
+    with pytest.raises(ValueError, match=r"labels must be .* got labels of shape \(15,.*logits of shape \(16, 5\)"):
+        loss(logits, labels[:15], weights)
+    with pytest.raises(
+        ValueError, match=r"class_weights must be \[C\].* got shape \(16,\) for logits of shape \(16, 5\)"
+    ):
+        loss(logits, labels, jnp.ones(BATCH))
+    with pytest.raises(ValueError, match=r"labels of shape \[B\] must be integers, got float32"):
+        loss(logits, jnp.zeros(BATCH), weights)
+
+
+def test_messages_of_wrong_use():
+    logits, labels, weights = _inputs("sigmoid_multi")
+    with pytest.raises(
+        ValueError, match="one integer label an example.*for multi-hot labels use sigmoid_cross_entropy"
+    ):
+        losses.softmax_cross_entropy(logits, labels, weights)
+    with pytest.raises(ValueError, match="at least 2 classes"):
+        losses.softmax_cross_entropy(logits[:, :1], jnp.zeros(BATCH, int))
+    for gamma in (-0.5, float("nan"), np.ones(2)):
+        with pytest.raises(ValueError, match="gamma must be a number, at least 0, got"):
+            losses.focal_loss(logits, labels, weights, gamma=gamma)

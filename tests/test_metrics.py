@@ -1,0 +1,215 @@
+"""Metrics against loops over examples and scikit-learn; merging, masks, groups, empty classes, errors."""
+
+import functools
+
+import hypothesis
+from hypothesis import strategies
+import jax
+from jax.sharding import AxisType, PartitionSpec
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sklearn.metrics
+
+from cbjax import metrics
+from oracles import metrics as oracles
+
+CLASSES = 8
+
+
+def _split(size=200, seed=0):
+    rng = np.random.default_rng(seed)
+    # Few distinct logits, so that ties occur; class 7 has no example and is predicted.
+    logits = rng.integers(-3, 4, (size, CLASSES)).astype(np.float32)
+    labels = rng.integers(0, CLASSES - 1, size)
+    return logits, labels, rng.exponential(size=size).astype(np.float32), rng.uniform(0, 1, size).astype(np.float32)
+
+
+def _sums(logits, labels, losses, confidence, mask=None):
+    mask = np.ones(len(labels), bool) if mask is None else mask
+    return metrics.ClassificationSums.from_outputs(*map(jnp.asarray, (logits, labels, losses, mask, confidence)))
+
+
+_compiled_sums = jax.jit(metrics.ClassificationSums.from_outputs)
+
+
+def test_by_hand():
+    logits = np.float32([[2, 1, 0], [2, 1, 0], [0, 1, 0], [0, 0, 1]])
+    sums = _sums(logits, np.array([0, 1, 1, 1]), np.float32([1, 2, 3, 4]), np.float32([0.9, 0.9, 0.5, 0.1]))
+    np.testing.assert_array_equal(sums.correct, [1, 1, 0])
+    np.testing.assert_array_equal(sums.total, [1, 3, 0])
+    np.testing.assert_array_equal(sums.predicted, [2, 1, 1])
+    np.testing.assert_array_equal(metrics.per_class_accuracy(sums), [1, 1 / 3, np.nan])
+    figures = metrics.summarize(sums)
+    assert "top5_accuracy" not in figures
+    expected = {
+        "accuracy": 0.5,
+        "balanced_accuracy": 2 / 3,
+        "worst_accuracy": 1 / 3,
+        "macro_precision": 0.75,
+        "loss": 2.5,
+    }
+    assert {name: figures[name] for name in expected} == pytest.approx(expected)
+    assert figures["ece"] == pytest.approx((abs(1.8 - 1) + 0.5 + 0.1) / 4)
+    assert float(sums.compute()) == 0.5
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_agrees_with_the_oracle(seed):
+    logits, labels, losses, confidence = _split(seed=seed)
+    figures = metrics.summarize(_sums(logits, labels, losses, confidence))
+    truth = oracles.summary(logits, labels, losses, confidence)
+    assert figures == pytest.approx(truth, rel=1e-5)
+    # Seen to fail: figures of another split, and with an example's label moved.
+    assert figures != pytest.approx(oracles.summary(*_split(seed=seed + 10)), rel=1e-5)
+    moved = np.where(np.arange(len(labels)) == 0, (labels + 1) % (CLASSES - 1), labels)
+    assert figures != pytest.approx(oracles.summary(logits, moved, losses, confidence), rel=1e-5)
+
+
+def test_agrees_with_scikit_learn():
+    logits, labels, losses, confidence = _split()
+    figures, predicted = metrics.summarize(_sums(logits, labels, losses, confidence)), logits.argmax(axis=1)
+    present = np.unique(labels)
+    options = {"labels": present, "average": "macro", "zero_division": 0}
+    assert figures["macro_precision"] == pytest.approx(sklearn.metrics.precision_score(labels, predicted, **options))
+    assert figures["macro_recall"] == pytest.approx(sklearn.metrics.recall_score(labels, predicted, **options))
+    truth = sklearn.metrics.confusion_matrix(labels, predicted, labels=range(CLASSES))
+    np.testing.assert_array_equal(metrics.confusion_matrix(predicted, labels, CLASSES), truth)
+
+
+def test_masked_examples_count_nowhere():
+    logits, labels, losses, confidence = _split()
+    mask = np.arange(len(labels)) % 3 > 0
+    losses = np.where(mask, losses, np.nan)
+    with_padding = _sums(logits, labels, losses, confidence, mask)
+    without = _sums(logits[mask], labels[mask], losses[mask], confidence[mask])
+    for ours, truth in zip(jax.tree.leaves(with_padding), jax.tree.leaves(without), strict=True):
+        np.testing.assert_allclose(ours, truth, rtol=1e-6)
+
+
+@hypothesis.given(strategies.lists(strategies.integers(0, 200), max_size=3))
+@hypothesis.settings(max_examples=25, deadline=None, derandomize=True)
+def test_merging_parts_gives_the_whole(cuts):
+    split = _split()
+    logits, labels, losses, confidence = split
+    owner = np.searchsorted(np.sort(cuts), np.arange(len(labels)), side="right")
+    parts = [_compiled_sums(logits, labels, losses, owner == k, confidence) for k in range(len(cuts) + 1)]
+    merged = functools.reduce(lambda one, other: one.merge(other), reversed(parts))
+    assert metrics.summarize(merged) == pytest.approx(
+        metrics.summarize(_compiled_sums(*split[:3], owner >= 0, split[3])), rel=1e-5
+    )
+
+
+def test_sums_over_devices():
+    split = _split()
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+
+    def share(*arrays):
+        return jax.lax.psum(metrics.ClassificationSums.from_outputs(*arrays), "data")
+
+    logits, labels, losses, confidence = split
+    arrays = (logits, labels, losses, np.ones(len(labels), bool), confidence)
+    over_mesh = jax.jit(jax.shard_map(share, mesh=mesh, in_specs=PartitionSpec("data"), out_specs=PartitionSpec()))
+    whole = metrics.summarize(_sums(*split))
+    assert metrics.summarize(over_mesh(*arrays)) == pytest.approx(whole, rel=1e-5)
+    stacked = jax.pmap(metrics.ClassificationSums.from_outputs)(*(x.reshape(8, 25, *x.shape[1:]) for x in arrays))
+    assert metrics.summarize(stacked.reduce()) == pytest.approx(whole, rel=1e-5)
+
+
+def test_ties_go_to_the_lower_class_and_nan_is_wrong():
+    tied = np.zeros((CLASSES, CLASSES), np.float32)
+    sums = _sums(tied, np.arange(CLASSES), np.zeros(CLASSES, np.float32), np.ones(CLASSES, np.float32))
+    np.testing.assert_array_equal(sums.correct, [1] + [0] * 7)
+    np.testing.assert_array_equal(sums.top5, [1] * 5 + [0] * 3)
+    sums = _sums(tied * np.nan, np.full(CLASSES, 3), np.zeros(CLASSES, np.float32), np.ones(CLASSES, np.float32))
+    assert sums.top5.sum() == 0 and sums.correct.sum() == 0
+
+
+def test_edges_of_the_bins():
+    confidence = np.float32([0.0, 1 / 30, 0.999, 1.0])
+    sums = _sums(np.zeros((4, 2), np.float32), np.zeros(4, int), np.zeros(4, np.float32), confidence)
+    np.testing.assert_array_equal(sums.calibration[0], [2] + [0] * 13 + [2])
+
+
+@pytest.mark.parametrize(
+    "counts, sizes",
+    [
+        ([500, 101, 100, 20, 19, 0], {"many": [0, 1], "medium": [2, 3], "few": [4, 5]}),
+        ([500, 400], {"many": [0, 1]}),
+        ([90, 80, 70, 60, 50, 40], {"many": [0, 1], "medium": [2, 3], "few": [4, 5]}),
+        ([10, 60, 20, 50, 40, 30, 70], {"many": [1, 6], "medium": [3, 4, 5], "few": [0, 2]}),
+        (list(range(199, 188, -1)), {"many": [0, 1, 2, 3], "medium": [4, 5, 6], "few": [7, 8, 9, 10]}),
+        ([100] * 5 + [10] * 5, {"many": [0, 1, 2, 3, 4], "few": [5, 6, 7, 8, 9]}),
+        ([60, 60, 60], {"medium": [0, 1, 2]}),
+        ([60, 3], {"many": [0], "few": [1]}),
+    ],
+)
+def test_class_groups(counts, sizes):
+    groups = metrics.class_groups(counts)
+    assert {name: classes.tolist() for name, classes in groups.items()} == sizes
+    assert list(groups) == [name for name in ("many", "medium", "few") if name in groups]
+
+
+@pytest.mark.parametrize(
+    "imbalance, sizes",
+    [(200, (30, 31, 39)), (100, (35, 35, 30)), (50, (41, 41, 18)), (20, (53, 47, 0)), (10, (69, 31, 0))],
+)
+def test_published_groups_of_long_tailed_cifar100(imbalance, sizes):
+    groups = metrics.class_groups([int(500 * (1 / imbalance) ** (i / 99)) for i in range(100)])
+    assert tuple(len(groups.get(name, ())) for name in ("many", "medium", "few")) == sizes
+    assert ("few" in groups) == (sizes[2] > 0)
+
+
+@hypothesis.given(strategies.lists(strategies.integers(0, 400), min_size=1, max_size=30))
+@hypothesis.settings(max_examples=100, deadline=None, derandomize=True)
+def test_groups_are_a_partition_by_count(counts):
+    groups = metrics.class_groups(counts)
+    assert sorted(np.concatenate(list(groups.values()))) == list(range(len(counts)))
+    ordered = [np.asarray(counts)[classes] for classes in groups.values()]
+    for larger, smaller in zip(ordered[:-1], ordered[1:], strict=True):
+        assert larger.min() > smaller.max()
+
+
+def test_group_accuracy_leaves_out_what_was_not_measured():
+    logits, labels, losses, confidence = _split()
+    sums = _sums(logits, labels, losses, confidence)
+    accuracy = metrics.per_class_accuracy(sums)
+    figures = metrics.summarize(sums, [500, 400, 300, 50, 50, 50, 50, 5])
+    assert figures["many_accuracy"] == pytest.approx(accuracy[:3].mean())
+    assert figures["medium_accuracy"] == pytest.approx(accuracy[3:7].mean())
+    assert "few_accuracy" not in figures
+    assert not np.isnan(list(figures.values())).any()
+
+
+@pytest.mark.parametrize("distinct", [3, 10**6])
+def test_average_precision(distinct):
+    rng = np.random.default_rng(0)
+    scores, labels = rng.integers(0, distinct, (50, 4)) / distinct, rng.integers(0, 2, (50, 4))
+    labels[:, 3] = 0
+    ours = metrics.average_precision(scores, labels)
+    truth = [sklearn.metrics.average_precision_score(labels[:, c], scores[:, c]) for c in range(3)]
+    np.testing.assert_allclose(ours, [*truth, np.nan])
+    figures = metrics.summarize_multilabel(scores, labels, 0.7, [500, 50, 5, 5])
+    expected = {
+        "mean_average_precision": np.mean(truth),
+        "balanced_accuracy": np.mean(truth),
+        "worst_accuracy": min(truth),
+    }
+    expected |= {"loss": 0.7, "many_accuracy": truth[0], "medium_accuracy": truth[1], "few_accuracy": truth[2]}
+    assert figures == pytest.approx(expected)
+
+
+def test_messages():
+    empty = _sums(*_split(), mask=np.zeros(200, bool))
+    for call, message in [
+        (lambda: metrics.summarize(empty), "at least one example, got none"),
+        (lambda: metrics.summarize(_sums(*_split()), [1, 2]), r"counts must be \[C\] for 8 classes, got shape \(2,\)"),
+        (lambda: metrics.class_groups([[1]]), r"counts must be \[C\].*\(1, 1\)"),
+        (
+            lambda: metrics.average_precision(np.ones((2, 3)), np.ones((2, 2))),
+            r"both be \[N, C\], got shapes \(2, 3\) and \(2, 2\)",
+        ),
+        (lambda: metrics.summarize_multilabel(np.ones((2, 3)), np.zeros((2, 3)), 0.1), "at least one positive label"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            call()

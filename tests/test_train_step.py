@@ -1,0 +1,188 @@
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cbjax import losses, models, sharding
+from cbjax.metrics import ClassificationSums
+from cbjax.train_step import make_eval_step, make_train_step
+from cbjax.types import Model, TrainState
+
+CLASSES, BATCH = 4, 16
+WEIGHTS = np.array([0.25, 0.5, 1.25, 2.0], np.float32)
+LOSSES = {"softmax": losses.softmax_cross_entropy, "focal": functools.partial(losses.focal_loss, gamma=2.0)}
+
+
+def linear_model():
+    """The least model that a step can be checked on: it compiles in no time."""
+
+    def init(key, images):
+        size = images[0].size
+        kernel = jax.random.normal(key, (size, CLASSES)) / np.sqrt(size)
+        return {"head": {"kernel": kernel, "bias": jnp.zeros(CLASSES)}}, {}
+
+    def features(params, batch_stats, images, train):
+        return images.reshape(images.shape[0], -1), batch_stats
+
+    def head(params, features):
+        return features @ params["head"]["kernel"] + params["head"]["bias"][None]
+
+    def apply(params, batch_stats, images, train):
+        return head(params, features(params, batch_stats, images, train)[0]), batch_stats
+
+    return Model(init, features, head, apply)
+
+
+def make_batch(seed=0):
+    rng = np.random.default_rng(seed)
+    images = rng.normal(size=(BATCH, 8, 8, 1)).astype(np.float32)
+    # Unevenly spread over the shards of two, four and eight devices, so that a mean of shard means would be wrong.
+    labels = np.sort(rng.integers(0, CLASSES, BATCH)).astype(np.int32)
+    return {"image": images, "label": labels}
+
+
+def make_state(model, tx):
+    params, batch_stats = model.init(jax.random.key(1), jnp.zeros((1, 8, 8, 1)))
+    return TrainState(
+        step=jnp.int32(0),
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=tx.init(params),
+        class_weights=jnp.asarray(WEIGHTS),
+        key=jax.random.key(2),
+    )
+
+
+def take_step(count, kind, loss="softmax", mean="batch", batch=None):
+    """Returns (state, metrics) after one step of plain SGD with rate 1: parameters minus new ones are the gradient."""
+    model = linear_model()
+    tx = optax.sgd(1.0)
+    state, mesh = make_state(model, tx), sharding.make_mesh(count)
+    batch = make_batch() if batch is None else batch
+    step = make_train_step(model, tx, LOSSES[loss], mean=mean)
+    step = sharding.data_parallel(step, mesh, split=(None, 0), split_outputs=(None, None), kind=kind)
+    after, metrics = step(sharding.replicate(state, mesh), batch)
+    return jax.tree.map(lambda old, new: np.asarray(old) - np.asarray(new), state.params, after.params), metrics, after
+
+
+def truth(loss, mean, batch):
+    """The gradient of the global objective on one device, written down directly."""
+    model = linear_model()
+    state = make_state(model, optax.sgd(1.0))
+    mask = batch.get("mask", np.ones(BATCH, bool))
+
+    def objective(params):
+        logits, _ = model.apply(params, state.batch_stats, batch["image"], train=True)
+        values = LOSSES[loss](logits, batch["label"], state.class_weights) * mask
+        divisor = mask.sum() if mean == "batch" else (WEIGHTS[batch["label"]] * mask).sum()
+        return values.sum() / divisor
+
+    value, grads = jax.value_and_grad(objective)(state.params)
+    return grads, value
+
+
+def assert_close(found, expected, tolerance=1e-5):
+    scale = max(float(np.max(np.abs(leaf))) for leaf in jax.tree.leaves(expected))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=tolerance * scale), found, expected)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("mean", ["batch", "weight_sum"])
+@pytest.mark.parametrize("kind", ["shard_map", "pmap"])
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_the_gradient_is_that_of_the_global_batch(count, kind, mean, loss):
+    grads, metrics, _ = take_step(count, kind, loss, mean)
+    expected, value = truth(loss, mean, make_batch())
+    assert_close(grads, expected)
+    np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
+    np.testing.assert_allclose(metrics["gradient_norm"], optax.tree.norm(expected), rtol=1e-4)
+
+
+@pytest.mark.parametrize("mean", ["batch", "weight_sum"])
+def test_masked_examples_count_nowhere(mean):
+    mask = np.arange(BATCH) % 3 > 0
+    batch = {**make_batch(), "mask": mask}
+    grads, metrics, _ = take_step(4, "shard_map", mean=mean, batch=batch)
+    assert_close(grads, truth("softmax", mean, batch)[0])
+    assert metrics["count"] == mask.sum()
+
+
+def test_a_batch_of_weight_zero_has_loss_zero():
+    model = linear_model()
+    tx = optax.sgd(1.0)
+    state = dataclasses.replace(make_state(model, tx), class_weights=jnp.zeros(CLASSES))
+    step = make_train_step(model, tx, losses.softmax_cross_entropy, mean="weight_sum", axis=None)
+    after, metrics = jax.jit(step)(state, make_batch())
+    assert metrics["loss"] == 0 and metrics["gradient_norm"] == 0
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params))
+
+
+def test_metrics_count_the_whole_batch():
+    batch = make_batch()
+    _, metrics, _ = take_step(8, "shard_map", batch=batch)
+    model = linear_model()
+    state = make_state(model, optax.sgd(1.0))
+    logits, _ = model.apply(state.params, state.batch_stats, batch["image"], train=True)
+    assert metrics["count"] == BATCH
+    assert metrics["correct"] == np.sum(np.argmax(logits, -1) == batch["label"])
+
+
+def test_running_statistics_are_averaged_over_devices():
+    batch = make_batch()
+    batch = {**batch, "image": np.repeat(np.tile(batch["image"], (1, 2, 2, 1)), 3, axis=-1)}
+    model = models.build("resnet20", CLASSES)
+    params, batch_stats = model.init(jax.random.key(1), jnp.zeros((1, 16, 16, 3)))
+    tx = optax.sgd(0.0)
+    state = TrainState(
+        jnp.int32(0), params, batch_stats, tx.init(params), jnp.asarray(WEIGHTS), jax.random.key(0)
+    )
+    mesh = sharding.make_mesh(2)
+    step = sharding.data_parallel(
+        make_train_step(model, tx, losses.softmax_cross_entropy), mesh, split=(None, 0), split_outputs=(None, None)
+    )
+    after, _ = step(sharding.replicate(state, mesh), batch)
+    halves = [
+        model.apply(params, batch_stats, batch["image"][part], train=True)[1] for part in (slice(0, 8), slice(8, 16))
+    ]
+    expected = jax.tree.map(lambda a, b: (a + b) / 2, *halves)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), after.batch_stats, expected)
+
+
+@pytest.mark.parametrize("kind", ["shard_map", "pmap"])
+def test_evaluation_sums_are_those_of_one_device(kind):
+    model = linear_model()
+    state = make_state(model, optax.sgd(1.0))
+    batch = {**make_batch(), "mask": np.arange(BATCH) < 13}
+    results = []
+    for count in (1, 4):
+        step = make_eval_step(model, losses.softmax_cross_entropy, jax.nn.softmax)
+        step = sharding.data_parallel(
+            step, sharding.make_mesh(count), split=(None, None, 0), split_outputs=(None, 0), kind=kind
+        )
+        results.append(step(state.params, state.batch_stats, batch))
+    (one, predicted), (four, predicted_by_four) = results
+    assert isinstance(one, ClassificationSums) and one.count == 13
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), one, four)
+    np.testing.assert_array_equal(predicted, predicted_by_four)
+
+
+def test_multi_hot_evaluation_returns_probabilities():
+    model = linear_model()
+    state = make_state(model, optax.sgd(1.0))
+    batch = make_batch()
+    batch["label"] = np.eye(CLASSES, dtype=np.float32)[batch["label"]]
+    step = make_eval_step(model, losses.sigmoid_cross_entropy, jax.nn.sigmoid, axis=None)
+    sums, outputs = step(state.params, state.batch_stats, batch)
+    logits, _ = model.apply(state.params, state.batch_stats, batch["image"], train=False)
+    expected = np.sum(np.logaddexp(0, -np.asarray(logits) * (2 * batch["label"] - 1)))
+    np.testing.assert_allclose(sums["loss"], expected, rtol=1e-5)
+    np.testing.assert_allclose(outputs, 1 / (1 + np.exp(-np.asarray(logits))), rtol=1e-5)
+
+
+def test_an_unknown_mean_is_refused():
+    with pytest.raises(ValueError, match=r"mean='sum': must be one of batch, weight_sum"):
+        make_train_step(None, None, None, mean="sum")
