@@ -66,7 +66,12 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Parts:
     schedule = build_schedule(config, batches)
     loss = build_loss(config)
     image_shape = dataset.train.images.shape[1:]
-    shapes = jax.eval_shape(lambda: initial_state(config, model, image_shape, dataset.counts))
+
+    def make_state(key):
+        return initial_state(key, config, model, image_shape, dataset.counts)
+
+    # The seed is an argument of the program, so that the runs of a sweep share it.
+    shapes = jax.eval_shape(make_state, jax.random.key(config.seed))
     tx = build_optimizer(config, schedule, shapes.params)
     rule, _ = build_weights(config, dataset.counts)
 
@@ -99,9 +104,7 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Parts:
     return Parts(
         model=model,
         mesh=mesh,
-        init=lambda: sharding.replicate(
-            jax.jit(lambda: initial_state(config, model, image_shape, dataset.counts))(), mesh
-        ),
+        init=lambda: sharding.replicate(jax.jit(make_state)(jax.random.key(config.seed)), mesh),
         advance=advance,
         batches=batches,
         steps_per_dispatch=steps_per_dispatch,
@@ -113,9 +116,11 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Parts:
     )
 
 
-def initial_state(config: ConfigDict, model: Model, image_shape: Sequence[int], counts: Sequence[int]) -> TrainState:
-    """Makes the state before the first step, from the config's seed."""
-    key, params_key = jax.random.split(jax.random.key(config.seed))
+def initial_state(
+    key: Array, config: ConfigDict, model: Model, image_shape: Sequence[int], counts: Sequence[int]
+) -> TrainState:
+    """Makes the state before the first step from the run's random key."""
+    key, params_key = jax.random.split(key)
     params, batch_stats = model.init(params_key, jnp.zeros((1, *image_shape)))
     # The optimiser's state does not depend on its schedule.
     tx = build_optimizer(config, optax.constant_schedule(0.0), params)
@@ -196,10 +201,15 @@ def build_weights(config: ConfigDict, counts: np.ndarray) -> tuple[Callable[[Run
         options = config.difficulty
         rule = callbacks.from_difficulty(options.tau, options.formula, options.floor, options.scale)
         return rule, equal
-    options = {}
+    if settings.name == "uniform":
+        return lambda run: equal, equal
+    options = {"zero_count": settings.zero_count}
     if settings.name == "class_balanced":
-        options = {"beta": settings.beta, "zero_count": settings.zero_count}
-    fixed = equal if settings.name == "uniform" else weights.WEIGHTS[settings.name](counts, **options)
+        options["beta"] = settings.beta
+    try:
+        fixed = weights.WEIGHTS[settings.name](counts, **options)
+    except ValueError as error:
+        raise ConfigError(f"weights.name={settings.name!r}: {error}") from error
     return lambda run: fixed, equal if settings.start > 0 else fixed
 
 
@@ -220,9 +230,7 @@ def check_data(config: ConfigDict, dataset: Dataset) -> None:
             "set data.validation to a number or a fraction per class, such as data.validation=0.1"
         )
     if dataset.multi_label and config.loss.name == "softmax":
-        raise ConfigError(
-            "loss.name='softmax' needs one label an image, and these are multi-hot; use sigmoid or focal"
-        )
+        raise ConfigError("loss.name='softmax' needs one label an image, and these are multi-hot; use sigmoid or focal")
     if dataset.multi_label and config.loss.mean == "weight_sum":
         raise ConfigError(
             "loss.mean='weight_sum' needs one label an image, and these are multi-hot; use loss.mean=batch"

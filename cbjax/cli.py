@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from cbjax import config as configs
-from cbjax import xla_flags
+from cbjax import startup
 from cbjax.config import ConfigError
 
 
@@ -85,7 +85,7 @@ def _parse(arguments):
 
 def _train(options, overrides):
     config = configs.load(options.config, overrides)
-    xla_flags.set_flags(config.deterministic)
+    _start(config.deterministic)
     from cbjax.run import train
 
     train(config, options.workdir, extend=options.extend)
@@ -95,7 +95,7 @@ def _train(options, overrides):
 
 def _sweep(options, overrides):
     runs = configs.load_sweep(options.config, overrides)
-    xla_flags.set_flags(any(config.deterministic for _, config in runs))
+    _start(any(config.deterministic for _, config in runs))
     from cbjax.sweep import sweep
 
     path, failed = sweep(runs, options.workdir)
@@ -106,12 +106,17 @@ def _sweep(options, overrides):
 def _eval(options, overrides):
     from cbjax import workdir as workdirs
 
-    xla_flags.set_flags(workdirs.read_config(pathlib.Path(options.workdir)).deterministic)
+    _start(workdirs.read_config(pathlib.Path(options.workdir)).deterministic)
     from cbjax.run import evaluate
 
     for name, value in evaluate(options.workdir, split=options.split, checkpoint=options.checkpoint).items():
         print(f"{options.split}/{name} {value:.6g}")
     return 0
+
+
+def _start(deterministic):
+    startup.set_flags(deterministic)
+    startup.keep_compiled_programs()
 
 
 def _report(options, overrides):

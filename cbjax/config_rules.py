@@ -120,9 +120,8 @@ def _data(values):
                 "or set weights.zero_count=ignore"
             )
     if longtail == "majority":
-        for key in ("data.majority_ratio", "data.train_size"):
-            if values[key] is None:
-                yield f"{key} must be set where data.longtail is majority; got None"
+        if values["data.majority_ratio"] is None:
+            yield "data.majority_ratio must be set where data.longtail is majority; got None"
         if num_classes not in (2, None):
             yield (
                 f"data.classes must be two where data.longtail is majority, the larger first; got {num_classes} "
@@ -147,7 +146,7 @@ def _optim(values):
         if values["optim.schedule"] == "step"
         else (1.0, "the end of training")
     )
-    if fraction > end:
+    if fraction > end or fraction == 1:
         yield f"{warmups[0]} must end by {what}, {end} of num_epochs={values['num_epochs']}; got {values[warmups[0]]}"
     if values["optim.nesterov"] and not values["optim.momentum"]:
         yield "optim.nesterov must be false where optim.momentum is 0; got True"

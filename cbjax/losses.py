@@ -22,7 +22,7 @@ def softmax_cross_entropy(logits: Array, labels: Array, class_weights: Array | N
 
     Source: Cui et al. 2019, eq. 10; Sinha et al. 2020, eq. 7.
     """
-    logits, class_weights = _checked(logits, labels, class_weights)
+    logits, labels, class_weights = _checked(logits, labels, class_weights)
     if labels.ndim == 2:
         raise ValueError(
             f"softmax_cross_entropy needs one integer label an example, [B], got labels of shape {labels.shape}; "
@@ -54,7 +54,7 @@ def sigmoid_cross_entropy(logits: Array, labels: Array, class_weights: Array | N
 
     Source: Cui et al. 2019, eq. 12.
     """
-    logits, class_weights = _checked(logits, labels, class_weights)
+    logits, labels, class_weights = _checked(logits, labels, class_weights)
     return _sum_over_classes(jax.nn.softplus(-_margins(logits, labels)), labels, class_weights)
 
 
@@ -78,7 +78,7 @@ def focal_loss(logits: Array, labels: Array, class_weights: Array | None = None,
 
     Source: Cui et al. 2019, eq. 13. The authors' modulator overflows below logit -88; this one does not.
     """
-    logits, class_weights = _checked(logits, labels, class_weights)
+    logits, labels, class_weights = _checked(logits, labels, class_weights)
     if jnp.ndim(gamma) != 0 or (not isinstance(gamma, jax.core.Tracer) and not gamma >= 0):
         raise ValueError(f"gamma must be a number, at least 0, got {gamma}")
     gamma = jnp.asarray(gamma, logits.dtype)
@@ -127,7 +127,7 @@ def _margins(logits: Array, labels: Array) -> Array:
 
 
 def _one_hot(labels: Array, logits: Array) -> Array:
-    return labels[:, None] == jnp.arange(logits.shape[1], dtype=labels.dtype)[None, :]
+    return labels[:, None] == jnp.arange(logits.shape[1])[None, :]
 
 
 def _sum_over_classes(terms: Array, labels: Array, class_weights: Array | None) -> Array:
@@ -138,8 +138,10 @@ def _sum_over_classes(terms: Array, labels: Array, class_weights: Array | None) 
     return terms.sum(axis=1) * class_weights[labels]
 
 
-def _checked(logits: Array, labels: Array, class_weights: Array | None) -> tuple[Array, Array | None]:
-    """Returns logits and class weights in at least float32, or raises what the caller got wrong."""
+def _checked(logits: Array, labels: Array, class_weights: Array | None) -> tuple[Array, Array, Array | None]:
+    """Returns the arguments as jax arrays, floats in at least float32, or raises what the caller got wrong."""
+    # NumPy arrays too: class weights from `weights` are, and such an array takes no traced labels as its index.
+    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
     if logits.ndim != 2:
         raise ValueError(f"logits must be [B, C], got shape {logits.shape}; for more axes use jax.vmap")
     if labels.shape not in (logits.shape[:1], logits.shape):
@@ -151,10 +153,11 @@ def _checked(logits: Array, labels: Array, class_weights: Array | None) -> tuple
         raise ValueError(f"labels of shape [B] must be integers, got {labels.dtype}")
     dtype = jnp.promote_types(logits.dtype, jnp.float32)
     if class_weights is None:
-        return logits.astype(dtype), None
+        return logits.astype(dtype), labels, None
+    class_weights = jnp.asarray(class_weights, dtype)
     if class_weights.shape != logits.shape[1:]:
         raise ValueError(
             f"class_weights must be [C], one weight a class, got shape {class_weights.shape} "
             f"for logits of shape {logits.shape}"
         )
-    return logits.astype(dtype), class_weights.astype(dtype)
+    return logits.astype(dtype), labels, class_weights

@@ -56,7 +56,7 @@ class ClassificationSums(metrics.Metric):
         predicted = jnp.argmax(logits, axis=1)
         correct = predicted == labels
         true_logit = jnp.take_along_axis(logits, labels[:, None], axis=1)
-        later = labels[:, None] <= jnp.arange(num_classes, dtype=labels.dtype)[None, :]
+        later = labels[:, None] <= jnp.arange(num_classes)[None, :]
         # Counted from below, so that a row of NaN has its class last and not first.
         not_ahead = (true_logit > logits) | ((true_logit == logits) & later)
         top5 = num_classes - not_ahead.sum(axis=1) < 5

@@ -42,11 +42,11 @@ def step_schedule(
         raise ValueError(f"boundaries must be steps, at least 0, got {tuple(boundaries)}")
     if not factor > 0:
         raise ValueError(f"factor must be above 0, got {factor}")
-    boundaries = np.sort(np.asarray(boundaries, np.int32))
-    decays = np.float64(factor) ** np.arange(len(boundaries) + 1)
+    falls = np.sort(np.asarray(boundaries, np.int32))
+    decays = np.float64(factor) ** np.arange(len(falls) + 1)
 
     def decayed(step):
-        return learning_rate * jnp.asarray(decays, jnp.float32)[jnp.searchsorted(boundaries, step, side="right")]
+        return learning_rate * jnp.asarray(decays, jnp.float32)[jnp.searchsorted(falls, step, side="right")]
 
     return _warmed_up(decayed, learning_rate, warmup_steps, warmup_from)
 

@@ -12,7 +12,7 @@ import jax
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from cbjax import build, callbacks, data, memory, sharding, xla_flags
+from cbjax import build, callbacks, data, memory, sharding, startup
 from cbjax import config as configs
 from cbjax import workdir as workdirs
 from cbjax.checkpoint import Checkpoints
@@ -57,7 +57,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
     if config.evaluation.batch_size is not None:
         configs.check_devices(config.evaluation.batch_size, mesh.devices.size, "evaluation.batch_size")
     if config.deterministic:
-        xla_flags.check_deterministic(sharding.platform(mesh))
+        startup.check_deterministic(sharding.platform(mesh))
     dataset = data.prepare(config.data, config.seed if config.data.seed is None else config.data.seed)
     facts = workdirs.describe_data(dataset)
     workdirs.check_same_data(place, facts)
@@ -133,7 +133,8 @@ def _restore(place, config, facts, mesh, checkpoint):
     if checkpoint not in ("last", "best"):
         raise ConfigError(f"checkpoint={checkpoint!r}: must be 'last' or 'best'")
     model = build.build_model(config, len(facts["class_names"]))
-    like = jax.eval_shape(lambda: build.initial_state(config, model, facts["image_shape"], facts["counts"]))
+    key = jax.random.key(config.seed)
+    like = jax.eval_shape(lambda: build.initial_state(key, config, model, facts["image_shape"], facts["counts"]))
     like = sharding.placed(like, mesh)
     with contextlib.closing(Checkpoints(place, print, reading=True)) as checkpoints:
         restored = checkpoints.restore(like)

@@ -77,4 +77,3 @@ def _cdb(config):
     config.model.initialization = "he"
     config.weights.name = "difficulty"
     config.optim.weight_decay = 5e-4
-    config.optim.warmup = 0.0

@@ -25,6 +25,7 @@ def get_config():
     config.data.imbalance = 20.0
     config.data.validation = 20
     config.data.test = 50
+    config.data.normalization = "unit"
 
     config.model.name = "digits_cnn"
     config.model.initialization = "he"

@@ -44,7 +44,6 @@ def get_config():
     config.optim.learning_rate = 1e-3
     config.optim.momentum = 0.9
     config.optim.weight_decay = 5e-4
-    config.optim.warmup = 0.0
     config.optim.decay_at = (0.75,)
     config.optim.decay_factor = 0.1
 

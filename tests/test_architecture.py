@@ -33,7 +33,7 @@ BESIDE = {
     "report": {"metrics", "writers", "config"},
     "progress": set(),
     "interrupts": set(),
-    "xla_flags": {"config"},
+    "startup": {"config"},
 }
 PURE = {"losses", "weights", "difficulty", "optim", "metrics"}
 RANK = {name: rank for rank, level in enumerate(LEVELS) for name in level}

@@ -1,12 +1,12 @@
 """Tests of reading and comparing configurations, and of the files that come with the package."""
 
 import json
-from pathlib import Path
 import subprocess
 import sys
+from pathlib import Path
 
-from ml_collections import ConfigDict
 import pytest
+from ml_collections import ConfigDict
 
 from cbjax import config, config_schema
 from cbjax.config import ConfigError

@@ -173,11 +173,13 @@ def test_every_default_is_in_its_own_type():
 
 
 def test_names_in_the_schema_are_those_of_the_registries():
-    from cbjax import losses, models, weights
-    from cbjax.data import augment, sources
+    from cbjax import difficulty, losses, models, weights
+    from cbjax.data import longtail, normalization, sources
 
     assert set(config_schema.SOURCES) == set(sources.SOURCES)
     assert set(config_schema.MODELS) == set(models.MODELS)
     assert set(config_schema.LOSSES) == set(losses.LOSSES)
     assert set(config_schema.WEIGHTS) == {*weights.WEIGHTS, "difficulty"}
-    assert set(config_schema.NORMALIZATIONS) == set(augment.NORMALIZATIONS)
+    assert set(config_schema.NORMALIZATIONS) == {*normalization.NORMALIZATIONS, "standardize"}
+    assert config_schema.LONGTAILS == longtail.KINDS
+    assert config_schema.TAU_FORMULAS == difficulty.FORMULAS

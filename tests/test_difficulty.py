@@ -3,15 +3,15 @@
 import functools
 
 import hypothesis
-from hypothesis import strategies
 import jax
-from jax.sharding import AxisType, PartitionSpec
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import strategies
+from jax.sharding import AxisType, PartitionSpec
+from oracles import difficulty as oracles
 
 from cbjax import difficulty
-from oracles import difficulty as oracles
 
 TAUS = {
     "paper": oracles.paper_tau,
@@ -29,7 +29,7 @@ def test_by_hand():
 
 
 @pytest.mark.parametrize(
-    "best, worst, published",
+    ("best", "worst", "published"),
     [((0.9), 0.1, (0.9997, 1.998, 1.9993)), (0.8, 0.7, (0.755, 1.063, 1.0712)), (0.5, 0.5, (0.727, 0.990, 0.9999))],
 )
 def test_published_taus(best, worst, published):
@@ -114,7 +114,9 @@ def test_properties(accuracy, tau, floor):
     for kind in (tau, "dynamic"):
         value, slope = _value_and_slope(kind == "dynamic")(accuracy, np.float32(tau), np.float32(floor))
         value = np.asarray(value)
-        assert np.isfinite(value).all() and np.isfinite(slope).all() and (value >= 0).all()
+        assert np.isfinite(value).all()
+        assert np.isfinite(slope).all()
+        assert (value >= 0).all()
         np.testing.assert_allclose(value.sum(), 4, rtol=1e-5)
         assert (np.diff(value[np.argsort(accuracy)]) <= 1e-5).all()
         np.testing.assert_allclose(
@@ -128,7 +130,9 @@ def test_properties(accuracy, tau, floor):
 def _value_and_slope(dynamic):
     @jax.jit
     def compute(accuracy, tau, floor):
-        weights = lambda accuracy: difficulty.difficulty_weights(accuracy, "dynamic" if dynamic else tau, floor=floor)
+        def weights(accuracy):
+            return difficulty.difficulty_weights(accuracy, "dynamic" if dynamic else tau, floor=floor)
+
         return weights(accuracy), jax.grad(lambda accuracy: (weights(accuracy) * jnp.arange(4)).sum())(accuracy)
 
     return compute

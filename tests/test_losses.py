@@ -1,17 +1,17 @@
-"""Every loss: by hand, against float64, its limits, its gradient, extreme logits, permutations, transformations, errors."""
+"""Every loss: by hand, against float64, limits, gradients, extreme logits, permutations, transformations, errors."""
 
 import functools
 
 import hypothesis
-from hypothesis import strategies
 import jax
-from jax.sharding import AxisType, PartitionSpec
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import strategies
+from jax.sharding import AxisType, PartitionSpec
+from oracles import losses as oracles
 
 from cbjax import losses
-from oracles import losses as oracles
 
 BATCH, CLASSES = 16, 5
 
@@ -25,7 +25,7 @@ CASES = {
     "softmax": (losses.softmax_cross_entropy, oracles.softmax_cross_entropy, False),
     "sigmoid": (losses.sigmoid_cross_entropy, oracles.sigmoid_cross_entropy, False),
     "sigmoid_multi": (losses.sigmoid_cross_entropy, oracles.sigmoid_cross_entropy, True),
-    **{f"focal_{gamma}": (*_focal(gamma), False) for gamma in (0.0, 0.5, 2.0, 10.0)},
+    **{f"focal_{gamma}": (*_focal(gamma), False) for gamma in (0.0, 0.5, 2.0)},
     "focal_0.5_multi": (*_focal(0.5), True),
 }
 every_loss = pytest.mark.parametrize("case", CASES)
@@ -92,7 +92,8 @@ def test_values_and_gradients_agree_with_the_oracle(case, dtype, scale):
     arguments = _inputs(case, scale, dtype=dtype)
     value, gradient = (f(*arguments) for f in _compiled(case))
     truth, true_gradient = _oracle(CASES[case][1], *arguments)
-    assert value.dtype == jnp.float32 and value.shape == (BATCH,)
+    assert value.dtype == jnp.float32
+    assert value.shape == (BATCH,)
     assert gradient.dtype == dtype
     assert _close(value, truth, arguments[0])
     if dtype == jnp.float32:
@@ -126,7 +127,7 @@ BROKEN = {
     "rounded to bfloat16": lambda oracle, z, y, w: oracle(np.asarray(z.astype(jnp.bfloat16), np.float64), y, w),
 }
 BROKEN_FOCAL = {
-    "no modulator": lambda z, y, w: oracles.sigmoid_cross_entropy(z, y, w),
+    "no modulator": oracles.sigmoid_cross_entropy,
     "gamma of 1": lambda z, y, w: oracles.focal_loss(z, y, w, 1.0),
     "modulator of the other side": lambda z, y, w: (
         oracles.focal_loss(z, y, w, 0.0)[0] - oracles.focal_loss(z, y, w, 0.5)[0],
@@ -209,12 +210,15 @@ def test_extreme_logits_have_finite_losses_and_gradients(case, dtype, extreme):
     arguments = (logits, labels, jnp.linspace(0.0, 2.0, CLASSES))
     value, gradient = (f(*arguments) for f in _compiled(case))
     truth, true_gradient = _oracle(CASES[case][1], *arguments)
-    assert _close(value, truth, logits) and _close_bfloat16(gradient, true_gradient)
+    assert _close(value, truth, logits)
+    assert _close_bfloat16(gradient, true_gradient)
 
 
 @hypothesis.given(
-    gamma=strategies.floats(0, 10),
-    margins=strategies.lists(strategies.floats(-1e4, 1e4, width=32), min_size=4, max_size=4),
+    gamma=strategies.floats(0, 10) | strategies.sampled_from([0.0, 10.0]),
+    margins=strategies.lists(
+        strategies.floats(-1e4, 1e4, width=32) | strategies.floats(-30, 30, width=32), min_size=4, max_size=4
+    ),
     dtype=strategies.sampled_from([jnp.float32, jnp.bfloat16]),
 )
 @hypothesis.settings(max_examples=150, deadline=None, derandomize=True)
@@ -224,7 +228,8 @@ def test_any_gamma_and_logits(gamma, margins, dtype):
     truth, true_gradient = oracles.focal_loss(
         np.asarray(logits, np.float64), np.array([1]), np.ones(4), float(np.float32(gamma))
     )
-    assert _close(value[None], truth, logits) and _close_bfloat16(gradient, true_gradient)
+    assert _close(value[None], truth, logits)
+    assert _close_bfloat16(gradient, true_gradient)
 
 
 @jax.jit
@@ -303,6 +308,17 @@ def test_transformations_agree_with_the_plain_call(case):
 
 
 @every_loss
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+def test_numpy_arguments_and_weights_closed_over_in_jit(case, dtype):
+    logits, labels, weights = map(np.asarray, _inputs(case))
+    loss = CASES[case][0]
+    plain = loss(jnp.asarray(logits), jnp.asarray(labels), jnp.asarray(weights))
+    np.testing.assert_allclose(loss(logits, labels.astype(dtype), weights), plain, rtol=2e-6)
+    closed = jax.jit(lambda logits, labels: loss(logits, labels, weights))
+    np.testing.assert_allclose(closed(logits, labels.astype(dtype)), plain, rtol=2e-6)
+
+
+@every_loss
 def test_gradients_under_pmap_and_shard_map(case):
     logits, labels, weights = _inputs(case)
     gradient = _compiled(case)[1]
@@ -358,7 +374,7 @@ def test_messages_of_wrong_shapes(case):
 def test_messages_of_wrong_use():
     logits, labels, weights = _inputs("sigmoid_multi")
     with pytest.raises(
-        ValueError, match="one integer label an example.*for multi-hot labels use sigmoid_cross_entropy"
+        ValueError, match=r"one integer label an example.*for multi-hot labels use sigmoid_cross_entropy"
     ):
         losses.softmax_cross_entropy(logits, labels, weights)
     with pytest.raises(ValueError, match="at least 2 classes"):

@@ -1,18 +1,19 @@
 """Metrics against loops over examples and scikit-learn; merging, masks, groups, empty classes, errors."""
 
 import functools
+import itertools
 
 import hypothesis
-from hypothesis import strategies
 import jax
-from jax.sharding import AxisType, PartitionSpec
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import sklearn.metrics
+from hypothesis import strategies
+from jax.sharding import AxisType, PartitionSpec
+from oracles import metrics as oracles
 
 from cbjax import metrics
-from oracles import metrics as oracles
 
 CLASSES = 8
 
@@ -122,7 +123,8 @@ def test_ties_go_to_the_lower_class_and_nan_is_wrong():
     np.testing.assert_array_equal(sums.correct, [1] + [0] * 7)
     np.testing.assert_array_equal(sums.top5, [1] * 5 + [0] * 3)
     sums = _sums(tied * np.nan, np.full(CLASSES, 3), np.zeros(CLASSES, np.float32), np.ones(CLASSES, np.float32))
-    assert sums.top5.sum() == 0 and sums.correct.sum() == 0
+    assert sums.top5.sum() == 0
+    assert sums.correct.sum() == 0
 
 
 def test_edges_of_the_bins():
@@ -132,7 +134,7 @@ def test_edges_of_the_bins():
 
 
 @pytest.mark.parametrize(
-    "counts, sizes",
+    ("counts", "sizes"),
     [
         ([500, 101, 100, 20, 19, 0], {"many": [0, 1], "medium": [2, 3], "few": [4, 5]}),
         ([500, 400], {"many": [0, 1]}),
@@ -151,7 +153,7 @@ def test_class_groups(counts, sizes):
 
 
 @pytest.mark.parametrize(
-    "imbalance, sizes",
+    ("imbalance", "sizes"),
     [(200, (30, 31, 39)), (100, (35, 35, 30)), (50, (41, 41, 18)), (20, (53, 47, 0)), (10, (69, 31, 0))],
 )
 def test_published_groups_of_long_tailed_cifar100(imbalance, sizes):
@@ -166,7 +168,7 @@ def test_groups_are_a_partition_by_count(counts):
     groups = metrics.class_groups(counts)
     assert sorted(np.concatenate(list(groups.values()))) == list(range(len(counts)))
     ordered = [np.asarray(counts)[classes] for classes in groups.values()]
-    for larger, smaller in zip(ordered[:-1], ordered[1:], strict=True):
+    for larger, smaller in itertools.pairwise(ordered):
         assert larger.min() > smaller.max()
 
 

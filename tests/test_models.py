@@ -41,7 +41,9 @@ def small_resnet(**options):
     images = draw((16, 8, 8, 3)).astype(np.float32)
     params, batch_stats = model.init(jax.random.key(0), images)
     leaves, tree = jax.tree.flatten(params)
-    params = jax.tree.unflatten(tree, [leaf + 0.1 * draw(leaf.shape, i).astype(np.float32) for i, leaf in enumerate(leaves)])
+    params = jax.tree.unflatten(
+        tree, [leaf + 0.1 * draw(leaf.shape, i).astype(np.float32) for i, leaf in enumerate(leaves)]
+    )
     return model, params, batch_stats, images
 
 
@@ -189,7 +191,12 @@ def native_convolve_and_pool(images, kernel, padding):
 
 @pytest.mark.parametrize(
     ("image", "kernel", "padding"),
-    [((28, 28, 1), (5, 5, 1, 6), 2), ((14, 14, 6), (5, 5, 6, 16), 0), ((6, 10, 2), (3, 3, 2, 3), 1), ((4, 6, 2), (1, 1, 2, 3), 0)],
+    [
+        ((28, 28, 1), (5, 5, 1, 6), 2),
+        ((14, 14, 6), (5, 5, 6, 16), 0),
+        ((6, 10, 2), (3, 3, 2, 3), 1),
+        ((4, 6, 2), (1, 1, 2, 3), 0),
+    ],
 )
 def test_matrix_convolution_equals_the_native_one(image, kernel, padding):
     with jax.enable_x64(True):
@@ -302,7 +309,9 @@ def test_batch_norm_over_devices(synchronised):
     else:
         parts = [whole(params, images[i : i + 2], labels[i : i + 2]) for i in range(0, 16, 2)]
         expected, expected_stats = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *parts)
-    for ours, theirs in zip(jax.tree.leaves((gradient, stats)), jax.tree.leaves((expected, expected_stats)), strict=True):
+    for ours, theirs in zip(
+        jax.tree.leaves((gradient, stats)), jax.tree.leaves((expected, expected_stats)), strict=True
+    ):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3 * np.abs(theirs).max())
 
 
@@ -348,7 +357,12 @@ def test_init_maps_over_keys():
     [
         ("resnet33", 10, {}, r"unknown model 'resnet33'; known are digits_cnn, lenet5, resnet20, .*resnet110"),
         ("lenet5", 10, {"shortcut": "average"}, r"lenet5 has no option shortcut; it has initialization, final_bias"),
-        ("resnet20", 10, {"depth": 8}, r"resnet20 has no option depth; it has shortcut, initialization, final_bias, batch_"),
+        (
+            "resnet20",
+            10,
+            {"depth": 8},
+            r"resnet20 has no option depth; it has shortcut, initialization, final_bias, batch_",
+        ),
         ("resnet20", 10, {"shortcut": "B"}, r"shortcut must be one of average, subsample, projection, not 'B'"),
         ("resnet20", 10, {"initialization": "xavier"}, r"initialization must be one of glorot, he, not 'xavier'"),
         ("lenet5", 10, {"initialization": ""}, r"initialization must be one of glorot, he, not ''"),

@@ -66,7 +66,7 @@ def _numpy_sgd(params, gradients, rates, momentum, nesterov, weight_decay, decay
     return params
 
 
-@pytest.mark.parametrize("momentum, nesterov", [(0.0, False), (0.9, False), (0.9, True)])
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
 def test_sgd_is_coupled(momentum, nesterov):
     rng = np.random.default_rng(0)
     params = {"a": rng.normal(size=3), "b": rng.normal(size=2)}
@@ -96,7 +96,7 @@ class _Net(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "rule, last_bias, left_out",
+    ("rule", "last_bias", "left_out"),
     [
         ("all", True, set()),
         ("all", False, {"head/bias"}),

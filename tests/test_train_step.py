@@ -137,9 +137,7 @@ def test_running_statistics_are_averaged_over_devices():
     model = models.build("resnet20", CLASSES)
     params, batch_stats = model.init(jax.random.key(1), jnp.zeros((1, 16, 16, 3)))
     tx = optax.sgd(0.0)
-    state = TrainState(
-        jnp.int32(0), params, batch_stats, tx.init(params), jnp.asarray(WEIGHTS), jax.random.key(0)
-    )
+    state = TrainState(jnp.int32(0), params, batch_stats, tx.init(params), jnp.asarray(WEIGHTS), jax.random.key(0))
     mesh = sharding.make_mesh(2)
     step = sharding.data_parallel(
         make_train_step(model, tx, losses.softmax_cross_entropy), mesh, split=(None, 0), split_outputs=(None, None)

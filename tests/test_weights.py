@@ -1,13 +1,13 @@
 """Class weights against decimal arithmetic, the authors' numbers, limits, zero counts, errors."""
 
 import hypothesis
-from hypothesis import strategies
 import jax
 import numpy as np
 import pytest
+from hypothesis import strategies
+from oracles import weights as oracles
 
 from cbjax import weights
-from oracles import weights as oracles
 
 # int(5000 * f^(i / 9)), largest / smallest = 100, 50 (CB, src/data_utils.py).
 CIFAR10_100 = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
@@ -69,7 +69,7 @@ def test_the_comparison_rejects_a_broken_formula(broken):
 
 
 @pytest.mark.parametrize(
-    "counts, beta, golden",
+    ("counts", "beta", "golden"),
     [
         (CIFAR10_100, 0.99, [0.7838] * 4 + [0.785, 0.8002, 0.8682, 1.0414, 1.3854, 1.9844]),
         (CIFAR10_100, 0.999, [0.1812, 0.1894, 0.2157, 0.2729, 0.3785, 0.5606, 0.8688, 1.3862, 2.2584, 3.6883]),
@@ -84,7 +84,7 @@ def test_published_weights(counts, beta, golden):
 
 
 @pytest.mark.parametrize(
-    "counts, beta, head, tail",
+    ("counts", "beta", "head", "tail"),
     [
         (CIFAR10_100, 0.9, 0.9995, 1.0046),
         (CIFAR100_100, 0.9, 0.8202, 2.0029),
@@ -115,10 +115,13 @@ def test_limits_of_beta():
 def test_properties(counts, beta, seed):
     counts = np.array(counts)
     number, result = weights.effective_number(counts, beta), weights.class_balanced(counts, beta)
-    assert number.dtype == result.dtype == np.float32 and result.shape == counts.shape
-    assert np.isfinite(result).all() and (result > 0).all()
+    assert number.dtype == result.dtype == np.float32
+    assert result.shape == counts.shape
+    assert np.isfinite(result).all()
+    assert (result > 0).all()
     np.testing.assert_allclose(result.sum(), len(counts), rtol=1e-5)
-    assert (number >= 1 - 1e-6).all() and (number <= counts * (1 + 1e-6)).all()
+    assert (number >= 1 - 1e-6).all()
+    assert (number <= counts * (1 + 1e-6)).all()
     rising = np.argsort(counts)
     assert (np.diff(result[rising]) <= 1e-6 * result.max()).all()
     order = np.random.default_rng(seed).permutation(len(counts))

@@ -1,9 +1,9 @@
 """A user's own images and labels from one .npz file."""
 
 import os
-from typing import Any
 import zipfile
 import zlib
+from typing import Any
 
 import numpy as np
 
@@ -65,7 +65,7 @@ def _source(arrays: dict[str, np.ndarray]) -> Source:
     plain = not any(key.startswith(tuple(f"{name}_" for name in _SPLITS)) for key in arrays)
     prefixes = {"train": ""} if plain else {name: f"{name}_" for name in _SPLITS}
     pairs: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    known = set()
+    known: set[str] = set()
     for name, prefix in prefixes.items():
         keys = (f"{prefix}images", f"{prefix}labels")
         known.update(keys)
@@ -82,8 +82,8 @@ def _source(arrays: dict[str, np.ndarray]) -> Source:
     for name, array in images.items():
         if array.shape[1:] != images["train"].shape[1:] or array.dtype != images["train"].dtype:
             raise DataError(
-                f"{name} images are {_kind(array)} and training images {_kind(images['train'])}: all splits must have one "
-                "shape and dtype"
+                f"all splits must have images of one shape and dtype; {name} images are {_kind(array)} and training "
+                f"images {_kind(images['train'])}"
             )
         count = len(pairs[name][1]) if pairs[name][1].ndim else 0
         if count != len(array):
@@ -104,7 +104,8 @@ def _images(images: np.ndarray, key: str) -> np.ndarray:
             "images.transpose(0, 2, 3, 1)"
         )
     if np.issubdtype(images.dtype, np.floating):
-        images = images.astype(np.float32, copy=False)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
+            images = images.astype(np.float32, copy=False)
         finite = np.isfinite(images).all(axis=(1, 2, 3))
         if not finite.all():
             raise DataError(
@@ -112,7 +113,7 @@ def _images(images: np.ndarray, key: str) -> np.ndarray:
                 f"the first of them image {np.argmin(finite)}"
             )
     elif images.dtype != np.uint8:
-        raise DataError(f"{key} must be uint8 (0 to 255) or float, got {images.dtype}: convert with images.astype('uint8')")
+        raise DataError(f"{key} must be uint8 (0 to 255) or float, got {images.dtype}: use images.astype('uint8')")
     return images
 
 
@@ -146,8 +147,7 @@ def _from_strings(labels, names):
     index = {name: i for i, name in enumerate(names)}
     for name, array in labels.items():
         if unknown := sorted(set(array.tolist()) - set(index)):
-            known_from = "class_names" if name == "train" else "class_names, or the training labels where there are none"
-            raise DataError(f"{name} labels {quote(unknown)} are not in {known_from}: {quote(names)}")
+            raise DataError(f"{name} labels {quote(unknown)} are not among the classes {quote(names)}")
     _require_two(names)
     return {name: np.array([index[x] for x in array.tolist()], np.int32) for name, array in labels.items()}, names
 
@@ -156,15 +156,14 @@ def _from_integers(labels, names):
     largest = max(int(array.max()) for array in labels.values())
     for name, array in labels.items():
         if array.min() < 0:
-            raise DataError(f"labels count from 0, and {name} has {array.min()}: subtract it, or leave those images out")
+            raise DataError(f"labels count from 0, and {name} labels have {array.min()}: relabel, or drop those images")
     if names is None:
         present = np.unique(labels["train"])
         if len(present) <= largest:
-            missing = [i for i in range(min(largest, 10**6)) if i not in set(present.tolist())]
+            missing = np.setdiff1d(np.arange(min(largest, 10**6) + 1), present)
             raise DataError(
-                f"integer labels without class_names must be 0 to C - 1 with every class in the training images; the "
-                f"largest is {largest}, and these have no training image: {quote(missing or [largest])}: relabel with "
-                "np.unique(labels, return_inverse=True)"
+                f"integer labels must be 0 to C - 1, each with a training image; the largest is {largest}, and without "
+                f"one: {quote(missing)}: relabel with np.unique(labels, return_inverse=True), or drop those images"
             )
         names = tuple(str(i) for i in range(largest + 1))
     if largest >= len(names):
@@ -174,29 +173,26 @@ def _from_integers(labels, names):
 
 
 def _from_multi_hot(labels, names):
+    classes = labels["train"].shape[1]
     for name, array in labels.items():
         if not np.isin(array, (0, 1)).all():
-            raise DataError(f"{name} labels [N, C] must be zeros and ones, got values such as {_other_than_binary(array)}")
-        if array.shape[1] != labels["train"].shape[1]:
-            raise DataError(f"{name} labels have {array.shape[1]} classes and training labels {labels['train'].shape[1]}")
-    classes = labels["train"].shape[1]
+            other = array[~np.isin(array, (0, 1))][0]
+            raise DataError(f"{name} labels [N, C] must be zeros and ones, got {other}")
+        if array.shape[1] != classes:
+            raise DataError(f"{name} labels have {array.shape[1]} classes and training labels {classes}")
     names = names if names is not None else tuple(str(i) for i in range(classes))
     if len(names) != classes:
         raise DataError(f"class_names has {len(names)} names and labels [N, C] have {classes} classes")
     return {name: array.astype(np.float32) for name, array in labels.items()}, names
 
 
-def _other_than_binary(array: np.ndarray):
-    return array[~np.isin(array, (0, 1))][0]
-
-
 def _class_names(names: np.ndarray) -> tuple[str, ...]:
     if names.ndim != 1 or names.dtype.kind not in "US":
         raise DataError(f"class_names must be [C] strings, got shape {names.shape} of {names.dtype}")
-    names = tuple(_decoded(names).tolist())
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise DataError(f"class_names must differ, and these are repeated: {quote(repeated)}")
-    return names
+    values, counts = np.unique(_decoded(names), return_counts=True)
+    if (counts > 1).any():
+        raise DataError(f"class_names must differ, and these are repeated: {quote(values[counts > 1])}")
+    return tuple(_decoded(names).tolist())
 
 
 def _decoded(strings: np.ndarray) -> np.ndarray:

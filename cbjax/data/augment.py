@@ -11,9 +11,7 @@ from cbjax.types import Array
 _PADDING_MODES = {"zero": "constant", "reflect": "reflect"}
 
 
-def crop_flip(
-    keys: Array, images: Array, padding: int = 0, flip: bool = False, padding_mode: str = "zero"
-) -> Array:
+def crop_flip(keys: Array, images: Array, padding: int = 0, flip: bool = False, padding_mode: str = "zero") -> Array:
     """Shifts each image at random within its padded self, and mirrors half of them left to right.
 
     Each image has a key of its own, so that its values do not depend on how the batch is split over devices.
@@ -29,7 +27,8 @@ def crop_flip(
       [B, H, W, channels] in the images' dtype.
 
     Raises:
-      ValueError: if the shapes do not fit together, padding is negative or too large to reflect, or the mode is unknown.
+      ValueError: if the shapes do not fit together, padding is negative or too large to reflect, or the
+        mode is unknown.
 
     Source: Cui et al. 2019, section 5.2 (pad 4, crop, flip); reflection is Meta-Weight-Net's.
     """
@@ -40,9 +39,9 @@ def crop_flip(
         )
     if padding_mode not in _PADDING_MODES:
         raise ValueError(f"padding_mode {padding_mode!r} is unknown; it is one of {', '.join(_PADDING_MODES)}")
-    if padding < 0 or padding_mode == "reflect" and padding >= min(images.shape[1:3]):
+    if padding < 0 or (padding_mode == "reflect" and padding >= min(images.shape[1:3])):
         raise ValueError(
-            f"padding must be at least 0, and below the image's side to reflect, got {padding} for images {images.shape}"
+            f"padding must be at least 0, and to reflect below the image's side, got {padding} for {images.shape}"
         )
 
     def one(key, image):
@@ -63,19 +62,19 @@ def normalize(images: Array, mean: Sequence[float], std: Sequence[float]) -> Arr
 
     Args:
       images: [..., channels], any real dtype.
-      mean: [channels], or one number for all, in the images' units (0 to 255 for uint8).
+      mean: [channels], in the images' units (0 to 255 for uint8).
       std: as mean, above 0.
 
     Raises:
       ValueError: if mean or std does not fit the channels, or a std is not above 0.
     """
     channels = images.shape[-1]
-    mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
-    for name, value in (("mean", mean), ("std", std)):
-        if value.shape not in ((), (1,), (channels,)):
+    shift, scale = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    for name, value in (("mean", shift), ("std", scale)):
+        if value.shape != (channels,):
             raise ValueError(f"{name} must have one value for each of the {channels} channels, got shape {value.shape}")
-    if not (std > 0).all():
-        raise ValueError(f"std must be above 0 in every channel, got {std.tolist()}")
+    if not (scale > 0).all():
+        raise ValueError(f"std must be above 0 in every channel, got {scale.tolist()}")
+    # In the images' rank, because the tests forbid silent promotion.
     shape = (1,) * (images.ndim - 1) + (channels,)
-    mean, std = (np.broadcast_to(value, (channels,)).reshape(shape) for value in (mean, std))
-    return (jnp.asarray(images).astype(jnp.float32) - mean) / std
+    return (jnp.asarray(images).astype(jnp.float32) - shift.reshape(shape)) / scale.reshape(shape)

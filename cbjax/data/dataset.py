@@ -1,8 +1,9 @@
 """From a description of the data to images in memory, split and made long-tailed."""
 
-from collections.abc import Mapping, Sequence
 import dataclasses
 import difflib
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ def prepare(data: Mapping[str, Any], seed: int) -> Dataset:
         indices, notes = _choose_multi_hot(source, data, seed)
         classes, class_names = None, source.class_names
     else:
-        classes = _class_indices(data.get("classes", ()), source.class_names)
+        classes = _class_indices(data.get("classes") or (), source.class_names)
         class_names = tuple(source.class_names[i] for i in classes)
         indices, notes = _choose(source, data, seed, classes, class_names)
     parts = {
@@ -86,18 +87,20 @@ def prepare(data: Mapping[str, Any], seed: int) -> Dataset:
 def _choose(source: Source, data: Mapping[str, Any], seed: int, classes: list[int], class_names: tuple[str, ...]):
     """Returns the positions of each split and notes, for integer labels."""
     own, missing = _own_and_missing(source, data)
-    common = {"classes": classes, "class_names": class_names, "seed": seed}
     indices, notes = splits.split_by_class(
         source.train.labels,
         missing,
+        classes=classes,
+        class_names=class_names,
+        seed=seed,
         kind=data.get("longtail", "natural"),
         imbalance=data.get("imbalance", 1.0),
         counts=data.get("counts", ()),
         majority_ratio=data.get("majority_ratio", 0.5),
         train_size=data.get("train_size"),
-        **common,
     )
-    drawn = {name: splits.draw_by_class(split.labels, name, data.get(name, 0), **common) for name, split in own.items()}
+    draw = functools.partial(splits.draw_by_class, classes=classes, class_names=class_names, seed=seed)
+    drawn = {name: draw(split.labels, name, data.get(name, 0)) for name, split in own.items()}
     return _with_origin(indices, drawn), notes
 
 
@@ -109,12 +112,12 @@ def _choose_multi_hot(source: Source, data: Mapping[str, Any], seed: int):
             f"data.longtail={kind!r} counts images by class, and an image with multi-hot labels has no single class: "
             "use 'natural'"
         )
-    if data.get("classes", ()):
+    if data.get("classes"):
         raise DataError("data.classes cannot choose among multi-hot labels: leave it empty and cut the labels' columns")
     own, missing = _own_and_missing(source, data)
     labels = source.train.labels
     indices = splits.split_multi_hot(labels, missing, class_names=source.class_names, seed=seed)
-    drawn = {name: splits.draw_multi_hot(split.labels, name, data.get(name, 0), seed=seed) for name, split in own.items()}
+    drawn = {name: splits.draw_multi_hot(split.labels, name, data.get(name, 0), seed) for name, split in own.items()}
     one_hot = bool((labels.sum(axis=1) == 1).all())
     notes = ("every image has one class: labels [N] of whole numbers would make this single-label",) if one_hot else ()
     return _with_origin(indices, drawn), notes
@@ -128,15 +131,15 @@ def _own_and_missing(source: Source, data: Mapping[str, Any]):
     missing = {name: data.get(name, 0) for name in brought if name not in own}
     if "test" in missing and not missing["test"]:
         raise DataError(
-            f"the source {data['name']!r} brings no test split: set data.test to a number per class or a fraction of the "
-            "training images"
+            f"the source {data['name']!r} brings no test split: set data.test to a number per class or a fraction, to "
+            "be taken from the training images"
         )
     return own, missing
 
 
 def _with_origin(from_train: dict[str, np.ndarray], own: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    origin = {f"{name}_from": np.array("train") for name in from_train} | {f"{name}_from": np.array(name) for name in own}
-    return from_train | own | origin
+    origin = {name: "train" for name in from_train} | {name: name for name in own}
+    return from_train | own | {f"{name}_from": np.array(split) for name, split in origin.items()}
 
 
 def _class_indices(classes: Sequence[str | int], names: tuple[str, ...]) -> list[int]:

@@ -3,9 +3,9 @@
 Counts are in class order: class 0 is the largest, as in CB.
 """
 
-from collections.abc import Callable, Sequence
 import decimal
 import fractions
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -32,8 +32,8 @@ def exponential_counts(max_count: int, num_classes: int, imbalance: float) -> np
     Source: Cui et al. 2019, section 5.1; truncated, not rounded, as in the authors' data_utils.py.
     """
     _check_imbalance(max_count, num_classes, imbalance)
-    # In binary floating point 300 · 27^(-1/3) is 99.99…, which would truncate to 99. Sixty decimal digits with the value
-    # nudged by 1e-40 truncate to the true whole part: the powers are off by less than 1e-50.
+    # In binary floating point 300 · 27^(-1/3) is 99.99…, which would truncate to 99. Sixty decimal digits with the
+    # value nudged by 1e-40 truncate to the true whole part: the powers are off by less than 1e-50.
     with decimal.localcontext(prec=60):
         factor = decimal.Decimal(str(imbalance)) ** (decimal.Decimal(-1) / (num_classes - 1))
         nudge = decimal.Decimal("1e-40")
@@ -81,7 +81,7 @@ def counts_within(
     kind: str,
     *,
     imbalance: float = 1.0,
-    counts: Sequence[int] = (),
+    counts: Sequence[int] | np.ndarray = (),
     majority_ratio: float = 0.5,
     train_size: int | None = None,
     class_names: Sequence[str] | None = None,
@@ -113,11 +113,11 @@ def counts_within(
         return _largest_within(available, lambda size: exponential_counts(size, num_classes, imbalance))
     if kind == "step":
         return _largest_within(available, lambda size: step_counts(size, num_classes, imbalance))
-    if kind == "majority" and num_classes != 2:
-        raise DataError(f"data.longtail='majority' needs two classes, got {num_classes}: name two in data.classes")
-    if kind == "majority" and train_size is None:
-        return _largest_within(available, lambda total: majority_counts(total, majority_ratio))
     if kind == "majority":
+        if num_classes != 2:
+            raise DataError(f"data.longtail='majority' needs two classes, got {num_classes}: name two in data.classes")
+        if train_size is None:
+            return _largest_within(available, lambda total: majority_counts(total, majority_ratio))
         wanted = majority_counts(train_size, majority_ratio)
     elif kind == "counts":
         wanted = np.asarray(counts, np.int64)
@@ -151,14 +151,17 @@ def orders_by_class(labels: np.ndarray, classes: Sequence[int], seed: int, split
       seed: at least 0.
       split: "train", "validation" or "test", whose draws are independent.
     """
-    positions = (np.flatnonzero(labels == label) for label in classes)
-    return [p[shuffle.permutation(len(p), seed, 0, SPLIT_KEYS[split], c)] for p, c in zip(positions, classes)]
+    orders = []
+    for label in classes:
+        positions = np.flatnonzero(labels == label)
+        orders.append(positions[shuffle.permutation(len(positions), seed, 0, SPLIT_KEYS[split], label)])
+    return orders
 
 
 def cut(orders: Sequence[np.ndarray], start, stop) -> np.ndarray:
     """Returns the sorted positions from start [C] to stop [C] of each class's order."""
     start, stop = np.broadcast_to(start, len(orders)), np.broadcast_to(stop, len(orders))
-    return np.sort(np.concatenate([order[a:b] for order, a, b in zip(orders, start, stop)]))
+    return np.sort(np.concatenate([order[a:b] for order, a, b in zip(orders, start, stop, strict=True)]))
 
 
 def subset(labels: np.ndarray, counts: np.ndarray, seed: int) -> np.ndarray:

@@ -26,15 +26,16 @@ def resolve(name: str, images: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
     """
     channels = images.shape[-1]
     if name == "standardize":
-        mean, std = mean_and_std(images)
-        if not (std > 0).all():
+        means, deviations = mean_and_std(images)
+        if not (deviations > 0).all():
             raise DataError(
                 f"data.normalization='standardize' divides by the deviation of each channel, and channel "
-                f"{np.argmin(std)} is constant over all training images: use 'unit' or 'none'"
+                f"{np.argmin(deviations)} is constant over all training images: use 'unit' or 'none'"
             )
-        return tuple(mean.tolist()), tuple(std.tolist())
+        return tuple(means.tolist()), tuple(deviations.tolist())
     if name not in NORMALIZATIONS:
-        raise DataError(f"data.normalization={name!r} is unknown; it is one of {quote(['standardize', *NORMALIZATIONS])}")
+        known = quote(["standardize", *NORMALIZATIONS])
+        raise DataError(f"data.normalization={name!r} is unknown; it is one of {known}")
     mean, std = NORMALIZATIONS[name]
     if name != "none" and images.dtype != np.uint8:
         raise DataError(
@@ -50,7 +51,7 @@ def resolve(name: str, images: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
 
 
 def mean_and_std(images: np.ndarray, block: int = 1024) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the [channels] float64 mean and deviation over images [N, H, W, channels], a block of images at a time."""
+    """Returns the [channels] float64 mean and deviation of images [N, H, W, channels], a block at a time."""
     blocks = range(0, len(images), block)
     pixels = images[..., 0].size
     mean = sum(images[i : i + block].sum(axis=(0, 1, 2), dtype=np.float64) for i in blocks) / pixels

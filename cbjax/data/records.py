@@ -1,12 +1,21 @@
 """The records that the data modules hand to each other."""
 
 import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
 
 
 class DataError(ValueError):
-    """The data, or what was asked of them, does not fit; the message says the rule, what came and what to do."""
+    """The data, or what was asked of them, does not fit; the message says the rule, what came and what to do.
+
+    Attributes:
+      command: the shell command that helps, where there is one; it ends the message.
+    """
+
+    def __init__(self, message: str, command: str = ""):
+        super().__init__(f"{message}:\n  {command}" if command else message)
+        self.command = command
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +55,8 @@ class Source:
     class_names: tuple[str, ...]
 
 
-def quote(names, limit: int = 20) -> str:
+def quote(names: Iterable[object], limit: int = 20) -> str:
     """Joins names for a message, the first `limit` of them in full."""
-    names = [f"'{name}'" for name in names]
-    rest = len(names) - limit
-    return ", ".join(names) if rest <= 0 else f"{', '.join(names[:limit])} and {rest} more"
+    quoted = [f"'{name}'" for name in names]
+    rest = len(quoted) - limit
+    return ", ".join(quoted) if rest <= 0 else f"{', '.join(quoted[:limit])} and {rest} more"

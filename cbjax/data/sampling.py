@@ -1,7 +1,7 @@
 """The training order: index arithmetic that any step can be computed from, hence resumed at."""
 
-from collections.abc import Callable
 import functools
+from collections.abc import Callable
 
 import numpy as np
 

@@ -1,9 +1,9 @@
 """Where images come from, by name."""
 
-from collections.abc import Callable
 import functools
 import importlib.util
 import os
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -46,9 +46,7 @@ def _load_prepared(name, label, data_dir, file):
 SOURCES |= {name: functools.partial(_load_prepared, *which) for name, which in _PREPARED.items()}
 
 
-def load(
-    name: str, *, data_dir: str | os.PathLike | None = None, file: str | os.PathLike | None = None
-) -> Source:
+def load(name: str, *, data_dir: str | os.PathLike | None = None, file: str | os.PathLike | None = None) -> Source:
     """Loads a source whole into memory.
 
     Args:
@@ -79,7 +77,8 @@ def describe(data_dir: str | os.PathLike | None = None) -> list[Readiness]:
     for name in SOURCES:
         if name == "digits":
             ready = importlib.util.find_spec("sklearn") is not None
-            rows.append(Readiness(name, 1797, ready, "comes with scikit-learn" if ready else "pip install scikit-learn"))
+            where = "comes with scikit-learn" if ready else "pip install scikit-learn"
+            rows.append(Readiness(name, 1797, ready, where))
         elif name == "arrays":
             rows.append(Readiness(name, None, True, "your own .npz: --config.data.file=PATH"))
         else:
@@ -92,5 +91,5 @@ def _describe_prepared(name: str, data_dir: str | os.PathLike | None) -> Readine
     try:
         prepared = tfds.find(stored, data_dir)
     except DataError as error:
-        return Readiness(name, None, False, str(error))
+        return Readiness(name, None, False, error.command)
     return Readiness(name, sum(prepared.sizes.values()), True, os.fspath(prepared.folder))

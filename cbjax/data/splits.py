@@ -3,9 +3,9 @@
 An amount to hold out is 0 or None, a whole number of images per class, or a fraction in (0, 1).
 """
 
-from collections.abc import Mapping, Sequence
 import fractions
 import numbers
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -66,14 +66,15 @@ def split_by_class(
     orders = longtail.orders_by_class(labels, classes, seed)
     available = np.array([len(order) for order in orders], np.int64)
     require_images(available, class_names)
-    indices, notes = {}, []
+    indices: dict[str, np.ndarray] = {}
+    notes: list[str] = []
     taken = np.zeros_like(available)
     for name, amount in held_out.items():
         wanted = per_class(available, amount, f"data.{name}")
         given = np.minimum(wanted, available - taken - 1)
         short = given < wanted
         if short.any() and (kind != "natural" or short.all()):
-            i = np.argmax(short)
+            i = int(np.argmax(short))
             raise DataError(
                 f"data.{name}={amount} takes {wanted[i]} images of class '{class_names[i]}', which has "
                 f"{available[i] - taken[i]} and must keep one to train on: hold out fewer"
@@ -81,7 +82,8 @@ def split_by_class(
         if amount:
             indices[name] = longtail.cut(orders, taken, taken + given)
         if (fewer := short & (given > 0)).any():
-            notes.append(f"fewer than {amount} {name} images, so that one is left to train on: {_named(class_names, fewer)}")
+            named = _named(class_names, fewer)
+            notes.append(f"fewer {name} images than asked, so that one is left to train on, of classes {named}")
         taken = taken + given
     kept = longtail.counts_within(available - taken, kind, class_names=class_names, **options)
     indices["train"] = longtail.cut(orders, taken, taken + kept)
@@ -102,7 +104,7 @@ def draw_by_class(
     available = np.array([len(order) for order in orders], np.int64)
     wanted = per_class(available, amount, f"data.{name}") if amount else available
     if (wanted > available).any():
-        i = np.argmax(wanted > available)
+        i = int(np.argmax(wanted > available))
         raise DataError(
             f"data.{name}={amount} images per class, but the source's own {name} split has {available[i]} of class "
             f"'{class_names[i]}': ask for fewer, or 0 for the whole split"
@@ -133,7 +135,7 @@ def split_multi_hot(
     return indices
 
 
-def draw_multi_hot(labels: np.ndarray, name: str, amount: Amount, *, seed: int) -> np.ndarray:
+def draw_multi_hot(labels: np.ndarray, name: str, amount: Amount, seed: int) -> np.ndarray:
     """Draws a random fraction of a split that the source brings, all of it for 0 or None, as sorted positions."""
     count = _share_of_all(len(labels), name, amount) if amount else len(labels)
     return np.sort(shuffle.permutation(len(labels), seed, 1, longtail.SPLIT_KEYS[name])[:count])
@@ -156,11 +158,11 @@ def _share(count: int, amount: Amount) -> int:
 def _share_of_all(count: int, name: str, amount: Amount) -> int:
     if not is_fraction(amount, f"data.{name}") and amount:
         raise DataError(
-            f"data.{name}={amount} is a number per class, and an image with multi-hot labels has no single class: give a "
-            "fraction of all images in (0, 1)"
+            f"data.{name}={amount} is a number per class, and an image with multi-hot labels has no single class: "
+            "give a fraction of all images in (0, 1)"
         )
     return _share(count, amount or 0)
 
 
 def _named(class_names: Sequence[str], mask: np.ndarray) -> str:
-    return quote([class_names[i] for i in np.flatnonzero(mask)])
+    return quote([class_names[i] for i in np.flatnonzero(mask).tolist()])

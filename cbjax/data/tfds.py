@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shlex
 from typing import Any
 
 import numpy as np
@@ -33,11 +34,9 @@ def data_folder(data_dir: str | os.PathLike | None) -> Any:
 def prepare_command(name: str, data_dir: str | os.PathLike | None) -> str:
     """Returns the shell command that downloads and prepares a data set; TFDS needs TensorFlow for it."""
     # Not the `tfds` program: that of TFDS 4.9.10 does not start without Apache Beam and mlcroissant.
-    builder = f"tfds.builder('{name}', data_dir='{data_folder(data_dir)}', file_format='array_record')"
-    return (
-        "pip install 'cbjax[prepare]' && "
-        f'python -c "import tensorflow_datasets as tfds; {builder}.download_and_prepare()"'
-    )
+    builder = f"tfds.builder({name!r}, data_dir={os.fspath(data_folder(data_dir))!r}, file_format='array_record')"
+    program = f"import tensorflow_datasets as tfds; {builder}.download_and_prepare()"
+    return f"pip install 'cbjax[prepare]' && python -c \"{program}\""
 
 
 def find(name: str, data_dir: str | os.PathLike | None) -> Prepared:
@@ -54,7 +53,8 @@ def find(name: str, data_dir: str | os.PathLike | None) -> Prepared:
     if not versions:
         raise DataError(
             f"the data set '{name}' is not prepared: looked for {root}/VERSION/dataset_info.json. Set data.data_dir or "
-            f"CBJAX_DATA_DIR to the folder that has it, or prepare it there:\n  {command}"
+            "CBJAX_DATA_DIR to the folder that has it, or prepare it there",
+            command,
         )
     folder = max(versions, key=lambda p: tuple(int(part) for part in p.name.split(".")))
     info = json.loads((folder / "dataset_info.json").read_text())
@@ -65,14 +65,14 @@ def find(name: str, data_dir: str | os.PathLike | None) -> Prepared:
     file_format = info.get("fileFormat", "tfrecord")
     if file_format != "array_record":
         raise DataError(
-            f"the data set '{name}' in {folder} is prepared as {file_format}, which cannot be read without TensorFlow in "
-            "any order. Convert it where it is:\n  pip install 'cbjax[prepare]' apache-beam mlcroissant && "
-            f"tfds convert_format --dataset_dir={root} --out_file_format=array_record\n"
-            "or set data.data_dir to another folder and prepare it there as array_record"
+            f"the data set '{name}' in {folder} is prepared as {file_format}, and only array_record can be read in any "
+            "order. Set data.data_dir to another folder and prepare it there, or convert it where it is",
+            "pip install 'cbjax[prepare]' apache-beam mlcroissant && "
+            f"tfds convert_format --dataset_dir={shlex.quote(os.fspath(root))} --out_file_format=array_record",
         )
     raise DataError(
-        f"the data set '{name}' in {folder} is not whole: files of {' and '.join(absent)} are missing. Delete that folder "
-        f"and prepare it again:\n  {command}"
+        f"the data set '{name}' in {folder} lacks files of {' and '.join(absent)}, so prepare it again",
+        f"rm -r {shlex.quote(os.fspath(folder))} && {command}",
     )
 
 
@@ -93,10 +93,10 @@ def load(name: str, label: str = "label", *, data_dir: str | os.PathLike | None 
     try:
         builder = tfds.builder_from_directory(os.fspath(prepared.folder))
         train, test = (_read(builder, split, label) for split in _SPLITS)
-    except (OSError, RuntimeError, ValueError, IndexError) as error:
+    except Exception as error:  # the record reader, protocol buffers and the image decoder each raise their own
         raise DataError(
-            f"the data set '{name}' in {prepared.folder} cannot be read ({error}). If its files are damaged, delete that "
-            f"folder and prepare it again:\n  {prepare_command(name, data_dir)}"
+            f"the data set '{name}' in {prepared.folder} cannot be read ({error!r}); prepare it again",
+            f"rm -r {shlex.quote(os.fspath(prepared.folder))} && {prepare_command(name, data_dir)}",
         ) from error
     return Source(train, None, test, tuple(builder.info.features[label].names))
 
@@ -112,7 +112,7 @@ def _read(builder: Any, split: str, label: str, block: int = 1000) -> Split:
     labels = np.empty(len(records), np.int32)
     for start in range(0, len(records), block):
         positions = range(start, min(start + block, len(records)))
-        for i, record in zip(positions, records.__getitems__(list(positions))):
+        for i, record in zip(positions, records.__getitems__(list(positions)), strict=True):
             with Image.open(io.BytesIO(record["image"])) as image:
                 images[i] = np.asarray(image).reshape(images.shape[1:])
             labels[i] = record[label]

@@ -61,7 +61,7 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, images: Array, train: bool) -> Array:
         outputs = _convolution(WIDTHS[0], kernel_init=self.kernel_init, name="stem")(images)
-        outputs = nn.relu(BatchNorm(axis_name=self.batch_norm_axis, name="stem_norm")(outputs, train))
+        outputs = _rectify(BatchNorm(axis_name=self.batch_norm_axis, name="stem_norm")(outputs, train))
         for stage, width in enumerate(WIDTHS):
             for index in range(self.blocks_per_stage):
                 stride = 2 if stage > 0 and index == 0 else 1
@@ -85,14 +85,14 @@ class Block(nn.Module):
         convolution = functools.partial(_convolution, self.width, kernel_init=self.kernel_init)
         norm = functools.partial(BatchNorm, axis_name=self.batch_norm_axis)
         outputs = convolution(stride=self.stride, name="convolution1")(inputs)
-        outputs = nn.relu(norm(name="norm1")(outputs, train))
+        outputs = _rectify(norm(name="norm1")(outputs, train))
         outputs = norm(name="norm2")(convolution(name="convolution2")(outputs), train)
         if self.stride == 1:
-            return nn.relu(outputs + inputs)
+            return _rectify(outputs + inputs)
         if self.shortcut == "projection":
             inputs = convolution(stride=self.stride, size=1, name="projection")(inputs)
-            return nn.relu(outputs + norm(name="projection_norm")(inputs, train))
-        return nn.relu(outputs + _shrink(inputs, self.width, self.stride, self.shortcut))
+            return _rectify(outputs + norm(name="projection_norm")(inputs, train))
+        return _rectify(outputs + _shrink(inputs, self.width, self.stride, self.shortcut))
 
 
 def _convolution(width: int, *, stride: int = 1, size: int = 3, kernel_init, name: str) -> nn.Conv:
@@ -111,3 +111,7 @@ def _shrink(inputs: Array, width: int, stride: int, shortcut: str) -> Array:
         inputs = inputs[:, ::stride, ::stride]
     channels = (width - inputs.shape[-1]) // 2
     return jnp.pad(inputs, ((0, 0), (0, 0), (0, 0), (channels, channels)))
+
+
+def _rectify(inputs: Array) -> Array:
+    return jnp.where(inputs > 0, inputs, 0)

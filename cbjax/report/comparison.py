@@ -65,6 +65,7 @@ _RESULTS = (
     "correct images, balanced the mean over classes, worst class the lowest of a run's classes; ECE is the expected "
     "calibration error."
 )
+_MULTI_LABEL = " Of multi-label data, each class's accuracy is its average precision (AP)."
 _CURVES = (
     "Means over seeds; bands are ± one standard deviation. Methods differ in loss and class weights, so compare the "
     "course of their training losses, not the height."
@@ -82,7 +83,8 @@ def _same_data(methods: Sequence[Method]) -> bool:
 
 
 def _results(methods: Sequence[Method]) -> list[str]:
-    sections = [_RESULTS]
+    multi_label = any(run.multi_label for method in methods for run in method.runs)
+    sections = [_RESULTS + (_MULTI_LABEL if multi_label else "")]
     for checkpoint in CHECKPOINTS:
         header, rows = results_table(methods, checkpoint)
         if rows:

@@ -74,12 +74,12 @@ def class_weights(
     lowest = max(int(counts.min()), 1)
     scale = ScalarMappable(LogNorm(lowest, max(int(counts.max()), lowest + 1)), colours)
     if len(counts) > THINNED:
-        members = {f"{name} (mean of {len(index)})": index for name, index in groups.items()}
+        members = [(f"{name} (mean of {len(index)})", index) for name, index in groups.items()]
     else:
-        members = {f"{_short(names[c])} ({counts[c]})": [c] for c in by_frequency(counts)}
+        members = [(f"{_short(names[c])} ({counts[c]})", [c]) for c in by_frequency(counts)]
     for axes, (label, (epochs, values)) in zip(panels, weights.items(), strict=True):
-        for name, index in members.items():
-            colour = scale.to_rgba(max(float(np.mean(counts[index])), lowest))
+        for name, index in members:
+            colour = scale.to_rgba(np.maximum(np.mean(counts[index]), lowest))
             axes.plot(epochs, values[:, index].mean(axis=1), color=colour, lw=1.4, label=name, **_marker(epochs))
         _finish(axes, label, "epoch", "class weight")
         axes.label_outer()
@@ -266,7 +266,9 @@ def _marker(epochs: np.ndarray) -> dict[str, Any]:
 def _short(text: str, length: int = 24) -> str:
     """One line of text, cut to a length, its dollars kept from being read as mathematics."""
     text = " ".join(str(text).split())
-    return (text if len(text) <= length else text[: length - 1] + "…").replace("$", r"\$")
+    text = (text if len(text) <= length else text[: length - 1] + "…").replace("$", r"\$")
+    # Legends leave out labels that begin with an underscore.
+    return f" {text}" if text.startswith("_") else text
 
 
 def _finish(axes: Any, title: str, x_label: str, y_label: str, grid: str = "y") -> None:

@@ -120,9 +120,12 @@ def read_runs(workdirs: Sequence[str | os.PathLike]) -> tuple[list[RunRecord], l
     class weights) and the rest goes by name, numbers by value.
 
     Raises:
-      ValueError: if one of the directories holds no run.
+      ValueError: if there is no directory, or one of them holds no run.
     """
-    runs, left_out, seen = [], [], set()
+    if not workdirs:
+        raise ValueError("a report needs at least one directory; give the --workdir of a training run or of a sweep")
+    runs: list[RunRecord] = []
+    left_out, seen = [], set()
     for workdir in workdirs:
         found: list[RunRecord] = []
         for path in _find(pathlib.Path(workdir)):

@@ -52,14 +52,14 @@ def results_table(
 
 def over_seeds(key: str, metrics: Sequence[Mapping[str, float | None]]) -> str:
     """The mean and sample standard deviation of one metric over runs; says so where some runs lack it."""
-    values = [one[key] for one in metrics if one.get(key) is not None]
+    values = [value for one in metrics if (value := one.get(key)) is not None]
     if not values:
         return NOTHING
     missing = "" if len(values) == len(metrics) else f" (n={len(values)})"
     return f"{mean_and_deviation(values)}{missing}"
 
 
-def mean_and_deviation(values: Sequence[float]) -> str:
+def mean_and_deviation(values: Sequence[float] | np.ndarray) -> str:
     """Formats fractions as percent, mean ± sample standard deviation (ddof=1); one value has no ±."""
     mean = f"{100 * np.mean(values):.1f}"
     return mean if len(values) == 1 else f"{mean} ± {100 * np.std(values, ddof=1):.1f}"
@@ -135,11 +135,8 @@ def _granularity(run: RunRecord) -> str:
     counts = np.asarray(run.data.get("test_counts") or [0])
     if run.multi_label or not 0 < counts.min() < 100:
         return ""
-    return f" One image is {100 / counts.min():.1f} points of the accuracy of {_smallest(counts)}."
-
-
-def _smallest(counts: np.ndarray) -> str:
-    return "its class" if counts.min() == counts.max() else "the smallest test class"
+    which = "its class" if counts.min() == counts.max() else "the smallest test class"
+    return f" One image is {100 / counts.min():.1f} points of the accuracy of {which}."
 
 
 def _describe_groups(run: RunRecord) -> list[str]:

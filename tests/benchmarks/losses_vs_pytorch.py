@@ -129,6 +129,7 @@ def main():
         f"focal / PyTorch: {medians['focal'] / min(medians['log-sigmoids'], medians['authors']):.2f} of the medians, "
         f"{statistics.median(ratios):.2f} median of the ratios"
     )
+    return None
 
 
 if __name__ == "__main__":
