@@ -29,8 +29,8 @@ class Bar(Silent):
 @contextlib.contextmanager
 def progress_bar(total_steps: int, step: int, mode: str = "auto") -> Iterator[Silent]:
     """Yields a bar for training from `step` on; a silent one for the mode "off", or "auto" where there is no terminal."""
-    console = Console(stderr=True)
-    if mode == "off" or (mode == "auto" and not console.is_terminal):
+    console = Console(stderr=True, force_terminal=True if mode == "on" else None)
+    if mode == "off" or not (console.is_terminal or console.is_jupyter):
         yield Silent()
         return
     columns = (

@@ -1,14 +1,20 @@
 """Strict settings for every test: eight CPU devices, no silent rank promotion, slow tests only when asked for."""
 
 import os
+import pathlib
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Many tests compile the same programs, in this process and in those that they start.
+COMPILED = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "compiled"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(COMPILED)
 
 import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def pytest_addoption(parser):

@@ -151,10 +151,12 @@ def orders_by_class(labels: np.ndarray, classes: Sequence[int], seed: int, split
       seed: at least 0.
       split: "train", "validation" or "test", whose draws are independent.
     """
+    by_label = np.argsort(labels, kind="stable")
+    starts, stops = (np.searchsorted(labels[by_label], classes, side=side) for side in ("left", "right"))
     orders = []
-    for label in classes:
-        positions = np.flatnonzero(labels == label)
-        orders.append(positions[shuffle.permutation(len(positions), seed, 0, SPLIT_KEYS[split], label)])
+    for label, start, stop in zip(classes, starts, stops, strict=True):
+        order = shuffle.permutation(stop - start, seed, 0, SPLIT_KEYS[split], label)
+        orders.append(by_label[start:stop][order])
     return orders
 
 

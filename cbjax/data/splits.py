@@ -30,7 +30,7 @@ def is_fraction(amount: Amount, key: str) -> bool:
 def per_class(available: np.ndarray, amount: Amount, key: str) -> np.ndarray:
     """Returns [C] int64: how many of the available [C] images an amount asks for; fractions are truncated."""
     if is_fraction(amount, key):
-        return np.array([_share(count, amount) for count in available.tolist()], np.int64)
+        return _shares(available, amount, key)
     return np.full(len(available), int(amount or 0), np.int64)
 
 
@@ -150,18 +150,23 @@ def require_images(available: np.ndarray, class_names: Sequence[str]) -> None:
         )
 
 
-def _share(count: int, amount: Amount) -> int:
+def _shares(counts: np.ndarray, amount: Amount, key: str) -> np.ndarray:
     # Exact: 0.29 · 100 in binary floating point would be truncated to 28.
-    return int(count * fractions.Fraction(str(amount)))
+    shares = np.array([int(count * fractions.Fraction(str(amount))) for count in counts.tolist()], np.int64)
+    if not shares.any():
+        raise DataError(f"{key}={amount} of at most {counts.max()} images is less than one: ask for more")
+    return shares
 
 
 def _share_of_all(count: int, name: str, amount: Amount) -> int:
-    if not is_fraction(amount, f"data.{name}") and amount:
+    if not amount:
+        return 0
+    if not is_fraction(amount, f"data.{name}"):
         raise DataError(
             f"data.{name}={amount} is a number per class, and an image with multi-hot labels has no single class: "
             "give a fraction of all images in (0, 1)"
         )
-    return _share(count, amount or 0)
+    return int(_shares(np.array([count]), amount, f"data.{name}")[0])
 
 
 def _named(class_names: Sequence[str], mask: np.ndarray) -> str:

@@ -1,0 +1,155 @@
+import contextlib
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cbjax import memory, sharding
+from cbjax.checkpoint import Checkpoints
+from cbjax.types import TrainState
+
+
+def make_state(seed=0, count=1):
+    rng = np.random.default_rng(seed)
+    params = {"head": {"kernel": jnp.asarray(rng.normal(size=(3, 2)), jnp.float32)}}
+    state = TrainState(
+        step=jnp.int32(seed),
+        params=params,
+        batch_stats={},
+        opt_state=(jax.tree.map(jnp.ones_like, params), ()),
+        class_weights=jnp.asarray([0.5, 1.5]),
+        key=jax.random.key(seed),
+    )
+    return sharding.replicate(state, sharding.make_mesh(count))
+
+
+def remember(step):
+    return {**memory.start(2), "step": step, "accuracy": [0.1 + 0.2, 1 / 3]}
+
+
+def bits(state):
+    state = jax.tree.map(lambda leaf: leaf, state)
+    leaves = jax.tree.leaves((state.params, state.opt_state, state.class_weights, jax.random.key_data(state.key)))
+    return [np.asarray(leaf).tobytes() for leaf in leaves]
+
+
+@contextlib.contextmanager
+def opened(workdir, told=None, reading=False):
+    with contextlib.closing(Checkpoints(workdir, [].append if told is None else told.append, reading)) as checkpoints:
+        yield checkpoints
+
+
+def fill(workdir, steps=(1, 2, 3), best=None):
+    with opened(workdir) as checkpoints:
+        for step in steps:
+            checkpoints.save(step, make_state(step), remember(step), best)
+
+
+def test_state_and_memory_come_back_to_the_bit(tmp_path):
+    fill(tmp_path)
+    with opened(tmp_path) as checkpoints:
+        step, state, remembered = checkpoints.restore(make_state())
+    assert step == 3
+    assert bits(state) == bits(make_state(3))
+    assert remembered == remember(3)
+
+
+def test_the_last_two_and_the_best_are_kept(tmp_path):
+    fill(tmp_path, steps=(1, 2, 3, 4, 5), best=2)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "4", "5"]
+    with opened(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [2, 4, 5]
+        assert checkpoints.restore(make_state(), 2)[0] == 2
+
+
+def test_a_saved_state_does_not_change_when_its_memory_is_taken_over(tmp_path):
+    advance = jax.jit(lambda state: jax.tree.map(lambda leaf: leaf * 2, state), donate_argnums=0)
+    state = make_state(1)
+    expected = bits(state)
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(1, state, remember(1))
+        advance(state.params)
+    with opened(tmp_path) as checkpoints:
+        assert bits(checkpoints.restore(make_state())[1]) == expected
+
+
+def cut_short(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def change_a_byte(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [pathlib.Path.unlink, cut_short, change_a_byte])
+@pytest.mark.parametrize("which", ["data", "memory", "_CHECKPOINT_METADATA"])
+def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_it_used(tmp_path, damage, which):
+    fill(tmp_path)
+    newest = tmp_path / "checkpoints" / "3"
+    files = [path for path in newest.rglob("*") if path.is_file()]
+    if which == "data":
+        victim = max((path for path in files if path.parent.name == "d"), key=lambda path: path.stat().st_size)
+    else:
+        victim = next(path for path in files if which in str(path.relative_to(newest)))
+    damage(victim)
+    told = []
+    with opened(tmp_path, told) as checkpoints:
+        step, state, _ = checkpoints.restore(make_state())
+        assert step == 2 and bits(state) == bits(make_state(2))
+        (line,) = told
+        assert (
+            line.startswith("checkpoint 3 is damaged") and victim.name in line and "the one before it is used" in line
+        )
+        checkpoints.save(3, make_state(3), remember(3))
+    assert (tmp_path / "damaged" / "3").is_dir()
+    with opened(tmp_path) as checkpoints:
+        assert checkpoints.restore(make_state())[0] == 3
+
+
+def test_a_checkpoint_that_was_cut_short_by_a_kill_is_not_used(tmp_path):
+    fill(tmp_path)
+    (tmp_path / "checksums" / "3.json").unlink()
+    told = []
+    with opened(tmp_path, told) as checkpoints:
+        assert checkpoints.restore(make_state())[0] == 2
+    assert told == ["checkpoint 3 was not finished when its process ended; it is not used"]
+
+
+def test_a_reader_changes_nothing(tmp_path):
+    fill(tmp_path)
+    (tmp_path / "checksums" / "3.json").unlink()
+    change_a_byte(next((tmp_path / "checkpoints" / "2" / "memory").iterdir()))
+    before = sorted(tmp_path.rglob("*"))
+    told = []
+    with opened(tmp_path, told, reading=True) as checkpoints:
+        assert checkpoints.restore(make_state()) is None
+    assert sorted(tmp_path.rglob("*")) == before
+    assert "checkpoint 2 is damaged" in told[0]
+
+
+def test_a_checkpoint_of_four_devices_restores_on_one_and_on_eight(tmp_path):
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(1, make_state(1, count=4), remember(1))
+    for count in (1, 8):
+        with opened(tmp_path) as checkpoints:
+            _, state, _ = checkpoints.restore(make_state(0, count))
+            assert bits(state) == bits(make_state(1))
+            assert len(state.class_weights.sharding.device_set) == count
+
+
+def test_a_missing_step_is_named(tmp_path):
+    fill(tmp_path)
+    with (
+        opened(tmp_path) as checkpoints,
+        pytest.raises(ValueError, match=r"no sound checkpoint of step 9; .* \[2, 3\]"),
+    ):
+        checkpoints.restore(make_state(), 9)
+
+
+def test_an_empty_directory_has_none(tmp_path):
+    with opened(tmp_path) as checkpoints:
+        assert checkpoints.restore(make_state()) is None

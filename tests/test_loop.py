@@ -1,0 +1,181 @@
+import dataclasses
+import signal
+import threading
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cbjax import loop, memory
+from cbjax.interrupts import Interrupted, Interrupts
+from cbjax.loop import NonFiniteLoss, Plan, fit
+from cbjax.progress import Silent, progress_bar
+from cbjax.types import Run
+
+EXAMPLES, BATCH = 10, 4
+
+
+def epoch_end(epoch):
+    return -(-epoch * EXAMPLES // BATCH)
+
+
+def make_run():
+    return Run(None, None, jnp.int32(0), {}, ("a", "b"), memory=memory.start(2))
+
+
+class Steps:
+    """A stand-in for the device: counts steps; the loss of step s is 1 / (s + 1)."""
+
+    def __init__(self, bad_step=None, bad_value=float("nan"), on_step=lambda step: None):
+        self.dispatches, self.bad_step, self.bad_value, self.on_step = [], bad_step, bad_value, on_step
+
+    def __call__(self, state, first, last):
+        self.dispatches.append((first, last))
+        self.on_step(last)
+        loss = np.array([1 / (step + 1) for step in range(first, last)])
+        norm = np.ones(last - first)
+        if self.bad_step is not None and first <= self.bad_step < last:
+            norm[self.bad_step - first] = self.bad_value
+        count = np.full(last - first, BATCH)
+        return state + (last - first), {"loss": loss, "gradient_norm": norm, "correct": count // 2, "count": count}
+
+
+def make_plan(advance, num_epochs=3, steps=1, save=None, save_seconds=float("inf")):
+    return Plan(
+        advance=advance,
+        epoch_end=epoch_end,
+        num_epochs=num_epochs,
+        steps_per_dispatch=steps,
+        learning_rate=lambda step: 0.1 / (step + 1),
+        save=save or (lambda run: None),
+        save_seconds=save_seconds,
+    )
+
+
+def run_fit(plan, run=None, callbacks=(), interrupts=None):
+    return fit(run or make_run(), plan, callbacks, interrupts or Interrupts(), Silent())
+
+
+def test_epochs_end_at_the_step_that_uses_their_last_image():
+    ends = []
+    run = run_fit(make_plan(Steps()), callbacks=[lambda run: ends.append(run.memory["step"]) or run])
+    assert ends == [3, 5, 8]
+    assert int(run.state) == 8 and run.memory["epoch"] == 3 and run.memory["images"] == 32
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 100])
+def test_the_grouping_of_steps_changes_nothing(steps):
+    rows = []
+    advance = Steps()
+    run_fit(make_plan(advance, steps=steps), callbacks=[lambda run: rows.append(memory.timeless(run.metrics)) or run])
+    assert all(last - first <= steps for first, last in advance.dispatches)
+    assert rows[0] == {
+        "train/loss": pytest.approx((1 + 1 / 2 + 1 / 3) / 3),
+        "train/accuracy": 0.5,
+        "train/learning_rate": pytest.approx(0.1 / 3),
+    }
+    assert [row["train/loss"] for row in rows] == pytest.approx(
+        [11 / 18, (1 / 4 + 1 / 5) / 2, (1 / 6 + 1 / 7 + 1 / 8) / 3]
+    )
+
+
+def test_callbacks_are_called_in_order_with_what_the_one_before_returned():
+    def mark(name):
+        return lambda run: dataclasses.replace(
+            run, metrics={**run.metrics, "order": run.metrics.get("order", "") + name}
+        )
+
+    run = run_fit(make_plan(Steps(), num_epochs=1), callbacks=[mark("a"), mark("b"), mark("c")])
+    assert run.metrics["order"] == "abc"
+
+
+def test_metrics_are_read_a_dispatch_late(monkeypatch):
+    """Within an epoch the loop never asks for the newest step; at its end the device is idle anyway."""
+    advance, read = Steps(), []
+    fetch = loop.fetch
+
+    def watch(metrics):
+        newest = advance.dispatches[-1][1]
+        read.append((newest - len(read) - 1, newest))
+        return fetch(metrics)
+
+    monkeypatch.setattr(loop, "fetch", watch)
+    run_fit(make_plan(advance))
+    ends = {3, 5, 8}
+    assert len(read) == 8
+    assert all(behind >= 1 or newest in ends for behind, newest in read)
+
+
+@pytest.mark.parametrize("bad_step", [0, 2, 4])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_stops_before_anything_is_saved(bad_step, value):
+    saved = []
+    plan = make_plan(Steps(bad_step, value))
+    with pytest.raises(NonFiniteLoss, match=rf"step {bad_step + 1}: loss .*gradient norm {value}, learning rate 0\."):
+        run_fit(plan, callbacks=[lambda run: saved.append(run.memory["step"]) or run])
+    assert saved == ([3] if bad_step >= 3 else [])
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("step", [1, 3, 4])
+def test_a_signal_saves_at_the_next_step_and_the_run_goes_on_from_there(signum, step):
+    plain = run_fit(make_plan(Steps()), callbacks=[log])
+    saved = []
+    with Interrupts() as interrupts:
+        advance = Steps(on_step=lambda done: signal.raise_signal(signum) if done == step else None)
+        with pytest.raises(Interrupted, match=f"stopped by {signum.name}; step {step} is saved") as stopped:
+            run_fit(make_plan(advance, save=saved.append), callbacks=[log], interrupts=interrupts)
+    assert stopped.value.signum == signum
+    run = saved[-1]
+    assert run.memory["step"] == step == int(run.state)
+    run = run_fit(make_plan(Steps()), run, callbacks=[log])
+    assert run.memory == plain.memory
+    assert int(run.state) == int(plain.state)
+
+
+def log(run):
+    return memory.record(run, "metrics", memory.timeless(run.metrics))
+
+
+def test_a_long_epoch_is_saved_on_the_way():
+    saved = []
+    run_fit(make_plan(Steps(), num_epochs=1, save=saved.append, save_seconds=0.0))
+    assert [run.memory["step"] for run in saved] == [1, 2]
+    assert saved[1].memory["sums"] == {"loss": 6.0, "correct": 4, "count": 8}
+
+
+def test_signals_act_as_usual_after_the_first_and_outside():
+    before = signal.getsignal(signal.SIGTERM)
+    with Interrupts() as interrupts:
+        signal.raise_signal(signal.SIGTERM)
+        assert interrupts.signum == signal.SIGTERM
+        assert signal.getsignal(signal.SIGTERM) == before
+    with Interrupts():
+        pass
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_training_works_outside_of_the_main_thread():
+    done = []
+
+    def target():
+        with Interrupts() as interrupts:
+            done.append(run_fit(make_plan(Steps()), interrupts=interrupts).memory["step"])
+
+    thread = threading.Thread(target=target)
+    thread.start()
+    thread.join()
+    assert done == [8]
+
+
+def test_the_bar_is_quiet_without_a_terminal(capsys):
+    with progress_bar(10, 0) as progress:
+        progress.update(1, 1, 0.5, 100.0)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_bar_shows_what_it_is_told(capsys):
+    with progress_bar(10, 0, "on") as progress:
+        progress.update(4, 2, 0.5, 1234.0)
+    shown = capsys.readouterr().err
+    assert "epoch 2" in shown and "4/10" in shown and "0.5000" in shown and "1,234 images/s" in shown
