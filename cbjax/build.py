@@ -172,6 +172,8 @@ def build_schedule(config: ConfigDict, batches: Batches) -> optax.Schedule:
         warmup = round(settings.warmup_epochs * steps_per_epoch)
     else:
         warmup = round(settings.warmup * num_steps)
+    if warmup > 0 and warmup >= num_steps:
+        raise ConfigError(f"optim.warmup_steps: must be below the number of steps, {num_steps}; got {warmup}")
     options = {"warmup_steps": warmup, "warmup_from": settings.warmup_from}
     if settings.schedule == "cosine":
         return optim.cosine_schedule(settings.learning_rate, num_steps, **options)

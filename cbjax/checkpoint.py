@@ -43,9 +43,7 @@ class Checkpoints:
             self._remove_unfinished()
         self._manager = ocp.CheckpointManager(
             self._directory,
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=None, create=False, cleanup_tmp_directories=not reading, read_only=reading
-            ),
+            options=ocp.CheckpointManagerOptions(max_to_keep=None, create=False, cleanup_tmp_directories=not reading),
         )
         self._pending: tuple[int, int | None] | None = None
 

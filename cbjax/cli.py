@@ -17,11 +17,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from cbjax.data import DataError
     from cbjax.interrupts import Interrupted
     from cbjax.loop import NonFiniteLoss
+    from cbjax.report import ReportError
     from cbjax.workdir import WorkdirError
 
     try:
         return options.command(options, overrides)
-    except (ConfigError, DataError, WorkdirError) as error:
+    except (ConfigError, DataError, ReportError, WorkdirError) as error:
         print(f"cbjax {options.name}: {error}", file=sys.stderr)
         return 2
     except NonFiniteLoss as error:
@@ -132,12 +133,14 @@ def _report(options, overrides):
 def _datasets(options, overrides):
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from cbjax.data.sources import describe
 
     table = Table("data.name", "images", "ready", "where, or how to prepare it", box=None)
     for row in describe(options.data_dir):
-        table.add_row(*map(str, row))
+        # As text: rich would take the brackets of cbjax[prepare] for its own marks.
+        table.add_row(*(Text(str(cell)) for cell in row))
     Console(soft_wrap=True).print(table)
     return 0
 

@@ -52,10 +52,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
     config = configs.resolve(config)
     place = pathlib.Path(workdir).absolute()
     noted = workdirs.check_resume(place, config, extend)
-    mesh = sharding.make_mesh(config.devices)
-    configs.check_devices(config.batch_size, mesh.devices.size)
-    if config.evaluation.batch_size is not None:
-        configs.check_devices(config.evaluation.batch_size, mesh.devices.size, "evaluation.batch_size")
+    mesh = _make_mesh(config, config.devices)
     if config.deterministic:
         startup.check_deterministic(sharding.platform(mesh))
     dataset = data.prepare(config.data, config.seed if config.data.seed is None else config.data.seed)
@@ -122,11 +119,22 @@ def evaluate(workdir: str | os.PathLike, *, split: str = "test", checkpoint: str
     config, facts = workdirs.read_config(place), workdirs.read_facts(place)
     if not facts["sizes"].get(split):
         raise ConfigError(f"split={split!r}: the run has no such images; it has {facts['sizes']}")
-    mesh = sharding.make_mesh(min(config.devices or 1, sharding.count_devices()))
+    mesh = _make_mesh(config, config.devices and min(config.devices, sharding.count_devices()))
     dataset = data.prepare(config.data, config.seed if config.data.seed is None else config.data.seed)
     workdirs.check_same_data(place, workdirs.describe_data(dataset))
     state, _ = _restore(place, config, facts, mesh, checkpoint)
     return build.build(config, dataset, mesh).evaluate(split)(state.params, state.batch_stats).metrics
+
+
+def _make_mesh(config, num_devices):
+    try:
+        mesh = sharding.make_mesh(num_devices)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    configs.check_devices(config.batch_size, mesh.devices.size)
+    if config.evaluation.batch_size is not None:
+        configs.check_devices(config.evaluation.batch_size, mesh.devices.size, "evaluation.batch_size")
+    return mesh
 
 
 def _restore(place, config, facts, mesh, checkpoint):

@@ -34,7 +34,7 @@ def keep_compiled_programs() -> None:
     """
     import jax
 
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(cache, "cbjax", _processor())))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

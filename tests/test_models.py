@@ -2,11 +2,11 @@
 
 import math
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from cbjax import models
 from cbjax.models.batch_norm import BatchNorm, normalize

@@ -1,8 +1,8 @@
 """Networks as records of pure functions: `build(name, num_classes, **options) -> Model`."""
 
-from collections.abc import Callable
 import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from cbjax.models.digits_cnn import digits_cnn

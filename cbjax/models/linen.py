@@ -1,13 +1,13 @@
 """From Linen modules to the record of pure functions that the rest of cbjax sees."""
 
-from collections.abc import Callable
 import math
+from collections.abc import Callable
 from typing import Any
 
-from flax import errors
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
+from flax import errors
+from flax import linen as nn
 
 from cbjax.types import Array, Model
 

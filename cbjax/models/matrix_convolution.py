@@ -5,9 +5,9 @@ grouped ones under `vmap` over models. A matrix product is fast in all three. It
 convolution, so it is for LeNet-sized layers only. Measured in tests/benchmarks/steps_vs_pytorch.py.
 """
 
-from flax import linen as nn
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from cbjax.types import Array
 

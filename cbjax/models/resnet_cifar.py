@@ -2,8 +2,8 @@
 
 import functools
 
-from flax import linen as nn
 import jax.numpy as jnp
+from flax import linen as nn
 
 from cbjax.models import linen
 from cbjax.models.batch_norm import BatchNorm

@@ -1,0 +1,200 @@
+"""The command as a user meets it: what it prints, where it stops, and its exit status."""
+
+import json
+import os
+import re
+
+import numpy as np
+import pytest
+
+from cbjax.cli import main
+from tests import processes
+
+QUICK = ("--config=digits_lt", "--config.num_epochs=2")
+
+
+@pytest.fixture(autouse=True)
+def same_environment(monkeypatch):
+    """The command sets flags for the process that it runs in; here that is the test's."""
+    monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))
+
+
+def call(*arguments):
+    return main([str(argument) for argument in arguments])
+
+
+def refused(capsys, *arguments):
+    """Runs a command that must be refused: exit status 2, one message, no traceback, nothing on standard output."""
+    try:
+        status = call(*arguments)
+    except SystemExit as stop:  # from argparse
+        status = stop.code
+    shown = capsys.readouterr()
+    assert status == 2
+    assert "Traceback" not in shown.err
+    assert shown.out == ""
+    return shown.err
+
+
+def test_train_prints_the_table_and_where_the_report_is(tmp_path, capsys):
+    assert call("train", *QUICK, f"--workdir={tmp_path}", "--config.data.test=20") == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"overall +balanced +many +medium +few +worst", shown)
+    assert f"report: {tmp_path / 'report.md'}" in shown
+    assert call("eval", f"--workdir={tmp_path}") == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert f"test/accuracy {results['last']['test']['accuracy']:.6g}" in capsys.readouterr().out
+    assert call("eval", f"--workdir={tmp_path}", "--split=validation", "--checkpoint=best") == 0
+    assert "validation/balanced_accuracy" in capsys.readouterr().out
+    assert call("report", tmp_path, f"--out={tmp_path / 'elsewhere'}") == 0
+    assert (tmp_path / "elsewhere" / "report.md").exists()
+
+
+def test_a_sweep_skips_what_is_finished(tmp_path, capsys):
+    sweep = tmp_path / "sweep.py"
+    sweep.write_text(
+        "def get_runs():\n"
+        "    return [(f'{name}/seed_{seed}', 'digits_lt', {**settings, 'seed': seed, 'num_epochs': 1})\n"
+        "            for name, settings in (('ce', {}), ('cdb', {'weights.name': 'difficulty'})) for seed in range(2)]\n"
+    )
+    arguments = ("sweep", f"--config={sweep}", f"--workdir={tmp_path / 'runs'}")
+    assert call(*arguments) == 0
+    first = capsys.readouterr().out
+    assert "run 4 of 4, cdb/seed_1:" in first and "finished before" not in first
+    report = (tmp_path / "runs" / "report.md").read_text()
+    assert "cdb" in report and "±" in report
+    assert call(*arguments) == 0
+    second = capsys.readouterr().out
+    assert second.count("finished before") == 4 and "training in" not in second
+    assert (tmp_path / "runs" / "report.md").read_text() == report
+
+
+def test_a_run_that_diverges_does_not_stop_the_others(tmp_path, capsys):
+    sweep = tmp_path / "sweep.py"
+    sweep.write_text(
+        "def get_runs():\n"
+        "    return [('bad', 'digits_lt', {'optim.learning_rate': 1e25, 'num_epochs': 1}),\n"
+        "            ('good', 'digits_lt', {'num_epochs': 1})]\n"
+    )
+    assert call("sweep", f"--config={sweep}", f"--workdir={tmp_path / 'runs'}") == 1
+    shown = capsys.readouterr().out
+    assert re.search(r"run bad failed: step \d+: loss", shown)
+    assert "good" in (tmp_path / "runs" / "report.md").read_text()
+
+
+def test_divergence_has_its_own_exit_status(tmp_path, capsys):
+    assert call("train", *QUICK, f"--workdir={tmp_path}", "--config.optim.learning_rate=1e25") == 1
+    error = capsys.readouterr().err
+    assert re.search(r"cbjax train: step \d+: loss .*, learning rate .*; no checkpoint was saved before it", error)
+
+
+def test_datasets_are_listed_with_what_to_do(capsys, tmp_path):
+    assert call("datasets", f"--data_dir={tmp_path}") == 0
+    shown = capsys.readouterr().out
+    for name in ("digits", "arrays", "mnist", "fashion_mnist", "cifar10", "cifar20", "cifar100"):
+        assert name in shown
+    assert "cbjax[prepare]" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "--workdir=x"), "--config"),
+        (("train", "--config=digits_lt"), "--workdir"),
+        (("train", "--config=digts_lt", "--workdir=x"), "digits_lt"),
+        (("train", "--config=cifar_lt", "--workdir=x"), ":cui, :cdb"),
+        (("train", *QUICK, "--workdir=x", "--config.optim.learnin_rate=1"), "optim.learning_rate"),
+        (("train", *QUICK, "--workdir=x", "--config.loss.name=focl"), "focal"),
+        (("train", *QUICK, "--workdir=x", "--config.seed"), "--config.seed=VALUE"),
+        (("train", *QUICK, "--workdir=x", "--learning_rate=1"), "unrecognized argument: --learning_rate=1"),
+        (("train", *QUICK, "--workdir=x", "--config.batch_size=60", "--config.devices=8"), "use 56 or 64"),
+        (("eval", "--workdir=x", "--split=train"), "invalid choice"),
+        (("eval", "--workdir=x", "--config.seed=1"), "unrecognized argument"),
+        (("eval", "--workdir=x"), "holds no run"),
+        (("report", "a", "b"), "--out=DIR"),
+        (("report", "nowhere"), "nowhere"),
+        (("sweep", "--config=digits", "--workdir=x"), "digits_lt"),
+        (("training",), "invalid choice"),
+        ((), "required"),
+    ],
+)
+def test_mistakes_are_one_message(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert message in refused(capsys, *arguments)
+    assert not list(tmp_path.rglob("*")), "a refused command leaves nothing behind"
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar100"])
+def test_a_missing_data_set_says_how_to_get_it(tmp_path, capsys, name):
+    config = {"mnist": "mnist_binary", "cifar100": "cifar_lt:cdb"}[name]
+    folder = tmp_path / "data"
+    folder.mkdir()
+    error = refused(
+        capsys,
+        "train",
+        f"--config={config}",
+        f"--workdir={tmp_path / 'run'}",
+        f"--config.data.data_dir={folder}",
+        "--config.devices=1",
+    )
+    assert str(folder) in error and name in error and "pip install 'cbjax[prepare]'" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_unusable_arrays_are_one_message(tmp_path, capsys):
+    np.savez(tmp_path / "own.npz", pictures=np.zeros((3, 8, 8)))
+    error = refused(
+        capsys,
+        "train",
+        *QUICK,
+        f"--workdir={tmp_path / 'run'}",
+        "--config.data.name=arrays",
+        f"--config.data.file={tmp_path / 'own.npz'}",
+        "--config.data.longtail=natural",
+        "--config.data.imbalance=1",
+    )
+    assert "own.npz" in error and "images" in error and "pictures" in error
+
+
+def test_help_names_every_command(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("train", "sweep", "eval", "report", "datasets"))
+
+
+def test_a_broken_config_file_is_named_with_its_line(tmp_path, capsys):
+    path = tmp_path / "broken.py"
+    path.write_text("from cbjax.config import default\n\ndef get_config():\n    return defalt()\n")
+    error = refused(capsys, "train", f"--config={path}", f"--workdir={tmp_path / 'run'}")
+    assert f"{path}, line 4" in error and "defalt" in error
+
+
+def test_the_flag_for_convolutions_is_added_to_the_users_own(monkeypatch):
+    from cbjax import startup
+
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=/nowhere")
+    monkeypatch.setattr(startup, "CPU_FLAG_TESTED_WITH", (startup.importlib.metadata.version("jaxlib"),))
+    startup.set_flags(deterministic=True)
+    flags = os.environ["XLA_FLAGS"].split()
+    assert flags == ["--xla_dump_to=/nowhere", startup.CPU_FLAG, *startup.DETERMINISTIC_FLAGS]
+    startup.set_flags(deterministic=True)
+    assert os.environ["XLA_FLAGS"].split() == flags
+    monkeypatch.setattr(startup, "CPU_FLAG_TESTED_WITH", ())
+    monkeypatch.setenv("XLA_FLAGS", "")
+    startup.set_flags(deterministic=False)
+    assert os.environ["XLA_FLAGS"] == ""
+
+
+def test_compiled_programs_are_kept_in_the_users_cache(tmp_path):
+    done = processes.run(
+        "train",
+        *QUICK,
+        f"--workdir={tmp_path / 'run'}",
+        XDG_CACHE_HOME=str(tmp_path / "cache"),
+        JAX_COMPILATION_CACHE_DIR="",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert list((tmp_path / "cache" / "cbjax").rglob("*-cache"))

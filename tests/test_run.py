@@ -1,0 +1,256 @@
+"""Whole runs in this process: what `train` leaves behind, what `load` gives back, what compiles."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import cbjax
+from cbjax import config as configs
+from cbjax import losses, run
+from cbjax.config import ConfigError
+from cbjax.data import DataError
+from cbjax.loop import NonFiniteLoss
+from cbjax.run import evaluate
+from cbjax.workdir import WorkdirError
+from cbjax.writers import read_rows
+
+
+def digits(*overrides):
+    return configs.load("digits_lt", ["num_epochs=3", "data.validation=10", "data.test=20", *overrides])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of CDB, its work directory, and how often its loss was traced."""
+    workdir = tmp_path_factory.mktemp("cdb")
+    traced = []
+
+    def counted(logits, labels, class_weights=None):
+        if class_weights is not None:
+            traced.append(1)
+        return losses.softmax_cross_entropy(logits, labels, class_weights)
+
+    before = losses.LOSSES["softmax"]
+    losses.LOSSES["softmax"] = counted
+    try:
+        yield cbjax.train(digits("weights.name=difficulty"), workdir), workdir, traced
+    finally:
+        losses.LOSSES["softmax"] = before
+
+
+def test_a_whole_cdb_run_compiles_its_step_once(finished):
+    done, workdir, traced = finished
+    weights = [row["class_weights"] for row in read_rows(workdir / "class_weights.jsonl")]
+    assert len(weights) == 3 and weights[0] != weights[1] != weights[2]
+    assert len(traced) == 1
+
+
+def test_the_work_directory_has_everything(finished):
+    _, workdir, _ = finished
+    names = {path.name for path in workdir.iterdir()}
+    expected = {"config.json", "environment.json", "data.json", "indices.npz", "parameters.txt", "metrics.jsonl"}
+    expected |= {"per_class.jsonl", "class_weights.jsonl", "results.json", "checkpoints", "report.md", "classes.png"}
+    assert expected <= names
+    assert any(name.startswith("events.out.tfevents.") for name in names)
+    rows = read_rows(workdir / "metrics.jsonl")
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 3]
+    assert {"train/loss", "validation/balanced_accuracy", "difficulty/tau", "time/images_per_second"} <= rows[0].keys()
+    assert {"test/last/accuracy", "test/best/accuracy", "best/step"} <= rows[-1].keys()
+    assert not [key for row in rows[:-1] for key in row if key.startswith("test/")], "test is read at the end only"
+
+
+def test_the_weights_are_those_of_the_difficulties(finished):
+    _, workdir, _ = finished
+    accuracy = [row["accuracy"] for row in read_rows(workdir / "per_class.jsonl") if row["split"] == "validation"]
+    weights = [row["class_weights"] for row in read_rows(workdir / "class_weights.jsonl")]
+    assert weights[0] == [1.0] * 10
+    for measured, used in zip(accuracy, weights[1:], strict=False):
+        measured = np.asarray(measured)
+        bias = measured.max() / (measured.min() + 1e-4) - 1
+        expected = np.maximum(1 - measured, 0.01) ** (2 / (1 + np.exp(-bias)))
+        np.testing.assert_allclose(used, expected * 10 / expected.sum(), rtol=1e-4)
+
+
+def test_results_agree_with_the_predictions(finished):
+    done, workdir, _ = finished
+    results = json.loads((workdir / "results.json").read_text())
+    matrix = np.asarray(results["confusion"]["last"])
+    assert matrix.sum() == 200 and (matrix.sum(axis=1) == 20).all()
+    assert results["last"]["test"]["accuracy"] == pytest.approx(np.trace(matrix) / 200)
+    np.testing.assert_allclose(results["per_class"]["last"], np.diag(matrix) / 20)
+    assert done.metrics["test/last/accuracy"] == results["last"]["test"]["accuracy"]
+
+
+def test_load_gives_the_same_run_from_the_directory_alone(finished):
+    done, workdir, _ = finished
+    loaded = cbjax.load(workdir)
+    assert loaded.class_names == done.class_names
+    assert loaded.metrics == done.metrics
+    assert loaded.config == done.config
+    images = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 1), np.uint8)
+    chances = loaded.predict(images)
+    assert chances.shape == (7, 10) and chances.dtype == np.float32
+    np.testing.assert_allclose(chances.sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(chances, done.predict(images))
+    np.testing.assert_array_equal(chances[:2], loaded.predict(images[:2, ..., 0]))
+    assert loaded.predict(images[:0]).shape == (0, 10)
+    with pytest.raises(ValueError, match=r"\[N, 8, 8, 1\].*got \[7, 8, 8, 3\]"):
+        loaded.predict(np.zeros((7, 8, 8, 3), np.uint8))
+
+
+def test_load_takes_the_best_checkpoint_too(finished):
+    done, workdir, _ = finished
+    best = cbjax.load(workdir, checkpoint="best")
+    assert int(best.state.step) == done.memory["best"]["step"]
+    with pytest.raises(ConfigError, match=r"checkpoint='first': must be 'last' or 'best'"):
+        cbjax.load(workdir, checkpoint="first")
+
+
+def test_evaluation_again_gives_the_same_figures(finished):
+    done, workdir, _ = finished
+    for checkpoint in ("last", "best"):
+        found = evaluate(workdir, checkpoint=checkpoint)
+        assert found == {name: done.metrics[f"test/{checkpoint}/{name}"] for name in found}
+
+
+def test_best_is_the_earliest_of_the_highest(finished):
+    done, workdir, _ = finished
+    balanced = [row["validation/balanced_accuracy"] for row in read_rows(workdir / "metrics.jsonl")[:-1]]
+    assert done.memory["best"]["epoch"] == 1 + int(np.argmax(balanced))
+
+
+def test_deferred_weights_start_at_their_epoch(tmp_path):
+    settings = digits("num_epochs=4", "weights.name=class_balanced", "weights.start=0.5")
+    cbjax.train(settings, tmp_path)
+    weights = [row["class_weights"] for row in read_rows(tmp_path / "class_weights.jsonl")]
+    assert weights[0] == weights[1] == [1.0] * 10
+    counts = json.loads((tmp_path / "data.json").read_text())["counts"]
+    expected = 1 / np.array([(1 - 0.9999**n) / (1 - 0.9999) for n in counts])
+    for late in weights[2:]:
+        np.testing.assert_allclose(late, expected * 10 / expected.sum(), rtol=1e-5)
+
+
+def test_without_validation_only_the_last_state_is_reported(tmp_path):
+    done = cbjax.train(digits("data.validation=0"), tmp_path)
+    assert done.memory["best"] is None
+    assert not [key for key in done.metrics if "best" in key or "validation" in key]
+    with pytest.raises(WorkdirError, match="no checkpoint is the best; use the last"):
+        cbjax.load(tmp_path, checkpoint="best")
+    with pytest.raises(ConfigError, match=r"split='validation': the run has no such images"):
+        evaluate(tmp_path, split="validation")
+
+
+def test_test_curves_are_a_switch(tmp_path):
+    cbjax.train(digits("evaluation.test_every=2"), tmp_path)
+    rows = read_rows(tmp_path / "metrics.jsonl")
+    assert ["test/accuracy" in row for row in rows] == [False, True, False, False]
+
+
+def test_seeds_share_their_split_over_methods_and_differ_between_them(tmp_path):
+    for name, overrides in {"a": (), "b": ("weights.name=difficulty",), "c": ("seed=1",)}.items():
+        cbjax.train(digits("num_epochs=1", *overrides), tmp_path / name)
+    a, b, c = (np.load(tmp_path / name / "indices.npz") for name in "abc")
+    assert all((a[key] == b[key]).all() for key in a.files)
+    assert any((a[key] != c[key]).any() for key in ("train", "validation", "test"))
+
+
+@pytest.mark.parametrize("steps", [4, 100])
+def test_many_steps_in_one_dispatch_are_the_same_run(tmp_path, steps):
+    short = ("weights.name=difficulty", "data.crop_padding=1")
+    one = cbjax.train(digits(*short), tmp_path / "one")
+    many = cbjax.train(digits(*short, f"steps_per_dispatch={steps}"), tmp_path / "many")
+    for found, expected in zip(jax.tree.leaves(many.state.params), jax.tree.leaves(one.state.params), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert many.metrics == pytest.approx(one.metrics, rel=1e-4)
+
+
+@pytest.mark.parametrize("parallel", ["shard_map", "pmap"])
+def test_devices_share_a_run(tmp_path, parallel):
+    settings = ("weights.name=class_balanced", "data.crop_padding=1", "loss.mean=weight_sum")
+    one = cbjax.train(digits(*settings, "devices=1"), tmp_path / "one")
+    eight = cbjax.train(digits(*settings, f"parallel={parallel}", "devices=8"), tmp_path / "eight")
+    for found, expected in zip(jax.tree.leaves(eight.state.params), jax.tree.leaves(one.state.params), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_loss_that_is_not_finite_says_where_and_what_is_left(tmp_path):
+    with pytest.raises(
+        NonFiniteLoss, match=r"step \d+: loss .*learning rate 1e\+20.*no checkpoint was saved before it"
+    ):
+        cbjax.train(digits("optim.learning_rate=1e20", "optim.warmup=0"), tmp_path)
+
+
+def make_arrays(path, multi_hot=False):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 120)
+    images = (rng.normal(size=(120, 8, 8)) * 20 + 40 * labels[:, None, None]).clip(0, 255).astype(np.uint8)
+    if multi_hot:
+        labels = np.eye(3, dtype=np.int64)[labels]
+        labels[::3, 0] = 1
+    np.savez(path, images=images, labels=labels, class_names=np.array(["cat", "dog", "owl"]))
+    return path
+
+
+def own_data(path, *overrides):
+    base = ["data.name=arrays", f"data.file={path}", "data.longtail=natural", "data.imbalance=1", "data.validation=0.2"]
+    return digits(*base, "data.test=0.2", "batch_size=16", *overrides)
+
+
+def test_a_users_own_arrays(tmp_path):
+    done = cbjax.train(own_data(make_arrays(tmp_path / "own.npz"), "weights.name=difficulty"), tmp_path / "run")
+    assert done.class_names == ("cat", "dog", "owl")
+    assert "cat" in (tmp_path / "run" / "report.md").read_text()
+
+
+def test_multi_hot_labels_are_measured_by_average_precision(tmp_path):
+    path = make_arrays(tmp_path / "own.npz", multi_hot=True)
+    settings = own_data(path, "loss.name=focal", "weights.name=difficulty")
+    done = cbjax.train(settings, tmp_path / "run")
+    assert done.metrics["test/last/mean_average_precision"] == done.metrics["test/last/balanced_accuracy"]
+    chances = done.predict(np.zeros((2, 8, 8), np.uint8))
+    assert chances.shape == (2, 3) and ((chances >= 0) & (chances <= 1)).all()
+    for override, rule in (("loss.name=softmax", "one label an image"), ("loss.mean=weight_sum", "one label an image")):
+        with pytest.raises(ConfigError, match=rule):
+            cbjax.train(own_data(path, "loss.name=sigmoid", override), tmp_path / "refused")
+
+
+def test_changed_data_are_refused_on_a_resume(tmp_path):
+    path = make_arrays(tmp_path / "own.npz")
+    cbjax.train(own_data(path), tmp_path / "run")
+    arrays = dict(np.load(path))
+    arrays["images"][0] += 1
+    np.savez(path, **arrays)
+    with pytest.raises(DataError, match="the data are not those that the run in .* was started with"):
+        cbjax.train(own_data(path), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("batch_size=512",), r"batch_size: must be at most the number of training images; got 512 for"),
+        (("devices=9", "batch_size=72"), r"devices=9: this machine has 8"),
+        (("devices=3",), r"batch_size.*63.*66"),
+        (
+            ("optim.warmup=0", "optim.warmup_steps=100000"),
+            r"optim.warmup_steps: must be below the number of steps, 24; got 100000",
+        ),
+    ],
+)
+def test_what_does_not_fit_the_machine_or_the_data_is_refused(tmp_path, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        cbjax.train(digits(*overrides), tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_directory_without_a_run_is_named(tmp_path):
+    with pytest.raises(WorkdirError, match="holds no run: there is no config.json"):
+        cbjax.load(tmp_path)
+
+
+def test_records_are_immutable(finished):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        finished[0].state = None
+    assert run.load is cbjax.load
