@@ -88,7 +88,8 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Parts:
 
     @functools.cache
     def evaluate(split):
-        examples = {"validation": dataset.validation, "test": dataset.test}[split]
+        examples = dataset.validation if split == "validation" else dataset.test
+        assert examples is not None, "`has_validation` says whether there is something to evaluate"
         batch_size = config.evaluation.batch_size or config.batch_size
         return make_evaluate(
             eval_step,
@@ -117,7 +118,7 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Parts:
 
 
 def initial_state(
-    key: Array, config: ConfigDict, model: Model, image_shape: Sequence[int], counts: Sequence[int]
+    key: Array, config: ConfigDict, model: Model, image_shape: Sequence[int], counts: Sequence[int] | np.ndarray
 ) -> TrainState:
     """Makes the state before the first step from the run's random key."""
     key, params_key = jax.random.split(key)
@@ -228,8 +229,8 @@ def check_data(config: ConfigDict, dataset: Dataset) -> None:
         )
     if config.weights.name == "difficulty" and dataset.validation is None:
         raise ConfigError(
-            "weights.name='difficulty' needs held-out validation images to measure each class on, and these data have none; "
-            "set data.validation to a number or a fraction per class, such as data.validation=0.1"
+            "weights.name='difficulty' needs held-out validation images to measure each class on, and these data have "
+            "none; set data.validation to a number or a fraction per class, such as data.validation=0.1"
         )
     if dataset.multi_label and config.loss.name == "softmax":
         raise ConfigError("loss.name='softmax' needs one label an image, and these are multi-hot; use sigmoid or focal")
@@ -252,7 +253,7 @@ def _augmentation(config, dataset):
 
 
 def _resident_step(train_step, prepare, state, data, indices):
-    """Takes a step on this device's share, the images of `indices` [B]; all images lie on every device, as they were read."""
+    """Takes a step on this device's share, the images of `indices` [B]; every device has all of them, raw."""
     key = jax.random.fold_in(state.key, state.step)
     # A key for each place in the global batch, so that an image's crop does not depend on the number of devices.
     places = sharding.places_in_batch(indices.shape[0], sharding.AXIS)

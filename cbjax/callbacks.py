@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cbjax import difficulty
@@ -17,14 +18,12 @@ Evaluate = Callable[[Any, Any], Evaluation]
 
 
 def evaluate_validation(evaluate: Evaluate) -> Callback:
-    """Measures the held-out split; remembers each class's accuracy, and the earliest epoch of the highest balanced one."""
+    """Measures the held-out split; remembers each class's accuracy and the earliest epoch of the best balanced one."""
 
     def callback(run: Run) -> Run:
         result = evaluate(run.state.params, run.state.batch_stats)
-        measured = difficulty.carry_accuracy(
-            np.asarray(run.memory["accuracy"], np.float32), np.asarray(result.per_class, np.float32)
-        )
-        memory = {**run.memory, "accuracy": [float(value) for value in np.asarray(measured)]}
+        accuracy = difficulty.carry_accuracy(_accuracy(run), jnp.asarray(result.per_class, jnp.float32))
+        memory = {**run.memory, "accuracy": numbers(accuracy)}
         balanced = result.metrics["balanced_accuracy"]
         if memory["best"] is None or balanced > memory["best"]["balanced_accuracy"]:
             memory["best"] = {"step": memory["step"], "epoch": memory["epoch"], "balanced_accuracy": balanced}
@@ -71,7 +70,7 @@ def from_difficulty(tau: float | str, formula: str, floor: float, scale: bool) -
     """Returns run -> the CDB weights [C] of its last known accuracies on held-out validation."""
 
     def weights(run: Run) -> np.ndarray:
-        accuracy = np.asarray(run.memory["accuracy"], np.float32)
+        accuracy = _accuracy(run)
         return np.asarray(difficulty.difficulty_weights(accuracy, tau, formula=formula, floor=floor, scale=scale))
 
     return weights
@@ -81,7 +80,7 @@ def log_tau(formula: str) -> Callback:
     """Adds the dynamic tau of the last known accuracies to the epoch's metrics."""
 
     def callback(run: Run) -> Run:
-        tau = difficulty.dynamic_tau(np.asarray(run.memory["accuracy"], np.float32), formula)
+        tau = difficulty.dynamic_tau(_accuracy(run), formula)
         return dataclasses.replace(run, metrics={**run.metrics, "difficulty/tau": float(tau)})
 
     return callback
@@ -129,3 +128,7 @@ def prefixed(prefix: str, values: dict[str, float]) -> dict[str, float]:
 def numbers(values: Any) -> list[float | None]:
     """Returns an array as JSON values: NaN, for a class without examples, becomes null."""
     return [None if np.isnan(value) else float(value) for value in np.asarray(values)]
+
+
+def _accuracy(run):
+    return jnp.asarray(run.memory["accuracy"], jnp.float32)

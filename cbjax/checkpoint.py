@@ -89,36 +89,42 @@ class Checkpoints:
                 (self._checksums / f"{old}.json").unlink()
                 self._manager.delete(old)
 
-    def restore(self, like: TrainState, step: int | None = None) -> tuple[int, TrainState, dict[str, Any]] | None:
-        """Reads the newest undamaged checkpoint, or that of `step`, onto the devices and in the shapes of `like`.
+    def restore(self, like: TrainState) -> tuple[int, TrainState, dict[str, Any]] | None:
+        """Reads the newest undamaged checkpoint onto the devices and in the shapes of `like`.
 
         Returns:
           (step, state, memory), or None if there is no checkpoint.
+        """
+        for step in reversed(self.steps()):
+            if self._is_sound(step):
+                return step, *self._read(step, like)
+        return None
+
+    def restore_step(self, like: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
+        """Reads the checkpoint of one step, as `restore` does.
 
         Raises:
-          ValueError: if the step that was asked for has no checkpoint or a damaged one.
+          ValueError: if there is none, or it is damaged.
         """
-        usable = reversed(self.steps()) if step is None else [step] if step in self.steps() else []
-        for candidate in usable:
-            if self._is_sound(candidate):
-                restored = self._manager.restore(
-                    candidate,
-                    args=ocp.args.Composite(
-                        state=ocp.args.StandardRestore(jax.tree.map(_abstract, like)),
-                        memory=ocp.args.JsonRestore(),
-                    ),
-                )
-                return candidate, restored.state, restored.memory
-        if step is None:
-            return None
-        raise ValueError(
-            f"{self._directory}: no sound checkpoint of step {step}; there are those of steps {self.steps()}"
-        )
+        if step not in self.steps() or not self._is_sound(step):
+            raise ValueError(
+                f"{self._directory}: no sound checkpoint of step {step}; there are those of {self.steps()}"
+            )
+        return self._read(step, like)
 
     def close(self) -> None:
         """Finishes the last save and ends Orbax's threads."""
         self.finish()
         self._manager.close()
+
+    def _read(self, step, like):
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(jax.tree.map(_abstract, like)), memory=ocp.args.JsonRestore()
+            ),
+        )
+        return restored.state, restored.memory
 
     def _remove_unfinished(self):
         finished = self.steps()

@@ -1,5 +1,7 @@
 """Classification losses of each example, weighted by its class; none reduces the batch."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -85,7 +87,11 @@ def focal_loss(logits: Array, labels: Array, class_weights: Array | None = None,
     return _sum_over_classes(_focal_terms(_margins(logits, labels), gamma), labels, class_weights)
 
 
-LOSSES = {"softmax": softmax_cross_entropy, "sigmoid": sigmoid_cross_entropy, "focal": focal_loss}
+LOSSES: dict[str, Callable[..., Array]] = {
+    "softmax": softmax_cross_entropy,
+    "sigmoid": sigmoid_cross_entropy,
+    "focal": focal_loss,
+}
 
 
 @jax.custom_jvp

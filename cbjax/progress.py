@@ -28,7 +28,7 @@ class Bar(Silent):
 
 @contextlib.contextmanager
 def progress_bar(total_steps: int, step: int, mode: str = "auto") -> Iterator[Silent]:
-    """Yields a bar for training from `step` on; a silent one for the mode "off", or "auto" where there is no terminal."""
+    """Yields a bar for training from `step` on; a silent one for "off", and for "auto" where there is no terminal."""
     console = Console(stderr=True, force_terminal=True if mode == "on" else None)
     if mode == "off" or not (console.is_terminal or console.is_jupyter):
         yield Silent()

@@ -30,7 +30,7 @@ def finish(
     history = run.memory["history"]["metrics"]
     states, best = {"last": (run.memory["step"], run.state)}, run.memory["best"]
     if best is not None:
-        _, state, _ = checkpoints.restore(run.state, best["step"])
+        state, _ = checkpoints.restore_step(run.state, best["step"])
         states["best"] = (best["step"], state)
     results: dict[str, Any] = {"finished": True, "step": run.memory["step"], "epoch": run.memory["epoch"], "best": None}
     results |= {"per_class": {}, "confusion": {}}

@@ -154,7 +154,7 @@ def _restore(place, config, facts, mesh, checkpoint):
                 raise WorkdirError(
                     f"{place}: nothing was held out for validation, so no checkpoint is the best; use the last"
                 )
-            restored = checkpoints.restore(like, best["step"])
+            return checkpoints.restore_step(like, best["step"])
     return restored[1:]
 
 

@@ -89,8 +89,8 @@ def make_eval_step(
         if labels.ndim == 1:
             sums = ClassificationSums.from_outputs(logits, labels, losses, mask, jnp.max(chances, axis=-1))
             return sum_over(axis, sums), jnp.argmax(logits, axis=-1)
-        sums = {"loss": jnp.sum(jnp.where(mask, losses, 0.0)), "count": jnp.sum(mask)}
-        return sum_over(axis, sums), chances
+        totals = {"loss": jnp.sum(jnp.where(mask, losses, 0.0)), "count": jnp.sum(mask)}
+        return sum_over(axis, totals), chances
 
     return eval_step
 
@@ -100,7 +100,7 @@ def _mask(batch: Batch) -> Array:
 
 
 def _share(labels: Array, mask: Array, class_weights: Array, mean: str, axis: str | None) -> Array:
-    """Returns the divisor of a device's sum of losses, such that the mean over devices is that over the global batch."""
+    """Returns the divisor of a device's sum of losses; the mean over devices is then that over the global batch."""
     amounts = jnp.ones(labels.shape[0]) if mean == "batch" else class_weights[labels]
     share = mean_over(axis, jnp.sum(jnp.where(mask, amounts, 0.0)))
     # A batch of which every example has weight 0 has loss 0, not 0/0.

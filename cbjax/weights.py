@@ -1,5 +1,6 @@
 """Class weights from the counts of training images: host functions, float64 inside, float32 [C] out."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -72,7 +73,7 @@ def class_balanced(counts: Any, beta: float, *, zero_count: str = "error") -> np
     return _inverse(_checked_counts(counts), lambda counts: _effective_number(counts, beta), zero_count)
 
 
-WEIGHTS = {
+WEIGHTS: dict[str, Callable[..., np.ndarray]] = {
     "uniform": uniform,
     "inverse_frequency": inverse_frequency,
     "inverse_sqrt_frequency": inverse_sqrt_frequency,

@@ -19,7 +19,7 @@ from cbjax import config as configs
 from cbjax.data import DataError, Dataset
 from cbjax.memory import timeless
 from cbjax.types import Run
-from cbjax.writers import JsonLinesWriter, TensorBoardWriter, read_rows, rewrite
+from cbjax.writers import JsonLinesWriter, MultiWriter, TensorBoardWriter, Writer, read_rows, rewrite
 
 LOGS = ("metrics", "per_class", "class_weights")
 
@@ -77,7 +77,8 @@ def read_final_metrics(workdir: pathlib.Path) -> dict[str, float]:
     path = workdir / "results.json"
     if not path.exists():
         return {}
-    results, final = json.loads(path.read_text()), {}
+    results = json.loads(path.read_text())
+    final: dict[str, float] = {}
     for name in ("last", "best"):
         for split, values in (results[name] or {}).items():
             if split in ("validation", "test"):
@@ -126,7 +127,7 @@ def write_start(
     """
     (workdir / "results.json").unlink(missing_ok=True)
     temporary = workdir / "indices.tmp.npz"
-    np.savez_compressed(temporary, **indices)
+    np.savez_compressed(temporary, allow_pickle=False, **indices)
     os.replace(temporary, workdir / "indices.npz")
     write_json(workdir / "data.json", facts)
     write_json(workdir / "environment.json", _environment(devices))
@@ -152,8 +153,8 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
     num_classes = len(dataset.class_names)
     digest = hashlib.sha256()
     for split in present.values():
-        digest.update(np.ascontiguousarray(split.images))
-        digest.update(np.ascontiguousarray(split.labels))
+        digest.update(np.ascontiguousarray(split.images).data)
+        digest.update(np.ascontiguousarray(split.labels).data)
     return {
         "class_names": list(dataset.class_names),
         "counts": dataset.counts.tolist(),
@@ -178,23 +179,23 @@ class Logs:
 
     def __init__(self, workdir: pathlib.Path, history: Mapping[str, list[dict[str, Any]]], tensorboard: bool):
         self._workdir = workdir
-        self._writers, self._written = {}, {}
+        self._writers: dict[str, Writer] = {}
+        self._written: dict[str, int] = {}
         for name in LOGS:
             path = workdir / f"{name}.jsonl"
             rows = _with_times(history[name], read_rows(path) if path.exists() else [])
             rewrite(path, rows)
-            self._writers[name] = JsonLinesWriter(path)
+            files: list[Writer] = [JsonLinesWriter(path)]
+            if name == "metrics" and tensorboard:
+                files.append(TensorBoardWriter(workdir, rows))
+            self._writers[name] = MultiWriter(files)
             self._written[name] = len(rows)
-            if name == "metrics":
-                self._tensorboard = TensorBoardWriter(workdir, rows) if tensorboard else None
 
     def write(self, run: Run) -> None:
         """Writes the rows of the run's history that are not in the files yet."""
         for name, writer in self._writers.items():
             for row in run.memory["history"][name][self._written[name] :]:
                 writer.write(row)
-                if name == "metrics" and self._tensorboard:
-                    self._tensorboard.write(row)
             self._written[name] = len(run.memory["history"][name])
 
     def train_seconds(self) -> float:
@@ -203,7 +204,7 @@ class Logs:
 
     def close(self) -> None:
         """Closes the files."""
-        for writer in [*self._writers.values(), *([self._tensorboard] if self._tensorboard else [])]:
+        for writer in self._writers.values():
             writer.close()
 
 

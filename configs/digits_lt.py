@@ -17,7 +17,7 @@ from cbjax.config import default
 def get_config():
     """Returns one run; any number of epochs is valid."""
     config = default()
-    config.num_epochs = 40
+    config.num_epochs = 100
     config.batch_size = 64
 
     config.data.name = "digits"
@@ -30,9 +30,11 @@ def get_config():
     config.model.name = "digits_cnn"
     config.model.initialization = "he"
 
-    config.optim.learning_rate = 0.05
+    config.optim.learning_rate = 0.02
     config.optim.weight_decay = 5e-4
     config.optim.warmup = 0.05
     config.optim.decay_at = (0.75,)
     config.optim.decay_factor = 0.1
+
+    config.checkpoint.every_epochs = 10  # an epoch takes milliseconds
     return config

@@ -55,7 +55,8 @@ def test_a_sweep_skips_what_is_finished(tmp_path, capsys):
     sweep.write_text(
         "def get_runs():\n"
         "    return [(f'{name}/seed_{seed}', 'digits_lt', {**settings, 'seed': seed, 'num_epochs': 1})\n"
-        "            for name, settings in (('ce', {}), ('cdb', {'weights.name': 'difficulty'})) for seed in range(2)]\n"
+        "            for name, settings in (('ce', {}), ('cdb', {'weights.name': 'difficulty'}))\n"
+        "            for seed in range(2)]\n"
     )
     arguments = ("sweep", f"--config={sweep}", f"--workdir={tmp_path / 'runs'}")
     assert call(*arguments) == 0

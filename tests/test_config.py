@@ -179,14 +179,14 @@ def test_difference_and_resume():
 
 
 def test_the_number_of_epochs_may_grow_with_extend():
-    old, longer = config.load("digits_lt"), config.load("digits_lt", ["num_epochs=80"])
-    with pytest.raises(ConfigError, match=r"add --extend to train for longer:\n  num_epochs: 40 there, 80 here"):
+    old, longer = config.load("digits_lt"), config.load("digits_lt", ["num_epochs=200"])
+    with pytest.raises(ConfigError, match=r"add --extend to train for longer:\n  num_epochs: 100 there, 200 here"):
         config.check_resume(old, longer)
-    assert config.check_resume(old, longer, extend=True) == ["num_epochs: 40 there, 80 here"]
+    assert config.check_resume(old, longer, extend=True) == ["num_epochs: 100 there, 200 here"]
     with pytest.raises(ConfigError, match="num_epochs may only grow"):
         config.check_resume(longer, old, extend=True)
     with pytest.raises(ConfigError, match="use another work directory"):
-        config.check_resume(old, config.load("digits_lt", ["num_epochs=80", "seed=1"]), extend=True)
+        config.check_resume(old, config.load("digits_lt", ["num_epochs=200", "seed=1"]), extend=True)
 
 
 def test_the_sweep_of_the_default():

@@ -22,6 +22,7 @@ SETTINGS = (
     "--config.num_epochs=60",
     "--config.weights.name=difficulty",
     "--config.data.crop_padding=1",
+    "--config.checkpoint.every_epochs=1",
 )
 LOGS = ("metrics.jsonl", "per_class.jsonl", "class_weights.jsonl")
 
@@ -86,7 +87,7 @@ def test_a_signal_saves_first(uninterrupted, tmp_path, signum):
     rows = tmp_path / "metrics.jsonl"
     assert processes.wait_for(process, lambda: rows.exists() and rows.read_bytes().count(b"\n") >= 20)
     process.send_signal(signum)
-    output, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=60)
     assert process.returncode == 128 + signum
     saved = re.search(rf"stopped by {signum.name}; step (\d+) is saved, the same command goes on from there", error)
     assert saved and int(saved[1]) == processes.checkpoints(tmp_path)[-1]
@@ -139,7 +140,7 @@ def test_other_settings_are_refused_and_extending_is_asked_for(uninterrupted, tm
     shutil.copytree(uninterrupted, workdir)
     done = processes.run(*train(workdir, "--config.optim.learning_rate=0.01", "--config.seed=3"))
     assert done.returncode == 2
-    assert "optim.learning_rate: 0.05 there, 0.01 here" in done.stderr and "seed: 0 there, 3 here" in done.stderr
+    assert "optim.learning_rate: 0.02 there, 0.01 here" in done.stderr and "seed: 0 there, 3 here" in done.stderr
     longer = train(workdir, "--config.num_epochs=62")
     done = processes.run(*longer)
     assert done.returncode == 2 and "add --extend to train for longer" in done.stderr

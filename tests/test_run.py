@@ -42,7 +42,7 @@ def finished(tmp_path_factory):
 
 
 def test_a_whole_cdb_run_compiles_its_step_once(finished):
-    done, workdir, traced = finished
+    _, workdir, traced = finished
     weights = [row["class_weights"] for row in read_rows(workdir / "class_weights.jsonl")]
     assert len(weights) == 3 and weights[0] != weights[1] != weights[2]
     assert len(traced) == 1
@@ -67,8 +67,7 @@ def test_the_weights_are_those_of_the_difficulties(finished):
     accuracy = [row["accuracy"] for row in read_rows(workdir / "per_class.jsonl") if row["split"] == "validation"]
     weights = [row["class_weights"] for row in read_rows(workdir / "class_weights.jsonl")]
     assert weights[0] == [1.0] * 10
-    for measured, used in zip(accuracy, weights[1:], strict=False):
-        measured = np.asarray(measured)
+    for measured, used in zip(np.asarray(accuracy), weights[1:], strict=False):
         bias = measured.max() / (measured.min() + 1e-4) - 1
         expected = np.maximum(1 - measured, 0.01) ** (2 / (1 + np.exp(-bias)))
         np.testing.assert_allclose(used, expected * 10 / expected.sum(), rtol=1e-4)
@@ -223,7 +222,7 @@ def test_changed_data_are_refused_on_a_resume(tmp_path):
     arrays = dict(np.load(path))
     arrays["images"][0] += 1
     np.savez(path, **arrays)
-    with pytest.raises(DataError, match="the data are not those that the run in .* was started with"):
+    with pytest.raises(DataError, match=r"the data are not those that the run in .* was started with"):
         cbjax.train(own_data(path), tmp_path / "run")
 
 
@@ -246,7 +245,7 @@ def test_what_does_not_fit_the_machine_or_the_data_is_refused(tmp_path, override
 
 
 def test_a_directory_without_a_run_is_named(tmp_path):
-    with pytest.raises(WorkdirError, match="holds no run: there is no config.json"):
+    with pytest.raises(WorkdirError, match=r"holds no run: there is no config\.json"):
         cbjax.load(tmp_path)
 
 

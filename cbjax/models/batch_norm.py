@@ -72,7 +72,8 @@ def _normalize_forward(inputs, scale, bias, epsilon, axis_name):
     mean, mean_of_squares = _mean_over_batch(axis_name, inputs, jnp.square(inputs))
     variance = jnp.maximum(mean_of_squares - jnp.square(mean), 0.0)
     inverse_deviation = jax.lax.rsqrt(variance + epsilon)
-    outputs = (inputs - _wide(mean, inputs)) * _wide(inverse_deviation * scale, inputs) + _wide(bias, inputs)
+    factor, offset = (inverse_deviation * scale, bias - mean * inverse_deviation * scale)
+    outputs = inputs * _wide(factor, inputs) + _wide(offset, inputs)
     return (outputs, mean, variance), (inputs, scale, mean, inverse_deviation)
 
 
@@ -80,17 +81,17 @@ def _normalize_backward(epsilon, axis_name, residuals, cotangents):
     inputs, scale, mean, inverse_deviation = residuals
     gradient = cotangents[0]
     axes = tuple(range(inputs.ndim - 1))
-    centred = inputs - _wide(mean, inputs)
     bias_gradient = jnp.sum(gradient, axes)
-    scale_gradient = jnp.sum(gradient * centred, axes) * inverse_deviation
+    scale_gradient = (jnp.sum(gradient * inputs, axes) - mean * bias_gradient) * inverse_deviation
     count = inputs.size // inputs.shape[-1]
     mean_gradient, mean_product = bias_gradient / count, scale_gradient / count
     if axis_name is not None:
         mean_gradient, mean_product = jax.lax.pmean((mean_gradient, mean_product), axis_name)
-    # inputs' gradient = scale/deviation * (gradient - its mean - normalised * mean of gradient * normalised)
-    inputs_gradient = _wide(scale * inverse_deviation, inputs) * (
-        gradient - _wide(mean_gradient, inputs) - centred * _wide(inverse_deviation * mean_product, inputs)
-    )
+    a = scale * inverse_deviation
+    b = -a * inverse_deviation * mean_product
+    c = -a * mean_gradient - b * mean
+    a, b, c = (a, b, c)
+    inputs_gradient = gradient * _wide(a, inputs) + inputs * _wide(b, inputs) + _wide(c, inputs)
     return inputs_gradient, scale_gradient, bias_gradient
 
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from cbjax.report.comparison import comparison_page
 from cbjax.report.one_run import run_page
-from cbjax.report.read import CHECKPOINTS, LeftOut, Method, RunRecord, group, read_runs
+from cbjax.report.read import CHECKPOINTS, LeftOut, Method, ReportError, RunRecord, group, read_runs
 from cbjax.report.sections import PICTURES
 from cbjax.report.table import results_table
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["report", "table_for_terminal"]
+__all__ = ["ReportError", "report", "table_for_terminal"]
 
 Directories = Sequence[str | os.PathLike] | str | os.PathLike
 
@@ -33,7 +33,7 @@ def report(workdirs: Directories, out: str | os.PathLike) -> pathlib.Path:
       The path of `report.md`.
 
     Raises:
-      ValueError: if one of the directories holds no run.
+      ReportError: if one of the directories holds no run.
     """
     runs, left_out = read_runs(_several(workdirs))
     out = pathlib.Path(out)
@@ -52,7 +52,7 @@ def table_for_terminal(workdirs: Directories) -> "Table":
     """Returns the comparison of the finished runs in and below the directories, for rich to print.
 
     Raises:
-      ValueError: if one of the directories holds no run.
+      ReportError: if one of the directories holds no run.
     """
     from rich import box
     from rich.table import Table

@@ -18,6 +18,10 @@ RUN_FILES = ("config.json", "data.json", "metrics.jsonl", "results.json")
 CHECKPOINTS = ("last", "best")
 
 
+class ReportError(ValueError):
+    """There is nothing to report on."""
+
+
 class LeftOut(NamedTuple):
     """A work directory that no mean contains, and why."""
 
@@ -120,10 +124,10 @@ def read_runs(workdirs: Sequence[str | os.PathLike]) -> tuple[list[RunRecord], l
     class weights) and the rest goes by name, numbers by value.
 
     Raises:
-      ValueError: if there is no directory, or one of them holds no run.
+      ReportError: if there is no directory, or one of them holds no run.
     """
     if not workdirs:
-        raise ValueError("a report needs at least one directory; give the --workdir of a training run or of a sweep")
+        raise ReportError("a report needs at least one directory; give the --workdir of a training run or of a sweep")
     runs: list[RunRecord] = []
     left_out, seen = [], set()
     for workdir in workdirs:
@@ -208,7 +212,7 @@ def _find(root: pathlib.Path) -> list[pathlib.Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
     if not found:
         what = "holds no run" if root.is_dir() else "is no directory"
-        raise ValueError(
+        raise ReportError(
             f"{root} {what}: looked in it and below for work directories (with {', '.join(RUN_FILES)}); "
             "give the --workdir of a training run or of a sweep"
         )

@@ -9,7 +9,7 @@ Expected accuracy: not measured yet.
 METHODS = {
     "ce": {},
     "cb_focal": {"loss.name": "focal", "weights.name": "class_balanced"},
-    "cdb": {"weights.name": "difficulty"},
+    "cdb": {"weights.name": "difficulty", "difficulty.tau": 1.0},
 }
 
 
