@@ -16,7 +16,7 @@ WRONG_COMBINATIONS = [
         ["optim.warmup=0", "optim.warmup_epochs=100", "optim.schedule=cosine"],
         "optim.warmup_epochs",
         "must end by the end of training, 1.0 of num_epochs=100",
-        "got 40.0",
+        "got 100.0",
     ),
     ("digits_lt", ["optim.warmup_from=0.1"], "optim.warmup_from", "at most optim.learning_rate, 0.02", "got 0.1"),
     ("mnist_binary", ["optim.warmup_from=1e-4"], "optim.warmup_from", "without a warm-up", "got 0.0001"),

@@ -43,7 +43,6 @@ class BatchNorm(nn.Module):
         return outputs
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def normalize(
     inputs: Array, scale: Array, bias: Array, epsilon: float, axis_name: str | None
 ) -> tuple[Array, Array, Array]:
@@ -95,7 +94,6 @@ def _normalize_backward(epsilon, axis_name, residuals, cotangents):
     return inputs_gradient, scale_gradient, bias_gradient
 
 
-normalize.defvjp(_normalize_forward, _normalize_backward)
 
 
 def _mean_over_batch(axis_name, *values):

@@ -83,7 +83,8 @@ def class_weights(
             axes.plot(epochs, values[:, index].mean(axis=1), color=colour, lw=1.4, label=name, **_marker(epochs))
         _finish(axes, label, "epoch", "class weight")
         axes.label_outer()
-        axes.set_ylim(bottom=0)
+    # Once every panel is drawn: it ends the automatic limits that the panels share.
+    panels[0].set_ylim(bottom=0)
     if len(members) <= LEGEND:
         _legend_beside(figure, panels[0], "class (training images)" if len(counts) <= THINNED else "group of classes")
     else:
