@@ -1,6 +1,7 @@
 """What happens after each epoch, in this order: evaluate, reweight, log, checkpoint. Each callback is `run -> run`."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -69,18 +70,20 @@ def reweight(
 def from_difficulty(tau: float | str, formula: str, floor: float, scale: bool) -> Callable[[Run], np.ndarray]:
     """Returns run -> the CDB weights [C] of its last known accuracies on held-out validation."""
 
-    def weights(run: Run) -> np.ndarray:
-        accuracy = _accuracy(run)
-        return np.asarray(difficulty.difficulty_weights(accuracy, tau, formula=formula, floor=floor, scale=scale))
+    @jax.jit
+    def compiled(accuracy):
+        return difficulty.difficulty_weights(accuracy, tau, formula=formula, floor=floor, scale=scale)
 
-    return weights
+    return lambda run: np.asarray(compiled(_accuracy(run)))
 
 
 def log_tau(formula: str) -> Callback:
     """Adds the dynamic tau of the last known accuracies to the epoch's metrics."""
 
+    compiled = jax.jit(functools.partial(difficulty.dynamic_tau, formula=formula))
+
     def callback(run: Run) -> Run:
-        tau = difficulty.dynamic_tau(_accuracy(run), formula)
+        tau = compiled(_accuracy(run))
         return dataclasses.replace(run, metrics={**run.metrics, "difficulty/tau": float(tau)})
 
     return callback

@@ -30,8 +30,11 @@ def finish(
     history = run.memory["history"]["metrics"]
     states, best = {"last": (run.memory["step"], run.state)}, run.memory["best"]
     if best is not None:
-        state, _ = checkpoints.restore_step(run.state, best["step"])
-        states["best"] = (best["step"], state)
+        try:
+            states["best"] = (best["step"], checkpoints.restore_step(run.state, best["step"])[0])
+        except ValueError as error:
+            print(f"{error}; the results have the last state only")
+            best = None
     results: dict[str, Any] = {"finished": True, "step": run.memory["step"], "epoch": run.memory["epoch"], "best": None}
     results |= {"per_class": {}, "confusion": {}}
     final: dict[str, float] = {}

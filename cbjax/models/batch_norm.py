@@ -1,6 +1,4 @@
-"""BatchNorm whose gradient is written by hand: XLA's CPU programs are slower with the one that autodiff derives."""
-
-import functools
+"""BatchNorm, per device or synchronised over a mesh axis."""
 
 from flax import linen as nn
 import jax
@@ -12,14 +10,18 @@ from cbjax.types import Array
 class BatchNorm(nn.Module):
     """Normalises each channel over the batch in training, and by running statistics in evaluation.
 
+    Written out because Flax's own takes 1.6 times as long in a ResNet-32 on CPU.
+
     Running statistics are `momentum * running + (1 - momentum) * batch`, with the variance of the batch divided by n, as
-    in Flax. TensorFlow's fused kernel (the CB authors') and PyTorch (CDB's, LDAM's) divide by n - 1 there, a factor of
-    at most 1.0002 at batch 128.
+    in Flax. TensorFlow's fused kernel (the CB authors') and PyTorch (CDB's and LDAM's) divide by n - 1 there, a factor of
+    at most 1.0002 for batches of 128 images of 32x32. No gradient flows through them.
 
     Attributes:
       momentum: share of the running statistics that a step keeps.
       epsilon: added to the variance.
       axis_name: mesh axis over whose devices the statistics are taken; None for each device's own (Goyal et al. 2017).
+
+    Source: Ioffe and Szegedy 2015, algorithms 1 and 2.
     """
 
     momentum: float = 0.9
@@ -28,77 +30,34 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: Array, train: bool) -> Array:
+        """Maps activations [B, ..., D] to normalised ones of the same shape."""
         channels = (inputs.shape[-1],)
         scale = self.param("scale", nn.initializers.ones, channels)
         bias = self.param("bias", nn.initializers.zeros, channels)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
         running_variance = self.variable("batch_stats", "var", jnp.ones, channels)
-        if not train:
-            factor = scale * jax.lax.rsqrt(running_variance.value + self.epsilon)
-            return (inputs - _wide(running_mean.value, inputs)) * _wide(factor, inputs) + _wide(bias, inputs)
-        outputs, mean, variance = normalize(inputs, scale, bias, self.epsilon, self.axis_name)
-        if not self.is_initializing():
-            running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
-            running_variance.value = self.momentum * running_variance.value + (1 - self.momentum) * variance
-        return outputs
+        if train:
+            mean, variance = _moments(inputs, self.axis_name)
+            if not self.is_initializing():
+                running_mean.value = self._blend(running_mean.value, mean)
+                running_variance.value = self._blend(running_variance.value, variance)
+        else:
+            mean, variance = running_mean.value, running_variance.value
+        # One multiplication and one addition for each activation; all else is done on D numbers.
+        factor = scale * jax.lax.rsqrt(variance + self.epsilon)
+        return inputs * _wide(factor, inputs) + _wide(bias - mean * factor, inputs)
+
+    def _blend(self, running: Array, batch: Array) -> Array:
+        return self.momentum * running + (1 - self.momentum) * jax.lax.stop_gradient(batch)
 
 
-def normalize(
-    inputs: Array, scale: Array, bias: Array, epsilon: float, axis_name: str | None
-) -> tuple[Array, Array, Array]:
-    """Normalises each channel by the mean and the variance of the batch.
-
-    Reverse mode any number of times and forward over reverse work; forward mode alone does not (`jax.custom_vjp`). No
-    gradient flows through the mean and the variance that it returns; they are for the running statistics.
-
-    Args:
-      inputs: [B, ..., D] activations.
-      scale: [D] factor after normalisation.
-      bias: [D] offset after normalisation.
-      epsilon: added to the variance.
-      axis_name: mesh axis over which mean and variance are averaged, None for this device's own.
-
-    Returns:
-      [B, ..., D] normalised activations, [D] mean and [D] variance (divided by n).
-
-    Source: Ioffe and Szegedy 2015, algorithm 1 and the gradients of its section 3.
-    """
-    return _normalize_forward(inputs, scale, bias, epsilon, axis_name)[0]
-
-
-def _normalize_forward(inputs, scale, bias, epsilon, axis_name):
-    # One pass over the activations for both moments; rounding can take their difference below zero.
-    mean, mean_of_squares = _mean_over_batch(axis_name, inputs, jnp.square(inputs))
-    variance = jnp.maximum(mean_of_squares - jnp.square(mean), 0.0)
-    inverse_deviation = jax.lax.rsqrt(variance + epsilon)
-    factor, offset = (inverse_deviation * scale, bias - mean * inverse_deviation * scale)
-    outputs = inputs * _wide(factor, inputs) + _wide(offset, inputs)
-    return (outputs, mean, variance), (inputs, scale, mean, inverse_deviation)
-
-
-def _normalize_backward(epsilon, axis_name, residuals, cotangents):
-    inputs, scale, mean, inverse_deviation = residuals
-    gradient = cotangents[0]
+def _moments(inputs: Array, axis_name: str | None) -> tuple[Array, Array]:
+    """Returns the mean and the variance [D] of activations [B, ..., D], over all devices of the axis where one is named."""
     axes = tuple(range(inputs.ndim - 1))
-    bias_gradient = jnp.sum(gradient, axes)
-    scale_gradient = (jnp.sum(gradient * inputs, axes) - mean * bias_gradient) * inverse_deviation
-    count = inputs.size // inputs.shape[-1]
-    mean_gradient, mean_product = bias_gradient / count, scale_gradient / count
-    if axis_name is not None:
-        mean_gradient, mean_product = jax.lax.pmean((mean_gradient, mean_product), axis_name)
-    a = scale * inverse_deviation
-    b = -a * inverse_deviation * mean_product
-    c = -a * mean_gradient - b * mean
-    a, b, c = (a, b, c)
-    inputs_gradient = gradient * _wide(a, inputs) + inputs * _wide(b, inputs) + _wide(c, inputs)
-    return inputs_gradient, scale_gradient, bias_gradient
-
-
-
-
-def _mean_over_batch(axis_name, *values):
-    means = tuple(jnp.mean(value, tuple(range(value.ndim - 1))) for value in values)
-    return means if axis_name is None else jax.lax.pmean(means, axis_name)
+    # Both in one pass over the activations; rounding can take the difference of the two below zero.
+    moments = jnp.mean(inputs, axes), jnp.mean(jnp.square(inputs), axes)
+    mean, mean_of_squares = moments if axis_name is None else jax.lax.pmean(moments, axis_name)
+    return mean, jnp.maximum(mean_of_squares - jnp.square(mean), 0.0)
 
 
 def _wide(channels: Array, like: Array) -> Array:

@@ -8,6 +8,7 @@ from flax import linen as nn
 from cbjax.models import linen
 from cbjax.models.batch_norm import BatchNorm
 from cbjax.models.initialization import initializer
+from cbjax.models.relu import relu
 from cbjax.types import Array, Model
 
 WIDTHS = (16, 32, 64)
@@ -61,7 +62,7 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, images: Array, train: bool) -> Array:
         outputs = _convolution(WIDTHS[0], kernel_init=self.kernel_init, name="stem")(images)
-        outputs = _rectify(BatchNorm(axis_name=self.batch_norm_axis, name="stem_norm")(outputs, train))
+        outputs = relu(BatchNorm(axis_name=self.batch_norm_axis, name="stem_norm")(outputs, train))
         for stage, width in enumerate(WIDTHS):
             for index in range(self.blocks_per_stage):
                 stride = 2 if stage > 0 and index == 0 else 1
@@ -85,14 +86,14 @@ class Block(nn.Module):
         convolution = functools.partial(_convolution, self.width, kernel_init=self.kernel_init)
         norm = functools.partial(BatchNorm, axis_name=self.batch_norm_axis)
         outputs = convolution(stride=self.stride, name="convolution1")(inputs)
-        outputs = _rectify(norm(name="norm1")(outputs, train))
+        outputs = relu(norm(name="norm1")(outputs, train))
         outputs = norm(name="norm2")(convolution(name="convolution2")(outputs), train)
         if self.stride == 1:
-            return _rectify(outputs + inputs)
+            return relu(outputs + inputs)
         if self.shortcut == "projection":
             inputs = convolution(stride=self.stride, size=1, name="projection")(inputs)
-            return _rectify(outputs + norm(name="projection_norm")(inputs, train))
-        return _rectify(outputs + _shrink(inputs, self.width, self.stride, self.shortcut))
+            return relu(outputs + norm(name="projection_norm")(inputs, train))
+        return relu(outputs + _shrink(inputs, self.width, self.stride, self.shortcut))
 
 
 def _convolution(width: int, *, stride: int = 1, size: int = 3, kernel_init, name: str) -> nn.Conv:
@@ -111,7 +112,3 @@ def _shrink(inputs: Array, width: int, stride: int, shortcut: str) -> Array:
         inputs = inputs[:, ::stride, ::stride]
     channels = (width - inputs.shape[-1]) // 2
     return jnp.pad(inputs, ((0, 0), (0, 0), (0, 0), (channels, channels)))
-
-
-def _rectify(inputs: Array) -> Array:
-    return jnp.where(inputs > 0, inputs, 0)
