@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from clu import parameter_overview
+from clu import parameter_overview, platform
 from ml_collections import ConfigDict
 
 from cbjax import build, callbacks, data, memory, sharding, startup
@@ -73,6 +73,9 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
             state = sharding.replicate(state, mesh)
             _tell([f"restored step {step}: finished" if step == total else f"resumed at step {step} of {total}"])
             _tell(f"noted: {line}" for line in noted)
+        # Does nothing but log, except where a scheduler has its own clu platform.
+        platform.work_unit().create_artifact(platform.ArtifactType.DIRECTORY, str(place), "workdir")
+        platform.work_unit().set_task_status(f"step {step} of {total}")
         workdirs.write_start(place, config, facts, dataset.indices, sharding.describe(mesh))
         (place / "parameters.txt").write_text(parameter_overview.get_parameter_overview(state.params) + "\n")
         logs = stack.enter_context(

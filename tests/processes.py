@@ -44,6 +44,11 @@ def checkpoints(workdir):
     return sorted(int(path.stem) for path in pathlib.Path(workdir, "checksums").glob("*.json"))
 
 
+def wait_for_checkpoint(process, workdir, step=1):
+    """Waits until a checkpoint of `step` or later is finished; says whether the process got there."""
+    return wait_for(process, lambda: (checkpoints(workdir) or [0])[-1] >= step)
+
+
 def wait_for(process, condition, timeout=120):
     """Waits until the condition holds or the process has ended; says whether it holds."""
     deadline = time.monotonic() + timeout

@@ -55,7 +55,7 @@ def uninterrupted(tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize("attempt", range(2))
+@pytest.mark.parametrize("attempt", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 10))])
 def test_killed_at_random_moments_it_ends_the_same(uninterrupted, tmp_path, attempt):
     chance = random.Random(attempt)
     kills = 0
@@ -64,7 +64,7 @@ def test_killed_at_random_moments_it_ends_the_same(uninterrupted, tmp_path, atte
         process = processes.start(*train(tmp_path))
         # Wherever it is after some more checkpoints: in a step, in an evaluation, or in the middle of saving.
         goal = (before[-1] if before else 0) + chance.randint(10, 80)
-        reached = processes.wait_for(process, lambda: (processes.checkpoints(tmp_path) or [0])[-1] >= goal)
+        reached = processes.wait_for_checkpoint(process, tmp_path, goal)
         time.sleep(chance.uniform(0, 0.05))
         process.kill()
         output = process.communicate()[0]
@@ -125,7 +125,7 @@ def test_a_damaged_newest_checkpoint_costs_an_epoch_and_nothing_else(uninterrupt
 def test_two_processes_do_not_train_in_one_directory(tmp_path):
     process = processes.start(*train(tmp_path))
     try:
-        assert processes.wait_for(process, lambda: bool(processes.checkpoints(tmp_path)))
+        assert processes.wait_for_checkpoint(process, tmp_path)
         second = processes.run(*train(tmp_path))
         assert second.returncode == 2
         assert "another process is training here" in second.stderr
@@ -159,7 +159,7 @@ def test_on_other_devices_a_resumed_run_agrees_to_rounding(tmp_path, changes):
     for name, later in (("same", ("--config.devices=2",)), ("other", ("--config.devices=2", *changes))):
         workdir = tmp_path / name
         process = processes.start(*train(workdir, *short, "--config.devices=2"), devices=4)
-        assert processes.wait_for(process, lambda: bool(processes.checkpoints(workdir)))
+        assert processes.wait_for_checkpoint(process, workdir)
         process.send_signal(signal.SIGTERM)
         process.communicate()
         done = processes.run(*train(workdir, *short, *later), devices=4)
