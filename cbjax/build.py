@@ -1,6 +1,7 @@
 """Turns a checked config and its data into the parts of a run; the only file that knows both."""
 
 import dataclasses
+import fractions
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -15,9 +16,11 @@ from ml_collections import ConfigDict
 
 from cbjax import callbacks, losses, models, optim, sharding, weights
 from cbjax.config import ConfigError
+from cbjax.config_schema import COUNT_WEIGHTS
 from cbjax.data import Dataset, augment
 from cbjax.data.sampling import Batches
 from cbjax.evaluate import Evaluation, make_evaluate
+from cbjax.resident import make_advance
 from cbjax.train_step import make_eval_step, make_train_step
 from cbjax.types import Array, Loss, Model, Run, TrainState
 
@@ -48,7 +51,7 @@ class Parts:
     steps_per_dispatch: int
     schedule: optax.Schedule
     weights: Callable[[Run], np.ndarray]
-    start_epoch: float
+    start_epoch: int
     evaluate: Callable[[str], Callable[[Any, Any], Evaluation]]
     has_validation: bool
 
@@ -71,7 +74,10 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Parts:
         return initial_state(key, config, model, image_shape, dataset.counts)
 
     # The seed is an argument of the program, so that the runs of a sweep share it.
-    shapes = jax.eval_shape(make_state, jax.random.key(config.seed))
+    try:
+        shapes = jax.eval_shape(make_state, jax.random.key(config.seed))
+    except ValueError as error:
+        raise ConfigError(f"model.name={config.model.name!r} does not fit the images: {error}") from error
     tx = build_optimizer(config, schedule, shapes.params)
     rule, _ = build_weights(config, dataset.counts)
 
@@ -81,8 +87,15 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Parts:
         # host's time.
         steps_per_dispatch = batches.epoch_end(1) if sharding.on_accelerator(mesh) else 1
     train_step = make_train_step(model, tx, loss, mean=config.loss.mean)
-    step = functools.partial(_resident_step, train_step, _augmentation(config, dataset))
-    advance = _make_advance(step, dataset, batches, steps_per_dispatch, mesh, config.parallel)
+    advance = make_advance(
+        train_step,
+        _augmentation(config, dataset),
+        dataset.train,
+        batches,
+        steps_per_dispatch=steps_per_dispatch,
+        mesh=mesh,
+        kind=config.parallel,
+    )
     normalize = functools.partial(augment.normalize, mean=dataset.mean, std=dataset.std)
     eval_step = make_eval_step(model, loss, build_probabilities(config))
 
@@ -111,7 +124,7 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Parts:
         steps_per_dispatch=steps_per_dispatch,
         schedule=schedule,
         weights=rule,
-        start_epoch=config.weights.start * config.num_epochs,
+        start_epoch=math.ceil(_exactly(config.weights.start) * config.num_epochs),
         evaluate=evaluate,
         has_validation=dataset.validation is not None,
     )
@@ -166,20 +179,23 @@ def build_schedule(config: ConfigDict, batches: Batches) -> optax.Schedule:
     """Returns step -> learning rate; fractions of training become steps."""
     settings = config.optim
     num_steps = batches.epoch_end(config.num_epochs)
-    steps_per_epoch = num_steps / config.num_epochs
+    steps_per_epoch = fractions.Fraction(batches.num_examples, batches.batch_size)
     if settings.warmup_steps is not None:
         warmup = settings.warmup_steps
-    elif settings.warmup_epochs is not None:
-        warmup = round(settings.warmup_epochs * steps_per_epoch)
+        if warmup >= num_steps:
+            raise ConfigError(f"optim.warmup_steps: must be below the number of steps, {num_steps}; got {warmup}")
     else:
-        warmup = round(settings.warmup * num_steps)
-    if warmup > 0 and warmup >= num_steps:
-        raise ConfigError(f"optim.warmup_steps: must be below the number of steps, {num_steps}; got {warmup}")
+        warmup_epochs = settings.warmup_epochs
+        if warmup_epochs is None:
+            warmup_epochs = _exactly(settings.warmup) * config.num_epochs
+        warmup = min(round(_exactly(warmup_epochs) * steps_per_epoch), num_steps - 1)
     options = {"warmup_steps": warmup, "warmup_from": settings.warmup_from}
     if settings.schedule == "cosine":
         return optim.cosine_schedule(settings.learning_rate, num_steps, **options)
     boundaries = (
-        [math.ceil(fraction * num_steps) for fraction in settings.decay_at] if settings.schedule == "step" else []
+        [math.ceil(_exactly(fraction) * config.num_epochs * steps_per_epoch) for fraction in settings.decay_at]
+        if settings.schedule == "step"
+        else []
     )
     return optim.step_schedule(settings.learning_rate, boundaries, settings.decay_factor, **options)
 
@@ -232,12 +248,29 @@ def check_data(config: ConfigDict, dataset: Dataset) -> None:
             "weights.name='difficulty' needs held-out validation images to measure each class on, and these data have "
             "none; set data.validation to a number or a fraction per class, such as data.validation=0.1"
         )
+    side = min(dataset.train.images.shape[1:3])
+    if config.data.crop_padding >= side:
+        raise ConfigError(f"data.crop_padding: must be below the images' side, {side}; got {config.data.crop_padding}")
+    empty = [name for name, count in zip(dataset.class_names, dataset.counts, strict=True) if count == 0]
+    if empty and config.weights.name in COUNT_WEIGHTS and config.weights.zero_count == "error":
+        raise ConfigError(
+            f"weights.name={config.weights.name!r}: a class without training images has no weight, and there are "
+            f"{len(empty)}: {', '.join(empty[:10])}; weights.zero_count=ignore gives them weight 0"
+        )
+    for name, split in (("validation", dataset.validation), ("test", dataset.test)):
+        if dataset.multi_label and split is not None and not split.labels.any():
+            raise ConfigError(f"data.{name}: none of the {len(split.labels)} images has a label; hold out more")
     if dataset.multi_label and config.loss.name == "softmax":
         raise ConfigError("loss.name='softmax' needs one label an image, and these are multi-hot; use sigmoid or focal")
     if dataset.multi_label and config.loss.mean == "weight_sum":
         raise ConfigError(
             "loss.mean='weight_sum' needs one label an image, and these are multi-hot; use loss.mean=batch"
         )
+
+
+def _exactly(number):
+    """Returns the number that was written: in binary 0.55 * 100 is above 55, and a switch would come too late."""
+    return fractions.Fraction(str(number))
 
 
 def _augmentation(config, dataset):
@@ -250,45 +283,3 @@ def _augmentation(config, dataset):
         return augment.normalize(images, dataset.mean, dataset.std)
 
     return prepare
-
-
-def _resident_step(train_step, prepare, state, data, indices):
-    """Takes a step on this device's share, the images of `indices` [B]; every device has all of them, raw."""
-    key = jax.random.fold_in(state.key, state.step)
-    # A key for each place in the global batch, so that an image's crop does not depend on the number of devices.
-    places = sharding.places_in_batch(indices.shape[0], sharding.AXIS)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, places)
-    batch = {"image": prepare(keys, data["image"][indices]), "label": data["label"][indices]}
-    return train_step(state, batch)
-
-
-def _make_advance(step, dataset, batches, steps_per_dispatch, mesh, kind):
-    data = sharding.replicate({"image": dataset.train.images, "label": dataset.train.labels}, mesh)
-    if steps_per_dispatch == 1:
-        compiled = sharding.data_parallel(
-            step, mesh, split=(None, None, 0), split_outputs=(None, None), kind=kind, donate=(0,)
-        )
-        return lambda state, first, last: compiled(state, data, batches.indices(first).astype(np.int32))
-
-    def steps(state, data, indices, count):
-        # The number of steps is an argument: epochs differ by a step, and both lengths are one program.
-        shapes = jax.eval_shape(step, state, data, indices[0])[1]
-        metrics = jax.tree.map(lambda leaf: jnp.zeros(indices.shape[0], leaf.dtype), shapes)
-
-        def body(index, carry):
-            state, metrics = carry
-            state, row = step(state, data, indices[index])
-            return state, jax.tree.map(lambda rows, value: rows.at[index].set(value), metrics, row)
-
-        return jax.lax.fori_loop(0, count, body, (state, metrics))
-
-    compiled = sharding.data_parallel(
-        steps, mesh, split=(None, None, 1, None), split_outputs=(None, None), kind=kind, donate=(0,)
-    )
-
-    def advance(state, first, last):
-        indices = np.zeros((steps_per_dispatch, batches.batch_size), np.int32)
-        indices[: last - first] = batches.indices_between(first, last)
-        return compiled(state, data, indices, np.int32(last - first))
-
-    return advance

@@ -47,7 +47,7 @@ def evaluate_test(evaluate: Evaluate, every_epochs: int) -> Callback:
 
 
 def reweight(
-    weights: Callable[[Run], np.ndarray], start_epoch: float, place: Callable[[np.ndarray], jax.Array]
+    weights: Callable[[Run], np.ndarray], start_epoch: int, place: Callable[[np.ndarray], jax.Array]
 ) -> Callback:
     """Sets the class weights of the next epoch, and logs those of the one that ended.
 
@@ -59,12 +59,18 @@ def reweight(
 
     def callback(run: Run) -> Run:
         run = record(run, "class_weights", {"class_weights": numbers(run.state.class_weights)})
-        if run.memory["epoch"] < start_epoch:
-            return run
-        state = dataclasses.replace(run.state, class_weights=place(np.asarray(weights(run), np.float32)))
-        return dataclasses.replace(run, state=state)
+        return set_weights(run, weights, start_epoch, place)
 
     return callback
+
+
+def set_weights(
+    run: Run, weights: Callable[[Run], np.ndarray], start_epoch: int, place: Callable[[np.ndarray], jax.Array]
+) -> Run:
+    """Gives the run the class weights of its next epoch: `reweight` without the log."""
+    values = weights(run) if run.memory["epoch"] >= start_epoch else np.ones(run.state.class_weights.shape)
+    state = dataclasses.replace(run.state, class_weights=place(np.asarray(values, np.float32)))
+    return dataclasses.replace(run, state=state)
 
 
 def from_difficulty(tau: float | str, formula: str, floor: float, scale: bool) -> Callable[[Run], np.ndarray]:

@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import shutil
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,12 @@ import orbax.checkpoint as ocp
 
 from cbjax.types import TrainState
 
-KEPT = 2  # the newest, and one more in case it gets damaged; the best is kept besides
+KEPT = 2  # the newest, and one more in case it gets damaged; besides, the best that each of them knows
+READS = 3  # a reader beside a training process may see a checkpoint vanish
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, damaged, or separated from its checksums."""
 
 
 class Checkpoints:
@@ -28,7 +34,10 @@ class Checkpoints:
       workdir: the work directory.
       tell: called with a line for the user for each checkpoint that could not be used.
       reading: True leaves the directory as it is, for a reader beside a training process; False makes it where it is
-        missing, removes what an ended process left unfinished, and moves damaged checkpoints to `damaged/`.
+        missing, and moves what an ended process left unfinished and damaged checkpoints to `damaged/`.
+
+    Raises:
+      CheckpointError: if there are checkpoints and no checksums at all.
     """
 
     def __init__(
@@ -40,12 +49,17 @@ class Checkpoints:
         if not reading:
             self._checksums.mkdir(parents=True, exist_ok=True)
             self._directory.mkdir(exist_ok=True)
-            self._remove_unfinished()
+            self._set_unfinished_aside()
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(max_to_keep=None, create=False, cleanup_tmp_directories=not reading),
         )
         self._pending: tuple[int, int | None] | None = None
+        self._saved = time.perf_counter()
+
+    def seconds_since_save(self) -> float:
+        """Returns the time since a save began, or since this object was made."""
+        return time.perf_counter() - self._saved
 
     def steps(self) -> list[int]:
         """Lists the steps of the usable checkpoints, oldest first."""
@@ -61,6 +75,7 @@ class Checkpoints:
           best_step: the step whose checkpoint must be kept besides the newest ones.
         """
         self.finish()
+        self._saved = time.perf_counter()
         if step in self.steps():
             return
         # A copy, because the next step takes over the state's memory while Orbax still reads it.
@@ -81,11 +96,14 @@ class Checkpoints:
         self._manager.wait_until_finished()
         path = self._checksums / f"{step}.json"
         temporary = path.with_suffix(".part")
-        temporary.write_text(json.dumps(_checksums(self._directory / str(step)), indent=1))
+        listed = {"best": best_step, "files": _checksums(self._directory / str(step))}
+        temporary.write_text(json.dumps(listed, indent=1))
         os.replace(temporary, path)
         steps = self.steps()
+        # The best of each: should the newest get damaged, the one before it needs its own.
+        kept = {*steps[-KEPT:], *(self._best_of(newest) for newest in steps[-KEPT:])}
         for old in steps:
-            if old not in steps[-KEPT:] and old != best_step:
+            if old not in kept:
                 (self._checksums / f"{old}.json").unlink()
                 self._manager.delete(old)
 
@@ -95,19 +113,26 @@ class Checkpoints:
         Returns:
           (step, state, memory), or None if there is no checkpoint.
         """
-        for step in reversed(self.steps()):
-            if self._is_sound(step):
-                return step, *self._read(step, like)
-        return None
+        for attempt in range(READS):
+            try:
+                for step in reversed(self.steps()):
+                    if self._is_sound(step):
+                        return step, *self._read(step, like)
+                return None
+            except (OSError, ValueError):
+                if not self._reading or attempt == READS - 1:
+                    raise
+                self._manager.reload()
+        raise AssertionError("unreachable")
 
     def restore_step(self, like: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
         """Reads the checkpoint of one step, as `restore` does.
 
         Raises:
-          ValueError: if there is none, or it is damaged.
+          CheckpointError: if there is none, or it is damaged.
         """
         if step not in self.steps() or not self._is_sound(step):
-            raise ValueError(
+            raise CheckpointError(
                 f"{self._directory}: no sound checkpoint of step {step}; there are those of {self.steps()}"
             )
         return self._read(step, like)
@@ -126,29 +151,47 @@ class Checkpoints:
         )
         return restored.state, restored.memory
 
-    def _remove_unfinished(self):
+    def _best_of(self, step):
+        try:
+            return json.loads((self._checksums / f"{step}.json").read_text())["best"]
+        except (ValueError, KeyError):
+            return None
+
+    def _set_unfinished_aside(self):
         finished = self.steps()
-        for path in self._directory.iterdir():
-            if path.name.isdigit() and int(path.name) not in finished:
-                shutil.rmtree(path)
-                if not finished or int(path.name) > finished[-1]:
-                    self._tell(f"checkpoint {path.name} was not finished when its process ended; it is not used")
+        unlisted = sorted(int(path.name) for path in self._directory.iterdir() if path.name.isdigit())
+        unlisted = [step for step in unlisted if step not in finished]
+        if not finished and len(unlisted) > 1:
+            raise CheckpointError(
+                f"{self._checksums} is missing or empty, and without it no checkpoint in {self._directory} can be "
+                "checked: restore it, or move the checkpoints away to train from the start"
+            )
+        for step in unlisted:
+            if finished and step < finished[-1]:
+                shutil.rmtree(self._directory / str(step))  # an old one, whose deletion a kill cut short
+            else:
+                place = self._move_aside(step)
+                self._tell(f"checkpoint {step} was not finished when its process ended: moved to {place}")
+
+    def _move_aside(self, step):
+        place = self._damaged / str(step)
+        self._damaged.mkdir(exist_ok=True)
+        shutil.rmtree(place, ignore_errors=True)
+        if (self._directory / str(step)).is_dir():
+            (self._directory / str(step)).rename(place)
+        return place
 
     def _is_sound(self, step):
         path, listed = self._directory / str(step), self._checksums / f"{step}.json"
         problem = _problem(path, listed)
         if problem is None:
             return True
-        place = ""
+        aside = ""
         if not self._reading:
-            place = f", moved to {self._damaged / path.name}"
-            self._damaged.mkdir(exist_ok=True)
-            shutil.rmtree(self._damaged / path.name, ignore_errors=True)
-            if path.is_dir():
-                path.rename(self._damaged / path.name)
+            aside = f": moved to {self._move_aside(step)}"
             listed.unlink()
             self._manager.reload()
-        self._tell(f"checkpoint {step} is damaged ({problem}){place}; the one before it is used")
+        self._tell(f"checkpoint {step} is damaged ({problem}){aside}")
         return False
 
 
@@ -164,8 +207,8 @@ def _checksums(directory: pathlib.Path) -> dict[str, str]:
 def _problem(directory: pathlib.Path, listed: pathlib.Path) -> str | None:
     """Says how a checkpoint differs from its checksums, or None."""
     try:
-        expected = json.loads(listed.read_text())
-    except ValueError:
+        expected = json.loads(listed.read_text())["files"]
+    except (ValueError, KeyError):
         return f"{listed.name} is not readable"
     found = _checksums(directory)
     for name, checksum in expected.items():

@@ -14,6 +14,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit status: 0, 1 if training diverged, 2 for a mistake, 128 + signal if stopped."""
     options, overrides = _parse(sys.argv[1:] if arguments is None else arguments)
     # Imported when the command is known to be well formed: they take seconds.
+    from cbjax.checkpoint import CheckpointError
     from cbjax.data import DataError
     from cbjax.interrupts import Interrupted
     from cbjax.loop import NonFiniteLoss
@@ -22,8 +23,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         return options.command(options, overrides)
-    except (ConfigError, DataError, ReportError, WorkdirError) as error:
+    except (CheckpointError, ConfigError, DataError, ReportError, WorkdirError) as error:
         print(f"cbjax {options.name}: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a full disk, a file in the place of a folder, no permission
+        print(f"cbjax {options.name}: {error.filename or 'the disk'}: {error.strerror}", file=sys.stderr)
         return 2
     except NonFiniteLoss as error:
         print(f"cbjax {options.name}: {error}", file=sys.stderr)
@@ -59,19 +63,29 @@ def _parse(arguments):
             help="a file, or the name of one that cbjax brings, such as digits_lt",
         )
         command.add_argument(
-            "--workdir", required=True, metavar="DIR", help="where everything is kept; call again to resume"
+            "--workdir",
+            required=True,
+            metavar="DIR",
+            type=_directory,
+            help="where everything is kept; call again to resume",
         )
         command.epilog = "--config.KEY=VALUE changes a key, such as --config.data.imbalance=50"
     train.add_argument("--extend", action="store_true", help="allow num_epochs to be larger than the work directory's")
     evaluate = add("eval", _eval, "Evaluate a trained run on one of its splits.")
-    evaluate.add_argument("--workdir", required=True, metavar="DIR")
+    evaluate.add_argument("--workdir", required=True, metavar="DIR", type=_directory)
     evaluate.add_argument("--split", default="test", choices=("validation", "test"))
     evaluate.add_argument("--checkpoint", default="last", choices=("last", "best"))
     report = add("report", _report, "Compare runs: one table and its plots.")
-    report.add_argument("directories", nargs="+", metavar="DIR", help="work directories, or folders of them")
-    report.add_argument("--out", metavar="DIR", help="where report.md goes (default: the DIR, if there is one)")
+    report.add_argument(
+        "directories", nargs="+", metavar="DIR", type=_directory, help="work directories, or folders of them"
+    )
+    report.add_argument(
+        "--out", metavar="DIR", type=_directory, help="where report.md goes (default: the DIR, if there is one)"
+    )
     datasets = add("datasets", _datasets, "List the data sources and whether each is ready.")
-    datasets.add_argument("--data_dir", metavar="DIR", help="a TFDS folder (default: CBJAX_DATA_DIR, or TFDS's own)")
+    datasets.add_argument(
+        "--data_dir", metavar="DIR", type=_directory, help="a TFDS folder (default: CBJAX_DATA_DIR, or TFDS's own)"
+    )
 
     options, rest = parser.parse_known_args(arguments)
     overrides = []
@@ -84,13 +98,20 @@ def _parse(arguments):
     return options, overrides
 
 
+def _directory(text):
+    if not text:
+        raise argparse.ArgumentTypeError("needs a directory; got nothing (an unset variable?)")
+    # The shell leaves the tilde of --workdir=~/runs alone.
+    return pathlib.Path(text).expanduser()
+
+
 def _train(options, overrides):
     config = configs.load(options.config, overrides)
     _start(config.deterministic)
     from cbjax.run import train
 
     train(config, options.workdir, extend=options.extend)
-    _print_report([options.workdir], pathlib.Path(options.workdir) / "report.md")
+    _print_report([options.workdir], options.workdir / "report.md")
     return 0
 
 
@@ -107,7 +128,7 @@ def _sweep(options, overrides):
 def _eval(options, overrides):
     from cbjax import workdir as workdirs
 
-    _start(workdirs.read_config(pathlib.Path(options.workdir)).deterministic)
+    _start(workdirs.read_config(options.workdir).deterministic)
     from cbjax.run import evaluate
 
     for name, value in evaluate(options.workdir, split=options.split, checkpoint=options.checkpoint).items():

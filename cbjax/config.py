@@ -43,6 +43,7 @@ HOW_KEYS = (
     "deterministic",
     "steps_per_dispatch",
     "data.data_dir",
+    "data.file",
     "evaluation.batch_size",
     "checkpoint.every_epochs",
     "checkpoint.every_minutes",

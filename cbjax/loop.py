@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -34,7 +33,7 @@ class Plan:
       steps_per_dispatch: the largest `last - first`.
       learning_rate: step -> its rate, for logs and messages.
       save: saves a run in the middle of an epoch.
-      save_seconds: the longest time without a save, where an epoch is longer than that.
+      is_save_due: says whether the last save is too long ago.
     """
 
     advance: Advance
@@ -43,7 +42,7 @@ class Plan:
     steps_per_dispatch: int
     learning_rate: Callable[[int], float]
     save: Callable[[Run], None]
-    save_seconds: float = math.inf
+    is_save_due: Callable[[], bool] = lambda: False
 
 
 def fetch(metrics: Any) -> Any:
@@ -76,7 +75,7 @@ def _train_epoch(run, plan, interrupts, progress):
     end, first = plan.epoch_end(epoch), run.memory["step"]
     step, state, sums = first, run.state, run.memory["sums"]
     pending: collections.deque = collections.deque()
-    started = saved = time.perf_counter()
+    started = time.perf_counter()
     images = 0
 
     def read():
@@ -101,9 +100,8 @@ def _train_epoch(run, plan, interrupts, progress):
         step = stop
         if len(pending) > 1:  # the device works on the newest dispatch while the one before it is read
             read()
-        if step < end and (interrupts.signum is not None or time.perf_counter() - saved > plan.save_seconds):
+        if step < end and (interrupts.signum is not None or plan.is_save_due()):
             plan.save(at_this_step())
-            saved = time.perf_counter()
             if interrupts.signum is not None:
                 raise Interrupted(interrupts.signum, step)
 

@@ -16,6 +16,7 @@ def make_predict(
     batch_stats: Any,
     *,
     image_shape: tuple[int, ...],
+    image_dtype: str,
     normalize: Callable[[Array], Array],
     probabilities: Callable[[Array], Array],
     batch_size: int = 256,
@@ -33,9 +34,14 @@ def make_predict(
         """Returns the probability of each class for each image.
 
         Raises:
-          ValueError: if the images do not have the shape that the model was trained on.
+          ValueError: if the images do not have the shape or the kind of numbers that the model was trained on.
         """
         images = np.asarray(images)
+        if np.issubdtype(images.dtype, np.floating) != np.issubdtype(np.dtype(image_dtype), np.floating):
+            raise ValueError(
+                f"images must be {image_dtype}, in the units that the model was trained on; got {images.dtype}"
+                + (": give pixels of 0 to 255" if image_dtype == "uint8" else "")
+            )
         if image_shape[-1] == 1 and images.shape[1:] == image_shape[:-1]:
             images = images[..., None]
         if images.shape[1:] != image_shape:

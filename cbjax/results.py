@@ -8,8 +8,9 @@ import numpy as np
 
 from cbjax import callbacks
 from cbjax.build import Parts
-from cbjax.checkpoint import Checkpoints
+from cbjax.checkpoint import CheckpointError, Checkpoints
 from cbjax.data import Dataset
+from cbjax.evaluate import Evaluation
 from cbjax.memory import record
 from cbjax.metrics import confusion_matrix
 from cbjax.types import Run
@@ -29,17 +30,22 @@ def finish(
     checkpoints.finish()
     history = run.memory["history"]["metrics"]
     states, best = {"last": (run.memory["step"], run.state)}, run.memory["best"]
-    if best is not None:
+    if best is not None and best["step"] == run.memory["step"]:
+        states["best"] = states["last"]
+    elif best is not None:
         try:
             states["best"] = (best["step"], checkpoints.restore_step(run.state, best["step"])[0])
-        except ValueError as error:
+        except CheckpointError as error:
             print(f"{error}; the results have the last state only")
             best = None
     results: dict[str, Any] = {"finished": True, "step": run.memory["step"], "epoch": run.memory["epoch"], "best": None}
     results |= {"per_class": {}, "confusion": {}}
     final: dict[str, float] = {}
+    tests: dict[int, Evaluation] = {}  # by step: the last state may be the best
     for name, (step, state) in states.items():
-        test = parts.evaluate("test")(state.params, state.batch_stats)
+        if step not in tests:
+            tests[step] = parts.evaluate("test")(state.params, state.batch_stats)
+        test = tests[step]
         (row,) = (row for row in history if row["step"] == step)
         validation = {
             key.removeprefix("validation/"): value for key, value in row.items() if key.startswith("validation/")

@@ -50,7 +50,9 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
       Interrupted: after SIGINT or SIGTERM, once the state is saved.
     """
     config = configs.resolve(config)
-    place = pathlib.Path(workdir).absolute()
+    if config.data.file is not None:
+        config.data.file = str(pathlib.Path(config.data.file).expanduser().absolute())
+    place = _directory(workdir)
     noted = workdirs.check_resume(place, config, extend)
     mesh = _make_mesh(config, config.devices)
     if config.deterministic:
@@ -59,31 +61,39 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
     facts = workdirs.describe_data(dataset)
     workdirs.check_same_data(place, facts)
     parts = build.build(config, dataset, mesh)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(workdirs.lock(place))
-        interrupts = stack.enter_context(Interrupts())
-        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(place, print)))
+    total = parts.batches.epoch_end(config.num_epochs)
+    with workdirs.lock(place), contextlib.closing(Checkpoints(place, print)) as checkpoints:
         fresh = parts.init()
         restored = checkpoints.restore(fresh)
+        has_results = (place / "results.json").exists()
+        if restored is None and has_results:
+            raise WorkdirError(f"{place} holds the results of a run and no checkpoint: move it away to train again")
         step, state, remembered = restored or (0, fresh, memory.start(len(dataset.class_names)))
-        total = parts.batches.epoch_end(config.num_epochs)
+        state = sharding.replicate(state, mesh)
+        run = Run(config, parts.model, state, {}, dataset.class_names, memory=remembered)
+        if step == total and has_results:
+            _tell([f"restored step {step}: finished", *(f"noted: {line}" for line in noted)])
+            if not (place / "report.md").exists():
+                report([place], place)
+            return _with_predict(dataclasses.replace(run, metrics=workdirs.read_final_metrics(place)), facts)
         if restored is None:
             _tell([f"training in {place}: {total} steps on {sharding.describe(mesh)}", *dataset.notes])
         else:
-            state = sharding.replicate(state, mesh)
-            _tell([f"restored step {step}: finished" if step == total else f"resumed at step {step} of {total}"])
-            _tell(f"noted: {line}" for line in noted)
+            _tell([f"resumed at step {step} of {total}", *(f"noted: {line}" for line in noted)])
+            # Of an extended run the moment may lie before deferred weights begin, again.
+            put = functools.partial(sharding.replicate, mesh=mesh)
+            run = callbacks.set_weights(run, parts.weights, parts.start_epoch, put) if extend else run
         # Does nothing but log, except where a scheduler has its own clu platform.
         platform.work_unit().create_artifact(platform.ArtifactType.DIRECTORY, str(place), "workdir")
         platform.work_unit().set_task_status(f"step {step} of {total}")
         workdirs.write_start(place, config, facts, dataset.indices, sharding.describe(mesh))
         (place / "parameters.txt").write_text(parameter_overview.get_parameter_overview(state.params) + "\n")
-        logs = stack.enter_context(
-            contextlib.closing(workdirs.Logs(place, remembered["history"], config.log.tensorboard))
-        )
-        run = Run(config, parts.model, state, {}, dataset.class_names, memory=remembered)
-        run = _fit(run, parts, checkpoints, logs, interrupts)
-        run = finish(run, parts, dataset, checkpoints, logs, place)
+        logs = workdirs.Logs(place, remembered["history"], config.log.tensorboard)
+        with contextlib.closing(logs):
+            with Interrupts() as interrupts:
+                run = _fit(run, parts, checkpoints, logs, interrupts)
+            # Everything is saved: from here on a signal acts as usual, and the same command ends what it stopped.
+            run = finish(run, parts, dataset, checkpoints, logs, place)
     report([place], place)
     return _with_predict(run, facts)
 
@@ -102,7 +112,7 @@ def load(workdir: str | os.PathLike, *, checkpoint: str = "last") -> Run:
     Raises:
       WorkdirError: if the directory holds no run or no such checkpoint.
     """
-    place = pathlib.Path(workdir).absolute()
+    place = _directory(workdir)
     config, facts = workdirs.read_config(place), workdirs.read_facts(place)
     state, remembered = _restore(place, config, facts, sharding.make_mesh(1), checkpoint)
     model = build.build_model(config, len(facts["class_names"]))
@@ -118,15 +128,24 @@ def evaluate(workdir: str | os.PathLike, *, split: str = "test", checkpoint: str
       DataError: if the data are missing, or not those of the run.
       ConfigError: if the run has no such split.
     """
-    place = pathlib.Path(workdir).absolute()
+    place = _directory(workdir)
     config, facts = workdirs.read_config(place), workdirs.read_facts(place)
     if not facts["sizes"].get(split):
         raise ConfigError(f"split={split!r}: the run has no such images; it has {facts['sizes']}")
-    mesh = _make_mesh(config, config.devices and min(config.devices, sharding.count_devices()))
+    # The batch fits some of this machine's devices, if not those of the machine that trained.
+    most = min(config.devices or sharding.count_devices(), sharding.count_devices())
+    batch_size = config.evaluation.batch_size or config.batch_size
+    mesh = sharding.make_mesh(max(count for count in range(1, most + 1) if batch_size % count == 0))
     dataset = data.prepare(config.data, config.seed if config.data.seed is None else config.data.seed)
     workdirs.check_same_data(place, workdirs.describe_data(dataset))
     state, _ = _restore(place, config, facts, mesh, checkpoint)
     return build.build(config, dataset, mesh).evaluate(split)(state.params, state.batch_stats).metrics
+
+
+def _directory(workdir):
+    if not str(workdir):
+        raise WorkdirError("the work directory must have a name; got an empty one")
+    return pathlib.Path(workdir).expanduser().absolute()
 
 
 def _make_mesh(config, num_devices):
@@ -171,7 +190,7 @@ def _fit(run: Run, parts: build.Parts, checkpoints: Checkpoints, logs: workdirs.
         steps_per_dispatch=parts.steps_per_dispatch,
         learning_rate=parts.schedule,
         save=save,
-        save_seconds=60 * config.checkpoint.every_minutes,
+        is_save_due=lambda: checkpoints.seconds_since_save() > 60 * config.checkpoint.every_minutes,
     )
     total, step = parts.batches.epoch_end(config.num_epochs), run.memory["step"]
     try:
@@ -209,6 +228,7 @@ def _with_predict(run: Run, facts: dict[str, Any]) -> Run:
         params,
         batch_stats,
         image_shape=tuple(facts["image_shape"]),
+        image_dtype=facts["image_dtype"],
         normalize=functools.partial(augment.normalize, mean=tuple(facts["mean"]), std=tuple(facts["std"])),
         probabilities=build.build_probabilities(run.config),
     )

@@ -20,7 +20,8 @@ def make_mesh(num_devices: int | None = None) -> Mesh:
     devices = jax.local_devices()
     wanted = len(devices) if num_devices is None else num_devices
     if not 1 <= wanted <= len(devices):
-        raise ValueError(f"devices={wanted}: this machine has {len(devices)} {devices[0].platform} device(s)")
+        has = f"this machine has {len(devices)} {devices[0].platform} device(s)"
+        raise ValueError(f"devices={wanted}: {has}; leave it out to use all")
     return jax.make_mesh((wanted,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices[:wanted])
 
 

@@ -28,7 +28,7 @@ def sweep(
     Raises:
       ConfigError: before anything is trained, if a work directory holds a run of another config.
     """
-    place = pathlib.Path(workdir).absolute()
+    place = pathlib.Path(workdir).expanduser().absolute()
     finished = {name for name, config in runs if workdirs.is_finished(place / name, config)}
     failed: dict[str, str] = {}
     for number, (name, config) in enumerate(runs, start=1):

@@ -60,7 +60,8 @@ class Run:
       state: the device state.
       metrics: in the loop, the row of the epoch that just ended; from `train` and `load`, the final metrics.
       class_names: [C] names in label order.
-      predict: images [N, H, W, channels] -> probabilities [N, C]; None inside the loop.
+      predict: images [N, H, W, channels], as they were before training -> probabilities [N, C]: of one class among all
+        for the softmax loss, of each class on its own for sigmoid and focal. None inside the loop.
       memory: what training changes on the host (last known accuracies, best so far, history); saved with the state.
     """
 

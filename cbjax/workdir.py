@@ -16,10 +16,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cbjax import config as configs
+from cbjax.config import ConfigError
 from cbjax.data import DataError, Dataset
 from cbjax.memory import timeless
 from cbjax.types import Run
-from cbjax.writers import JsonLinesWriter, MultiWriter, TensorBoardWriter, Writer, read_rows, rewrite
+from cbjax.writers import JsonLinesWriter, MultiWriter, TensorBoardWriter, Writer, plain, read_rows, rewrite
 
 LOGS = ("metrics", "per_class", "class_weights")
 
@@ -47,9 +48,9 @@ def lock(workdir: pathlib.Path) -> Iterator[None]:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes a JSON file whole or not at all."""
+    """Writes a JSON file whole or not at all; numbers that are not finite become null."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+    temporary.write_text(json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
     os.replace(temporary, path)
 
 
@@ -64,12 +65,15 @@ def read_config(workdir: pathlib.Path) -> ConfigDict:
         raise WorkdirError(
             f"{workdir} holds no run: there is no config.json; `cbjax train --config=… --workdir={workdir}` makes one"
         )
-    return configs.from_json(path.read_text())
+    try:
+        return configs.from_json(path.read_text())
+    except ConfigError as error:
+        raise WorkdirError(f"{path}: {error}") from error
 
 
 def read_facts(workdir: pathlib.Path) -> dict[str, Any]:
     """Reads what `describe_data` said of the data of the run in a work directory."""
-    return json.loads((workdir / "data.json").read_text())
+    return _read_json(workdir / "data.json")
 
 
 def read_final_metrics(workdir: pathlib.Path) -> dict[str, float]:
@@ -77,7 +81,7 @@ def read_final_metrics(workdir: pathlib.Path) -> dict[str, float]:
     path = workdir / "results.json"
     if not path.exists():
         return {}
-    results = json.loads(path.read_text())
+    results = _read_json(path)
     final: dict[str, float] = {}
     for name in ("last", "best"):
         for split, values in (results[name] or {}).items():
@@ -96,7 +100,10 @@ def check_resume(workdir: pathlib.Path, config: ConfigDict, extend: bool = False
     """
     if not (workdir / "config.json").exists():
         return []
-    return configs.check_resume(read_config(workdir), config, extend)
+    try:
+        return configs.check_resume(read_config(workdir), config, extend)
+    except ConfigError as error:
+        raise ConfigError(f"{workdir}: {error}") from error
 
 
 def check_same_data(workdir: pathlib.Path, facts: Mapping[str, Any]) -> None:
@@ -105,7 +112,7 @@ def check_same_data(workdir: pathlib.Path, facts: Mapping[str, Any]) -> None:
     Raises:
       DataError: if an image, a label or a split is another.
     """
-    if (workdir / "data.json").exists() and read_facts(workdir)["sha256"] != facts["sha256"]:
+    if (workdir / "config.json").exists() and read_facts(workdir)["sha256"] != facts["sha256"]:
         raise DataError(
             f"the data are not those that the run in {workdir} was started with: an image, a label or a split differs; "
             "use the former data, or another work directory"
@@ -123,7 +130,7 @@ def write_start(
 ) -> None:
     """Writes what is known before the first step: config, data, chosen indices and environment.
 
-    Results of a run that goes on are removed: they will be those of its new end.
+    Results of a run that goes on, extended, are removed: they will be those of its new end.
     """
     (workdir / "results.json").unlink(missing_ok=True)
     temporary = workdir / "indices.tmp.npz"
@@ -183,7 +190,7 @@ class Logs:
         self._written: dict[str, int] = {}
         for name in LOGS:
             path = workdir / f"{name}.jsonl"
-            rows = _with_times(history[name], read_rows(path) if path.exists() else [])
+            rows = _with_times(history[name], _readable_rows(path))
             rewrite(path, rows)
             files: list[Writer] = [JsonLinesWriter(path)]
             if name == "metrics" and tensorboard:
@@ -206,6 +213,21 @@ class Logs:
         """Closes the files."""
         for writer in self._writers.values():
             writer.close()
+
+
+def _read_json(path):
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise WorkdirError(f"{path} is missing or damaged: {error}") from error
+
+
+def _readable_rows(path):
+    # The history in the checkpoint is what counts; the file only adds what the clock said.
+    try:
+        return read_rows(path)
+    except (OSError, ValueError):
+        return []
 
 
 def _with_times(history, rows):

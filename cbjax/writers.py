@@ -96,7 +96,7 @@ class TensorBoardWriter:
             raise ValueError(f'a row for TensorBoard needs a "step"; got the keys {sorted(row)}')
         if self._closed:
             raise ValueError("the TensorBoard writer is closed; make another one to write more rows")
-        scalars = {key: value for key, value in _plain(row).items() if type(value) in (int, float) and key != "step"}
+        scalars = {key: value for key, value in plain(row).items() if type(value) in (int, float) and key != "step"}
         values = [Summary.Value(tag=key, simple_value=value) for key, value in scalars.items()]
         self._events.write_event(Event(wall_time=time.time(), step=int(row["step"]), summary=Summary(value=values)))
 
@@ -151,15 +151,15 @@ def rewrite(path: str | os.PathLike, rows: Iterable[Row]) -> None:
 
 
 def _line(row: Row) -> bytes:
-    return json.dumps(_plain(row), allow_nan=False).encode() + b"\n"
+    return json.dumps(plain(row), allow_nan=False).encode() + b"\n"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Turns arrays and array scalars into Python's numbers and lists, and non-finite numbers into None."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

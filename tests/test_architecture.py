@@ -18,7 +18,7 @@ LEVELS = [
     {"workdir"},
     {"loop"},
     {"callbacks", "predict"},
-    {"evaluate", "checkpoint"},
+    {"evaluate", "checkpoint", "resident"},
     {"train_step"},
     {"losses", "weights", "difficulty", "metrics", "models", "data", "optim", "sharding", "memory"},
     {"types"},

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cbjax import memory, sharding
-from cbjax.checkpoint import Checkpoints
+from cbjax.checkpoint import CheckpointError, Checkpoints
 from cbjax.types import TrainState
 
 
@@ -101,9 +101,7 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_it_used(tmp_
         step, state, _ = checkpoints.restore(make_state())
         assert step == 2 and bits(state) == bits(make_state(2))
         (line,) = told
-        assert (
-            line.startswith("checkpoint 3 is damaged") and victim.name in line and "the one before it is used" in line
-        )
+        assert line.startswith("checkpoint 3 is damaged") and victim.name in line and "moved to" in line
         checkpoints.save(3, make_state(3), remember(3))
     assert (tmp_path / "damaged" / "3").is_dir()
     with opened(tmp_path) as checkpoints:
@@ -116,7 +114,9 @@ def test_a_checkpoint_that_was_cut_short_by_a_kill_is_not_used(tmp_path):
     told = []
     with opened(tmp_path, told) as checkpoints:
         assert checkpoints.restore(make_state())[0] == 2
-    assert told == ["checkpoint 3 was not finished when its process ended; it is not used"]
+    place = tmp_path / "damaged" / "3"
+    assert told == [f"checkpoint 3 was not finished when its process ended: moved to {place}"]
+    assert place.is_dir()
 
 
 def test_a_reader_changes_nothing(tmp_path):
@@ -145,7 +145,7 @@ def test_a_missing_step_is_named(tmp_path):
     fill(tmp_path)
     with (
         opened(tmp_path) as checkpoints,
-        pytest.raises(ValueError, match=r"no sound checkpoint of step 9; there are those of \[2, 3\]"),
+        pytest.raises(CheckpointError, match=r"no sound checkpoint of step 9; there are those of \[2, 3\]"),
     ):
         checkpoints.restore_step(make_state(), 9)
 
@@ -153,3 +153,23 @@ def test_a_missing_step_is_named(tmp_path):
 def test_an_empty_directory_has_none(tmp_path):
     with opened(tmp_path) as checkpoints:
         assert checkpoints.restore(make_state()) is None
+
+
+def test_the_best_of_the_one_before_is_kept_too(tmp_path):
+    """Should the newest get damaged, the one before it still finds the best that it knows."""
+    with opened(tmp_path) as checkpoints:
+        for step, best in ((1, 1), (2, 1), (3, 3)):
+            checkpoints.save(step, make_state(step), remember(step), best)
+    change_a_byte(next((tmp_path / "checkpoints" / "3" / "memory").iterdir()))
+    with opened(tmp_path) as checkpoints:
+        assert checkpoints.restore(make_state())[0] == 2
+        assert bits(checkpoints.restore_step(make_state(), 1)[0]) == bits(make_state(1))
+
+
+def test_checkpoints_without_any_checksums_are_not_touched(tmp_path):
+    fill(tmp_path)
+    for path in (tmp_path / "checksums").iterdir():
+        path.unlink()
+    with pytest.raises(CheckpointError, match=r"checksums is missing or empty.*restore it, or move"):
+        Checkpoints(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "3"]

@@ -40,7 +40,7 @@ class Steps:
         return state + (last - first), {"loss": loss, "gradient_norm": norm, "correct": count // 2, "count": count}
 
 
-def make_plan(advance, num_epochs=3, steps=1, save=None, save_seconds=float("inf")):
+def make_plan(advance, num_epochs=3, steps=1, save=None, is_save_due=lambda: False):
     return Plan(
         advance=advance,
         epoch_end=epoch_end,
@@ -48,7 +48,7 @@ def make_plan(advance, num_epochs=3, steps=1, save=None, save_seconds=float("inf
         steps_per_dispatch=steps,
         learning_rate=lambda step: 0.1 / (step + 1),
         save=save or (lambda run: None),
-        save_seconds=save_seconds,
+        is_save_due=is_save_due,
     )
 
 
@@ -139,7 +139,7 @@ def log(run):
 
 def test_a_long_epoch_is_saved_on_the_way():
     saved = []
-    run_fit(make_plan(Steps(), num_epochs=1, save=saved.append, save_seconds=0.0))
+    run_fit(make_plan(Steps(), num_epochs=1, save=saved.append, is_save_due=lambda: True))
     assert [run.memory["step"] for run in saved] == [1, 2]
     assert saved[1].memory["sums"] == {"loss": 6.0, "correct": 4, "count": 8}
 

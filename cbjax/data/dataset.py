@@ -146,8 +146,8 @@ def _class_indices(classes: Sequence[str | int], names: tuple[str, ...]) -> list
     """Returns the source's labels of the classes asked for, all where none is."""
     chosen = []
     for asked in classes:
-        if isinstance(asked, str) and asked in names:
-            chosen.append(names.index(asked))
+        if str(asked) in names:  # a name before an index: names such as '3' need not be in the order of the labels
+            chosen.append(names.index(str(asked)))
         elif isinstance(asked, (int, np.integer)) and 0 <= asked < len(names):
             chosen.append(int(asked))
         else:

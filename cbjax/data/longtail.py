@@ -106,18 +106,18 @@ def counts_within(
     Raises:
       DataError: if the kind is unknown or a class has too few images.
     """
-    num_classes = len(available)
+    num_classes, largest, total = len(available), int(available.max()), int(available.sum())
     if kind == "natural":
         return np.array(available, np.int64)
     if kind == "exponential":
-        return _largest_within(available, lambda size: exponential_counts(size, num_classes, imbalance))
+        return _largest_within(available, largest, lambda size: exponential_counts(size, num_classes, imbalance))
     if kind == "step":
-        return _largest_within(available, lambda size: step_counts(size, num_classes, imbalance))
+        return _largest_within(available, largest, lambda size: step_counts(size, num_classes, imbalance))
     if kind == "majority":
         if num_classes != 2:
             raise DataError(f"data.longtail='majority' needs two classes, got {num_classes}: name two in data.classes")
         if train_size is None:
-            return _largest_within(available, lambda total: majority_counts(total, majority_ratio))
+            return _largest_within(available, total, lambda size: majority_counts(size, majority_ratio))
         wanted = majority_counts(train_size, majority_ratio)
     elif kind == "counts":
         wanted = np.asarray(counts, np.int64)
@@ -197,9 +197,9 @@ def _check_imbalance(max_count: int, num_classes: int, imbalance: float) -> None
         )
 
 
-def _largest_within(available: np.ndarray, counts_of: Callable[[int], np.ndarray]) -> np.ndarray:
-    """Returns counts_of(size) for the largest size whose counts are available, searching between 1 and the sum."""
-    low, high = 0, int(available.sum())
+def _largest_within(available: np.ndarray, limit: int, counts_of: Callable[[int], np.ndarray]) -> np.ndarray:
+    """Returns counts_of(size) for the largest size, up to the limit, whose counts are available."""
+    low, high = 0, limit
     while low < high:
         middle = (low + high + 1) // 2
         try:

@@ -65,15 +65,18 @@ def split_by_class(
     """
     orders = longtail.orders_by_class(labels, classes, seed)
     available = np.array([len(order) for order in orders], np.int64)
-    require_images(available, class_names)
     indices: dict[str, np.ndarray] = {}
     notes: list[str] = []
+    if kind != "natural":
+        require_images(available, class_names)
+    elif not available.all():
+        notes.append(f"no training images of classes {_named(class_names, available == 0)}")
     taken = np.zeros_like(available)
     for name, amount in held_out.items():
         wanted = per_class(available, amount, f"data.{name}")
-        given = np.minimum(wanted, available - taken - 1)
-        short = given < wanted
-        if short.any() and (kind != "natural" or short.all()):
+        given = np.minimum(wanted, np.maximum(available - taken - 1, 0))
+        short = (given < wanted) & (available > 0)
+        if short.any() and (kind != "natural" or short[available > 0].all()):
             i = int(np.argmax(short))
             raise DataError(
                 f"data.{name}={amount} takes {wanted[i]} images of class '{class_names[i]}', which has "

@@ -5,6 +5,7 @@ from flax import linen as nn
 from cbjax.models import linen
 from cbjax.models.initialization import initializer
 from cbjax.models.matrix_convolution import ConvolutionAndPool
+from cbjax.models.relu import relu
 from cbjax.types import Array, Model
 
 
@@ -38,6 +39,6 @@ class DigitsCNN(nn.Module):
         if images.shape[1:3] != (8, 8):
             raise ValueError(f"digits_cnn needs images [B, 8, 8, channels], not {list(images.shape)}")
         outputs = ConvolutionAndPool(16, 3, 1, self.kernel_init, name="convolution1")(images)
-        outputs = ConvolutionAndPool(32, 3, 1, self.kernel_init, name="convolution2")(nn.relu(outputs))
-        outputs = nn.relu(outputs).reshape(outputs.shape[0], -1)
-        return nn.relu(nn.Dense(64, kernel_init=self.kernel_init, name="dense")(outputs))
+        outputs = ConvolutionAndPool(32, 3, 1, self.kernel_init, name="convolution2")(relu(outputs))
+        outputs = relu(outputs).reshape(outputs.shape[0], -1)
+        return relu(nn.Dense(64, kernel_init=self.kernel_init, name="dense")(outputs))

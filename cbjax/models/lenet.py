@@ -5,6 +5,7 @@ from flax import linen as nn
 from cbjax.models import linen
 from cbjax.models.initialization import initializer
 from cbjax.models.matrix_convolution import ConvolutionAndPool
+from cbjax.models.relu import relu
 from cbjax.types import Array, Model
 
 
@@ -38,8 +39,8 @@ class LeNet5(nn.Module):
         if images.shape[1:3] != (28, 28):
             raise ValueError(f"lenet5 needs images [B, 28, 28, channels], not {list(images.shape)}")
         outputs = ConvolutionAndPool(6, 5, 2, self.kernel_init, name="convolution1")(images)
-        outputs = ConvolutionAndPool(16, 5, 0, self.kernel_init, name="convolution2")(nn.relu(outputs))
-        outputs = nn.relu(outputs).reshape(outputs.shape[0], -1)
+        outputs = ConvolutionAndPool(16, 5, 0, self.kernel_init, name="convolution2")(relu(outputs))
+        outputs = relu(outputs).reshape(outputs.shape[0], -1)
         for index, width in enumerate((120, 84)):
-            outputs = nn.relu(nn.Dense(width, kernel_init=self.kernel_init, name=f"dense{index + 1}")(outputs))
+            outputs = relu(nn.Dense(width, kernel_init=self.kernel_init, name=f"dense{index + 1}")(outputs))
         return outputs

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import errors
 from flax import linen as nn
 
-from cbjax.types import Array, Model
+from cbjax.types import Model
 
 
 def model(backbone: nn.Module, num_classes: int, kernel_init: Callable[..., Any], final_bias: float) -> Model:
@@ -54,8 +54,8 @@ def model(backbone: nn.Module, num_classes: int, kernel_init: Callable[..., Any]
             raise ValueError(f"images of shape {images.shape} do not fit the parameters: {error}") from error
         return outputs, updates.get("batch_stats", batch_stats)
 
-    def head(params, features: Array) -> Array:
-        return classifier.apply({"params": params["head"]}, features)
+    def head(params, outputs):
+        return classifier.apply({"params": params["head"]}, outputs)
 
     def apply(params, batch_stats, images, train):
         outputs, batch_stats = features(params, batch_stats, images, train)

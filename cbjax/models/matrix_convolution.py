@@ -1,8 +1,8 @@
 """A convolution and its 2x2 max-pool as one matrix product, for small images.
 
-XLA's convolutions on CPU are slow for kernels with few channels, some four times slower inside `lax.scan`, and become
-grouped ones under `vmap` over models. A matrix product is fast in all three. It does several times the arithmetic of the
-convolution, so it is for LeNet-sized layers only. Measured in tests/benchmarks/steps_vs_pytorch.py.
+XLA's convolutions on CPU are slow for kernels with few channels, some four times slower inside `lax.scan`, and
+become grouped ones under `vmap` over models. A matrix product is fast in all three. It does up to eight times the
+arithmetic of the convolution, so it is for LeNet-sized layers only, which are small enough for that on any device.
 """
 
 import jax.numpy as jnp
@@ -33,8 +33,8 @@ def convolve_and_pool(images: Array, kernel: Array, padding: int) -> Array:
     """Computes the 2x2 max-pool, stride 2, of a convolution with stride 1.
 
     Two output rows 2r and 2r + 1 see the k + 1 input rows from 2r on. Those rows, flattened, times a banded matrix give
-    every output of the two rows at once. The matrix's columns are ordered by the position of an output in its 2x2 window
-    first, so that pooling is the maximum of four slices.
+    every output of the two rows at once. The matrix's columns are ordered by the position of an output in its 2x2
+    window first, so that pooling is the maximum of four slices.
 
     Equal values in a window share its gradient, where XLA's own pooling gives it to the first.
 

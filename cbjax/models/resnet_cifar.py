@@ -30,8 +30,8 @@ def resnet_cifar(
       num_classes: C, at least 2.
       depth: number of layers, 6n + 2.
       shortcut: how a block's input is made to fit where the size halves and the channels double. "average": mean over
-        2x2 pixels (the CB authors); "subsample": every second pixel (He et al.'s option A; LDAM's and CDB's authors); both
-        add channels of zeros, half of them on each side. "projection": 1x1 convolution and BatchNorm (option B).
+        2x2 pixels (the CB authors); "subsample": every second pixel (He et al.'s option A; LDAM's and CDB's authors);
+        both add channels of zeros, half of them on each side. "projection": 1x1 convolution and BatchNorm (option B).
       initialization: "glorot" (the CB authors) or "he" (LDAM's and CDB's).
       final_bias: value at which the last biases start: 0, or -log(C - 1) for one-vs-rest losses.
       batch_norm_axis: mesh axis over which BatchNorm's statistics are synchronised; None for each device's own.

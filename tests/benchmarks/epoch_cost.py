@@ -1,8 +1,8 @@
 """Times an epoch of CDB against a plain epoch with the same validation pass, in turns, in one process.
 
 Run by hand: python tests/benchmarks/epoch_cost.py [--epochs=30]
-LeNet-5 on random 28x28 images: 5,000 for training, 1,000 held out, batch 100. Compilation is excluded; nothing is saved or
-written, so that what differs is the computing of the class weights alone.
+LeNet-5 on random 28x28 images: 5,000 for training, 1,000 held out, batch 100. Compilation is excluded; nothing is saved
+or written, so that what differs is the computing of the class weights alone.
 """
 
 import argparse

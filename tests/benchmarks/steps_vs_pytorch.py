@@ -1,12 +1,16 @@
 """Times one training step of ResNet-32 (batch 128) and LeNet-5 (batch 100) against PyTorch, on CPU, in turns.
 
 Run by hand: python tests/benchmarks/steps_vs_pytorch.py --pytorch=/path/to/python/with/torch
-Both sides use the same number of threads and the same step: forward, backward, SGD with momentum 0.9 and weight decay. Rounds
-of steps alternate between the two processes; a round's time is its mean per step and the ratio is taken round by round, so that
-load on the machine falls on both. Compilation and the first steps are excluded.
+Both sides use the same number of threads and take the same step: forward, backward, SGD with momentum 0.9 and weight
+decay. Rounds of steps alternate between the processes; a round's time is its mean per step and the ratio is taken round
+by round, so that load on the machine falls on both. PyTorch runs eagerly, in both memory layouts, each in a process of
+its own. Compilation and the first steps are excluded. All processes inherit the environment: XLA_FLAGS, and the MALLOC_
+settings with which the C library keeps freed memory instead of asking the system for fresh pages in each step. On a
+machine with other work only --threads=1 is fair: PyTorch's threads wait for each other at every operation.
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -14,9 +18,8 @@ import subprocess
 import sys
 import time
 
-# cbjax's command line sets the same flag on CPU: without it convolutions' filter gradients take a slower path.
-XLA_FLAG = "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_ELTWISE"
 CASES = {"resnet32": (128, (32, 32, 3)), "lenet5": (100, (28, 28, 1))}
+SIDES = ("jax", "pytorch NCHW", "pytorch NHWC")
 
 
 def main():
@@ -26,8 +29,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=2.0, help="about how long a round lasts")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--plain-xla", action="store_true", help="leave XLA_FLAGS as they are")
-    parser.add_argument("--worker", choices=("jax", "pytorch"), help=argparse.SUPPRESS)
+    parser.add_argument("--worker", choices=SIDES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         serve(arguments)
@@ -38,22 +40,22 @@ def main():
 def compare(arguments):
     workers = {"jax": Worker("jax", sys.executable)}
     if arguments.pytorch:
-        workers["pytorch"] = Worker("pytorch", arguments.pytorch)
+        workers |= {side: Worker(side, arguments.pytorch) for side in SIDES[1:]}
     print(*(worker.about for worker in workers.values()), sep="\n")
     malloc = {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")}
     print(f"{arguments.threads} threads a side; {malloc or 'malloc as it comes'}; load {os.getloadavg()[0]:.1f}")
     for name in arguments.models:
-        # The slower side's first round decides how many steps both take, so that a round is one stretch of time.
+        # The slowest side decides how many steps all take.
         steps = max(1, round(arguments.seconds / max(worker.ask(name, 3) for worker in workers.values())))
         rounds = {side: [] for side in workers}
         for _ in range(arguments.rounds):
             for side, worker in workers.items():
                 rounds[side].append(worker.ask(name, steps))
-        line = ", ".join(f"{side} {1000 * statistics.median(times):.2f} ms" for side, times in rounds.items())
-        if arguments.pytorch:
-            ratios = sorted(ours / theirs for ours, theirs in zip(rounds["jax"], rounds["pytorch"], strict=True))
-            line += f", ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-        print(f"{name}, batch {CASES[name][0]}: {line}; medians of {arguments.rounds} rounds of {steps} steps")
+        print(f"{name}, batch {CASES[name][0]}, medians of {arguments.rounds} rounds of {steps} steps:")
+        for side, times in rounds.items():
+            ratios = sorted(ours / theirs for ours, theirs in zip(rounds["jax"], times, strict=True))
+            median, spread = statistics.median(ratios), f"{ratios[0]:.2f} to {ratios[-1]:.2f}"
+            print(f"  {side}: {1000 * statistics.median(times):.2f} ms; jax takes {median:.2f} ({spread}) of its time")
 
 
 class Worker:
@@ -91,8 +93,6 @@ def serve(arguments):
 
 def jax_steps(arguments):
     os.environ["JAX_PLATFORMS"] = "cpu"
-    if not arguments.plain_xla:
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {XLA_FLAG}"
     # XLA's pool has one thread for each core it may use.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.threads])
     import jax
@@ -157,7 +157,7 @@ def pytorch_steps(arguments):
 
     def resnet32():
         widths = [16] * 6 + [32] * 5 + [64] * 5
-        blocks = [Block(before, width) for before, width in zip(widths, widths[1:], strict=False)]
+        blocks = [Block(before, width) for before, width in itertools.pairwise(widths)]
         stem = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
         return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
@@ -171,7 +171,9 @@ def pytorch_steps(arguments):
         batch, (height, width, channels) = CASES[name]
         network = {"resnet32": resnet32, "lenet5": lenet5}[name]()
         optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=2e-4)
-        images = torch.randn(batch, channels, height, width)
+        layout = torch.channels_last if arguments.worker.endswith("NHWC") else torch.contiguous_format
+        network = network.to(memory_format=layout)
+        images = torch.randn(batch, channels, height, width).to(memory_format=layout)
         labels = torch.arange(batch) % 10
 
         def run(steps):
@@ -182,7 +184,7 @@ def pytorch_steps(arguments):
 
         return run
 
-    return make, f"torch {torch.__version__}, eager, NCHW"
+    return make, f"torch {torch.__version__}, {arguments.worker}"
 
 
 if __name__ == "__main__":
