@@ -132,9 +132,8 @@ class Checkpoints:
           CheckpointError: if there is none, or it is damaged.
         """
         if step not in self.steps() or not self._is_sound(step):
-            raise CheckpointError(
-                f"{self._directory}: no sound checkpoint of step {step}; there are those of {self.steps()}"
-            )
+            others = [other for other in self.steps() if other != step]
+            raise CheckpointError(f"{self._directory}: no sound checkpoint of step {step}; there are those of {others}")
         return self._read(step, like)
 
     def close(self) -> None:

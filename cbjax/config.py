@@ -267,8 +267,8 @@ def _call(spec: str | Path, function_name: str, folder: str = "") -> tuple[Path,
     except ConfigError:
         raise
     except SyntaxError as error:
-        raise ConfigError(f"{error.filename}, line {error.lineno}: {error.msg}") from error
-    except Exception as error:
+        raise ConfigError(f"{error.filename or path}, line {error.lineno or 1}: {error.msg}") from error
+    except (Exception, SystemExit) as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         where = f"{path}, line {lines[-1]}" if lines else str(path)
         raise ConfigError(f"{where}: {type(error).__name__}: {error}") from error

@@ -102,6 +102,7 @@ def test_datasets_are_listed_with_what_to_do(capsys, tmp_path):
     [
         (("train", "--workdir=x"), "--config"),
         (("train", "--config=digits_lt"), "--workdir"),
+        (("train", "--config=digits_lt", "--workdir="), "needs a directory; got nothing"),
         (("train", "--config=digts_lt", "--workdir=x"), "digits_lt"),
         (("train", "--config=cifar_lt", "--workdir=x"), ":cui, :cdb"),
         (("train", *QUICK, "--workdir=x", "--config.optim.learnin_rate=1"), "optim.learning_rate"),
@@ -155,6 +156,34 @@ def test_unusable_arrays_are_one_message(tmp_path, capsys):
         "--config.data.imbalance=1",
     )
     assert "own.npz" in error and "images" in error and "pictures" in error
+
+
+def test_a_damaged_best_checkpoint_is_one_message(tmp_path, capsys):
+    # Without learning, all epochs are equally good, and the best is the first.
+    settings = ("--config.optim.learning_rate=1e-30", "--config.num_epochs=4", "--config.data.test=20")
+    assert call("train", *QUICK, f"--workdir={tmp_path}", *settings) == 0
+    best = json.loads((tmp_path / "results.json").read_text())["best"]["step"]
+    (damaged,) = (tmp_path / "checkpoints" / str(best)).rglob("memory/metadata")
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    capsys.readouterr()
+    status = call("eval", f"--workdir={tmp_path}", "--checkpoint=best")
+    shown = capsys.readouterr()
+    assert status == 2 and "Traceback" not in shown.err
+    assert f"checkpoint {best} is damaged (memory/metadata has changed)" in shown.out
+    assert f"no sound checkpoint of step {best}; there are those of [29]" in shown.err
+
+
+def test_what_the_disk_refuses_is_one_message(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    error = refused(capsys, "train", *QUICK, f"--workdir={tmp_path / 'file'}")
+    assert error == f"cbjax train: {tmp_path / 'file'}: File exists\n"
+
+
+def test_the_tilde_is_the_users_home(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert call("train", *QUICK, "--workdir=~/run", "--config.data.test=20") == 0
+    assert call("report", "~/run", "--out=~/again") == 0
+    assert (tmp_path / "again" / "report.md").exists()
 
 
 def test_help_names_every_command(capsys):

@@ -119,6 +119,8 @@ def test_names_are_found_in_the_package_first(tmp_path, monkeypatch):
         ("def get_config():\n    return {'seed': -1}\n", "mine.py: seed must be a whole number from 0 to 4294967295"),
         ("def get_config():\n    return {'sed': 1}\n", "mine.py: sed is not a key; got 1; did you mean seed?"),
         (b"\xff\xfe", "mine.py"),
+        (b"x = 1\x00", "mine.py"),
+        ("import sys\nsys.exit(3)\n", "mine.py, line 2: SystemExit: 3"),
     ],
 )
 def test_what_is_wrong_with_a_users_file_is_said_with_its_line(tmp_path, text, message):

@@ -106,6 +106,14 @@ def test_prepare_refuses(change, message):
         prepare({**DIGITS, **change}, 0)
 
 
+def test_a_class_name_goes_before_an_index(own_arrays):
+    labels = np.array([0, 1] * 6)
+    data = own_arrays(images=make_images(12), labels=labels, class_names=np.array(["1", "0"]))
+    dataset = prepare({**data, "classes": ("1", 0), "test": 2}, 0)
+    assert dataset.class_names == ("1", "0")
+    assert dataset.counts.tolist() == [4, 4]
+
+
 def test_the_nearest_class_name_is_offered(own_arrays):
     labels = np.array(["cattle", "dolphin"] * 5)
     data = own_arrays(images=make_images(10), labels=labels)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -216,6 +217,58 @@ def test_multi_hot_labels_are_measured_by_average_precision(tmp_path):
             cbjax.train(own_data(path, "loss.name=sigmoid", override), tmp_path / "refused")
 
 
+def test_multi_hot_splits_need_a_label(tmp_path):
+    splits = {}
+    for name in ("train", "validation", "test"):
+        splits[f"{name}_images"] = np.zeros((20, 8, 8), np.uint8)
+        splits[f"{name}_labels"] = np.eye(3, dtype=np.int64)[np.arange(20) % 3] * (name != "validation")
+    np.savez(tmp_path / "own.npz", **splits)
+    settings = own_data(tmp_path / "own.npz", "loss.name=focal", "data.validation=0", "data.test=0", "batch_size=8")
+    with pytest.raises(ConfigError, match=r"data\.validation: none of the 20 images has a label"):
+        cbjax.train(settings, tmp_path / "run")
+
+
+def test_a_class_without_training_images_is_refused_by_name_or_ignored(tmp_path):
+    images = np.random.default_rng(0).integers(0, 255, (80, 8, 8)).astype(np.uint8)
+    names = np.array(["cat", "dog", "owl"])
+    np.savez(tmp_path / "own.npz", images=images, labels=np.arange(80) % 2 * 2, class_names=names)
+    settings = ("weights.name=class_balanced", "num_epochs=1")
+    with pytest.raises(ConfigError, match=r"there are 1: dog; weights\.zero_count=ignore"):
+        cbjax.train(own_data(tmp_path / "own.npz", *settings), tmp_path / "run")
+    done = cbjax.train(own_data(tmp_path / "own.npz", *settings, "weights.zero_count=ignore"), tmp_path / "run")
+    assert done.class_names == ("cat", "dog", "owl")
+    np.testing.assert_allclose(done.state.class_weights, [1, 0, 1], rtol=1e-6)
+    assert "dog" in (tmp_path / "run" / "report.md").read_text()
+
+
+def test_predict_refuses_what_it_was_not_trained_on(finished):
+    done = finished[0]
+    with pytest.raises(ValueError, match=r"must be uint8.*got float64: give pixels of 0 to 255"):
+        done.predict(np.zeros((2, 8, 8)))
+    with pytest.raises(ValueError, match=r"the shape \[N, 8, 8, 1\].*got \[2, 9, 9\]"):
+        done.predict(np.zeros((2, 9, 9), np.uint8))
+    assert done.predict(np.zeros((0, 8, 8), np.uint8)).shape == (0, 10)
+
+
+def test_an_extended_run_has_the_weights_of_its_new_deferral(tmp_path):
+    settings = ("weights.name=class_balanced", "weights.start=0.5", "checkpoint.every_epochs=1")
+    cbjax.train(digits(*settings, "num_epochs=4"), tmp_path)
+    done = cbjax.train(digits(*settings, "num_epochs=10"), tmp_path, extend=True)
+    rows = [row["class_weights"] for row in read_rows(tmp_path / "class_weights.jsonl")]
+    equal = [row["epoch"] for row in read_rows(tmp_path / "class_weights.jsonl") if row["class_weights"] == [1.0] * 10]
+    assert len(rows) == 10 and equal == [1, 2, 5]  # 3 and 4 were trained under the former deferral
+    assert done.state.class_weights[0] < 1
+
+
+def test_results_without_a_checkpoint_are_not_lost(tmp_path):
+    cbjax.train(digits("num_epochs=1"), tmp_path)
+    for folder in ("checkpoints", "checksums"):
+        shutil.rmtree(tmp_path / folder)
+    with pytest.raises(WorkdirError, match="holds the results of a run and no checkpoint: move it away"):
+        cbjax.train(digits("num_epochs=1"), tmp_path)
+    assert (tmp_path / "results.json").exists()
+
+
 def test_changed_data_are_refused_on_a_resume(tmp_path):
     path = make_arrays(tmp_path / "own.npz")
     cbjax.train(own_data(path), tmp_path / "run")
@@ -232,6 +285,7 @@ def test_changed_data_are_refused_on_a_resume(tmp_path):
         (("batch_size=512",), r"batch_size: must be at most the number of training images; got 512 for"),
         (("devices=9", "batch_size=72"), r"devices=9: this machine has 8"),
         (("devices=3",), r"batch_size.*63.*66"),
+        (("data.crop_padding=8",), r"data\.crop_padding: must be below the images' side, 8; got 8"),
         (
             ("optim.warmup=0", "optim.warmup_steps=100000"),
             r"optim.warmup_steps: must be below the number of steps, 24; got 100000",
@@ -242,6 +296,11 @@ def test_what_does_not_fit_the_machine_or_the_data_is_refused(tmp_path, override
     with pytest.raises(ConfigError, match=message):
         cbjax.train(digits(*overrides), tmp_path / "run")
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_model_that_does_not_fit_the_images_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"model\.name='lenet5' does not fit the images: "):
+        cbjax.train(own_data(make_arrays(tmp_path / "own.npz"), "model.name=lenet5"), tmp_path / "run")
 
 
 def test_a_directory_without_a_run_is_named(tmp_path):

@@ -186,7 +186,7 @@ def test_a_file_that_is_no_npz_is_refused(tmp_path):
         arrays.load(single)
     text = tmp_path / "text.npz"
     text.write_text("images,labels\n")
-    with pytest.raises(DataError, match=r"cannot be read as \.npz"):
+    with pytest.raises(DataError, match=r"cannot be read as \.npz \(it is no zip archive\)"):
         arrays.load(text)
     whole = save(tmp_path, images=IMAGES, labels=LABELS).read_bytes()
     for damaged in (whole[: len(whole) // 2], b"", whole[:200] + bytes([whole[200] ^ 255]) + whole[201:]):
@@ -321,6 +321,11 @@ def test_a_damaged_set_is_told_how_to_prepare_again(tiny_mnist):
     with pytest.raises(DataError, match="lacks files of test, so prepare it again") as caught:
         sources.load("mnist", data_dir=version.parent.parent)
     assert caught.value.command.startswith(f"rm -r {version} && pip install")
+    for damaged in ("{", "{}", "[]"):
+        (version / "dataset_info.json").write_text(damaged)
+        with pytest.raises(DataError, match=r"dataset_info\.json is not readable") as caught:
+            sources.load("mnist", data_dir=version.parent.parent)
+        assert caught.value.command.startswith(f"rm -r {version} && pip install")
 
 
 def test_describe_lists_every_source_with_its_readiness(tiny_mnist):

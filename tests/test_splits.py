@@ -119,9 +119,16 @@ def test_splits_refuse(held_out, options, message):
         split(make_labels([30, 10]), held_out, **options)
 
 
-def test_a_class_without_image_is_refused():
+@pytest.mark.parametrize("kind", ["exponential", "step"])
+def test_a_class_without_image_is_refused_where_counts_are_made(kind):
     with pytest.raises(DataError, match="every class needs a training image; without one: 'b'"):
-        split(np.array([0, 0, 2, 2]), {})
+        split(np.array([0, 0, 2, 2]), {}, kind=kind, imbalance=1)
+
+
+def test_natural_data_may_lack_a_class_and_say_so():
+    indices, notes = split(np.array([0, 0, 2, 2]), {"test": 1})
+    assert class_counts(np.array([0, 0, 2, 2]), indices["train"], 3) == [1, 0, 1]
+    assert notes == ("no training images of classes 'b'",)
 
 
 def test_a_split_of_the_source_is_taken_whole_or_in_part():

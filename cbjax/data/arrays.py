@@ -51,12 +51,13 @@ def _read(file: str | os.PathLike) -> dict[str, np.ndarray]:
     except DataError:
         raise
     except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
-        if "Object arrays" in str(error):
+        if "Object arrays" in str(error) and zipfile.is_zipfile(path):
             raise DataError(
                 f"{path} holds an array of Python objects, which may run code when read: convert it before saving "
                 "(strings: np.array(labels, dtype=str); images of one size: np.stack)"
             ) from None
-        raise DataError(f"{path} cannot be read as .npz ({error}): write it again with numpy.savez") from None
+        reason = error if zipfile.is_zipfile(path) else "it is no zip archive"
+        raise DataError(f"{path} cannot be read as .npz ({reason}): write it again with numpy.savez") from None
 
 
 def _source(arrays: dict[str, np.ndarray]) -> Source:

@@ -57,8 +57,12 @@ def find(name: str, data_dir: str | os.PathLike | None) -> Prepared:
             command,
         )
     folder = max(versions, key=lambda p: tuple(int(part) for part in p.name.split(".")))
-    info = json.loads((folder / "dataset_info.json").read_text())
-    shards = {split["name"]: [int(length) for length in split["shardLengths"]] for split in info["splits"]}
+    again = f"rm -r {shlex.quote(os.fspath(folder))} && {command}"
+    try:
+        info = json.loads((folder / "dataset_info.json").read_text())
+        shards = {split["name"]: [int(length) for length in split["shardLengths"]] for split in info["splits"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder}/dataset_info.json is not readable ({error!r}); prepare it again", again) from error
     absent = [s for s in _SPLITS if len(list(folder.glob(f"{name}-{s}.array_record-*"))) != len(shards.get(s, [0]))]
     if not absent:
         return Prepared(folder, {split: sum(shards[split]) for split in _SPLITS})
@@ -72,7 +76,7 @@ def find(name: str, data_dir: str | os.PathLike | None) -> Prepared:
         )
     raise DataError(
         f"the data set '{name}' in {folder} lacks files of {' and '.join(absent)}, so prepare it again",
-        f"rm -r {shlex.quote(os.fspath(folder))} && {command}",
+        again,
     )
 
 

@@ -1,6 +1,7 @@
 """The pictures of a report, drawn without any state of matplotlib's: each function writes one PNG."""
 
 import pathlib
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -311,5 +312,8 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _save(figure: Any, path: pathlib.Path) -> None:
-    # Without the version of matplotlib, the bytes depend on the numbers alone.
-    figure.savefig(path, dpi=160, metadata={"Software": None})
+    with warnings.catch_warnings():
+        # A box stands for a character that no font here has; the report's tables have the name itself.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        # Without the version of matplotlib, the bytes depend on the numbers alone.
+        figure.savefig(path, dpi=160, metadata={"Software": None})
