@@ -5,7 +5,7 @@ Command: cbjax train --config=cifar_lt:cui --workdir=runs/cifar_lt/cui
     Other data and methods: --config.data.name=cifar10 (cifar20, cifar100), --config.data.imbalance=50 (at least 1),
     --config.loss.name=softmax --config.weights.name=uniform (plain cross entropy; the same with sigmoid and focal).
 Data: TFDS; `cbjax datasets` says whether they are ready and how to prepare them.
-Time: not measured yet.
+Time: about a minute an epoch on 2 CPU cores (85 steps, CIFAR-100 at imbalance 100); not measured on a GPU yet.
 
 cui: Cui et al. 2019, and the authors' code. Trains on the whole long-tailed set, holds nothing out and reports the last
     checkpoint. As given here: CB-focal for CIFAR-100 at imbalance 100. Source: table 2, row "class-balanced".

@@ -1,9 +1,16 @@
 """Cross entropy, CB-focal and CDB on long-tailed digits, 3 seeds each; all methods of a seed share its split.
 
 Command: cbjax sweep --config=configs/sweeps/digits_lt.py --workdir=runs/digits_lt
-Time: not measured yet (meant: under 2 minutes on 2 cores).
+Time: 73 seconds on 2 CPU cores.
 Source: the methods of Cui et al. 2019 and Sinha et al. 2020.
-Expected accuracy: not measured yet.
+    CDB's tau is 1, chosen among dynamic, 0.5 and 1 on held-out validation (balanced 87.7, 88.8, 89.8 %, 3 seeds).
+Expected accuracy on test, last epoch, mean ± standard deviation of the 3 seeds, measured on CPU:
+
+    |          | balanced   | few        | worst class |
+    |----------|------------|------------|-------------|
+    | ce       | 90.3 ± 1.8 | 73.6 ± 6.7 | 58.7 ± 5.0  |
+    | cb_focal | 92.5 ± 2.2 | 78.9 ± 5.4 | 63.3 ± 7.6  |
+    | cdb      | 90.5 ± 2.8 | 75.1 ± 8.5 | 61.3 ± 12.2 |
 """
 
 METHODS = {
