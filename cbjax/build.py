@@ -63,33 +63,13 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Parts:
       ConfigError: if the config does not fit the data.
     """
     check_data(config, dataset)
-    num_classes = len(dataset.class_names)
-    model = build_model(config, num_classes)
     batches = Batches(len(dataset.train.labels), config.batch_size, config.seed)
-    schedule = build_schedule(config, batches)
-    loss = build_loss(config)
-    image_shape = dataset.train.images.shape[1:]
-
-    def make_state(key):
-        return initial_state(key, config, model, image_shape, dataset.counts)
-
-    # The seed is an argument of the program, so that the runs of a sweep share it.
-    try:
-        shapes = jax.eval_shape(make_state, jax.random.key(config.seed))
-    except ValueError as error:
-        raise ConfigError(f"model.name={config.model.name!r} does not fit the images: {error}") from error
-    tx = build_optimizer(config, schedule, shapes.params)
+    steps = build_steps(config, batches, dataset.train.images.shape[1:], dataset.counts)
     rule, _ = build_weights(config, dataset.counts)
-
-    steps_per_dispatch = config.steps_per_dispatch
-    if steps_per_dispatch is None:
-        # XLA's convolutions inside a loop are about ten times slower on CPU; elsewhere one dispatch an epoch saves the
-        # host's time.
-        steps_per_dispatch = batches.epoch_end(1) if sharding.on_accelerator(mesh) else 1
-    train_step = make_train_step(model, tx, loss, mean=config.loss.mean)
+    steps_per_dispatch = build_steps_per_dispatch(config, batches, mesh)
     advance = make_advance(
-        train_step,
-        _augmentation(config, dataset),
+        steps.train_step,
+        build_augmentation(config, dataset.mean, dataset.std),
         dataset.train,
         batches,
         steps_per_dispatch=steps_per_dispatch,
@@ -97,7 +77,6 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Parts:
         kind=config.parallel,
     )
     normalize = functools.partial(augment.normalize, mean=dataset.mean, std=dataset.std)
-    eval_step = make_eval_step(model, loss, build_probabilities(config))
 
     @functools.cache
     def evaluate(split):
@@ -105,7 +84,7 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Parts:
         assert examples is not None, "`has_validation` says whether there is something to evaluate"
         batch_size = config.evaluation.batch_size or config.batch_size
         return make_evaluate(
-            eval_step,
+            steps.eval_step,
             normalize,
             examples.images,
             examples.labels,
@@ -116,18 +95,79 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Parts:
         )
 
     return Parts(
-        model=model,
+        model=steps.model,
         mesh=mesh,
-        init=lambda: sharding.replicate(jax.jit(make_state)(jax.random.key(config.seed)), mesh),
+        init=lambda: sharding.replicate(jax.jit(steps.make_state)(jax.random.key(config.seed)), mesh),
         advance=advance,
         batches=batches,
         steps_per_dispatch=steps_per_dispatch,
-        schedule=schedule,
+        schedule=steps.schedule,
         weights=rule,
         start_epoch=math.ceil(_exactly(config.weights.start) * config.num_epochs),
         evaluate=evaluate,
         has_validation=dataset.validation is not None,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """What a config makes of shapes alone, before it meets images or devices.
+
+    Attributes:
+      model: the network.
+      make_state: key -> the state before the first step.
+      state: its shapes.
+      schedule: step -> learning rate.
+      train_step: as `train_step.make_train_step`.
+      eval_step: as `train_step.make_eval_step`.
+    """
+
+    model: Model
+    make_state: Callable[[Array], TrainState]
+    state: TrainState
+    schedule: optax.Schedule
+    train_step: Callable[..., Any]
+    eval_step: Callable[..., Any]
+
+
+def build_steps(
+    config: ConfigDict, batches: Batches, image_shape: Sequence[int], counts: Sequence[int] | np.ndarray
+) -> Steps:
+    """Builds the steps of a run from the shape of its images [H, W, channels] and the training images of each class.
+
+    Raises:
+      ConfigError: if the model does not fit the images.
+    """
+    model = build_model(config, len(counts))
+    schedule = build_schedule(config, batches)
+    loss = build_loss(config)
+
+    def make_state(key):
+        return initial_state(key, config, model, image_shape, counts)
+
+    # The seed is an argument of the program, so that the runs of a sweep share it.
+    try:
+        state = jax.eval_shape(make_state, jax.random.key(config.seed))
+    except ValueError as error:
+        raise ConfigError(f"model.name={config.model.name!r} does not fit the images: {error}") from error
+    tx = build_optimizer(config, schedule, state.params)
+    return Steps(
+        model=model,
+        make_state=make_state,
+        state=state,
+        schedule=schedule,
+        train_step=make_train_step(model, tx, loss, mean=config.loss.mean),
+        eval_step=make_eval_step(model, loss, build_probabilities(config)),
+    )
+
+
+def build_steps_per_dispatch(config: ConfigDict, batches: Batches, mesh: Mesh) -> int:
+    """Returns how many steps of a resident data set one dispatch takes at most."""
+    if config.steps_per_dispatch is not None:
+        return config.steps_per_dispatch
+    # XLA's convolutions inside a loop are about ten times slower on CPU; elsewhere one dispatch an epoch saves the
+    # host's time.
+    return batches.epoch_end(1) if sharding.on_accelerator(mesh) else 1
 
 
 def initial_state(
@@ -273,13 +313,15 @@ def _exactly(number):
     return fractions.Fraction(str(number))
 
 
-def _augmentation(config, dataset):
+def build_augmentation(
+    config: ConfigDict, mean: Sequence[float], std: Sequence[float]
+) -> Callable[[Array, Array], Array]:
     """Returns (keys [B], raw images) -> the network's input."""
     data = config.data
 
     def prepare(keys, images):
         if data.crop_padding or data.flip:
             images = augment.crop_flip(keys, images, data.crop_padding, data.flip, data.padding_mode)
-        return augment.normalize(images, dataset.mean, dataset.std)
+        return augment.normalize(images, mean, std)
 
     return prepare

@@ -58,11 +58,7 @@ def make_evaluate(
     indices[:size] = np.arange(size)
     mask = np.arange(num_batches * batch_size) < size
 
-    def step(params, batch_stats, data, chosen, mask):
-        batch = {"image": normalize(data["image"][chosen]), "label": data["label"][chosen], "mask": mask}
-        return eval_step(params, batch_stats, batch)
-
-    compiled = data_parallel(step, mesh, split=(None, None, None, 0, 0), split_outputs=(None, 0), kind=kind)
+    compiled = make_program(eval_step, normalize, mesh, kind)
     data = replicate({"image": images, "label": labels}, mesh)
 
     def evaluate(params, batch_stats):
@@ -76,6 +72,21 @@ def make_evaluate(
         return _summarize(jax.device_get(total), np.concatenate(jax.device_get(outputs))[:size], labels, counts)
 
     return evaluate
+
+
+def make_program(
+    eval_step: Callable[..., Any], normalize: Callable[[Array], Array], mesh: Mesh, kind: str
+) -> Callable[..., Any]:
+    """Returns the compiled (params, batch_stats, data, indices [B], mask [B]) -> (sums, outputs [B]).
+
+    Arguments as `make_evaluate`; data has "image" and "label" of the whole split, on every device.
+    """
+
+    def step(params, batch_stats, data, chosen, mask):
+        batch = {"image": normalize(data["image"][chosen]), "label": data["label"][chosen], "mask": mask}
+        return eval_step(params, batch_stats, batch)
+
+    return data_parallel(step, mesh, split=(None, None, None, 0, 0), split_outputs=(None, 0), kind=kind)
 
 
 def _summarize(sums, outputs, labels, counts):

@@ -39,17 +39,41 @@ def make_advance(
     Returns:
       The function; its metrics are those of the steps in order, behind which there may be surplus entries.
     """
-    step = functools.partial(_step, train_step, prepare)
+    program = make_program(train_step, prepare, steps_per_dispatch=steps_per_dispatch, mesh=mesh, kind=kind)
 
     @functools.cache
     def data():  # placed at the first step: an evaluation needs no training images
         return sharding.replicate({"image": examples.images, "label": examples.labels}, mesh)
 
     if steps_per_dispatch == 1:
-        compiled = sharding.data_parallel(
+        return lambda state, first, last: program(state, data(), batches.indices(first).astype(np.int32))
+
+    def advance(state, first, last):
+        indices = np.zeros((steps_per_dispatch, batches.batch_size), np.int32)
+        indices[: last - first] = batches.indices_between(first, last)
+        return program(state, data(), indices, np.int32(last - first))
+
+    return advance
+
+
+def make_program(
+    train_step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]],
+    prepare: Callable[[Array, Array], Array],
+    *,
+    steps_per_dispatch: int,
+    mesh: Mesh,
+    kind: str,
+) -> Callable[..., tuple[TrainState, dict[str, Any]]]:
+    """Returns the compiled dispatch, which needs no images to be made.
+
+    Arguments as `make_advance`. Of one step it is (state, data, indices [B]) -> (state, metrics); of S > 1 steps
+    (state, data, indices [S, B], number of steps to take) -> (state, metrics [S]). data has "image" and "label".
+    """
+    step = functools.partial(_step, train_step, prepare)
+    if steps_per_dispatch == 1:
+        return sharding.data_parallel(
             step, mesh, split=(None, None, 0), split_outputs=(None, None), kind=kind, donate=(0,)
         )
-        return lambda state, first, last: compiled(state, data(), batches.indices(first).astype(np.int32))
 
     def steps(state, data, indices, count):
         # The number of steps is an argument: epochs differ by a step, and both lengths are one program.
@@ -63,16 +87,9 @@ def make_advance(
 
         return jax.lax.fori_loop(0, count, body, (state, metrics))
 
-    compiled = sharding.data_parallel(
+    return sharding.data_parallel(
         steps, mesh, split=(None, None, 1, None), split_outputs=(None, None), kind=kind, donate=(0,)
     )
-
-    def advance(state, first, last):
-        indices = np.zeros((steps_per_dispatch, batches.batch_size), np.int32)
-        indices[: last - first] = batches.indices_between(first, last)
-        return compiled(state, data(), indices, np.int32(last - first))
-
-    return advance
 
 
 def _step(train_step, prepare, state, data, indices):

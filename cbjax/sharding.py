@@ -25,6 +25,24 @@ def make_mesh(num_devices: int | None = None) -> Mesh:
     return jax.make_mesh((wanted,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices[:wanted])
 
 
+def make_topology_mesh(topology: str, **options: Any) -> Mesh:
+    """Returns a mesh of the chips of a TPU slice that this machine does not have, to compile for and not to run on.
+
+    Args:
+      topology: as JAX names it, such as "v5e:4x8".
+      options: what libtpu needs beside the name (`tpu.Chip.options`).
+    """
+    from jax.experimental import topologies
+
+    devices = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options).devices
+    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def abstract(shape: Sequence[int], dtype: Any, mesh: Mesh, axis: int | None = None) -> jax.ShapeDtypeStruct:
+    """Returns an array without values; each device has a part along `axis`, or all of it (None)."""
+    return jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=NamedSharding(mesh, _spec(axis)))
+
+
 def count_devices() -> int:
     """Returns the number of this process's devices."""
     return len(jax.local_devices())

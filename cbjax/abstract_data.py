@@ -1,0 +1,103 @@
+"""What is known of a data set without its images: their shape and how many each class has."""
+
+import dataclasses
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from cbjax.config import ConfigError
+from cbjax.data import longtail, normalization, splits
+
+# Name -> images of the training and of the test (or validation) split, classes, shape [H, W, channels] where it is
+# fixed. Source: the data sets' pages at tensorflow.org/datasets.
+KNOWN: dict[str, tuple[int, int, int, tuple[int, int, int] | None]] = {
+    "digits": (1797, 0, 10, (8, 8, 1)),
+    "mnist": (60000, 10000, 10, (28, 28, 1)),
+    "fashion_mnist": (60000, 10000, 10, (28, 28, 1)),
+    "cifar10": (50000, 10000, 10, (32, 32, 3)),
+    "cifar20": (50000, 10000, 20, (32, 32, 3)),
+    "cifar100": (50000, 10000, 100, (32, 32, 3)),
+    "imagenet2012": (1281167, 50000, 1000, None),
+    "i_naturalist2017": (579184, 95986, 5089, None),
+    "i_naturalist2018": (437513, 24426, 8142, None),
+    "places365_small": (1803460, 36500, 365, None),
+}
+IMAGE_SIZE = 224
+
+
+@dataclasses.dataclass(frozen=True)
+class AbstractData:
+    """The shapes of a data set.
+
+    Attributes:
+      image_shape: [H, W, channels], uint8.
+      counts: [C] training images of each class; where only their sum is known, divided evenly.
+      num_test: images of the test split.
+      resident: whether all images lie on every device.
+      mean, std: per channel. Of "standardize", whose values come from the images, they stand for any.
+    """
+
+    image_shape: tuple[int, int, int]
+    counts: np.ndarray
+    num_test: int
+    resident: bool
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def describe(
+    config: ConfigDict, *, num_classes: int | None = None, num_images: int | None = None, image_size: int | None = None
+) -> AbstractData:
+    """Describes the data of a config without reading them.
+
+    Args:
+      config: resolved.
+      num_classes: C, where the data's name does not say it, or other than it says.
+      num_images: training images before any are held out or left out; the same.
+      image_size: side of the square that the network gets; the same. None for `data.image_size`, else 224.
+
+    Raises:
+      ConfigError: if the number of classes or images is neither known nor given, or does not fit the config.
+    """
+    data = config.data
+    known = KNOWN.get(data.name)
+    train, test, classes, fixed = known or (num_images, 0, num_classes, None)
+    missing = [
+        flag for flag, value in (("--classes", num_classes or classes), ("--images", num_images or train)) if not value
+    ]
+    if missing:
+        raise ConfigError(
+            f"data.name={data.name!r} does not say how many classes and training images there are, and the data are "
+            f"not read: give {' and '.join(missing)}"
+        )
+    if num_images:
+        train, test = num_images, round(num_images * test / train) if known else num_images
+    classes = len(data.classes) or num_classes or classes
+    if known and data.classes:
+        train, test = train * classes // known[2], test * classes // known[2]
+    if train < 2 * classes:
+        raise ConfigError(f"--images must be at least 2 for each of the {classes} classes; got {train}")
+    available = np.full(classes, train // classes, np.int64)
+    available[: train % classes] += 1
+    held_out = splits.per_class(available, data.validation, "data.validation")
+    if not test:
+        held_out = held_out + splits.per_class(available, data.test, "data.test")
+    options = {"imbalance": data.imbalance, "counts": data.counts, "train_size": data.train_size}
+    if data.majority_ratio is not None:
+        options["majority_ratio"] = data.majority_ratio
+    counts = longtail.counts_within(np.maximum(available - held_out, 1), data.longtail, **options)
+    if image_size is None and fixed is not None and not data.get("image_size"):
+        shape = fixed
+    else:
+        side = image_size or data.get("image_size") or IMAGE_SIZE
+        shape = (side, side, fixed[2] if fixed else 3)
+    mean, std = normalization.NORMALIZATIONS.get(data.normalization, ((0.0,), (1.0,)))
+    channels = shape[2]
+    return AbstractData(
+        image_shape=shape,
+        counts=counts,
+        num_test=test or int(splits.per_class(available, data.test, "data.test").sum()) or train,
+        resident=data.name == "arrays" or (known is not None and fixed is not None),
+        mean=mean * (channels // len(mean)),
+        std=std * (channels // len(std)),
+    )

@@ -1,0 +1,175 @@
+"""Compiles a config's programs for a TPU slice; a process of its own, for its environment and stack are the compiler's.
+
+`compile.compile_for` starts it: the config's name and options come as JSON on standard input, and what the compiler says
+goes to standard output as JSON.
+"""
+
+import functools
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from cbjax import abstract_data, build, evaluate, resident, roofline, sharding, tpu
+from cbjax import config as configs
+from cbjax.abstract_data import AbstractData
+from cbjax.config import ConfigError
+from cbjax.data import augment
+from cbjax.data.sampling import Batches
+
+Lower = Callable[[], Any]
+
+
+def train_program(config: ConfigDict, data: AbstractData, mesh: Mesh) -> tuple[Lower, Any]:
+    """Returns a function that lowers the training program, and the shapes of its state."""
+    batches = Batches(int(data.counts.sum()), config.batch_size, config.seed)
+    steps = build.build_steps(config, batches, data.image_shape, data.counts)
+    state = sharding.placed(steps.state, mesh)
+    size = config.batch_size
+    if data.resident:
+        count = build.build_steps_per_dispatch(config, batches, mesh)
+        program: Any = resident.make_program(
+            steps.train_step,
+            build.build_augmentation(config, data.mean, data.std),
+            steps_per_dispatch=count,
+            mesh=mesh,
+            kind="shard_map",
+        )
+        images = _images(int(data.counts.sum()), data, mesh)
+        if count == 1:
+            return lambda: program.lower(state, images, sharding.abstract((size,), jnp.int32, mesh, 0)), state
+        indices = sharding.abstract((count, size), jnp.int32, mesh, 1)
+        return lambda: program.lower(state, images, indices, sharding.abstract((), jnp.int32, mesh)), state
+    normalize = functools.partial(augment.normalize, mean=data.mean, std=data.std)
+
+    def step(state, batch):
+        return steps.train_step(state, {**batch, "image": normalize(batch["image"])})
+
+    program = sharding.data_parallel(step, mesh, split=(None, 0), split_outputs=(None, None), donate=(0,))
+    return lambda: program.lower(state, _batch(size, data, mesh)), state
+
+
+def evaluation_program(config: ConfigDict, data: AbstractData, mesh: Mesh) -> Lower:
+    """Returns a function that lowers the evaluation of one batch."""
+    batches = Batches(int(data.counts.sum()), config.batch_size, config.seed)
+    steps = build.build_steps(config, batches, data.image_shape, data.counts)
+    state = sharding.placed(steps.state, mesh)
+    size = config.evaluation.batch_size or config.batch_size
+    normalize = functools.partial(augment.normalize, mean=data.mean, std=data.std)
+    if data.resident:
+        program: Any = evaluate.make_program(steps.eval_step, normalize, mesh, "shard_map")
+        chosen, mask = sharding.abstract((size,), jnp.int32, mesh, 0), sharding.abstract((size,), bool, mesh, 0)
+        images = _images(data.num_test, data, mesh)
+        return lambda: program.lower(state.params, state.batch_stats, images, chosen, mask)
+
+    def step(params, batch_stats, batch):
+        return steps.eval_step(params, batch_stats, {**batch, "image": normalize(batch["image"])})
+
+    program = sharding.data_parallel(step, mesh, split=(None, None, 0), split_outputs=(None, 0))
+    return lambda: program.lower(state.params, state.batch_stats, _batch(size, data, mesh))
+
+
+def measure(lower: Lower) -> dict[str, Any]:
+    """Compiles a program and returns what the compiler says of it, for one chip.
+
+    Returns:
+      "fits", "seconds" of compilation; where it fits "memory" (bytes by purpose), "flops" and "bytes" of a step and
+      "collectives"; where it does not, "needed" and "available" bytes.
+    """
+    begin = time.perf_counter()
+    try:
+        compiled = lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        sizes = roofline.read_out_of_memory(str(error))
+        if sizes is None:
+            raise
+        return {"fits": False, "seconds": time.perf_counter() - begin, "needed": sizes[0], "available": sizes[1]}
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    return {
+        "fits": True,
+        "seconds": time.perf_counter() - begin,
+        "memory": {
+            "arguments": memory.argument_size_in_bytes,
+            "outputs": memory.output_size_in_bytes,
+            "shared": memory.alias_size_in_bytes,
+            "temporaries": memory.temp_size_in_bytes,
+            "program": memory.generated_code_size_in_bytes,
+        },
+        "flops": cost["flops"],
+        "bytes": cost["bytes accessed"],
+        "collectives": [one._asdict() for one in roofline.read_collectives(compiled.as_text())],
+    }
+
+
+def compile_programs(request: dict[str, Any]) -> dict[str, Any]:
+    """Answers a request of `compile.compile_for`."""
+    chip, num_chips = tpu.parse_topology(request["topology"])
+    config = configs.load(request["config"], request["overrides"])
+    data = abstract_data.describe(config, **request["data"])
+    mesh = sharding.make_topology_mesh(request["topology"], **chip.options)
+    assert mesh.devices.size == num_chips, "a device must be a whole chip"
+    lower, state = train_program(config, data, mesh)
+    fixed = sum(_num_bytes(leaf) for leaf in jax.tree.leaves(state))
+    if data.resident:
+        fixed += sum(_num_bytes(leaf) for leaf in jax.tree.leaves(_images(int(data.counts.sum()), data, mesh)))
+    batches = Batches(int(data.counts.sum()), config.batch_size, config.seed)
+    answer: dict[str, Any] = {
+        "num_chips": num_chips,
+        "batch_size": config.batch_size,
+        "image_shape": data.image_shape,
+        "num_classes": len(data.counts),
+        "num_images": batches.num_examples,
+        "num_epochs": config.num_epochs,
+        "num_steps": batches.epoch_end(config.num_epochs),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        "resident": data.resident,
+        "train": measure(lower),
+    }
+    if answer["train"]["fits"]:
+        answer["evaluation"] = measure(evaluation_program(config, data, mesh))
+        return answer
+    train = answer["train"]
+    images = roofline.largest_batch(train["needed"], fixed, train["available"], config.batch_size // num_chips)
+    answer["largest"] = {"images_per_chip": images}
+    if images:
+        config.batch_size = images * num_chips
+        answer["largest"] |= measure(train_program(config, data, mesh)[0])
+    return answer
+
+
+def _images(size, data, mesh):
+    return {
+        "image": sharding.abstract((size, *data.image_shape), jnp.uint8, mesh),
+        "label": sharding.abstract((size,), jnp.int32, mesh),
+    }
+
+
+def _batch(size, data, mesh):
+    return {
+        "image": sharding.abstract((size, *data.image_shape), jnp.uint8, mesh, 0),
+        "label": sharding.abstract((size,), jnp.int32, mesh, 0),
+        "mask": sharding.abstract((size,), bool, mesh, 0),
+    }
+
+
+def _num_bytes(leaf):
+    return leaf.size * leaf.dtype.itemsize
+
+
+def main() -> None:
+    """Reads a request from standard input and writes the answer, or {"error": …}, as the last line of output."""
+    try:
+        answer = compile_programs(json.load(sys.stdin))
+    except (ConfigError, tpu.TopologyError) as error:
+        answer = {"error": str(error)}
+    print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()
