@@ -61,43 +61,38 @@ def describe(
     """
     data = config.data
     known = KNOWN.get(data.name)
-    train, test, classes, fixed = known or (num_images, 0, num_classes, None)
-    missing = [
-        flag for flag, value in (("--classes", num_classes or classes), ("--images", num_images or train)) if not value
-    ]
+    given = {"--classes": num_classes or (known and known[2]), "--images": num_images or (known and known[0])}
+    missing = [flag for flag, value in given.items() if not value]
     if missing:
         raise ConfigError(
             f"data.name={data.name!r} does not say how many classes and training images there are, and the data are "
             f"not read: give {' and '.join(missing)}"
         )
-    if num_images:
-        train, test = num_images, round(num_images * test / train) if known else num_images
-    classes = len(data.classes) or num_classes or classes
-    if known and data.classes:
-        train, test = train * classes // known[2], test * classes // known[2]
+    classes, train = int(given["--classes"] or 0), int(given["--images"] or 0)
+    test = known[1] if known else train  # of unknown data the most that is likely
+    if data.classes:
+        train, test = train * len(data.classes) // classes, test * len(data.classes) // classes
+        classes = len(data.classes)
     if train < 2 * classes:
         raise ConfigError(f"--images must be at least 2 for each of the {classes} classes; got {train}")
     available = np.full(classes, train // classes, np.int64)
     available[: train % classes] += 1
     held_out = splits.per_class(available, data.validation, "data.validation")
-    if not test:
-        held_out = held_out + splits.per_class(available, data.test, "data.test")
+    if not test:  # the test images too come from the training split
+        held_out_test = splits.per_class(available, data.test, "data.test")
+        held_out, test = held_out + held_out_test, int(held_out_test.sum())
     options = {"imbalance": data.imbalance, "counts": data.counts, "train_size": data.train_size}
     if data.majority_ratio is not None:
         options["majority_ratio"] = data.majority_ratio
-    counts = longtail.counts_within(np.maximum(available - held_out, 1), data.longtail, **options)
-    if image_size is None and fixed is not None and not data.get("image_size"):
-        shape = fixed
-    else:
-        side = image_size or data.get("image_size") or IMAGE_SIZE
-        shape = (side, side, fixed[2] if fixed else 3)
+    fixed = known[3] if known else None
+    side = image_size or data.get("image_size")
+    shape = fixed if fixed and not side else (side or IMAGE_SIZE, side or IMAGE_SIZE, fixed[2] if fixed else 3)
     mean, std = normalization.NORMALIZATIONS.get(data.normalization, ((0.0,), (1.0,)))
-    channels = shape[2]
     return AbstractData(
         image_shape=shape,
-        counts=counts,
-        num_test=test or int(splits.per_class(available, data.test, "data.test").sum()) or train,
-        resident=data.name == "arrays" or (known is not None and fixed is not None),
-        mean=mean * (channels // len(mean)),
-        std=std * (channels // len(std)),
+        counts=longtail.counts_within(np.maximum(available - held_out, 1), data.longtail, **options),
+        num_test=max(test, 1),
+        resident=data.name == "arrays" or fixed is not None,
+        mean=mean * (shape[2] // len(mean)),
+        std=std * (shape[2] // len(std)),
     )

@@ -11,19 +11,24 @@ from cbjax.config import ConfigError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; returns its exit status: 0, 1 if training diverged, 2 for a mistake, 128 + signal if stopped."""
+    """Runs a command; returns its exit status.
+
+    0; 1 if training diverged, or does not fit a TPU slice; 2 for a mistake; 128 + signal if stopped.
+    """
     options, overrides = _parse(sys.argv[1:] if arguments is None else arguments)
     # Imported when the command is known to be well formed: they take seconds.
     from cbjax.checkpoint import CheckpointError
+    from cbjax.compile import CompileError
     from cbjax.data import DataError
     from cbjax.interrupts import Interrupted
     from cbjax.loop import NonFiniteLoss
     from cbjax.report import ReportError
+    from cbjax.tpu import TopologyError
     from cbjax.workdir import WorkdirError
 
     try:
         return options.command(options, overrides)
-    except (CheckpointError, ConfigError, DataError, ReportError, WorkdirError) as error:
+    except (CheckpointError, CompileError, ConfigError, DataError, ReportError, TopologyError, WorkdirError) as error:
         print(f"cbjax {options.name}: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # a full disk, a file in the place of a folder, no permission
@@ -82,6 +87,14 @@ def _parse(arguments):
     report.add_argument(
         "--out", metavar="DIR", type=_directory, help="where report.md goes (default: the DIR, if there is one)"
     )
+    compiles = add("compile", _compile, "Say what a config needs of a TPU slice, without a TPU and without the data.")
+    compiles.epilog = train.epilog
+    compiles.add_argument("--config", required=True, metavar="FILE", help="as for train")
+    compiles.add_argument("--topology", required=True, metavar="SLICE", help="as JAX names it, such as v5e:4x8")
+    compiles.add_argument("--classes", type=_count, metavar="C", help="classes, where the data's name does not say it")
+    compiles.add_argument("--images", type=_count, metavar="N", help="training images, where the name does not say it")
+    compiles.add_argument("--image_size", type=_count, metavar="SIDE", help="pixels (default: the config's, or 224)")
+    compiles.add_argument("--save", metavar="FILE", type=pathlib.Path, help="also write the figures as JSON")
     datasets = add("datasets", _datasets, "List the data sources and whether each is ready.")
     datasets.add_argument(
         "--data_dir", metavar="DIR", type=_directory, help="a TFDS folder (default: CBJAX_DATA_DIR, or TFDS's own)"
@@ -90,12 +103,18 @@ def _parse(arguments):
     options, rest = parser.parse_known_args(arguments)
     overrides = []
     for argument in rest:
-        if options.command not in (_train, _sweep) or not argument.startswith("--config."):
+        if options.command not in (_train, _sweep, _compile) or not argument.startswith("--config."):
             commands.choices[options.name].error(f"unrecognized argument: {argument}")
         if "=" not in argument:
             commands.choices[options.name].error(f"{argument} needs its value behind an equals sign: {argument}=VALUE")
         overrides.append(argument.removeprefix("--config."))
     return options, overrides
+
+
+def _count(text):
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1; got {text!r}")
+    return int(text)
 
 
 def _directory(text):
@@ -149,6 +168,31 @@ def _report(options, overrides):
     out = options.out or options.directories[0]
     _print_report(options.directories, report(options.directories, out))
     return 0
+
+
+def _compile(options, overrides):
+    import json
+
+    from rich.console import Console
+
+    from cbjax import compile_table
+    from cbjax.compile import compile_for
+
+    print(f"compiling for {options.topology}: a deep network takes minutes", file=sys.stderr, flush=True)
+    figures = compile_for(
+        options.config,
+        overrides,
+        options.topology,
+        num_classes=options.classes,
+        num_images=options.images,
+        image_size=options.image_size,
+    )
+    if options.save is not None:
+        options.save.write_text(json.dumps(figures, indent=1) + "\n")
+    print(compile_table.headline(figures))
+    Console(soft_wrap=True).print(compile_table.table(figures))
+    print(*compile_table.closing(figures), sep="\n")
+    return 0 if figures["fits"] else 1
 
 
 def _datasets(options, overrides):

@@ -3,14 +3,18 @@
 import collections
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from cbjax.tpu import Chip
 
 _BITS = {
-    **{"pred": 8, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "s16": 16, "u16": 16, "s32": 32, "u32": 32, "s64": 64, "u64": 64},
-    **{"f16": 16, "bf16": 16, "f32": 32, "f64": 64, "c64": 64, "c128": 128},
+    **dict.fromkeys(("s4", "u4"), 4),
+    **dict.fromkeys(("pred", "s8", "u8"), 8),
+    **dict.fromkeys(("s16", "u16", "f16", "bf16"), 16),
+    **dict.fromkeys(("s32", "u32", "f32"), 32),
+    **dict.fromkeys(("s64", "u64", "f64", "c64"), 64),
+    "c128": 128,
 }
 _KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast|ragged-all-to-all"
 _COLLECTIVE = re.compile(rf"^\s*(?:ROOT )?%?[\w.-]+ = (?P<result>.*?) (?P<kind>{_KINDS})(?P<start>-start)?\(")
@@ -60,7 +64,7 @@ def read_collectives(text: str) -> list[Collective]:
         arrays = [_bytes(*array) for array in _ARRAY.findall(match["result"]) if array[0] in _BITS]
         # These starts return (operands, results, …), and an all-reduce's returns its results alone.
         if match["start"] and match["kind"] in ("all-gather", "collective-permute") and len(arrays) >= 2:
-            arrays = arrays[1:2] if len(arrays) != 4 else arrays[1:2]
+            arrays = arrays[1:2]
         counts[match["kind"], sum(arrays), len(arrays)] += 1
     found = [Collective(kind, size, arrays, times) for (kind, size, arrays), times in counts.items()]
     return sorted(found, key=lambda one: (-one.size, one.kind))
@@ -122,7 +126,10 @@ def read_out_of_memory(message: str) -> tuple[float, float] | None:
         return None
     sizes = [
         (float(number), unit)
-        for pattern in (r"\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)", r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm")
+        for pattern in (
+            r"\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)",
+            r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm",
+        )
         for found in re.findall(pattern, message)
         for number, unit in (found[:2], found[2:])
     ]
@@ -135,9 +142,3 @@ def read_out_of_memory(message: str) -> tuple[float, float] | None:
 def _bytes(kind: str, shape: str) -> int:
     count = math.prod(int(length) for length in shape.split(",") if length)
     return count * _BITS[kind] // 8
-
-
-def memory_of(analysis: Mapping[str, int]) -> int:
-    """Returns the bytes of a program while it runs: outputs that take over an argument's memory count once."""
-    parts = ("arguments", "outputs", "temporaries", "program")
-    return sum(analysis[part] for part in parts) - analysis["shared"]

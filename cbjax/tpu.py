@@ -106,9 +106,8 @@ def parse_topology(topology: str) -> tuple[Chip, int]:
     chip = CHIPS[generation]
     if shape not in chip.slices and not (chip.larger and _is_large(shape)):
         more = " and larger ones whose three sides are multiples of 4, ascending" if chip.larger else ""
-        raise TopologyError(
-            f"topology={topology!r}: must be one of {generation}'s slices, {', '.join(chip.slices)}{more}; got {shape!r}"
-        )
+        slices = f"{', '.join(chip.slices)}{more}"
+        raise TopologyError(f"topology={topology!r}: must be one of {generation}'s slices ({slices}); got {shape!r}")
     return chip, math.prod(int(side) for side in shape.split("x"))
 
 

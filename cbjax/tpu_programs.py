@@ -1,7 +1,7 @@
-"""Compiles a config's programs for a TPU slice; a process of its own, for its environment and stack are the compiler's.
+"""Compiles a config's programs for a TPU slice, as a process whose environment and stack suit the compiler.
 
-`compile.compile_for` starts it: the config's name and options come as JSON on standard input, and what the compiler says
-goes to standard output as JSON.
+`compile.compile_for` starts it: the config's name and options come as JSON on standard input, and what the compiler
+says goes to standard output as JSON.
 """
 
 import functools
