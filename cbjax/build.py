@@ -111,16 +111,7 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Parts:
 
 @dataclasses.dataclass(frozen=True)
 class Steps:
-    """What a config makes of shapes alone, before it meets images or devices.
-
-    Attributes:
-      model: the network.
-      make_state: key -> the state before the first step.
-      state: its shapes.
-      schedule: step -> learning rate.
-      train_step: as `train_step.make_train_step`.
-      eval_step: as `train_step.make_eval_step`.
-    """
+    """What a config makes of shapes alone: the network, key -> first state and its shapes, step -> rate, the steps."""
 
     model: Model
     make_state: Callable[[Array], TrainState]

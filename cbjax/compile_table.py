@@ -14,8 +14,8 @@ def headline(figures: dict[str, Any]) -> str:
     per_chip = figures["batch_size"] // figures["num_chips"]
     return (
         f"{'fits' if figures['fits'] else 'does not fit'}: {figures['model']} ({figures['parameters']:,} parameters, "
-        f"{figures['num_classes']:,} classes), {figures['batch_size']} images of {height}x{width}x{channels} a step, "
-        f"{per_chip} a chip, on {figures['topology']} ({figures['num_chips']} chips)"
+        f"{figures['num_classes']:,} classes), {figures['batch_size']:,} images of {height}x{width}x{channels} a step, "
+        f"{per_chip:,} a chip, on {figures['topology']} ({figures['num_chips']} chips)"
     )
 
 
@@ -27,7 +27,7 @@ def table(figures: dict[str, Any]) -> Table:
         largest = figures["largest"]
         programs = {"training step": figures["train"]}
         if "fits" in largest:
-            programs[f"with {largest['images_per_chip']} images a chip"] = largest
+            programs[f"with {largest['images_per_chip']:,} images a chip"] = largest
     columns = {name: program for name, program in programs.items() if program}
     result = Table("on each chip", *columns, box=None, pad_edge=False)
 
@@ -35,21 +35,22 @@ def table(figures: dict[str, Any]) -> Table:
         result.add_row(Text(name), *(Text(value(one) if one["fits"] else "") for one in columns.values()))
 
     result.add_row(
-        Text(f"HBM, of {_gib(chip.usable_bytes)} for programs"), *(Text(_gib(used(one))) for one in columns.values())
+        Text(f"HBM, of {_binary(chip.usable_bytes)} for programs"),
+        *(Text(_binary(used(one))) for one in columns.values()),
     )
     for part in ("arguments", "outputs", "temporaries", "program"):
-        row(f"  {part}", lambda one, part=part: _gib(_parts(one)[part]))
-    row("FLOPs", lambda one: f"{one['flops'] / 1e9:,.1f} G")
-    row("bytes moved", lambda one: _gigabytes(one["bytes"]))
+        row(f"  {part}", lambda one, part=part: _binary(_parts(one)[part]))
+    row("computed", lambda one: _decimal(one["flops"], "FLOP"))
+    row("bytes moved", lambda one: _decimal(one["bytes"]))
     kinds = sorted(
         {(c["kind"], c["size"]) for one in columns.values() for c in one.get("collectives", ())}, key=_largest
     )
     for kind, size in kinds:
-        row(f"{kind} of {_size(size)}", lambda one, kind=kind, size=size: _times(one, kind, size))
-    row("least time: FLOPs / peak", lambda one: _ms(_bound(one, chip, num_chips).compute))
-    row("least time: bytes / bandwidth", lambda one: _ms(_bound(one, chip, num_chips).memory))
-    row("least time: links", lambda one: _ms(_bound(one, chip, num_chips).links))
-    row("bound: a step takes at least", lambda one: _ms(_bound(one, chip, num_chips).step))
+        row(f"{kind} of {_decimal(size)}", lambda one, kind=kind, size=size: _times(one, kind, size))
+    row("least time: FLOPs / peak", lambda one: _time(_bound(one, chip, num_chips).compute))
+    row("least time: bytes / bandwidth", lambda one: _time(_bound(one, chip, num_chips).memory))
+    row("least time: links", lambda one: _time(_bound(one, chip, num_chips).links))
+    row("bound: a step takes at least", lambda one: _time(_bound(one, chip, num_chips).step))
     return result
 
 
@@ -59,8 +60,8 @@ def closing(figures: dict[str, Any]) -> list[str]:
         bound = figures["bound"]
         return [
             f"bound: at most {figures['images_per_second']:,.0f} images/s on the slice; {figures['num_steps']:,} steps "
-            f"({figures['num_epochs']} epochs of {figures['num_images']:,} images) x {_ms(bound['step'])} = at least "
-            f"{_duration(figures['run_seconds'])}, without input, evaluation and start",
+            f"({figures['num_epochs']} epochs of {figures['num_images']:,} images) x {_time(bound['step'])} = at least "
+            f"{_time(figures['run_seconds'])}, without input, evaluation and start",
             "bounds come from the compiled program and the chips' published peaks; no program reaches them",
         ]
     if figures["train"]["fits"]:
@@ -69,7 +70,7 @@ def closing(figures: dict[str, Any]) -> list[str]:
     images = largest["images_per_chip"]
     if not images:
         return ["not one image a chip fits beside what does not depend on the batch: the model is too large"]
-    guess = f"{images} images a chip (batch_size={images * chips})"
+    guess = f"{images:,} images a chip (batch_size={images * chips})"
     if largest["fits"]:
         return [f"estimated from the bytes of an image, and compiled: {guess} fits"]
     return [f"estimated from the bytes of an image: {guess}; compiled, that does not fit either: try fewer"]
@@ -111,24 +112,22 @@ def _times(program, kind, size):
     return f"{times} x" if times else ""
 
 
-def _gib(number):
-    return f"{number / tpu.GIB:,.2f} GiB"
+def _binary(number):
+    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if number >= 0.1 * factor:
+            return f"{number / factor:,.2f} {unit}"
+    return f"{number:,.0f} bytes"
 
 
-def _gigabytes(number):
-    return f"{number / 1e9:,.2f} GB"
-
-
-def _size(number):
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+def _decimal(number, unit="B"):
+    for prefix, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= factor:
-            return f"{number / factor:.1f} {unit}"
-    return f"{number} bytes"
+            return f"{number / factor:,.2f} {prefix}{unit}"
+    return f"{number:,.0f} {unit}"
 
 
-def _ms(seconds):
+def _time(seconds):
+    for unit, factor in (("hours", 3600), ("minutes", 60), ("s", 1)):
+        if seconds >= factor:
+            return f"{seconds / factor:,.2f} {unit}"
     return f"{seconds * 1e3:,.2f} ms" if seconds >= 1e-4 else f"{seconds * 1e6:,.2f} µs"
-
-
-def _duration(seconds):
-    return f"{seconds / 3600:,.1f} hours" if seconds >= 3600 else f"{seconds / 60:,.1f} minutes"

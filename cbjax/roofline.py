@@ -100,24 +100,26 @@ def _share_sent(kind: str, num_chips: int) -> float:
     return 1.0 if kind.startswith("collective") else share
 
 
-def largest_batch(used: float, fixed: float, available: float, images: int) -> int:
-    """Estimates how many images a chip can hold, from a number for which its memory is known not to suffice.
+def largest_batch(used: float, fixed: float, available: float, images: int, *, multiple: int = 1) -> int:
+    """Estimates how many images a chip can hold, from a number for which its memory does not suffice.
 
-    What is used beyond `fixed` is taken to grow with the images. A twentieth is kept free, for the compiler's layouts
-    differ with the size, and the result is a multiple of 8 where it is above 8, for the chip's tiles are.
+    What is used beyond `fixed` is taken to grow with the images. A twentieth is kept free, because the compiler lays
+    out different sizes differently. Eights are kept whole where there are any, as the chip's tiles are of eights.
 
     Args:
       used: bytes that `images` images need, all together.
       fixed: bytes that do not depend on their number.
       available: bytes that there are.
       images: at least 1.
+      multiple: what the result must be a multiple of.
 
     Returns:
-      At least 0 (not one image fits), and below `images`.
+      At least 0 (too few fit), and below `images`.
     """
-    for_images = max(used - fixed, 1.0)
-    most = min(math.floor(0.95 * (available - fixed) / for_images * images), images - 1)
-    return max(most - most % 8 if most > 8 else most, 0)
+    an_image = max(used - fixed, 1.0) / images
+    most = max(min(math.floor(0.95 * (available - fixed) / an_image), images - 1), 0)
+    whole = math.lcm(8, multiple)
+    return most - most % (whole if most >= whole else multiple)
 
 
 def read_out_of_memory(message: str) -> tuple[float, float] | None:

@@ -135,12 +135,20 @@ def compile_programs(request: dict[str, Any]) -> dict[str, Any]:
         answer["evaluation"] = measure(evaluation_program(config, data, mesh))
         return answer
     train = answer["train"]
-    images = roofline.largest_batch(train["needed"], fixed, train["available"], config.batch_size // num_chips)
+    # What a chip's share of a batch must be a multiple of.
+    multiple = (config.optim.get("accumulation") or 1) * _group(config.model.get("batch_norm_size"))
+    images = roofline.largest_batch(
+        train["needed"], fixed, train["available"], config.batch_size // num_chips, multiple=multiple
+    )
     answer["largest"] = {"images_per_chip": images}
     if images:
         config.batch_size = images * num_chips
         answer["largest"] |= measure(train_program(config, data, mesh)[0])
     return answer
+
+
+def _group(batch_norm_size):
+    return batch_norm_size if isinstance(batch_norm_size, int) else 1
 
 
 def _images(size, data, mesh):

@@ -12,14 +12,14 @@ PACKAGE = ROOT / "cbjax"
 LEVELS = [
     {"cli"},
     {"sweep"},
-    {"run"},
+    {"run", "tpu_programs"},
     {"results"},
     {"build"},
     {"workdir"},
     {"loop"},
     {"callbacks", "predict"},
     {"evaluate", "checkpoint", "resident"},
-    {"train_step"},
+    {"train_step", "abstract_data"},
     {"losses", "weights", "difficulty", "metrics", "models", "data", "optim", "sharding", "memory"},
     {"types"},
 ]
@@ -34,6 +34,10 @@ BESIDE = {
     "progress": set(),
     "interrupts": set(),
     "startup": {"config"},
+    "tpu": set(),
+    "roofline": {"tpu"},
+    "compile": {"config", "roofline", "tpu"},
+    "compile_table": {"roofline", "tpu"},
 }
 PURE = {"losses", "weights", "difficulty", "optim", "metrics"}
 RANK = {name: rank for rank, level in enumerate(LEVELS) for name in level}
