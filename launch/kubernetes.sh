@@ -12,7 +12,7 @@
 #   --dry-run              print the manifest and the command, apply nothing; needs no other option
 #   --help
 set -euo pipefail
-folder=$(cd "$(dirname "${BASH_SOURCE[0]}")" >/dev/null && pwd)
+folder=$(CDPATH="" cd "$(dirname "${BASH_SOURCE[0]}")" >/dev/null && pwd)
 source "$folder/common.sh"
 name=cbjax image="" hosts=1 gpus=8
 flags=()

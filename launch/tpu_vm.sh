@@ -19,7 +19,7 @@
 #
 # CBJAX_POLL_SECONDS (30): how often to ask for the state of the slice.
 set -euo pipefail
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." >/dev/null && pwd)
+root=$(CDPATH="" cd "$(dirname "${BASH_SOURCE[0]}")/.." >/dev/null && pwd)
 # shellcheck source=common.sh
 source "$root/launch/common.sh"
 poll=${CBJAX_POLL_SECONDS:-30}
@@ -155,7 +155,9 @@ run_on_workers() {
 # Runs the command and watches the slice meanwhile: the connection to machines that were taken away may not notice.
 train() {
     local state
-    run_on_workers </dev/null &
+    # The process in the background is gcloud itself, not a shell that waits for it, so that the signal below ends it.
+    # shellcheck disable=SC2329
+    (run() { exec "$@"; } && run_on_workers) </dev/null &
     connection=$!
     while pause && kill -0 "$connection" 2>/dev/null; do
         if state=$(slice_state) && [ "$state" != ACTIVE ]; then

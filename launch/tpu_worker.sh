@@ -23,7 +23,7 @@ stop() {
     local process second
     process=$(cat "$process_file" 2>/dev/null) || return 0
     # After a restart of the machine the number may be another program's.
-    if grep -q cbjax "/proc/$process/cmdline" 2>/dev/null; then
+    if ps -p "$process" -o args= | grep -q cbjax; then
         kill -TERM "$process"
         for ((second = 0; second < grace; second++)); do
             kill -0 "$process" 2>/dev/null || break
