@@ -215,6 +215,7 @@ for folder in .git .venv runs build dist .pytest_cache .mypy_cache .ruff_cache .
     excluded+=(--exclude="./$folder")
 done
 COPYFILE_DISABLE=1 tar -C "$root" "${excluded[@]}" --exclude=__pycache__ -czf "$archive" .
+say "copies $root, $(($(wc -c <"$archive") / 1000000)) MB packed"
 trap interrupted INT TERM
 for ((attempt = 0; ; attempt++)); do
     if bring_slice && install_on_workers && train; then

@@ -43,6 +43,11 @@ run_cbjax() {
     echo "$process" >"$process_file"
     trap 'signals=$((signals + 1)); kill -TERM "$process"' HUP INT TERM
     wait_through_signals "$process" || status=$?
+    case $status in
+        0) ;;
+        134) say "$HOSTNAME: cbjax aborted, as it does when it loses another process" ;;
+        *) say "$HOSTNAME: cbjax ended with status $status" ;;
+    esac
     # gcloud's own failures have the statuses 1 and 2, too. Not exec: to ssh, death by a signal is a broken connection.
     case $status in
         1 | 2) status=$((status + 100)) ;;

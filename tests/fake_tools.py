@@ -23,7 +23,7 @@ BASIC = [
     "grep",
     "cksum",
 ]
-BASIC += ["find", "chmod", "mkdir", "cp", "mv", "head", "touch", "ps"]
+BASIC += ["find", "chmod", "mkdir", "cp", "mv", "head", "touch", "ps", "wc"]
 
 # Every stand-in begins with this: one line a call, the words apart by the unit separator.
 RECORD = r"""#!/usr/bin/env bash

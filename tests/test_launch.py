@@ -153,6 +153,7 @@ def test_tpu_vm_takes_the_slice_that_is_there_and_runs_again_on_it_after_a_crash
     done = machine.run("tpu_vm.sh", *TPU, "--", "train", BUCKET)
     assert done.returncode == 0, done.stderr
     assert machine.verbs() == ["scp", "ssh", "ssh"] * 2
+    assert ": cbjax aborted, as it does when it loses another process" in done.stderr
     assert "status 134: attempt 2" in done.stderr
 
 
@@ -178,7 +179,8 @@ def test_tpu_vm_gives_up_after_its_retries_and_at_once_where_gcloud_refuses(mach
     assert len(machine.calls("cbjax")) == 2
     (machine.fake / "logged_out").touch()
     done = machine.run("tpu_vm.sh", *TPU, "--", "train", BUCKET)
-    assert (done.returncode, done.stderr) == (1, "ERROR: you are logged out\n")
+    assert done.returncode == 1
+    assert done.stderr.endswith("ERROR: you are logged out\n")
 
 
 def test_tpu_vm_stopped_by_a_signal_lets_the_workers_save(machine):
@@ -251,6 +253,21 @@ def test_a_slurm_job_is_queued_again_at_its_limit_alone(machine, end, again):
         assert "start 1 of job 7" in resumed.stderr
         first, second = machine.calls("srun")
         assert first == second
+
+
+def test_local_runs_what_it_is_given_where_it_was_called(machine):
+    # With CDPATH, cd to a relative folder may go elsewhere.
+    (machine.fake / "launch").mkdir()
+    done = subprocess.run(
+        [machine.bin / "bash", "launch/local.sh", "train", "--workdir=my runs", ODD],
+        env=machine.environment(CDPATH=str(machine.fake)),
+        cwd=machine.clone,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert machine.calls("cbjax") == [["cbjax", "train", "--workdir=my runs", ODD]]
 
 
 def test_gpu_installs_for_cuda_and_becomes_the_command(machine):
