@@ -60,7 +60,6 @@ def test_kubernetes_applies_the_manifest_filled_in(tmp_path):
     assert shown.startswith(applied)
 
 
-@pytest.mark.xfail(strict=True, reason="cbjax train has no flags for several processes")
 def test_the_flags_of_the_manifest_are_those_of_the_command(capsys):
     _, job = manifests((LAUNCH / "kubernetes.yaml").read_text())
     arguments = job["spec"]["template"]["spec"]["containers"][0]["args"]
