@@ -97,7 +97,7 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Parts:
     return Parts(
         model=steps.model,
         mesh=mesh,
-        init=lambda: sharding.replicate(jax.jit(steps.make_state)(jax.random.key(config.seed)), mesh),
+        init=lambda: jax.jit(steps.make_state, out_shardings=sharding.whole(mesh))(jax.random.key(config.seed)),
         advance=advance,
         batches=batches,
         steps_per_dispatch=steps_per_dispatch,

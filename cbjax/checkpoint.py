@@ -7,8 +7,6 @@ Orbax restores changed bytes without a word, so each finished checkpoint gets a 
 import hashlib
 import json
 import os
-import pathlib
-import shutil
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +14,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from etils import epath
 
+from cbjax import processes
 from cbjax.types import TrainState
 
 KEPT = 2  # the newest, and one more in case it gets damaged; besides, the best that each of them knows
@@ -29,6 +29,8 @@ class CheckpointError(ValueError):
 
 class Checkpoints:
     """The checkpoints of one work directory: `checkpoints/STEP` in Orbax's layout, `checksums/STEP.json` beside it.
+
+    Of several processes all must call the same methods in the same order; the first one moves and deletes.
 
     Args:
       workdir: the work directory.
@@ -43,13 +45,13 @@ class Checkpoints:
     def __init__(
         self, workdir: str | os.PathLike, tell: Callable[[str], None] = lambda line: None, reading: bool = False
     ):
-        root = pathlib.Path(workdir).absolute()  # Orbax refuses relative paths
+        root = epath.Path(workdir)
+        if "://" not in str(root):
+            root = epath.Path(os.path.abspath(root))  # Orbax refuses relative paths
         self._directory, self._checksums, self._damaged = root / "checkpoints", root / "checksums", root / "damaged"
         self._tell, self._reading = tell, reading
         if not reading:
-            self._checksums.mkdir(parents=True, exist_ok=True)
-            self._directory.mkdir(exist_ok=True)
-            self._set_unfinished_aside()
+            processes.from_first(self._make_ready)
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(max_to_keep=None, create=False, cleanup_tmp_directories=not reading),
@@ -63,7 +65,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Lists the steps of the usable checkpoints, oldest first."""
-        return sorted(int(path.stem) for path in self._checksums.glob("*.json"))
+        return processes.from_first(self._listed)
 
     def save(self, step: int, state: TrainState, memory: dict[str, Any], best_step: int | None = None) -> None:
         """Starts to save; the next `save` or `finish` waits for it, so that writing overlaps with training.
@@ -94,18 +96,8 @@ class Checkpoints:
         step, best_step = self._pending
         self._pending = None
         self._manager.wait_until_finished()
-        path = self._checksums / f"{step}.json"
-        temporary = path.with_suffix(".part")
-        listed = {"best": best_step, "files": _checksums(self._directory / str(step))}
-        temporary.write_text(json.dumps(listed, indent=1))
-        os.replace(temporary, path)
-        steps = self.steps()
-        # The best of each: should the newest get damaged, the one before it needs its own.
-        kept = {*steps[-KEPT:], *(self._best_of(newest) for newest in steps[-KEPT:])}
-        for old in steps:
-            if old not in kept:
-                (self._checksums / f"{old}.json").unlink()
-                self._manager.delete(old)
+        for old in processes.from_first(lambda: self._list_files(step, best_step)):
+            self._manager.delete(old)
 
     def restore(self, like: TrainState) -> tuple[int, TrainState, dict[str, Any]] | None:
         """Reads the newest undamaged checkpoint onto the devices and in the shapes of `like`.
@@ -115,10 +107,10 @@ class Checkpoints:
         """
         for attempt in range(READS):
             try:
-                for step in reversed(self.steps()):
-                    if self._is_sound(step):
-                        return step, *self._read(step, like)
-                return None
+                step = processes.from_first(self._newest_sound)
+                if not self._reading:
+                    self._manager.reload()  # a damaged one is gone
+                return None if step is None else (step, *self._read(step, like))
             except (OSError, ValueError):
                 if not self._reading or attempt == READS - 1:
                     raise
@@ -131,7 +123,7 @@ class Checkpoints:
         Raises:
           CheckpointError: if there is none, or it is damaged.
         """
-        if step not in self.steps() or not self._is_sound(step):
+        if not processes.from_first(lambda: step in self._listed() and self._is_sound(step)):
             others = [other for other in self.steps() if other != step]
             raise CheckpointError(f"{self._directory}: no sound checkpoint of step {step}; there are those of {others}")
         return self._read(step, like)
@@ -150,6 +142,34 @@ class Checkpoints:
         )
         return restored.state, restored.memory
 
+    # What follows runs on the first process.
+
+    def _make_ready(self):
+        self._checksums.mkdir(parents=True, exist_ok=True)
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._set_unfinished_aside()
+
+    def _listed(self):
+        return sorted(int(path.stem) for path in self._checksums.glob("*.json"))
+
+    def _newest_sound(self):
+        return next((step for step in reversed(self._listed()) if self._is_sound(step)), None)
+
+    def _list_files(self, step, best_step):
+        """Writes a saved checkpoint's checksums; returns the steps not to be kept, whose checksums are gone."""
+        path = self._checksums / f"{step}.json"
+        temporary = path.with_suffix(".part")
+        listed = {"best": best_step, "files": _checksums(self._directory / str(step))}
+        temporary.write_text(json.dumps(listed, indent=1))
+        temporary.replace(path)
+        steps = self._listed()
+        # The best of each: should the newest get damaged, the one before it needs its own.
+        kept = {*steps[-KEPT:], *(self._best_of(newest) for newest in steps[-KEPT:])}
+        old = [step for step in steps if step not in kept]
+        for step in old:
+            (self._checksums / f"{step}.json").unlink()
+        return old
+
     def _best_of(self, step):
         try:
             return json.loads((self._checksums / f"{step}.json").read_text())["best"]
@@ -157,7 +177,7 @@ class Checkpoints:
             return None
 
     def _set_unfinished_aside(self):
-        finished = self.steps()
+        finished = self._listed()
         unlisted = sorted(int(path.name) for path in self._directory.iterdir() if path.name.isdigit())
         unlisted = [step for step in unlisted if step not in finished]
         if not finished and len(unlisted) > 1:
@@ -167,7 +187,7 @@ class Checkpoints:
             )
         for step in unlisted:
             if finished and step < finished[-1]:
-                shutil.rmtree(self._directory / str(step))  # an old one, whose deletion a kill cut short
+                (self._directory / str(step)).rmtree()  # an old one, whose deletion a kill cut short
             else:
                 place = self._move_aside(step)
                 self._tell(f"checkpoint {step} was not finished when its process ended: moved to {place}")
@@ -175,7 +195,7 @@ class Checkpoints:
     def _move_aside(self, step):
         place = self._damaged / str(step)
         self._damaged.mkdir(exist_ok=True)
-        shutil.rmtree(place, ignore_errors=True)
+        place.rmtree(missing_ok=True)
         if (self._directory / str(step)).is_dir():
             (self._directory / str(step)).rename(place)
         return place
@@ -189,7 +209,6 @@ class Checkpoints:
         if not self._reading:
             aside = f": moved to {self._move_aside(step)}"
             listed.unlink()
-            self._manager.reload()
         self._tell(f"checkpoint {step} is damaged ({problem}){aside}")
         return False
 
@@ -198,12 +217,14 @@ def _abstract(leaf):
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 
-def _checksums(directory: pathlib.Path) -> dict[str, str]:
-    files = sorted(path for path in directory.rglob("*") if path.is_file())
+def _checksums(directory: epath.Path) -> dict[str, str]:
+    if not directory.is_dir():
+        return {}
+    files = sorted(folder / name for folder, _, names in directory.walk() for name in names)
     return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def _problem(directory: pathlib.Path, listed: pathlib.Path) -> str | None:
+def _problem(directory: epath.Path, listed: epath.Path) -> str | None:
     """Says how a checkpoint differs from its checksums, or None."""
     try:
         expected = json.loads(listed.read_text())["files"]

@@ -2,6 +2,7 @@
 
 import argparse
 import pathlib
+import re
 import sys
 from collections.abc import Sequence
 
@@ -22,13 +23,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from cbjax.data import DataError
     from cbjax.interrupts import Interrupted
     from cbjax.loop import NonFiniteLoss
+    from cbjax.processes import ProcessError
     from cbjax.report import ReportError
     from cbjax.tpu import TopologyError
     from cbjax.workdir import WorkdirError
 
+    mistakes = (CompileError, ConfigError, DataError, ProcessError, TopologyError, WorkdirError)
     try:
         return options.command(options, overrides)
-    except (CheckpointError, CompileError, ConfigError, DataError, ReportError, TopologyError, WorkdirError) as error:
+    except (CheckpointError, ReportError, *mistakes) as error:
         print(f"cbjax {options.name}: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # a full disk, a file in the place of a folder, no permission
@@ -75,6 +78,7 @@ def _parse(arguments):
             help="where everything is kept; call again to resume",
         )
         command.epilog = "--config.KEY=VALUE changes a key, such as --config.data.imbalance=50"
+        _add_processes(command)
     train.add_argument("--extend", action="store_true", help="allow num_epochs to be larger than the work directory's")
     evaluate = add("eval", _eval, "Evaluate a trained run on one of its splits.")
     evaluate.add_argument("--workdir", required=True, metavar="DIR", type=_directory)
@@ -108,6 +112,7 @@ def _parse(arguments):
         if "=" not in argument:
             commands.choices[options.name].error(f"{argument} needs its value behind an equals sign: {argument}=VALUE")
         overrides.append(argument.removeprefix("--config."))
+    _check_processes(options, commands.choices[options.name].error)
     return options, overrides
 
 
@@ -115,6 +120,30 @@ def _count(text):
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1; got {text!r}")
     return int(text)
+
+
+def _add_processes(command):
+    group = command.add_argument_group("several processes, on one machine or many; each runs this command")
+    group.add_argument(
+        "--distributed", choices=("auto",), help="Cloud TPU, Slurm or Kubernetes say who the processes are"
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="or say it: where the first process can be reached")
+    group.add_argument("--processes", type=int, metavar="N", help="how many there are")
+    group.add_argument("--process", type=int, metavar="I", help="which one this is, from 0")
+
+
+def _check_processes(options, error):
+    flags = {name: getattr(options, name, None) for name in ("coordinator", "processes", "process")}
+    missing = [f"--{name}" for name, value in flags.items() if value is None]
+    if 0 < len(missing) < len(flags):
+        error(f"--coordinator, --processes and --process belong together; missing: {', '.join(missing)}")
+    if not missing:
+        if options.distributed:
+            error("--distributed=auto and --coordinator say the same thing; give one of them")
+        if not 0 <= options.process < options.processes:
+            error(f"--process must be from 0 to --processes - 1; got {options.process} of {options.processes}")
+        if not re.fullmatch(r".+:\d+", options.coordinator):
+            error(f"--coordinator must be HOST:PORT; got {options.coordinator}")
 
 
 def _directory(text):
@@ -126,21 +155,25 @@ def _directory(text):
 
 def _train(options, overrides):
     config = configs.load(options.config, overrides)
-    _start(config.deterministic)
+    _start(config.deterministic, options)
+    from cbjax import processes
     from cbjax.run import train
 
     train(config, options.workdir, extend=options.extend)
-    _print_report([options.workdir], options.workdir / "report.md")
+    if processes.is_first():
+        _print_report([options.workdir], options.workdir / "report.md")
     return 0
 
 
 def _sweep(options, overrides):
     runs = configs.load_sweep(options.config, overrides)
-    _start(any(config.deterministic for _, config in runs))
+    _start(any(config.deterministic for _, config in runs), options)
+    from cbjax import processes
     from cbjax.sweep import sweep
 
     path, failed = sweep(runs, options.workdir)
-    _print_report([path.parent / name for name, _ in runs], path)
+    if processes.is_first():
+        _print_report([path.parent / name for name, _ in runs], path)
     return 1 if failed else 0
 
 
@@ -155,9 +188,13 @@ def _eval(options, overrides):
     return 0
 
 
-def _start(deterministic):
+def _start(deterministic, options=None):
     startup.set_flags(deterministic)
     startup.keep_compiled_programs()
+    if options is not None and (options.distributed or options.coordinator):
+        from cbjax import processes
+
+        processes.start(options.coordinator, options.processes, options.process)
 
 
 def _report(options, overrides):

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cbjax import metrics
-from cbjax.sharding import data_parallel, replicate
+from cbjax.sharding import data_parallel, gather, replicate
 from cbjax.types import Array
 
 
@@ -69,7 +69,7 @@ def make_evaluate(
             total.append(sums)
             outputs.append(output)
         # Fetched once every batch is on its way.
-        return _summarize(jax.device_get(total), np.concatenate(jax.device_get(outputs))[:size], labels, counts)
+        return _summarize(jax.device_get(total), np.concatenate(gather(outputs, mesh))[:size], labels, counts)
 
     return evaluate
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from cbjax.interrupts import Interrupted, Interrupts
 from cbjax.memory import no_sums
+from cbjax.processes import Agreement
 from cbjax.progress import Silent
 from cbjax.types import Callback, Run, TrainState
 
@@ -34,6 +35,7 @@ class Plan:
       learning_rate: step -> its rate, for logs and messages.
       save: saves a run in the middle of an epoch.
       is_save_due: says whether the last save is too long ago.
+      agreement: makes several processes stop and save at the same step.
     """
 
     advance: Advance
@@ -43,6 +45,7 @@ class Plan:
     learning_rate: Callable[[int], float]
     save: Callable[[Run], None]
     is_save_due: Callable[[], bool] = lambda: False
+    agreement: Agreement = dataclasses.field(default_factory=Agreement)
 
 
 def fetch(metrics: Any) -> Any:
@@ -63,9 +66,10 @@ def fit(run: Run, plan: Plan, callbacks: Sequence[Callback], interrupts: Interru
         run = _train_epoch(run, plan, interrupts, progress)
         for callback in callbacks:
             run = callback(run)
-        if interrupts.signum is not None:
+        signum = _signum(plan.agreement.now(_wish(interrupts)))
+        if signum is not None:
             plan.save(run)
-            raise Interrupted(interrupts.signum, run.memory["step"])
+            raise Interrupted(signum, run.memory["step"])
     return run
 
 
@@ -100,10 +104,12 @@ def _train_epoch(run, plan, interrupts, progress):
         step = stop
         if len(pending) > 1:  # the device works on the newest dispatch while the one before it is read
             read()
-        if step < end and (interrupts.signum is not None or plan.is_save_due()):
+        agreed = plan.agreement(_wish(interrupts, plan.is_save_due))
+        if step < end and agreed:
             plan.save(at_this_step())
-            if interrupts.signum is not None:
-                raise Interrupted(interrupts.signum, step)
+            signum = _signum(agreed)
+            if signum is not None:
+                raise Interrupted(signum, step)
 
     run = at_this_step()
     seconds = time.perf_counter() - started
@@ -115,6 +121,17 @@ def _train_epoch(run, plan, interrupts, progress):
         "time/images_per_second": images / seconds,
     }
     return dataclasses.replace(run, metrics=row, memory={**run.memory, "epoch": epoch, "sums": no_sums()})
+
+
+def _wish(interrupts, is_save_due=lambda: False):
+    """Returns what this process wants, of which the greatest counts: 0 to go on, 1 to save, 1 + a signal's number."""
+    if interrupts.signum is not None:
+        return 1 + interrupts.signum
+    return int(is_save_due())
+
+
+def _signum(wish):
+    return wish - 1 if wish > 1 else None
 
 
 def _add(sums, values):

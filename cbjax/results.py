@@ -20,9 +20,10 @@ CONFUSION_CLASSES = 200  # a larger matrix is too large to read
 
 
 def finish(
-    run: Run, parts: Parts, dataset: Dataset, checkpoints: Checkpoints, logs: Logs, workdir: pathlib.Path
+    run: Run, parts: Parts, dataset: Dataset, checkpoints: Checkpoints, logs: Logs | None, workdir: pathlib.Path
 ) -> Run:
-    """Evaluates the test split on the last and on the best state, logs it and writes `results.json`.
+    """Evaluates the test split on the last and on the best state; where there are logs, adds to them and writes
+    `results.json`.
 
     Returns:
       The run with its final metrics: "validation/last/…", "test/last/…" and, with held-out validation, "…/best/…".
@@ -61,7 +62,8 @@ def finish(
         results["best"] |= {"step": best["step"], "epoch": best["epoch"]}
         final |= {"best/step": best["step"], "best/epoch": best["epoch"]}
     run = record(run, "metrics", {key: value for key, value in final.items() if not key.startswith("validation/")})
-    logs.write(run)
-    results["seconds"] = logs.train_seconds()
-    write_json(workdir / "results.json", results)
+    if logs is not None:
+        logs.write(run)
+        results["seconds"] = logs.train_seconds()
+        write_json(workdir / "results.json", results)
     return dataclasses.replace(run, metrics=final)

@@ -12,7 +12,7 @@ import jax
 from clu import parameter_overview, platform
 from ml_collections import ConfigDict
 
-from cbjax import build, callbacks, data, memory, sharding, startup
+from cbjax import build, callbacks, data, memory, processes, sharding, startup
 from cbjax import config as configs
 from cbjax import workdir as workdirs
 from cbjax.checkpoint import Checkpoints
@@ -32,7 +32,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
     """Trains as the config says, from wherever the work directory stands, and leaves results and a report there.
 
     Call it again after an interrupt, a kill or a lost machine, with the same config and work directory: it goes on from
-    the last checkpoint and ends with the same parameters and metrics, to the bit.
+    the last checkpoint and ends with the same parameters and metrics, to the bit. Of several processes
+    (`cbjax.processes`) all must call it, with a work directory that all can reach; the first one writes.
 
     Args:
       config: from `config.load` or `config.default`; checked before anything else happens.
@@ -53,19 +54,21 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
     if config.data.file is not None:
         config.data.file = str(pathlib.Path(config.data.file).expanduser().absolute())
     place = _directory(workdir)
-    noted = workdirs.check_resume(place, config, extend)
+    noted = processes.from_first(lambda: workdirs.check_resume(place, config, extend))
     mesh = _make_mesh(config, config.devices)
     if config.deterministic:
         startup.check_deterministic(sharding.platform(mesh))
     dataset = data.prepare(config.data, config.seed if config.data.seed is None else config.data.seed)
     facts = workdirs.describe_data(dataset)
-    workdirs.check_same_data(place, facts)
+    processes.from_first(lambda: workdirs.check_same_data(place, facts))
     parts = build.build(config, dataset, mesh)
     total = parts.batches.epoch_end(config.num_epochs)
-    with workdirs.lock(place), contextlib.closing(Checkpoints(place, print)) as checkpoints:
+    with contextlib.ExitStack() as stack:
+        processes.from_first(lambda: stack.enter_context(workdirs.lock(place)))
+        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(place, print)))
         fresh = parts.init()
         restored = checkpoints.restore(fresh)
-        has_results = (place / "results.json").exists()
+        has_results = processes.from_first((place / "results.json").exists)
         if restored is None and has_results:
             raise WorkdirError(f"{place} holds the results of a run and no checkpoint: move it away to train again")
         step, state, remembered = restored or (0, fresh, memory.start(len(dataset.class_names)))
@@ -73,7 +76,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
         run = Run(config, parts.model, state, {}, dataset.class_names, memory=remembered)
         if step == total and has_results:
             _tell([f"restored step {step}: finished", *(f"noted: {line}" for line in noted)])
-            if not (place / "report.md").exists():
+            if processes.is_first() and not (place / "report.md").exists():
                 report([place], place)
             return _with_predict(dataclasses.replace(run, metrics=workdirs.read_final_metrics(place)), facts)
         if restored is None:
@@ -81,20 +84,24 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
         else:
             _tell([f"resumed at step {step} of {total}", *(f"noted: {line}" for line in noted)])
             # Of an extended run the moment may lie before deferred weights begin, again.
-            put = functools.partial(sharding.replicate, mesh=mesh)
+            put = functools.partial(_place_weights, mesh=mesh)
             run = callbacks.set_weights(run, parts.weights, parts.start_epoch, put) if extend else run
         # Does nothing but log, except where a scheduler has its own clu platform.
         platform.work_unit().create_artifact(platform.ArtifactType.DIRECTORY, str(place), "workdir")
         platform.work_unit().set_task_status(f"step {step} of {total}")
-        workdirs.write_start(place, config, facts, dataset.indices, sharding.describe(mesh))
-        (place / "parameters.txt").write_text(parameter_overview.get_parameter_overview(state.params) + "\n")
-        logs = workdirs.Logs(place, remembered["history"], config.log.tensorboard)
-        with contextlib.closing(logs):
-            with Interrupts() as interrupts:
-                run = _fit(run, parts, checkpoints, logs, interrupts)
-            # Everything is saved: from here on a signal acts as usual, and the same command ends what it stopped.
-            run = finish(run, parts, dataset, checkpoints, logs, place)
-    report([place], place)
+        logs: workdirs.Logs | None = None
+        if processes.is_first():
+            workdirs.write_start(place, config, facts, dataset.indices, sharding.describe(mesh))
+            (place / "parameters.txt").write_text(parameter_overview.get_parameter_overview(state.params) + "\n")
+            logs = stack.enter_context(
+                contextlib.closing(workdirs.Logs(place, remembered["history"], config.log.tensorboard))
+            )
+        with Interrupts() as interrupts:
+            run = _fit(run, parts, checkpoints, logs, interrupts)
+        # Everything is saved: from here on a signal acts as usual, and the same command ends what it stopped.
+        run = finish(run, parts, dataset, checkpoints, logs, place)
+    if processes.is_first():
+        report([place], place)
     return _with_predict(run, facts)
 
 
@@ -180,7 +187,9 @@ def _restore(place, config, facts, mesh, checkpoint):
     return restored[1:]
 
 
-def _fit(run: Run, parts: build.Parts, checkpoints: Checkpoints, logs: workdirs.Logs, interrupts: Interrupts) -> Run:
+def _fit(
+    run: Run, parts: build.Parts, checkpoints: Checkpoints, logs: workdirs.Logs | None, interrupts: Interrupts
+) -> Run:
     config = run.config
     save = callbacks.save_to(checkpoints)
     plan = Plan(
@@ -194,8 +203,8 @@ def _fit(run: Run, parts: build.Parts, checkpoints: Checkpoints, logs: workdirs.
     )
     total, step = parts.batches.epoch_end(config.num_epochs), run.memory["step"]
     try:
-        with progress_bar(total, step, config.log.progress) as progress:
-            return fit(run, plan, _after_epoch(parts, config, save, logs.write), interrupts, progress)
+        with progress_bar(total, step, config.log.progress if logs else "off") as progress:
+            return fit(run, plan, _after_epoch(parts, config, save, logs), interrupts, progress)
     except NonFiniteLoss as error:
         checkpoints.finish()
         steps = checkpoints.steps()
@@ -204,7 +213,7 @@ def _fit(run: Run, parts: build.Parts, checkpoints: Checkpoints, logs: workdirs.
 
 
 def _after_epoch(
-    parts: build.Parts, config: ConfigDict, save: Callable[[Run], None], write: Callable[[Run], None]
+    parts: build.Parts, config: ConfigDict, save: Callable[[Run], None], logs: workdirs.Logs | None
 ) -> Sequence[Callback]:
     after: list[Callback] = []
     if parts.has_validation:
@@ -213,9 +222,9 @@ def _after_epoch(
         after.append(callbacks.evaluate_test(parts.evaluate("test"), config.evaluation.test_every))
     if config.weights.name == "difficulty" and config.difficulty.tau == "dynamic":
         after.append(callbacks.log_tau(config.difficulty.formula))
-    place = functools.partial(sharding.replicate, mesh=parts.mesh)
+    place = functools.partial(_place_weights, mesh=parts.mesh)
     after.append(callbacks.reweight(parts.weights, parts.start_epoch, place))
-    after.append(callbacks.log(write))
+    after.append(callbacks.log(logs.write if logs else lambda run: None))
     after.append(callbacks.checkpoint(save, config.checkpoint.every_epochs, config.num_epochs))
     return after
 
@@ -235,6 +244,10 @@ def _with_predict(run: Run, facts: dict[str, Any]) -> Run:
     return dataclasses.replace(run, predict=predict)
 
 
+def _place_weights(weights, mesh):
+    return sharding.replicate(processes.same(weights), mesh)
+
+
 def _tell(lines) -> None:
-    for line in lines:
+    for line in lines if processes.is_first() else ():
         print(line, flush=True)

@@ -6,23 +6,26 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXIS = "data"
 
 
 def make_mesh(num_devices: int | None = None) -> Mesh:
-    """Returns a mesh of this process's first `num_devices` devices (None: all) along the axis "data".
+    """Returns a mesh of the first `num_devices` devices (None: all, of all processes) along the axis "data".
 
     Raises:
-      ValueError: if there are fewer devices than asked for.
+      ValueError: if there are fewer devices than asked for, or not all are asked for where there are several processes.
     """
-    devices = jax.local_devices()
+    devices = _in_order(jax.devices())
     wanted = len(devices) if num_devices is None else num_devices
+    if jax.process_count() > 1 and wanted != len(devices):
+        raise ValueError(f"devices={wanted}: {jax.process_count()} processes use all their {len(devices)} devices")
     if not 1 <= wanted <= len(devices):
         has = f"this machine has {len(devices)} {devices[0].platform} device(s)"
         raise ValueError(f"devices={wanted}: {has}; leave it out to use all")
-    return jax.make_mesh((wanted,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices[:wanted])
+    return Mesh(np.array(devices[:wanted]), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def make_topology_mesh(topology: str, **options: Any) -> Mesh:
@@ -35,7 +38,12 @@ def make_topology_mesh(topology: str, **options: Any) -> Mesh:
     from jax.experimental import topologies
 
     devices = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options).devices
-    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+    return Mesh(np.array(_in_order(devices)), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def _in_order(devices):
+    """Puts a process's devices side by side, so that its share of a batch is one slice."""
+    return sorted(devices, key=lambda device: (device.process_index, device.id))
 
 
 def abstract(shape: Sequence[int], dtype: Any, mesh: Mesh, axis: int | None = None) -> jax.ShapeDtypeStruct:
@@ -44,24 +52,51 @@ def abstract(shape: Sequence[int], dtype: Any, mesh: Mesh, axis: int | None = No
 
 
 def count_devices() -> int:
-    """Returns the number of this process's devices."""
-    return len(jax.local_devices())
+    """Returns the number of devices of all processes."""
+    return jax.device_count()
+
+
+def whole(mesh: Mesh) -> NamedSharding:
+    """Returns the place of an array of which each device has a copy."""
+    return NamedSharding(mesh, PartitionSpec())
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Places a copy of every array on each device; the result may alias its source, which must not be used again."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    """Places a copy of every array on each device; the result may alias its source, which must not be used again.
+
+    Where there are several processes, each brings the same values.
+    """
+    place = whole(mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(tree, place)
+
+    def put(leaf):
+        if isinstance(leaf, jax.Array) and leaf.sharding == place:
+            return leaf
+        # Unlike device_put, which would send all of it round to compare.
+        leaf = np.asarray(leaf)
+        return jax.make_array_from_callback(leaf.shape, place, lambda index: leaf[index])
+
+    return jax.tree.map(put, tree)
+
+
+def gather(tree: Any, mesh: Mesh) -> Any:
+    """Returns arrays that are divided over devices as NumPy arrays, whole on every process."""
+    if jax.process_count() > 1:
+        tree = jax.jit(lambda tree: tree, out_shardings=whole(mesh))(tree)
+    return jax.device_get(tree)
 
 
 def placed(shapes: Any, mesh: Mesh) -> Any:
     """Returns shapes with the place that `replicate` would give their arrays."""
-    place = NamedSharding(mesh, PartitionSpec())
+    place = whole(mesh)
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes)
 
 
 def on_one_device(tree: Any) -> Any:
-    """Copies arrays to the first of this process's devices."""
-    return jax.device_put(tree, jax.local_devices()[0])
+    """Copies arrays that each device has whole to the first of this process's devices."""
+    device = jax.local_devices()[0]
+    return jax.tree.map(lambda leaf: jax.device_put(leaf.addressable_data(0), device), tree)
 
 
 def platform(mesh: Mesh) -> str:
@@ -75,8 +110,9 @@ def on_accelerator(mesh: Mesh) -> bool:
 
 
 def describe(mesh: Mesh) -> str:
-    """Names the devices of a mesh for a person: '8 x cpu'."""
-    return f"{mesh.devices.size} x {mesh.devices.flat[0].device_kind}"
+    """Names the devices of a mesh for a person: '8 x cpu', '32 x TPU v4 of 4 processes'."""
+    processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    return f"{mesh.devices.size} x {mesh.devices.flat[0].device_kind}{processes}"
 
 
 def varying(tree: Any, axis: str | None) -> Any:
@@ -164,15 +200,28 @@ def _pmap(function, mesh, split, split_outputs, donate):
         in_axes=tuple(split),
         out_axes=tuple(split_outputs),
         devices=list(mesh.devices.flat),
-        donate_argnums=tuple(donate),
+        donate_argnums=tuple(donate) if jax.process_count() == 1 else (),
     )
     count = mesh.devices.size
 
     def divide(leaf, axis):
-        return leaf.reshape(*leaf.shape[:axis], count, leaf.shape[axis] // count, *leaf.shape[axis + 1 :])
+        leaf = leaf.reshape(*leaf.shape[:axis], count, leaf.shape[axis] // count, *leaf.shape[axis + 1 :])
+        if jax.process_count() == 1:
+            return leaf
+        # pmap takes and returns each process's own share.
+        share = count // jax.process_count()
+        return np.take(leaf, range(jax.process_index() * share, (jax.process_index() + 1) * share), axis)
 
     def join(leaf, axis):
         return leaf.reshape(*leaf.shape[:axis], -1, *leaf.shape[axis + 2 :])
+
+    def over_processes(leaf, axis):
+        shape = list(leaf.shape)
+        if axis is not None:
+            shape[axis] = count
+        place = NamedSharding(mesh, _spec(axis))
+        shards = [shard.data for shard in leaf.addressable_shards]
+        return jax.make_array_from_single_device_arrays(tuple(shape), place, shards, dtype=leaf.dtype)
 
     def over_tree(change, trees, axes):
         return tuple(
@@ -181,6 +230,12 @@ def _pmap(function, mesh, split, split_outputs, donate):
         )
 
     def compiled(*args):
-        return over_tree(join, mapped(*over_tree(divide, args, split)), split_outputs)
+        outputs = mapped(*over_tree(divide, args, split))
+        if jax.process_count() > 1:
+            outputs = tuple(
+                jax.tree.map(functools.partial(over_processes, axis=axis), tree)
+                for tree, axis in zip(outputs, split_outputs, strict=True)
+            )
+        return over_tree(join, outputs, split_outputs)
 
     return compiled

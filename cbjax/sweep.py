@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from ml_collections import ConfigDict
 
+from cbjax import processes
 from cbjax import workdir as workdirs
 from cbjax.loop import NonFiniteLoss
 from cbjax.report import report
@@ -29,7 +30,11 @@ def sweep(
       ConfigError: before anything is trained, if a work directory holds a run of another config.
     """
     place = pathlib.Path(workdir).expanduser().absolute()
-    finished = {name for name, config in runs if workdirs.is_finished(place / name, config)}
+    finished = processes.from_first(
+        lambda: [name for name, config in runs if workdirs.is_finished(place / name, config)]
+    )
+    if not processes.is_first():
+        tell = _say_nothing
     failed: dict[str, str] = {}
     for number, (name, config) in enumerate(runs, start=1):
         if name in finished:
@@ -41,4 +46,10 @@ def sweep(
         except NonFiniteLoss as error:
             failed[name] = str(error)
             tell(f"run {name} failed: {error}")
-    return report([place / name for name, _ in runs], place), failed
+    if processes.is_first():
+        report([place / name for name, _ in runs], place)
+    return place / "report.md", failed
+
+
+def _say_nothing(line: str) -> None:
+    """Of several processes the first one speaks."""

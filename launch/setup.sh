@@ -1,6 +1,7 @@
-# Sourced by local.sh and test.sh: makes .venv in the clone and installs cbjax there, once for each state of its requirements.
+# Sourced by the scripts that install cbjax: makes .venv in the clone and installs it there, once for each state of its
+# requirements.
 # shellcheck shell=bash
-cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+CDPATH="" cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
 find_python() {
     local candidate

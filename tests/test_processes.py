@@ -1,0 +1,148 @@
+"""Two real processes with two devices each: equal to one with four, one writer, one step to stop at."""
+
+import json
+import signal
+import socket
+import time
+
+import numpy as np
+import pytest
+
+import cbjax
+from cbjax.cli import main
+from cbjax.processes import HEARTBEAT_SECONDS, Agreement, from_first
+from cbjax.writers import read_rows
+from tests import processes
+
+# Without BatchNorm, so that the number of devices changes rounding only.
+RUN = (
+    "--config=digits_lt",
+    "--config.data.test=20",
+    "--config.weights.name=difficulty",
+    "--config.loss.mean=weight_sum",
+    "--config.log.tensorboard=false",
+)
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return listener.getsockname()[1]
+
+
+def start_two(workdir, *arguments):
+    """Starts both processes of a training run."""
+    meet = (f"--coordinator=localhost:{free_port()}", "--processes=2")
+    command = ("train", f"--workdir={workdir}", *RUN, *meet, *arguments)
+    return [processes.start(*command, f"--process={index}", devices=2) for index in range(2)]
+
+
+def end(started, timeout=240):
+    """Waits for both; returns each one's exit status and output."""
+    outputs = [process.communicate(timeout=timeout) for process in started]
+    return [(process.returncode, *output) for process, output in zip(started, outputs, strict=True)]
+
+
+def parameters(workdir):
+    return [np.asarray(leaf) for leaf in cbjax.load(workdir).state.params["head"].values()]
+
+
+def timeless(workdir):
+    rows = read_rows(workdir / "metrics.jsonl")
+    return [{key: value for key, value in row.items() if not key.startswith("time/")} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """A run of one process with four devices."""
+    workdir = tmp_path_factory.mktemp("one")
+    done = processes.run("train", f"--workdir={workdir}", *RUN, "--config.num_epochs=3", devices=4)
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+@pytest.mark.parametrize("parallel", ["shard_map", "pmap"])
+def test_two_processes_are_one_with_as_many_devices(one, tmp_path, parallel):
+    ends = end(start_two(tmp_path, "--config.num_epochs=3", f"--config.parallel={parallel}"))
+    assert [status for status, _, _ in ends] == [0, 0], ends
+    (_, first, _), (_, second, _) = ends
+    assert "4 x cpu of 2 processes" in first and "report: " in first
+    assert not [line for line in second.splitlines() if not line.startswith("[Gloo]")], "the first process speaks"
+    for ours, theirs in zip(parameters(tmp_path), parameters(one), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    for name in ("metrics", "per_class", "class_weights"):
+        ours, theirs = (read_rows(folder / f"{name}.jsonl") for folder in (tmp_path, one))
+        assert [row["step"] for row in ours] == [row["step"] for row in theirs]
+    weights = [row["class_weights"] for row in read_rows(tmp_path / "class_weights.jsonl")]
+    np.testing.assert_allclose(
+        weights, [row["class_weights"] for row in read_rows(one / "class_weights.jsonl")], rtol=1e-4
+    )
+    assert json.loads((tmp_path / "results.json").read_text())["finished"]
+
+
+def test_sigterm_of_one_saves_the_same_step_on_all_and_the_restart_ends_bit_equal(tmp_path):
+    plain, stopped = tmp_path / "plain", tmp_path / "stopped"
+    epochs = "--config.num_epochs=30"
+    assert [status for status, _, _ in end(start_two(plain, epochs))] == [0, 0]
+    both = start_two(stopped, epochs)
+    assert processes.wait_for_checkpoint(both[0], stopped)
+    both[1].send_signal(signal.SIGTERM)
+    ends = end(both)
+    assert [status for status, _, _ in ends] == [128 + signal.SIGTERM] * 2, ends
+    steps = [error.split("stopped by SIGTERM; step ")[1].split()[0] for _, _, error in ends]
+    assert steps[0] == steps[1] and int(steps[0]) == processes.checkpoints(stopped)[-1]
+    ends = end(start_two(stopped, epochs))
+    assert [status for status, _, _ in ends] == [0, 0], ends
+    assert f"resumed at step {steps[0]} of" in ends[0][1]
+    for ours, theirs in zip(parameters(stopped), parameters(plain), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert timeless(stopped) == timeless(plain)
+
+
+def test_a_lost_process_ends_the_others_and_one_process_goes_on(tmp_path):
+    both = start_two(tmp_path, "--config.num_epochs=1000")
+    assert processes.wait_for_checkpoint(both[0], tmp_path)
+    both[1].kill()
+    lost = time.monotonic()
+    status, _, error = end(both)[0]
+    assert status not in (0, None)
+    assert time.monotonic() - lost < 2 * HEARTBEAT_SECONDS, error
+    # Another number of processes takes over.
+    saved = processes.checkpoints(tmp_path)[-1]
+    alone = processes.start("train", f"--workdir={tmp_path}", *RUN, "--config.num_epochs=1000", devices=1)
+    assert processes.wait_for_checkpoint(alone, tmp_path, saved + 1)
+    alone.send_signal(signal.SIGTERM)
+    out, _ = alone.communicate(timeout=60)
+    assert f"resumed at step {saved} of" in out
+
+
+def test_a_mistake_is_said_by_all(tmp_path):
+    end(start_two(tmp_path, "--config.num_epochs=1"))
+    (status, _, first), (status2, _, second) = end(start_two(tmp_path, "--config.num_epochs=2"))
+    assert (status, status2) == (2, 2)
+    assert "num_epochs: 1 there, 2 here" in first and "Traceback" not in first
+    assert "the first process says:" in second and "num_epochs: 1 there, 2 here" in second
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--coordinator=a:1",), "missing: --processes, --process"),
+        (
+            ("--coordinator=a:1", "--processes=2", "--process=2"),
+            "--process must be from 0 to --processes - 1; got 2 of 2",
+        ),
+        (("--coordinator=a", "--processes=2", "--process=0"), "--coordinator must be HOST:PORT; got a"),
+        (("--coordinator=a:1", "--processes=2", "--process=0", "--distributed=auto"), "give one of them"),
+    ],
+)
+def test_flags_that_do_not_fit_are_refused(capsys, tmp_path, flags, message):
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "--config=digits_lt", f"--workdir={tmp_path}", *flags])
+    assert message in capsys.readouterr().err
+
+
+def test_alone_everything_is_as_asked():
+    agreement = Agreement()
+    assert [agreement(3), agreement(0), agreement.now(4)] == [3, 0, 4]
+    assert from_first(lambda: {"a": 1}) == {"a": 1}
