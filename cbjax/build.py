@@ -14,12 +14,13 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cbjax import callbacks, losses, models, optim, sharding, weights
-from cbjax.config import ConfigError
+from cbjax import callbacks, losses, models, optim, pretrained, sharding, weights
+from cbjax.config import ConfigError, learning_rates
 from cbjax.config_schema import COUNT_WEIGHTS
 from cbjax.data import Dataset, augment
 from cbjax.data.sampling import Batches
 from cbjax.evaluate import Evaluation, make_evaluate
+from cbjax.pretrained import Pretrained
 from cbjax.resident import make_advance
 from cbjax.train_step import make_eval_step, make_train_step
 from cbjax.types import Array, Loss, Model, Run, TrainState
@@ -33,6 +34,7 @@ class Parts:
       model: the network.
       mesh: the devices.
       init: makes the state before the first step, on the mesh.
+      pretrained: reads the weights that the first state is to have; None where they are those of `init`.
       advance: (state, first, last) -> (state, metrics), as `loop.Plan` wants it.
       batches: the order of the training images.
       steps_per_dispatch: how many steps `advance` takes at most.
@@ -46,6 +48,7 @@ class Parts:
     model: Model
     mesh: Mesh
     init: Callable[[], TrainState]
+    pretrained: Callable[[], Pretrained] | None
     advance: Callable[[TrainState, int, int], tuple[TrainState, dict[str, Array]]]
     batches: Batches
     steps_per_dispatch: int
@@ -67,7 +70,6 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Parts:
     model = build_model(config, num_classes)
     batches = Batches(len(dataset.train.labels), config.batch_size, config.seed)
     schedule = build_schedule(config, batches)
-    loss = build_loss(config)
     image_shape = dataset.train.images.shape[1:]
 
     def make_state(key):
@@ -86,7 +88,9 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Parts:
         # XLA's convolutions inside a loop are about ten times slower on CPU; elsewhere one dispatch an epoch saves the
         # host's time.
         steps_per_dispatch = batches.epoch_end(1) if sharding.on_accelerator(mesh) else 1
-    train_step = make_train_step(model, tx, loss, mean=config.loss.mean)
+    train_step = make_train_step(
+        model, tx, build_loss(config), mean=config.loss.mean, accumulation=config.optim.accumulation
+    )
     advance = make_advance(
         train_step,
         _augmentation(config, dataset),
@@ -97,7 +101,7 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Parts:
         kind=config.parallel,
     )
     normalize = functools.partial(augment.normalize, mean=dataset.mean, std=dataset.std)
-    eval_step = make_eval_step(model, loss, build_probabilities(config))
+    eval_step = make_eval_step(model, build_loss(config, smooth=False), build_probabilities(config))
 
     @functools.cache
     def evaluate(split):
@@ -118,6 +122,9 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Parts:
     return Parts(
         model=model,
         mesh=mesh,
+        pretrained=functools.cache(lambda: _read_pretrained(config.model.pretrained, shapes))
+        if config.model.pretrained
+        else None,
         init=lambda: sharding.replicate(jax.jit(make_state)(jax.random.key(config.seed)), mesh),
         advance=advance,
         batches=batches,
@@ -149,6 +156,12 @@ def initial_state(
     )
 
 
+def with_pretrained(state: TrainState, given: Pretrained, mesh: Mesh) -> TrainState:
+    """Puts pretrained weights into the state before the first step; a head that they lack stays as it is."""
+    params, batch_stats = sharding.replicate((given.params, given.batch_stats), mesh)
+    return dataclasses.replace(state, params={**state.params, **params}, batch_stats=batch_stats)
+
+
 def build_model(config: ConfigDict, num_classes: int) -> Model:
     """Builds the config's network; options that it does not have were checked to be at their defaults."""
     prior = config.model.final_bias == "prior" or (config.model.final_bias == "auto" and config.loss.name != "softmax")
@@ -156,7 +169,11 @@ def build_model(config: ConfigDict, num_classes: int) -> Model:
         "shortcut": config.model.shortcut,
         "initialization": config.model.initialization,
         "final_bias": -math.log(num_classes - 1) if prior else 0.0,
-        "batch_norm_axis": sharding.AXIS if config.model.synchronized_batch_norm else None,
+        "zero_last_scale": config.model.zero_last_scale,
+        "batch_norm_axis": sharding.AXIS if config.model.batch_norm_size == "all" else None,
+        "batch_norm_size": None if config.model.batch_norm_size == "all" else config.model.batch_norm_size,
+        "dtype": config.model.dtype,
+        "remat": config.model.remat,
     }
     known = models.options_of(config.model.name)
     return models.build(
@@ -164,9 +181,11 @@ def build_model(config: ConfigDict, num_classes: int) -> Model:
     )
 
 
-def build_loss(config: ConfigDict) -> Loss:
-    """Returns the config's loss, (logits, labels, class_weights) -> [B]."""
+def build_loss(config: ConfigDict, *, smooth: bool = True) -> Loss:
+    """Returns the config's loss, (logits, labels, class_weights) -> [B]; for evaluation without smoothing of labels."""
     options = {"gamma": config.loss.gamma} if config.loss.name == "focal" else {}
+    if smooth and config.loss.name == "softmax":
+        options["label_smoothing"] = config.loss.label_smoothing
     return functools.partial(losses.LOSSES[config.loss.name], **options)
 
 
@@ -189,15 +208,16 @@ def build_schedule(config: ConfigDict, batches: Batches) -> optax.Schedule:
         if warmup_epochs is None:
             warmup_epochs = _exactly(settings.warmup) * config.num_epochs
         warmup = min(round(_exactly(warmup_epochs) * steps_per_epoch), num_steps - 1)
-    options = {"warmup_steps": warmup, "warmup_from": settings.warmup_from}
+    rate, warmup_from = learning_rates(config)
+    options = {"warmup_steps": warmup, "warmup_from": warmup_from}
     if settings.schedule == "cosine":
-        return optim.cosine_schedule(settings.learning_rate, num_steps, **options)
+        return optim.cosine_schedule(rate, num_steps, **options)
     boundaries = (
         [math.ceil(_exactly(fraction) * config.num_epochs * steps_per_epoch) for fraction in settings.decay_at]
         if settings.schedule == "step"
         else []
     )
-    return optim.step_schedule(settings.learning_rate, boundaries, settings.decay_factor, **options)
+    return optim.step_schedule(rate, boundaries, settings.decay_factor, **options)
 
 
 def build_optimizer(config: ConfigDict, schedule: optax.Schedule, params: Any) -> optax.GradientTransformation:
@@ -266,6 +286,13 @@ def check_data(config: ConfigDict, dataset: Dataset) -> None:
         raise ConfigError(
             "loss.mean='weight_sum' needs one label an image, and these are multi-hot; use loss.mean=batch"
         )
+
+
+def _read_pretrained(path, shapes):
+    try:
+        return pretrained.load(path, shapes.params, shapes.batch_stats)
+    except ValueError as error:
+        raise ConfigError(f"model.pretrained: {error}") from error
 
 
 def _exactly(number):

@@ -20,7 +20,7 @@ LEVELS = [
     {"callbacks", "predict"},
     {"evaluate", "checkpoint", "resident"},
     {"train_step"},
-    {"losses", "weights", "difficulty", "metrics", "models", "data", "optim", "sharding", "memory"},
+    {"losses", "weights", "difficulty", "metrics", "models", "data", "optim", "sharding", "memory", "pretrained"},
     {"types"},
 ]
 # These stand beside: any but the maths may import them.
