@@ -184,7 +184,7 @@ def build_model(config: ConfigDict, num_classes: int) -> Model:
 def build_loss(config: ConfigDict, *, smooth: bool = True) -> Loss:
     """Returns the config's loss, (logits, labels, class_weights) -> [B]; for evaluation without smoothing of labels."""
     options = {"gamma": config.loss.gamma} if config.loss.name == "focal" else {}
-    if smooth and config.loss.name == "softmax":
+    if smooth and config.loss.label_smoothing:  # the rules refuse it for any loss but softmax
         options["label_smoothing"] = config.loss.label_smoothing
     return functools.partial(losses.LOSSES[config.loss.name], **options)
 

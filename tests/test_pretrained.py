@@ -1,12 +1,16 @@
 """Weights from files under torchvision's names: equal logits, a head that starts fresh, and messages."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
 from oracles import torch_resnet
 from safetensors import numpy as safetensors
 
-from cbjax import pretrained
+import cbjax
+from cbjax import config as configs
+from cbjax import models, pretrained, sharding
 from cbjax.models.resnet_imagenet import DEPTHS, resnet_imagenet
 
 CLASSES = 5
@@ -130,3 +134,57 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path, name, content, message)
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         pretrained.load(str(tmp_path / name), *shapes(small(10)))
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch):
+    """Overrides of a run of four small steps of a narrow ResNet-10 from a file with seven classes."""
+    monkeypatch.setitem(models.MODELS, "resnet10", functools.partial(resnet_imagenet, depth=10, width=4))
+    rng = np.random.default_rng(2)
+    images = rng.integers(0, 256, (40, 32, 32, 3), np.uint8)
+    np.savez(tmp_path / "images.npz", images=images, labels=np.arange(40) % CLASSES)
+    path = save(draw(10, num_classes=7), tmp_path, "mine.npz")
+    return [
+        "data.name=arrays",
+        f"data.file={tmp_path / 'images.npz'}",
+        "data.longtail=natural",
+        "data.imbalance=1",
+        "data.validation=0",
+        "data.test=2",
+        "data.crop_padding=0",
+        "data.normalization=imagenet",
+        "weights.name=uniform",
+        "model.name=resnet10",
+        f"model.pretrained={path}",
+        "num_epochs=1",
+        "batch_size=8",
+        "devices=1",
+        "optim.learning_rate=1e-30",
+        "log.tensorboard=false",
+    ]
+
+
+def test_a_run_starts_from_the_file_and_goes_on_without_it(tmp_path, settings, capsys):
+    config, workdir = configs.load("cifar_lt:cdb", settings), tmp_path / "run"
+    done = cbjax.train(config, workdir)
+    assert "mine.npz has a head for 7 classes: the head for 5 classes starts fresh\n" in capsys.readouterr().out
+    tensors = draw(10, num_classes=7)
+    np.testing.assert_array_equal(
+        done.state.params["stage4_block1"]["convolution2"]["kernel"],
+        tensors["layer4.0.conv2.weight"].transpose(2, 3, 1, 0),
+    )
+    assert done.state.params["head"]["kernel"].shape == (32, CLASSES)
+    assert not np.array_equal(done.state.batch_stats["stem_norm"]["var"], tensors["bn1.running_var"])  # four steps on
+    (tmp_path / "mine.npz").unlink()
+    again = cbjax.train(config, workdir)
+    assert "finished" in capsys.readouterr().out
+    jax.tree.map(np.testing.assert_array_equal, again.state.params, done.state.params)
+    cbjax.load(workdir)
+
+
+def test_a_run_refuses_a_file_that_does_not_fit(tmp_path, settings, monkeypatch):
+    save(draw(18), tmp_path, "mine.npz")
+    monkeypatch.setattr(sharding, "replicate", lambda *args: pytest.fail("the first state is made before"))
+    config = configs.load("cifar_lt:cdb", settings)
+    with pytest.raises(configs.ConfigError, match=r"^model.pretrained: .*mine.npz does not fit the network: it"):
+        cbjax.train(config, tmp_path / "run")
