@@ -6,10 +6,13 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from cbjax import models
+from cbjax import losses, models, sharding
 from cbjax.models.resnet_imagenet import DEPTHS, resnet_imagenet
+from cbjax.train_step import make_train_step
+from cbjax.types import TrainState
 
 # With 1,000 classes; those of torchvision's networks where it has them.
 PARAMETERS = {
@@ -190,3 +193,22 @@ def test_bad_options_are_refused(options, message):
 def test_small_images_are_refused():
     with pytest.raises(ValueError, match="need images of at least 32x32, not 31x31"):
         models.build("resnet18", 10).init(jax.random.key(0), shape_of(31))
+
+
+@pytest.mark.parametrize("kind", ["shard_map", "pmap"])
+def test_all_options_together_over_devices(kind):
+    model, params, batch_stats, images = small(dtype="bfloat16", remat=True, batch_norm_size=2)
+    tx = optax.sgd(0.1)
+    state = TrainState(jnp.int32(0), params, batch_stats, tx.init(params), jnp.ones(5), jax.random.key(0))
+    mesh = sharding.make_mesh(2)
+    step = make_train_step(model, tx, losses.softmax_cross_entropy, accumulation=2)
+    step = sharding.data_parallel(step, mesh, split=(None, 0), split_outputs=(None, None), kind=kind)
+    batch = {"image": images[:, :32, :32], "label": np.arange(8) % 5}
+    after, metrics = step(sharding.replicate(state, mesh), batch)
+    assert np.isfinite(metrics["loss"]) and metrics["gradient_norm"] > 0 and metrics["count"] == 8
+    # Two images of a group are all that their statistics see, so one device with the same groups takes the same step.
+    alone = jax.jit(make_train_step(model, tx, losses.softmax_cross_entropy, axis=None))(state, batch)[0]
+    for ours, theirs in zip(jax.tree.leaves(after.params), jax.tree.leaves(alone.params), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=0.02 * np.abs(theirs).max() + 1e-3)
+    for ours, theirs in zip(jax.tree.leaves(after.batch_stats), jax.tree.leaves(alone.batch_stats), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=0.02 * np.abs(theirs).max())
