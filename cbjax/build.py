@@ -14,12 +14,13 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cbjax import callbacks, losses, models, optim, sharding, weights
-from cbjax.config import ConfigError
-from cbjax.config_schema import COUNT_WEIGHTS
+from cbjax import callbacks, losses, models, optim, pretrained, sharding, weights
+from cbjax.check_data import check_data
+from cbjax.config import ConfigError, learning_rates
 from cbjax.data import Dataset, augment
 from cbjax.data.sampling import Batches
 from cbjax.evaluate import Evaluation, make_evaluate
+from cbjax.pretrained import Pretrained
 from cbjax.resident import make_advance
 from cbjax.train_step import make_eval_step, make_train_step
 from cbjax.types import Array, Loss, Model, Run, TrainState
@@ -33,6 +34,7 @@ class Parts:
       model: the network.
       mesh: the devices.
       init: makes the state before the first step, on the mesh.
+      pretrained: reads the weights that the first state is to have; None where they are those of `init`.
       advance: (state, first, last) -> (state, metrics), as `loop.Plan` wants it.
       batches: the order of the training images.
       steps_per_dispatch: how many steps `advance` takes at most.
@@ -46,6 +48,7 @@ class Parts:
     model: Model
     mesh: Mesh
     init: Callable[[], TrainState]
+    pretrained: Callable[[], Pretrained] | None
     advance: Callable[[TrainState, int, int], tuple[TrainState, dict[str, Array]]]
     batches: Batches
     steps_per_dispatch: int
@@ -97,6 +100,9 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Parts:
     return Parts(
         model=steps.model,
         mesh=mesh,
+        pretrained=functools.cache(lambda: _read_pretrained(config.model.pretrained, steps.state))
+        if config.model.pretrained
+        else None,
         init=lambda: jax.jit(steps.make_state, out_shardings=sharding.whole(mesh))(jax.random.key(config.seed)),
         advance=advance,
         batches=batches,
@@ -131,7 +137,6 @@ def build_steps(
     """
     model = build_model(config, len(counts))
     schedule = build_schedule(config, batches)
-    loss = build_loss(config)
 
     def make_state(key):
         return initial_state(key, config, model, image_shape, counts)
@@ -147,8 +152,10 @@ def build_steps(
         make_state=make_state,
         state=state,
         schedule=schedule,
-        train_step=make_train_step(model, tx, loss, mean=config.loss.mean),
-        eval_step=make_eval_step(model, loss, build_probabilities(config)),
+        train_step=make_train_step(
+            model, tx, build_loss(config), mean=config.loss.mean, accumulation=config.optim.accumulation
+        ),
+        eval_step=make_eval_step(model, build_loss(config, smooth=False), build_probabilities(config)),
     )
 
 
@@ -180,6 +187,12 @@ def initial_state(
     )
 
 
+def with_pretrained(state: TrainState, given: Pretrained, mesh: Mesh) -> TrainState:
+    """Puts pretrained weights into the state before the first step; a head that they lack stays as it is."""
+    params, batch_stats = sharding.replicate((given.params, given.batch_stats), mesh)
+    return dataclasses.replace(state, params={**state.params, **params}, batch_stats=batch_stats)
+
+
 def build_model(config: ConfigDict, num_classes: int) -> Model:
     """Builds the config's network; options that it does not have were checked to be at their defaults."""
     prior = config.model.final_bias == "prior" or (config.model.final_bias == "auto" and config.loss.name != "softmax")
@@ -187,7 +200,11 @@ def build_model(config: ConfigDict, num_classes: int) -> Model:
         "shortcut": config.model.shortcut,
         "initialization": config.model.initialization,
         "final_bias": -math.log(num_classes - 1) if prior else 0.0,
-        "batch_norm_axis": sharding.AXIS if config.model.synchronized_batch_norm else None,
+        "zero_last_scale": config.model.zero_last_scale,
+        "batch_norm_axis": sharding.AXIS if config.model.batch_norm_size == "all" else None,
+        "batch_norm_size": None if config.model.batch_norm_size == "all" else config.model.batch_norm_size,
+        "dtype": config.model.dtype,
+        "remat": config.model.remat,
     }
     known = models.options_of(config.model.name)
     return models.build(
@@ -195,9 +212,11 @@ def build_model(config: ConfigDict, num_classes: int) -> Model:
     )
 
 
-def build_loss(config: ConfigDict) -> Loss:
-    """Returns the config's loss, (logits, labels, class_weights) -> [B]."""
+def build_loss(config: ConfigDict, *, smooth: bool = True) -> Loss:
+    """Returns the config's loss, (logits, labels, class_weights) -> [B]; for evaluation without smoothing of labels."""
     options = {"gamma": config.loss.gamma} if config.loss.name == "focal" else {}
+    if smooth and config.loss.label_smoothing:  # the rules refuse it for any loss but softmax
+        options["label_smoothing"] = config.loss.label_smoothing
     return functools.partial(losses.LOSSES[config.loss.name], **options)
 
 
@@ -220,15 +239,16 @@ def build_schedule(config: ConfigDict, batches: Batches) -> optax.Schedule:
         if warmup_epochs is None:
             warmup_epochs = _exactly(settings.warmup) * config.num_epochs
         warmup = min(round(_exactly(warmup_epochs) * steps_per_epoch), num_steps - 1)
-    options = {"warmup_steps": warmup, "warmup_from": settings.warmup_from}
+    rate, warmup_from = learning_rates(config)
+    options = {"warmup_steps": warmup, "warmup_from": warmup_from}
     if settings.schedule == "cosine":
-        return optim.cosine_schedule(settings.learning_rate, num_steps, **options)
+        return optim.cosine_schedule(rate, num_steps, **options)
     boundaries = (
         [math.ceil(_exactly(fraction) * config.num_epochs * steps_per_epoch) for fraction in settings.decay_at]
         if settings.schedule == "step"
         else []
     )
-    return optim.step_schedule(settings.learning_rate, boundaries, settings.decay_factor, **options)
+    return optim.step_schedule(rate, boundaries, settings.decay_factor, **options)
 
 
 def build_optimizer(config: ConfigDict, schedule: optax.Schedule, params: Any) -> optax.GradientTransformation:
@@ -263,40 +283,11 @@ def build_weights(config: ConfigDict, counts: np.ndarray) -> tuple[Callable[[Run
     return lambda run: fixed, equal if settings.start > 0 else fixed
 
 
-def check_data(config: ConfigDict, dataset: Dataset) -> None:
-    """Checks what can be said only once the data are known.
-
-    Raises:
-      ConfigError: with the key, the rule, what came, and what to do.
-    """
-    size = len(dataset.train.labels)
-    if config.batch_size > size:
-        raise ConfigError(
-            f"batch_size: must be at most the number of training images; got {config.batch_size} for {size} images"
-        )
-    if config.weights.name == "difficulty" and dataset.validation is None:
-        raise ConfigError(
-            "weights.name='difficulty' needs held-out validation images to measure each class on, and these data have "
-            "none; set data.validation to a number or a fraction per class, such as data.validation=0.1"
-        )
-    side = min(dataset.train.images.shape[1:3])
-    if config.data.crop_padding >= side:
-        raise ConfigError(f"data.crop_padding: must be below the images' side, {side}; got {config.data.crop_padding}")
-    empty = [name for name, count in zip(dataset.class_names, dataset.counts, strict=True) if count == 0]
-    if empty and config.weights.name in COUNT_WEIGHTS and config.weights.zero_count == "error":
-        raise ConfigError(
-            f"weights.name={config.weights.name!r}: a class without training images has no weight, and there are "
-            f"{len(empty)}: {', '.join(empty[:10])}; weights.zero_count=ignore gives them weight 0"
-        )
-    for name, split in (("validation", dataset.validation), ("test", dataset.test)):
-        if dataset.multi_label and split is not None and not split.labels.any():
-            raise ConfigError(f"data.{name}: none of the {len(split.labels)} images has a label; hold out more")
-    if dataset.multi_label and config.loss.name == "softmax":
-        raise ConfigError("loss.name='softmax' needs one label an image, and these are multi-hot; use sigmoid or focal")
-    if dataset.multi_label and config.loss.mean == "weight_sum":
-        raise ConfigError(
-            "loss.mean='weight_sum' needs one label an image, and these are multi-hot; use loss.mean=batch"
-        )
+def _read_pretrained(path, shapes):
+    try:
+        return pretrained.load(path, shapes.params, shapes.batch_stats)
+    except ValueError as error:
+        raise ConfigError(f"model.pretrained: {error}") from error
 
 
 def _exactly(number):

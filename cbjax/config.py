@@ -24,12 +24,14 @@ __all__ = [
     "check",
     "check_devices",
     "check_resume",
+    "check_shares",
     "choose_recipe",
     "default",
     "describe",
     "difference",
     "fingerprint",
     "from_json",
+    "learning_rates",
     "load",
     "load_sweep",
     "resolve",
@@ -134,6 +136,16 @@ def check(config: Config) -> None:
 def check_devices(batch_size: int, num_devices: int, key: str = "batch_size") -> None:
     """Raises ConfigError, with the nearest sizes that fit, unless the devices divide the batch."""
     refuse(config_rules.divisible(key, batch_size, num_devices))
+
+
+def check_shares(config: Config, num_devices: int) -> None:
+    """Raises ConfigError unless each device's share of a training batch can be cut as the configuration says."""
+    refuse(config_rules.shares(_complete(config), num_devices))
+
+
+def learning_rates(config: Config) -> tuple[float, float]:
+    """Returns the learning rate after the warm-up, scaled to the batch, and that of step 0 where there is a warm-up."""
+    return config_rules.scaled_learning_rate(_complete(config))
 
 
 def choose_recipe(name: str | None, recipes: Mapping[str, T]) -> T:

@@ -3,7 +3,16 @@
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from cbjax.config_schema import COUNT_WEIGHTS, KEYS, MODELS, REQUIRED, RESNETS, SOURCES
+from cbjax.config_schema import (
+    CIFAR_RESNETS,
+    COUNT_WEIGHTS,
+    IMAGENET_RESNETS,
+    KEYS,
+    MODELS,
+    REQUIRED,
+    RESNETS,
+    SOURCES,
+)
 
 # A key in the first column has an effect only where the key in the second has one of the values in the third.
 EFFECTS = (
@@ -21,8 +30,13 @@ EFFECTS = (
     ("data.counts", "data.longtail", ("counts",)),
     ("data.majority_ratio", "data.longtail", ("majority",)),
     ("data.train_size", "data.longtail", ("majority",)),
-    ("model.shortcut", "model.name", RESNETS),
-    ("model.synchronized_batch_norm", "model.name", RESNETS),
+    ("loss.label_smoothing", "loss.name", ("softmax",)),
+    ("model.shortcut", "model.name", CIFAR_RESNETS),
+    ("model.batch_norm_size", "model.name", RESNETS),
+    ("model.zero_last_scale", "model.name", IMAGENET_RESNETS),
+    ("model.dtype", "model.name", IMAGENET_RESNETS),
+    ("model.remat", "model.name", IMAGENET_RESNETS),
+    ("model.pretrained", "model.name", IMAGENET_RESNETS),
     ("optim.decay_at", "optim.schedule", ("step",)),
     ("optim.decay_factor", "optim.schedule", ("step",)),
 )
@@ -36,7 +50,9 @@ STATEMENTS = (
     "data.counts",
     "data.majority_ratio",
     "data.train_size",
-    "model.synchronized_batch_norm",
+    "loss.label_smoothing",
+    "model.batch_norm_size",
+    "model.pretrained",
 )
 WARMUPS = ("optim.warmup", "optim.warmup_epochs", "optim.warmup_steps")
 
@@ -70,6 +86,30 @@ def divisible(key: str, batch_size: int, num_devices: int) -> Iterator[str]:
             f"{key} must be a multiple of the number of devices, {num_devices}; got {batch_size}: "
             f"use {sizes}, or devices={fewer}"
         )
+
+
+def shares(values: Mapping[str, Any], num_devices: int) -> Iterator[str]:
+    """Yields what to do where a device's share of a batch cannot be cut as the keys say; nothing where it can."""
+    if values["batch_size"] % num_devices:
+        yield from divisible("batch_size", values["batch_size"], num_devices)
+        return
+    share, parts = values["batch_size"] // num_devices, values["optim.accumulation"]
+    of_device = f"{share} images that a device has of batch_size={values['batch_size']}"
+    if share % parts:
+        yield f"optim.accumulation must divide the {of_device}; got {parts}"
+        return
+    group = values["model.batch_norm_size"]
+    if isinstance(group, int) and share // parts % group:
+        each = f" in each of {parts} parts, {share // parts}" if parts > 1 else ""
+        yield f"model.batch_norm_size must divide the {of_device}{each}; got {group}"
+
+
+def scaled_learning_rate(values: Mapping[str, Any]) -> tuple[float, float]:
+    """Returns the learning rate after the warm-up and that of step 0, for the batch at hand."""
+    base, reference = values["optim.learning_rate"], values["optim.reference_batch_size"]
+    rate = base if reference is None else base * values["batch_size"] / reference
+    warmup_from = values["optim.warmup_from"]
+    return rate, min(base, rate) if warmup_from == "base" else warmup_from
 
 
 def _without_effect(values, given):
@@ -134,11 +174,11 @@ def _optim(values):
     if len(warmups) > 1:
         listed = " and ".join(f"{key}={values[key]}" for key in warmups)
         yield f"at most one of {', '.join(WARMUPS)} may be set, the others 0; got {listed}"
-    rate, rate_from = values["optim.learning_rate"], values["optim.warmup_from"]
-    if rate_from and not warmups:
-        yield f"optim.warmup_from must be left at 0 without a warm-up; got {rate_from}"
+    rate, rate_from = scaled_learning_rate(values)
+    if values["optim.warmup_from"] and not warmups:
+        yield f"optim.warmup_from must be left at 0 without a warm-up; got {values['optim.warmup_from']}"
     if rate_from > rate:
-        yield f"optim.warmup_from must be at most optim.learning_rate, {rate}; got {rate_from}"
+        yield f"optim.warmup_from must be at most optim.learning_rate, {rate:g} for this batch; got {rate_from}"
     # How many steps an epoch has is known only with the data, so a warm-up in steps is not checked here.
     fraction = values["optim.warmup"] or (values["optim.warmup_epochs"] or 0) / values["num_epochs"]
     end, what = (
@@ -153,9 +193,10 @@ def _optim(values):
 
 
 def _batch_sizes(values):
-    for key in ("batch_size", "evaluation.batch_size"):
-        if values["devices"] and values[key]:
-            yield from divisible(key, values[key], values["devices"])
+    # What one device cannot cut, more cannot either.
+    yield from shares(values, values["devices"] or 1)
+    if values["devices"] and values["evaluation.batch_size"]:
+        yield from divisible("evaluation.batch_size", values["evaluation.batch_size"], values["devices"])
 
 
 def _size(image_size):

@@ -18,7 +18,9 @@ SOURCES: dict[str, tuple[int | None, tuple[int, int] | None]] = {
     "cifar100": (100, (32, 32)),
 }
 # Models: the image size that they need, None for any.
-RESNETS = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
+CIFAR_RESNETS = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
+IMAGENET_RESNETS = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+RESNETS = (*CIFAR_RESNETS, *IMAGENET_RESNETS)
 MODELS: dict[str, tuple[int, int] | None] = {"digits_cnn": (8, 8), "lenet5": (28, 28), **dict.fromkeys(RESNETS)}
 SHORTCUTS = ("average", "subsample", "projection")
 LOSSES = ("softmax", "sigmoid", "focal")
@@ -68,14 +70,25 @@ KEYS: dict[str, Key] = {
     "data.padding_mode": Key("zero", choice("zero", "reflect"), "what the padding holds"),
     "data.flip": Key(False, boolean(), "random horizontal flips"),
     "model.name": Key(None, choice(*MODELS), "network"),
-    "model.shortcut": Key("average", choice(*SHORTCUTS), "ResNet shortcuts where the size changes"),
+    "model.shortcut": Key("average", choice(*SHORTCUTS), "shortcuts of CIFAR's ResNets where the size changes"),
     "model.initialization": Key("glorot", choice("glorot", "he"), "first values of the kernels"),
     "model.final_bias": Key(
         "auto", choice("auto", "zero", "prior"), "last bias; prior is -log(C-1), auto is zero for softmax"
     ),
-    "model.synchronized_batch_norm": Key(False, boolean(), "BatchNorm over all devices"),
+    "model.batch_norm_size": Key(
+        None,
+        either(choice("all"), integer(1)),
+        "images of BatchNorm's statistics (none: a device's; all: all)",
+    ),
+    "model.zero_last_scale": Key(True, boolean(), "blocks of ImageNet's ResNets start as identities"),
+    "model.dtype": Key("float32", choice("float32", "bfloat16"), "activations; all that is kept is float32"),
+    "model.remat": Key(False, boolean(), "compute blocks twice to save memory"),
+    "model.pretrained": Key(
+        None, text("a .safetensors or .npz file"), "first weights, named as in torchvision and timm"
+    ),
     "loss.name": Key("softmax", choice(*LOSSES), "loss"),
     "loss.gamma": Key(1.0, number(low=0), "focusing power of the focal loss"),
+    "loss.label_smoothing": Key(0.0, number(low=0, below=1), "share of the label spread over all classes (softmax)"),
     "loss.mean": Key("batch", choice("batch", "weight_sum"), "what divides the sum of the losses"),
     "weights.name": Key("uniform", choice(*WEIGHTS), "class weights; difficulty is CDB"),
     "weights.beta": Key(0.9999, number(low=0, high=1), "beta of the effective number (class_balanced)"),
@@ -86,6 +99,10 @@ KEYS: dict[str, Key] = {
     "difficulty.floor": Key(0.01, number(low=0, below=1), "least difficulty (the paper: 0)"),
     "difficulty.scale": Key(True, boolean(), "scale the weights to sum to the number of classes"),
     "optim.learning_rate": Key(0.1, number(above=0), "base learning rate"),
+    "optim.reference_batch_size": Key(
+        None, integer(1), "batch that learning_rate is meant for; it grows with batch_size (none: it is used as it is)"
+    ),
+    "optim.accumulation": Key(1, integer(1), "parts of a batch that a step takes one after another, to save memory"),
     "optim.momentum": Key(0.9, number(low=0, below=1), "momentum of SGD"),
     "optim.nesterov": Key(False, boolean(), "Nesterov's momentum"),
     "optim.weight_decay": Key(2e-4, number(low=0), "L2 added to the gradient"),
@@ -96,7 +113,11 @@ KEYS: dict[str, Key] = {
     "optim.warmup": Key(0.0, number(low=0, below=1), "linear warm-up, as a fraction of num_epochs"),
     "optim.warmup_epochs": Key(None, number(low=0), "the same in epochs"),
     "optim.warmup_steps": Key(None, integer(0), "the same in steps"),
-    "optim.warmup_from": Key(0.0, number(low=0), "learning rate at step 0 of the warm-up"),
+    "optim.warmup_from": Key(
+        0.0,
+        either(choice("base"), number(low=0)),
+        "rate at step 0 of the warm-up; base: learning_rate, not scaled",
+    ),
     "evaluation.batch_size": Key(None, integer(1), "images a step of evaluation (none: batch_size)"),
     "evaluation.test_every": Key(0, integer(0), "epochs between test evaluations, for curves only (0: at the end)"),
     "checkpoint.every_epochs": Key(1, integer(1), "epochs between checkpoints"),

@@ -8,21 +8,27 @@ import jax.numpy as jnp
 from cbjax.types import Array
 
 
-def softmax_cross_entropy(logits: Array, labels: Array, class_weights: Array | None = None) -> Array:
+def softmax_cross_entropy(
+    logits: Array, labels: Array, class_weights: Array | None = None, *, label_smoothing: float | Array = 0.0
+) -> Array:
     """Computes the softmax cross entropy of each example, weighted by its class.
 
     Args:
       logits: [B, C] finite scores, C at least 2.
       labels: [B] integers in [0, C). Labels out of range are not detected.
-      class_weights: [C], mean 1 by convention (`weights.class_balanced`); None for equal weights.
+      class_weights: [C], mean 1 by convention (`weights.class_balanced`); None for equal weights. A smoothed label
+        keeps the weight of its true class.
+      label_smoothing: share s of the label that is spread evenly over all C classes, in [0, 1); a traced scalar is not
+        checked. The target is 1 - s + s/C for the true class and s/C for the others.
 
     Returns:
       [B] losses in nats, float32 (float64 for float64 logits), not reduced.
 
     Raises:
-      ValueError: if the shapes do not fit together, labels are not integers, or there are fewer than two classes.
+      ValueError: if the shapes do not fit together, labels are not integers, there are fewer than two classes, or
+        label_smoothing is no scalar in its range.
 
-    Source: Cui et al. 2019, eq. 10; Sinha et al. 2020, eq. 7.
+    Source: Cui et al. 2019, eq. 10; Sinha et al. 2020, eq. 7. Label smoothing: Szegedy et al. 2016, section 7.
     """
     logits, labels, class_weights = _checked(logits, labels, class_weights)
     if labels.ndim == 2:
@@ -35,7 +41,14 @@ def softmax_cross_entropy(logits: Array, labels: Array, class_weights: Array | N
     # Softplus of the log-odds of the other classes against the true one: log_softmax rounds 1 - p to its last bits as p
     # nears 1, this keeps all of them in the loss and in its gradient.
     others = jax.nn.logsumexp(jnp.where(_one_hot(labels, logits), -jnp.inf, logits), axis=1)
-    losses = jax.nn.softplus(others - jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0])
+    own = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+    losses = jax.nn.softplus(others - own)
+    traced = isinstance(label_smoothing, jax.core.Tracer)
+    if jnp.ndim(label_smoothing) != 0 or (not traced and not 0 <= label_smoothing < 1):
+        raise ValueError(f"label_smoothing must be a number of at least 0 and below 1, got {label_smoothing}")
+    if traced or label_smoothing > 0:
+        # Cross entropies of two classes differ by their logits, so the mean over all C is this one's plus a difference.
+        losses += jnp.asarray(label_smoothing, losses.dtype) * (own - logits.mean(axis=1))
     return losses if class_weights is None else losses * class_weights[labels]
 
 

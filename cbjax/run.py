@@ -66,11 +66,15 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
     with contextlib.ExitStack() as stack:
         processes.from_first(lambda: stack.enter_context(workdirs.lock(place)))
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(place, print)))
+        if parts.pretrained is not None and not checkpoints.steps():
+            parts.pretrained()  # a file that does not fit is refused before anything is compiled
         fresh = parts.init()
         restored = checkpoints.restore(fresh)
         has_results = processes.from_first((place / "results.json").exists)
         if restored is None and has_results:
             raise WorkdirError(f"{place} holds the results of a run and no checkpoint: move it away to train again")
+        if restored is None and parts.pretrained is not None:
+            fresh = build.with_pretrained(fresh, parts.pretrained(), mesh)
         step, state, remembered = restored or (0, fresh, memory.start(len(dataset.class_names)))
         state = sharding.replicate(state, mesh)
         run = Run(config, parts.model, state, {}, dataset.class_names, memory=remembered)
@@ -81,6 +85,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
             return _with_predict(dataclasses.replace(run, metrics=workdirs.read_final_metrics(place)), facts)
         if restored is None:
             _tell([f"training in {place}: {total} steps on {sharding.describe(mesh)}", *dataset.notes])
+            _tell(parts.pretrained().notes if parts.pretrained else [])
         else:
             _tell([f"resumed at step {step} of {total}", *(f"noted: {line}" for line in noted)])
             # Of an extended run the moment may lie before deferred weights begin, again.
@@ -160,7 +165,7 @@ def _make_mesh(config, num_devices):
         mesh = sharding.make_mesh(num_devices)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    configs.check_devices(config.batch_size, mesh.devices.size)
+    configs.check_shares(config, mesh.devices.size)
     if config.evaluation.batch_size is not None:
         configs.check_devices(config.evaluation.batch_size, mesh.devices.size, "evaluation.batch_size")
     return mesh

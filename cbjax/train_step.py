@@ -1,6 +1,7 @@
 """The pure steps of training and evaluation, each one device's share where an axis is named."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,13 @@ MEANS = ("batch", "weight_sum")
 
 
 def make_train_step(
-    model: Model, tx: optax.GradientTransformation, loss: Loss, *, mean: str = "batch", axis: str | None = "data"
+    model: Model,
+    tx: optax.GradientTransformation,
+    loss: Loss,
+    *,
+    mean: str = "batch",
+    accumulation: int = 1,
+    axis: str | None = "data",
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
     """Returns the pure step (state, batch) -> (state, metrics), one device's share of it where `axis` is a mesh axis.
 
@@ -26,6 +33,9 @@ def make_train_step(
       loss: (logits, labels, class_weights) -> [B], not reduced.
       mean: "batch" divides the sum of weighted losses by the number of examples of the global batch (CB, CDB);
         "weight_sum" by the sum of their class weights (PyTorch's weighted cross entropy), for integer labels.
+      accumulation: into how many parts a device's share of the batch is cut, which are taken one after another so that
+        one part's activations are in memory at a time. The gradient is that of the whole batch, except that BatchNorm
+        normalises each part by its own statistics; the running ones take in their mean.
       axis: the mesh axis over which the batch is divided, or None.
 
     Returns:
@@ -33,7 +43,7 @@ def make_train_step(
       "count" (examples whose highest logit is a true class, and all), "gradient_norm".
 
     Raises:
-      ValueError: if `mean` is neither of the two.
+      ValueError: if `mean` is neither of the two, and in use if `accumulation` does not divide a device's share.
     """
     if mean not in MEANS:
         raise ValueError(f"mean={mean!r}: must be one of {', '.join(MEANS)}")
@@ -42,20 +52,22 @@ def make_train_step(
         labels, mask = batch["label"], _mask(batch)
         share = _share(labels, mask, state.class_weights, mean, axis)
 
-        def objective(params):
-            logits, batch_stats = model.apply(params, state.batch_stats, batch["image"], train=True)
-            losses = loss(logits, labels, state.class_weights)
-            return jnp.sum(jnp.where(mask, losses, 0.0)) / share, (batch_stats, logits)
+        def objective(params, part):
+            logits, batch_stats = model.apply(params, state.batch_stats, part["image"], train=True)
+            losses, counted = loss(logits, part["label"], state.class_weights), _mask(part)
+            correct = jnp.sum(counted & _is_correct(logits, part["label"]))
+            return jnp.sum(jnp.where(counted, losses, 0.0)) / share, (batch_stats, correct)
 
         # Replicated parameters are cast to per-device ones so that the gradient stays local until the one mean below;
         # without the cast shard_map sums it over devices first.
         params = varying(state.params, axis)
-        (value, (batch_stats, logits)), grads = jax.value_and_grad(objective, has_aux=True)(params)
+        gradient = functools.partial(jax.value_and_grad(objective, has_aux=True), params)
+        (value, (batch_stats, correct)), grads = _over_parts(gradient, batch, accumulation, axis)
         value, batch_stats, grads = mean_over(axis, (value, batch_stats, grads))
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         metrics = {
             "loss": value,
-            "correct": sum_over(axis, jnp.sum(mask & _is_correct(logits, labels))),
+            "correct": sum_over(axis, correct),
             "count": sum_over(axis, jnp.sum(mask)),
             "gradient_norm": optax.tree.norm(grads),
         }
@@ -93,6 +105,28 @@ def make_eval_step(
         return sum_over(axis, totals), chances
 
     return eval_step
+
+
+def _over_parts(gradient: Callable[[Batch], Any], batch: Batch, accumulation: int, axis: str | None) -> Any:
+    """Sums what `gradient` returns, ((value, (batch_stats, correct)), grads), over the parts of a batch in turn.
+
+    The running statistics, which every part blends into those before the step, are averaged instead.
+    """
+    if accumulation == 1:
+        return gradient(batch)
+    size = batch["image"].shape[0]
+    if size % accumulation:
+        raise ValueError(f"accumulation must divide the {size} examples of a device's share, got {accumulation}")
+    parts = jax.tree.map(lambda leaf: leaf.reshape(accumulation, -1, *leaf.shape[1:]), dict(batch))
+    shapes = jax.eval_shape(gradient, jax.tree.map(lambda leaf: leaf[0], parts))
+    # Devices differ in what they sum, so that the sums start as per-device zeros.
+    zeros = varying(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes), axis)
+
+    def add(sums, part):
+        return jax.tree.map(jnp.add, sums, gradient(part)), None
+
+    ((value, (batch_stats, correct)), grads), _ = jax.lax.scan(add, zeros, parts)
+    return (value, (jax.tree.map(lambda leaf: leaf / accumulation, batch_stats), correct)), grads
 
 
 def _mask(batch: Batch) -> Array:

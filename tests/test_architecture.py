@@ -19,8 +19,9 @@ LEVELS = [
     {"loop"},
     {"callbacks", "predict"},
     {"evaluate", "checkpoint", "resident"},
-    {"train_step", "abstract_data"},
-    {"losses", "weights", "difficulty", "metrics", "models", "data", "optim", "sharding", "memory", "processes"},
+    {"train_step", "abstract_data", "check_data"},
+    {"losses", "weights", "difficulty", "metrics", "models", "data", "optim"}
+    | {"sharding", "memory", "processes", "pretrained"},
     {"types"},
 ]
 # These stand beside: any but the maths may import them.

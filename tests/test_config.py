@@ -11,7 +11,19 @@ from ml_collections import ConfigDict
 from cbjax import config, config_schema
 from cbjax.config import ConfigError
 
-FILES = ("digits_lt", "cifar_lt:cui", "cifar_lt:cdb", "mnist_binary")
+STREAMED = (
+    "imagenet:goyal",
+    "imagenet:resnet50_softmax",
+    "imagenet:resnet101_cb_focal",
+    "imagenet:resnet152_cb_focal_320",
+    "inaturalist:2017_resnet50_cb_focal",
+    "inaturalist:2018_resnet152_softmax",
+    "inaturalist:2018_resnet101_cb_focal_320",
+    "imagenet_lt",
+)
+# Their keys come with the sources of streamed images.
+has_streamed = "data.image_size" in config_schema.KEYS
+FILES = ("digits_lt", "cifar_lt:cui", "cifar_lt:cdb", "mnist_binary", *(STREAMED if has_streamed else ()))
 
 
 def refusal(*args, **kwargs):
@@ -71,13 +83,65 @@ def test_recipes_of_the_papers():
     assert config.load("digits_lt").batch_size % 8 == 0
 
 
+@pytest.mark.skipif(not has_streamed, reason="needs the sources of streamed images")
+def test_recipes_of_the_papers_at_scale():
+    rows = {
+        "imagenet:resnet50_softmax": ("imagenet2012", "resnet50", "softmax", 0.1, 224, 256),
+        "imagenet:resnet101_cb_focal": ("imagenet2012", "resnet101", "focal", 0.2, 224, 256),
+        "imagenet:resnet152_cb_focal_320": ("imagenet2012", "resnet152", "focal", 0.2, 320, 366),
+        "imagenet:goyal": ("imagenet2012", "resnet50", "softmax", 0.1, 224, 256),
+        "inaturalist:2017_resnet50_cb_focal": ("i_naturalist2017", "resnet50", "focal", 0.4, 224, 256),
+        "inaturalist:2018_resnet152_softmax": ("i_naturalist2018", "resnet152", "softmax", 0.1, 224, 256),
+        "inaturalist:2018_resnet101_cb_focal_320": ("i_naturalist2018", "resnet101", "focal", 0.4, 320, 366),
+    }
+    for name, expected in rows.items():
+        loaded = config.load(name)
+        data, optim = loaded.data, loaded.optim
+        found = (data.name, loaded.model.name, loaded.loss.name, optim.learning_rate, data.image_size, data.resize)
+        assert found == expected
+        assert config.learning_rates(loaded)[0] == pytest.approx(4 * optim.learning_rate)
+        assert (loaded.batch_size, optim.weight_decay, optim.decay_rule, optim.nesterov) == (
+            1024,
+            1e-4,
+            "kernels",
+            True,
+        )
+        assert [round(at * loaded.num_epochs, 9) for at in (optim.warmup, *optim.decay_at)] == [5, 30, 60, 80]
+        assert (loaded.weights.name == "class_balanced") == (loaded.loss.name == "focal")
+        if loaded.loss.name == "focal":
+            assert (loaded.loss.gamma, loaded.weights.beta) == (0.5, 0.999)
+        goyal = name == "imagenet:goyal"
+        assert (optim.warmup_from, loaded.model.batch_norm_size) == (("base", 32) if goyal else (0.0, None))
+    longtailed = config.load("imagenet_lt")
+    assert (longtailed.model.name, longtailed.weights.name, longtailed.difficulty.tau) == (
+        "resnet10",
+        "difficulty",
+        "dynamic",
+    )
+    assert (longtailed.batch_size, config.learning_rates(longtailed)[0]) == (512, 0.2)
+
+
+def test_the_heads_of_large_recipes_count_their_steps():
+    for name, batch_size, images in [
+        ("imagenet", 1024, (1_281_167,)),
+        ("inaturalist", 1024, (579_184, 437_513)),
+        ("imagenet_lt", 512, (115_846,)),
+    ]:
+        head = (Path(__file__).parents[1] / "configs" / f"{name}.py").read_text().split('"""')[1]
+        for count in images:
+            assert f"{count:,}" in head and f"{90 * count:,}" in head and f"{-(-90 * count // batch_size):,}" in head
+
+
 def test_an_unknown_recipe_or_name_is_refused_with_the_known_ones():
     assert "one of :cui, :cdb; got cbd; did you mean cdb?" in refusal("cifar_lt:cbd")
     assert "one of :cui, :cdb; got none" in refusal("cifar_lt")
     assert "digits_lt.py has no recipes; got 'cdb'" in refusal("digits_lt:cdb")
     message = refusal("digit_lt")
     assert "no configuration file digit_lt" in message
-    assert "the names are cifar_lt, digits_lt, mnist_binary; did you mean digits_lt?" in message
+    assert (
+        "the names are cifar_lt, digits_lt, imagenet, imagenet_lt, inaturalist, mnist_binary; did you mean digits_lt?"
+        in message
+    )
     assert "did you mean digits_lt?" in refusal("nowhere/digits_lt.py")
 
 

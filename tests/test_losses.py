@@ -20,9 +20,17 @@ def _focal(gamma):
     return functools.partial(losses.focal_loss, gamma=gamma), functools.partial(oracles.focal_loss, gamma=gamma)
 
 
+def _smoothed(share):
+    return (
+        functools.partial(losses.softmax_cross_entropy, label_smoothing=share),
+        functools.partial(oracles.smoothed_cross_entropy, label_smoothing=share),
+    )
+
+
 # name: (loss, oracle, whether labels are multi-hot)
 CASES = {
     "softmax": (losses.softmax_cross_entropy, oracles.softmax_cross_entropy, False),
+    "softmax_smoothed_0.1": (*_smoothed(0.1), False),
     "sigmoid": (losses.sigmoid_cross_entropy, oracles.sigmoid_cross_entropy, False),
     "sigmoid_multi": (losses.sigmoid_cross_entropy, oracles.sigmoid_cross_entropy, True),
     **{f"focal_{gamma}": (*_focal(gamma), False) for gamma in (0.0, 0.5, 2.0)},
@@ -174,6 +182,24 @@ def test_focal_loss_is_the_authors_formula(gamma):
     logits, labels, weights = _inputs("focal_0.5", 8.0)
     truth = oracles.authors_focal_loss(np.asarray(logits, np.float64), np.asarray(labels), np.asarray(weights), gamma)
     assert _close(losses.focal_loss(logits, labels, weights, gamma=gamma), truth, logits)
+
+
+def test_no_smoothing_is_cross_entropy():
+    arguments = _inputs("softmax", 8.0)
+    plain = losses.softmax_cross_entropy(*arguments)
+    np.testing.assert_array_equal(losses.softmax_cross_entropy(*arguments, label_smoothing=0.0), plain)
+    traced = jax.jit(lambda share: losses.softmax_cross_entropy(*arguments, label_smoothing=share))
+    np.testing.assert_allclose(traced(0.0), plain, rtol=1e-6)
+    truth = _oracle(_smoothed(0.3)[1], *arguments)[0]
+    assert _close(traced(0.3), truth, arguments[0])
+    # The loss is least, the entropy of the label, where the prediction is the label.
+    share, least = 0.3, np.r_[1 - 0.3 + 0.3 / 5, [0.3 / 5] * 4]
+    logits = jnp.log(jnp.asarray(least, jnp.float32))[None, :]
+    loss, gradient = jax.value_and_grad(
+        lambda logits: losses.softmax_cross_entropy(logits, jnp.array([0]), label_smoothing=share).sum()
+    )(logits)
+    np.testing.assert_allclose(loss, -(least * np.log(least)).sum(), rtol=1e-6)
+    np.testing.assert_allclose(gradient, 0, atol=1e-6)
 
 
 @pytest.mark.parametrize("case", ["sigmoid", "sigmoid_multi"])
@@ -382,3 +408,6 @@ def test_messages_of_wrong_use():
     for gamma in (-0.5, float("nan"), np.ones(2)):
         with pytest.raises(ValueError, match="gamma must be a number, at least 0, got"):
             losses.focal_loss(logits, labels, weights, gamma=gamma)
+    for wrong in (-0.1, 1.0, float("nan"), jnp.ones(2) / 2):
+        with pytest.raises(ValueError, match="label_smoothing must be a number of at least 0 and below 1, got"):
+            losses.softmax_cross_entropy(logits, jnp.zeros(BATCH, int), label_smoothing=wrong)

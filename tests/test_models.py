@@ -265,6 +265,42 @@ def test_batch_norm_gradient_is_that_of_the_plain_formula():
             np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("group_size", "dtype"), [(2, jnp.float32), (3, jnp.float32), (6, jnp.float32), (2, jnp.bfloat16)]
+)
+def test_groups_have_statistics_of_their_own(group_size, dtype):
+    inputs, scale, bias = (value.astype(np.float32) for value in batch_norm_arguments())
+    inputs = inputs * np.arange(1, 7, dtype=np.float32)[:, None, None, None]  # groups differ
+    batch_stats = {"mean": draw((4,), 3).astype(np.float32), "var": np.float32([0.5, 1, 2, 3])}
+    variables = {"params": {"scale": scale, "bias": bias}, "batch_stats": batch_stats}
+    given = jnp.asarray(inputs, dtype)
+    module = BatchNorm(group_size=group_size)
+    outputs, updates = module.apply(variables, given, True, mutable=["batch_stats"])
+    exact = np.asarray(given, np.float64)
+    parts = [networks.batch_norm(exact[i : i + group_size], scale, bias) for i in range(0, len(inputs), group_size)]
+    expected, mean, variance = (np.stack([part[i] for part in parts]) for i in range(3))
+    assert outputs.dtype == dtype
+    tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype == jnp.float32 else {"rtol": 2**-8, "atol": 1e-5}
+    np.testing.assert_allclose(np.asarray(outputs, np.float64), expected.reshape(inputs.shape), **tolerance)
+    found = updates["batch_stats"]
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype(jnp.float32)}
+    np.testing.assert_allclose(found["mean"], 0.9 * batch_stats["mean"] + 0.1 * mean.mean(0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found["var"], 0.9 * batch_stats["var"] + 0.1 * variance.mean(0), rtol=1e-5)
+    # Evaluation knows no groups, and takes any number of images.
+    five = (variables, given[:5], False)
+    np.testing.assert_array_equal(module.apply(*five), BatchNorm().apply(*five))
+
+
+def test_groups_must_divide_the_batch():
+    for module, message in [
+        (BatchNorm(group_size=4), "must divide the 6 that a device takes at once; got 4"),
+        (BatchNorm(group_size=0), "must divide the 6 that a device takes at once; got 0"),
+        (BatchNorm(group_size=3, axis_name="data"), "over groups or over all devices, not both"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            module.init(jax.random.key(0), jnp.zeros((6, 2, 2, 3)), True)
+
+
 @pytest.mark.parametrize("outer", [jax.jacrev, jax.jacfwd])
 def test_batch_norm_has_second_derivatives(outer):
     weights = draw((6, 3, 2, 4), 5)

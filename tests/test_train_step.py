@@ -37,6 +37,22 @@ def linear_model():
     return Model(init, features, head, apply)
 
 
+def normalizing_model(axis=None):
+    """A linear model that centres its inputs, whose running statistics are known."""
+    plain = linear_model()
+
+    def init(key, images):
+        return plain.init(key, images)[0], {"mean": jnp.zeros(images[0].size)}
+
+    def apply(params, batch_stats, images, train):
+        inputs = images.reshape(images.shape[0], -1)
+        mean = sharding.mean_over(axis, inputs.mean(0))
+        logits = plain.head(params, inputs - mean[None])
+        return logits, {"mean": 0.9 * batch_stats["mean"] + 0.1 * jax.lax.stop_gradient(mean)}
+
+    return Model(init, None, plain.head, apply)
+
+
 def make_batch(seed=0):
     rng = np.random.default_rng(seed)
     images = rng.normal(size=(BATCH, 8, 8, 1)).astype(np.float32)
@@ -57,13 +73,13 @@ def make_state(model, tx):
     )
 
 
-def take_step(count, kind, loss="softmax", mean="batch", batch=None):
+def take_step(count, kind, loss="softmax", mean="batch", batch=None, accumulation=1):
     """Returns (state, metrics) after one step of plain SGD with rate 1: parameters minus new ones are the gradient."""
     model = linear_model()
     tx = optax.sgd(1.0)
     state, mesh = make_state(model, tx), sharding.make_mesh(count)
     batch = make_batch() if batch is None else batch
-    step = make_train_step(model, tx, LOSSES[loss], mean=mean)
+    step = make_train_step(model, tx, LOSSES[loss], mean=mean, accumulation=accumulation)
     step = sharding.data_parallel(step, mesh, split=(None, 0), split_outputs=(None, None), kind=kind)
     after, metrics = step(sharding.replicate(state, mesh), batch)
     return jax.tree.map(lambda old, new: np.asarray(old) - np.asarray(new), state.params, after.params), metrics, after
@@ -109,6 +125,49 @@ def test_masked_examples_count_nowhere(mean):
     grads, metrics, _ = take_step(4, "shard_map", mean=mean, batch=batch)
     assert_close(grads, truth("softmax", mean, batch)[0])
     assert metrics["count"] == mask.sum()
+
+
+@pytest.mark.parametrize("mean", ["batch", "weight_sum"])
+@pytest.mark.parametrize(("count", "kind", "accumulation"), [(1, "shard_map", 8), (2, "shard_map", 4), (2, "pmap", 2)])
+def test_parts_of_a_batch_have_the_gradient_of_the_whole(count, kind, accumulation, mean):
+    batch = {**make_batch(), "mask": np.arange(BATCH) % 5 > 0}
+    grads, metrics, after = take_step(count, kind, mean=mean, batch=batch, accumulation=accumulation)
+    whole, expected, _ = take_step(count, kind, mean=mean, batch=batch)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), grads, whole)
+    assert_close(grads, truth("softmax", mean, batch)[0])
+    assert set(metrics) == set(expected)
+    for name, value in metrics.items():
+        assert value.dtype == expected[name].dtype
+        np.testing.assert_allclose(value, expected[name], rtol=1e-6)
+    assert after.step == 1
+
+
+def test_running_statistics_are_averaged_over_parts():
+    model = normalizing_model()
+    tx = optax.sgd(0.0)
+    state, batch = make_state(model, tx), make_batch()
+    step = make_train_step(model, tx, losses.softmax_cross_entropy, accumulation=4, axis=None)
+    after, _ = jax.jit(step)(state, batch)
+    means = batch["image"].reshape(4, 4, -1).mean(1)
+    np.testing.assert_allclose(after.batch_stats["mean"], 0.1 * means.mean(0), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("axis", [None, "data"])
+def test_synchronised_statistics_may_be_accumulated(axis):
+    model = normalizing_model(axis)
+    tx = optax.sgd(1.0)
+    state, batch = make_state(model, tx), make_batch()
+    step = make_train_step(model, tx, losses.softmax_cross_entropy, accumulation=2)
+    step = sharding.data_parallel(step, sharding.make_mesh(2), split=(None, 0), split_outputs=(None, None))
+    after, _ = step(state, batch)
+    np.testing.assert_allclose(
+        after.batch_stats["mean"], 0.1 * batch["image"].reshape(BATCH, -1).mean(0), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_parts_must_divide_a_devices_share():
+    with pytest.raises(ValueError, match="accumulation must divide the 8 examples of a device's share, got 3"):
+        take_step(2, "shard_map", accumulation=3)
 
 
 def test_a_batch_of_weight_zero_has_loss_zero():

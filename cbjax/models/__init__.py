@@ -8,12 +8,14 @@ from typing import Any
 from cbjax.models.digits_cnn import digits_cnn
 from cbjax.models.lenet import lenet5
 from cbjax.models.resnet_cifar import resnet_cifar
+from cbjax.models.resnet_imagenet import DEPTHS, resnet_imagenet
 from cbjax.types import Model
 
 MODELS: dict[str, Callable[..., Model]] = {
     "digits_cnn": digits_cnn,
     "lenet5": lenet5,
     **{f"resnet{depth}": functools.partial(resnet_cifar, depth=depth) for depth in (20, 32, 44, 56, 110)},
+    **{f"resnet{depth}": functools.partial(resnet_imagenet, depth=depth) for depth in DEPTHS},
 }
 
 

@@ -1,4 +1,4 @@
-"""BatchNorm, per device or synchronised over a mesh axis."""
+"""BatchNorm, over a device's images, over groups of them, or synchronised over a mesh axis."""
 
 import jax
 import jax.numpy as jnp
@@ -14,52 +14,82 @@ class BatchNorm(nn.Module):
 
     Running statistics are `momentum * running + (1 - momentum) * batch`, with the variance of the batch divided by n,
     as in Flax. TensorFlow's fused kernel (the CB authors') and PyTorch (CDB's and LDAM's) divide by n - 1 there, a
-    factor of at most 1.0002 for batches of 128 images of 32x32. No gradient flows through them.
+    factor of at most 1.0002 for batches of 128 images of 32x32. No gradient flows through them. Groups of images each
+    have their own statistics, whose mean the running ones take in.
+
+    Activations may be bfloat16; parameters, statistics and the arithmetic are float32 at least.
 
     Attributes:
       momentum: share of the running statistics that a step keeps.
       epsilon: added to the variance.
       axis_name: mesh axis over whose devices the statistics are taken; None for each device's own (Goyal et al. 2017).
+      group_size: images of a group, which must divide B in training; None for one group, all of the device's.
+      scale_init: initialiser of the scale.
 
-    Source: Ioffe and Szegedy 2015, algorithms 1 and 2.
+    Source: Ioffe and Szegedy 2015, algorithms 1 and 2; groups: Goyal et al. 2017 (32 images), Hoffer et al. 2017.
     """
 
     momentum: float = 0.9
     epsilon: float = 1e-5
     axis_name: str | None = None
+    group_size: int | None = None
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
 
     @nn.compact
     def __call__(self, inputs: Array, train: bool) -> Array:
-        """Maps activations [B, ..., D] to normalised ones of the same shape."""
+        """Maps activations [B, ..., D] to normalised ones of the same shape and type.
+
+        Raises:
+          ValueError: in training, if the groups do not divide the batch or are to be synchronised.
+        """
         channels = (inputs.shape[-1],)
-        scale = self.param("scale", nn.initializers.ones, channels)
+        scale = self.param("scale", self.scale_init, channels)
         bias = self.param("bias", nn.initializers.zeros, channels)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
         running_variance = self.variable("batch_stats", "var", jnp.ones, channels)
+        values = inputs.astype(jnp.promote_types(inputs.dtype, jnp.float32))
         if train:
-            mean, variance = _moments(inputs, self.axis_name)
+            if self.group_size is not None:
+                values = self._grouped(values, self.group_size)
+            mean, variance = _moments(values, self.group_size is not None, self.axis_name)
             if not self.is_initializing():
                 running_mean.value = self._blend(running_mean.value, mean)
                 running_variance.value = self._blend(running_variance.value, variance)
         else:
             mean, variance = running_mean.value, running_variance.value
-        # One multiplication and one addition for each activation; all else is done on D numbers.
-        factor = scale * jax.lax.rsqrt(variance + self.epsilon)
-        return inputs * _wide(factor, inputs) + _wide(bias - mean * factor, inputs)
+        # One multiplication and one addition for each activation; all else is done on D numbers of each group.
+        factor = _wide(scale, variance) * jax.lax.rsqrt(variance + self.epsilon)
+        offset = _wide(bias, mean) - mean * factor
+        outputs = values * _wide(factor, values) + _wide(offset, values)
+        return outputs.reshape(inputs.shape).astype(inputs.dtype)
+
+    def _grouped(self, values: Array, size: int) -> Array:
+        """Makes [B, ..., D] into [groups, images of a group, ..., D]."""
+        if self.axis_name is not None:
+            raise ValueError("BatchNorm takes its statistics over groups or over all devices, not both")
+        if size < 1 or values.shape[0] % size:
+            raise ValueError(
+                f"the images of a BatchNorm group must divide the {values.shape[0]} that a device takes at once; "
+                f"got {size}"
+            )
+        return values.reshape(-1, size, *values.shape[1:])
 
     def _blend(self, running: Array, batch: Array) -> Array:
+        if batch.ndim == 2:
+            batch = batch.mean(axis=0)
         return self.momentum * running + (1 - self.momentum) * jax.lax.stop_gradient(batch)
 
 
-def _moments(inputs: Array, axis_name: str | None) -> tuple[Array, Array]:
-    """Returns mean and variance [D] of activations [B, ..., D], over all devices of the axis where one is named."""
-    axes = tuple(range(inputs.ndim - 1))
+def _moments(values: Array, grouped: bool, axis_name: str | None) -> tuple[Array, Array]:
+    """Returns mean and variance, [groups, D] or [D], over all devices of the axis where one is named."""
+    axes = tuple(range(int(grouped), values.ndim - 1))
     # Both in one pass over the activations; rounding can take the difference of the two below zero.
-    moments = jnp.mean(inputs, axes), jnp.mean(jnp.square(inputs), axes)
+    moments = jnp.mean(values, axes), jnp.mean(jnp.square(values), axes)
     mean, mean_of_squares = moments if axis_name is None else jax.lax.pmean(moments, axis_name)
     return mean, jnp.maximum(mean_of_squares - jnp.square(mean), 0.0)
 
 
 def _wide(channels: Array, like: Array) -> Array:
-    """Shapes [D] so that it broadcasts to `like` [B, ..., D] without rank promotion."""
-    return channels.reshape((1,) * (like.ndim - 1) + (-1,))
+    """Shapes [D] or [groups, D] so that it broadcasts to `like` [(groups,) ..., D] without rank promotion."""
+    *groups, depth = channels.shape
+    return channels.reshape(*groups, *(1,) * (like.ndim - channels.ndim), depth)

@@ -1,12 +1,14 @@
 """ResNets for CIFAR: three stages of basic blocks with 16, 32 and 64 channels (He et al. 2015, section 4.2)."""
 
 import functools
+from collections.abc import Callable
 
 import jax.numpy as jnp
 from flax import linen as nn
 
 from cbjax.models import linen
 from cbjax.models.batch_norm import BatchNorm
+from cbjax.models.convolution import convolution
 from cbjax.models.initialization import initializer
 from cbjax.models.relu import relu
 from cbjax.types import Array, Model
@@ -23,6 +25,7 @@ def resnet_cifar(
     initialization: str = "glorot",
     final_bias: float = 0.0,
     batch_norm_axis: str | None = None,
+    batch_norm_size: int | None = None,
 ) -> Model:
     """Builds a ResNet of 6n + 2 layers for images of about 32x32.
 
@@ -35,6 +38,7 @@ def resnet_cifar(
       initialization: "glorot" (the CB authors) or "he" (LDAM's and CDB's).
       final_bias: value at which the last biases start: 0, or -log(C - 1) for one-vs-rest losses.
       batch_norm_axis: mesh axis over which BatchNorm's statistics are synchronised; None for each device's own.
+      batch_norm_size: images of a group with statistics of its own; None for all that a device has.
 
     Returns:
       The model; its features are [B, 64].
@@ -47,7 +51,8 @@ def resnet_cifar(
     if shortcut not in SHORTCUTS:
         raise ValueError(f"shortcut must be one of {', '.join(SHORTCUTS)}, not {shortcut!r}")
     kernel_init = initializer(initialization)
-    backbone = ResNet((depth - 2) // 6, shortcut, kernel_init, batch_norm_axis)
+    norm = functools.partial(BatchNorm, axis_name=batch_norm_axis, group_size=batch_norm_size)
+    backbone = ResNet((depth - 2) // 6, shortcut, kernel_init, norm)
     return linen.model(backbone, num_classes, kernel_init, final_bias)
 
 
@@ -57,17 +62,17 @@ class ResNet(nn.Module):
     blocks_per_stage: int
     shortcut: str
     kernel_init: nn.initializers.Initializer
-    batch_norm_axis: str | None
+    norm: Callable[..., BatchNorm]
 
     @nn.compact
     def __call__(self, images: Array, train: bool) -> Array:
-        outputs = _convolution(WIDTHS[0], kernel_init=self.kernel_init, name="stem")(images)
-        outputs = relu(BatchNorm(axis_name=self.batch_norm_axis, name="stem_norm")(outputs, train))
+        outputs = convolution(WIDTHS[0], kernel_init=self.kernel_init, name="stem")(images)
+        outputs = relu(self.norm(name="stem_norm")(outputs, train))
         for stage, width in enumerate(WIDTHS):
             for index in range(self.blocks_per_stage):
                 stride = 2 if stage > 0 and index == 0 else 1
                 name = f"stage{stage + 1}_block{index + 1}"
-                block = Block(width, stride, self.shortcut, self.kernel_init, self.batch_norm_axis, name=name)
+                block = Block(width, stride, self.shortcut, self.kernel_init, self.norm, name=name)
                 outputs = block(outputs, train)
         return jnp.mean(outputs, axis=(1, 2))
 
@@ -79,27 +84,20 @@ class Block(nn.Module):
     stride: int
     shortcut: str
     kernel_init: nn.initializers.Initializer
-    batch_norm_axis: str | None
+    norm: Callable[..., BatchNorm]
 
     @nn.compact
     def __call__(self, inputs: Array, train: bool) -> Array:
-        convolution = functools.partial(_convolution, self.width, kernel_init=self.kernel_init)
-        norm = functools.partial(BatchNorm, axis_name=self.batch_norm_axis)
-        outputs = convolution(stride=self.stride, name="convolution1")(inputs)
-        outputs = relu(norm(name="norm1")(outputs, train))
-        outputs = norm(name="norm2")(convolution(name="convolution2")(outputs), train)
+        convolve = functools.partial(convolution, self.width, kernel_init=self.kernel_init)
+        outputs = convolve(stride=self.stride, name="convolution1")(inputs)
+        outputs = relu(self.norm(name="norm1")(outputs, train))
+        outputs = self.norm(name="norm2")(convolve(name="convolution2")(outputs), train)
         if self.stride == 1:
             return relu(outputs + inputs)
         if self.shortcut == "projection":
-            inputs = convolution(stride=self.stride, size=1, name="projection")(inputs)
-            return relu(outputs + norm(name="projection_norm")(inputs, train))
+            inputs = convolve(stride=self.stride, size=1, name="projection")(inputs)
+            return relu(outputs + self.norm(name="projection_norm")(inputs, train))
         return relu(outputs + _shrink(inputs, self.width, self.stride, self.shortcut))
-
-
-def _convolution(width: int, *, stride: int = 1, size: int = 3, kernel_init, name: str) -> nn.Conv:
-    # Padding is fixed, as in all references: "SAME" would pad a strided convolution on the right alone.
-    padding = (size // 2, size // 2)
-    return nn.Conv(width, (size, size), stride, (padding, padding), use_bias=False, kernel_init=kernel_init, name=name)
 
 
 def _shrink(inputs: Array, width: int, stride: int, shortcut: str) -> Array:

@@ -15,6 +15,16 @@ def softmax_cross_entropy(logits, labels, class_weights):
     return weights * (log_sum - shifted[rows, labels]), weights[:, None] * gradient
 
 
+def smoothed_cross_entropy(logits, labels, class_weights, label_smoothing):
+    """Returns losses [B] and the gradient of their sum [B, C]: cross entropy against the mixed label, written out."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    classes = logits.shape[1]
+    target = (1 - label_smoothing) * np.eye(classes)[labels] + label_smoothing / classes
+    weights = class_weights[labels]
+    return -weights * (target * log_p).sum(axis=1), weights[:, None] * (np.exp(log_p) - target)
+
+
 def sigmoid_cross_entropy(logits, labels, class_weights):
     """Returns losses [B] and the gradient of their sum [B, C] (eq. 12)."""
     sign, weights = _sign_and_weights(logits, labels, class_weights)
