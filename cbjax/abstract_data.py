@@ -54,19 +54,23 @@ def describe(
       config: resolved.
       num_classes: C, where the data's name does not say it, or other than it says.
       num_images: training images before any are held out or left out; the same.
-      image_size: side of the square that the network gets; the same. None for `data.image_size`, else 224.
+      image_size: side of the square that the network gets; the same. None for `data.image_size` where images are
+        cropped to it.
 
     Raises:
-      ConfigError: if the number of classes or images is neither known nor given, or does not fit the config.
+      ConfigError: if the number of classes or images or their size is neither known nor given, or does not fit the
+        config.
     """
     data = config.data
     known = KNOWN.get(data.name)
     given = {"--classes": num_classes or (known and known[2]), "--images": num_images or (known and known[0])}
+    if data.name == "arrays":
+        given["--image_size"] = image_size
     missing = [flag for flag, value in given.items() if not value]
     if missing:
         raise ConfigError(
-            f"data.name={data.name!r} does not say how many classes and training images there are, and the data are "
-            f"not read: give {' and '.join(missing)}"
+            f"data.name={data.name!r} does not say how many classes and training images there are and of what size, "
+            f"and the data are not read: give {' and '.join(missing)}"
         )
     classes, train = int(given["--classes"] or 0), int(given["--images"] or 0)
     test = known[1] if known else train  # of unknown data the most that is likely
@@ -85,8 +89,8 @@ def describe(
     if data.majority_ratio is not None:
         options["majority_ratio"] = data.majority_ratio
     fixed = known[3] if known else None
-    side = image_size or data.get("image_size")
-    shape = fixed if fixed and not side else (side or IMAGE_SIZE, side or IMAGE_SIZE, fixed[2] if fixed else 3)
+    side = image_size or data.get("image_size") or IMAGE_SIZE
+    shape = fixed if fixed and not image_size else (side, side, fixed[2] if fixed else 3)
     mean, std = normalization.NORMALIZATIONS.get(data.normalization, ((0.0,), (1.0,)))
     return AbstractData(
         image_shape=shape,

@@ -97,7 +97,7 @@ def _parse(arguments):
     compiles.add_argument("--topology", required=True, metavar="SLICE", help="as JAX names it, such as v5e:4x8")
     compiles.add_argument("--classes", type=_count, metavar="C", help="classes, where the data's name does not say it")
     compiles.add_argument("--images", type=_count, metavar="N", help="training images, where the name does not say it")
-    compiles.add_argument("--image_size", type=_count, metavar="SIDE", help="pixels (default: the config's, or 224)")
+    compiles.add_argument("--image_size", type=_count, metavar="SIDE", help="pixels, where the config does not say it")
     compiles.add_argument("--save", metavar="FILE", type=pathlib.Path, help="also write the figures as JSON")
     datasets = add("datasets", _datasets, "List the data sources and whether each is ready.")
     datasets.add_argument(

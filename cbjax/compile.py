@@ -64,6 +64,7 @@ def compile_for(
             raise configs.ConfigError(
                 f"{key} must be a multiple of the number of chips of {topology}, {num_chips}; got {size}: use {near}"
             )
+    configs.check_shares(config, num_chips)
     if importlib.util.find_spec("libtpu") is None:
         raise CompileError(
             "the TPU compiler, libtpu, is not installed: pip install 'cbjax[tpu]' (Linux on x86; no TPU needed)"

@@ -136,7 +136,8 @@ def compile_programs(request: dict[str, Any]) -> dict[str, Any]:
         return answer
     train = answer["train"]
     # What a chip's share of a batch must be a multiple of.
-    multiple = (config.optim.get("accumulation") or 1) * _group(config.model.get("batch_norm_size"))
+    group = config.model.batch_norm_size
+    multiple = config.optim.accumulation * (group if isinstance(group, int) else 1)
     images = roofline.largest_batch(
         train["needed"], fixed, train["available"], config.batch_size // num_chips, multiple=multiple
     )
@@ -145,10 +146,6 @@ def compile_programs(request: dict[str, Any]) -> dict[str, Any]:
         config.batch_size = images * num_chips
         answer["largest"] |= measure(train_program(config, data, mesh)[0])
     return answer
-
-
-def _group(batch_norm_size):
-    return batch_norm_size if isinstance(batch_norm_size, int) else 1
 
 
 def _images(size, data, mesh):

@@ -50,22 +50,27 @@ def test_classes_of_ones_own():
 
 def test_arrays_need_their_sizes():
     arrays = ("data.name=arrays", "data.file=mine.npz", "data.longtail=natural", "data.imbalance=1")
-    with pytest.raises(ConfigError, match=r"data.name='arrays' does not say .* give --classes and --images"):
+    with pytest.raises(ConfigError, match=r"'arrays' does not say .* give --classes and --images and --image_size$"):
         described("cifar_lt:cui", *arrays)
     with pytest.raises(ConfigError, match=r"give --images$"):
-        described("cifar_lt:cui", *arrays, num_classes=7)
+        described("cifar_lt:cui", *arrays, num_classes=7, image_size=64)
     with pytest.raises(ConfigError, match="at least 2 for each of the 7 classes; got 9"):
-        described("cifar_lt:cui", *arrays, num_classes=7, num_images=9)
+        described("cifar_lt:cui", *arrays, num_classes=7, num_images=9, image_size=64)
     about = described("cifar_lt:cui", *arrays, num_classes=7, num_images=1000, image_size=64)
     assert about.image_shape == (64, 64, 3)
     assert about.counts.sum() == 1000 and about.counts.max() - about.counts.min() <= 1
     assert about.resident
-    assert described("cifar_lt:cui", *arrays, num_classes=7, num_images=1000).image_shape == (224, 224, 3)
 
 
-def test_a_config_may_name_the_image_size():
-    config = configs.load("cifar_lt:cui")
+def test_images_of_large_data_are_cropped_to_the_size_of_the_config():
+    config = configs.load("cifar_lt:cui", ["data.longtail=natural", "data.imbalance=1"])
     config.data.unlock()
     config.data.image_size = 96
-    assert abstract_data.describe(config).image_shape == (96, 96, 3)
+    assert abstract_data.describe(config).image_shape == (32, 32, 3)
+    config.data.name = "imagenet2012"
+    about = abstract_data.describe(config)
+    assert about.image_shape == (96, 96, 3) and not about.resident
+    assert (len(about.counts), int(about.counts.sum()), about.num_test) == (1000, 1281167, 50000)
+    config.data.validation = 20
+    assert int(abstract_data.describe(config).counts.sum()) == 1281167 - 20 * 1000
     assert abstract_data.describe(config, image_size=64).image_shape == (64, 64, 3)
