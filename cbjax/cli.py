@@ -74,6 +74,9 @@ def _parse(arguments):
         command.epilog = "--config.KEY=VALUE changes a key, such as --config.data.imbalance=50"
         _add_processes(command)
     train.add_argument("--extend", action="store_true", help="allow num_epochs to be larger than the work directory's")
+    train.add_argument(
+        "--profile", type=_positive, default=0, metavar="STEPS", help="write a trace of so many steps to DIR/profile"
+    )
     evaluate = add("eval", _eval, "Evaluate a trained run on one of its splits.")
     evaluate.add_argument("--workdir", required=True, metavar="DIR", type=_directory)
     evaluate.add_argument("--split", default="test", choices=("validation", "test"))
@@ -100,6 +103,12 @@ def _parse(arguments):
         overrides.append(argument.removeprefix("--config."))
     _check_processes(options, commands.choices[options.name].error)
     return options, overrides
+
+
+def _positive(text):
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1; got {text}")
+    return int(text)
 
 
 def _add_processes(command):
@@ -139,7 +148,7 @@ def _train(options, overrides):
     from cbjax import processes
     from cbjax.run import train
 
-    train(config, options.workdir, extend=options.extend)
+    train(config, options.workdir, extend=options.extend, profile=options.profile)
     if processes.is_first():
         _print_report([options.workdir], options.workdir / "report.md")
     return 0
