@@ -80,6 +80,9 @@ def _parse(arguments):
         command.epilog = "--config.KEY=VALUE changes a key, such as --config.data.imbalance=50"
         _add_processes(command)
     train.add_argument("--extend", action="store_true", help="allow num_epochs to be larger than the work directory's")
+    train.add_argument(
+        "--profile", type=_positive, default=0, metavar="STEPS", help="write a trace of so many steps to DIR/profile"
+    )
     evaluate = add("eval", _eval, "Evaluate a trained run on one of its splits.")
     evaluate.add_argument("--workdir", required=True, metavar="DIR", type=_directory)
     evaluate.add_argument("--split", default="test", choices=("validation", "test"))
@@ -95,9 +98,15 @@ def _parse(arguments):
     compiles.epilog = train.epilog
     compiles.add_argument("--config", required=True, metavar="FILE", help="as for train")
     compiles.add_argument("--topology", required=True, metavar="SLICE", help="as JAX names it, such as v5e:4x8")
-    compiles.add_argument("--classes", type=_count, metavar="C", help="classes, where the data's name does not say it")
-    compiles.add_argument("--images", type=_count, metavar="N", help="training images, where the name does not say it")
-    compiles.add_argument("--image_size", type=_count, metavar="SIDE", help="pixels, where the config does not say it")
+    compiles.add_argument(
+        "--classes", type=_positive, metavar="C", help="classes, where the data's name does not say it"
+    )
+    compiles.add_argument(
+        "--images", type=_positive, metavar="N", help="training images, where the name does not say it"
+    )
+    compiles.add_argument(
+        "--image_size", type=_positive, metavar="SIDE", help="pixels, where the config does not say it"
+    )
     compiles.add_argument("--save", metavar="FILE", type=pathlib.Path, help="also write the figures as JSON")
     datasets = add("datasets", _datasets, "List the data sources and whether each is ready.")
     datasets.add_argument(
@@ -116,9 +125,9 @@ def _parse(arguments):
     return options, overrides
 
 
-def _count(text):
+def _positive(text):
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1; got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1; got {text}")
     return int(text)
 
 
@@ -159,7 +168,7 @@ def _train(options, overrides):
     from cbjax import processes
     from cbjax.run import train
 
-    train(config, options.workdir, extend=options.extend)
+    train(config, options.workdir, extend=options.extend, profile=options.profile)
     if processes.is_first():
         _print_report([options.workdir], options.workdir / "report.md")
     return 0

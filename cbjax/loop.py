@@ -31,7 +31,7 @@ class Plan:
         arrays, an entry a step ("loss", "correct", "count", "gradient_norm"), possibly longer than the number of steps.
       epoch_end: epoch (from 1) -> the number of steps taken when it is complete.
       num_epochs: how many epochs to train.
-      steps_per_dispatch: the largest `last - first`.
+      steps_per_dispatch: the largest `last - first`; fewer are taken where they would last for too long.
       learning_rate: step -> its rate, for logs and messages.
       save: saves a run in the middle of an epoch.
       is_save_due: says whether the last save is too long ago.
@@ -48,6 +48,29 @@ class Plan:
     agreement: Agreement = dataclasses.field(default_factory=Agreement)
 
 
+class Pace:
+    """How many steps to take in one dispatch, so that a signal is heeded within seconds."""
+
+    SECONDS = 5.0
+    FIRST = 16  # steps, while nothing is known
+
+    def __init__(self, limit: int, agreement: Agreement):
+        self.size = min(limit, self.FIRST)
+        self._limit, self._agreement, self._read = limit, agreement, time.perf_counter()
+
+    def start(self) -> None:
+        """Says that the device has nothing to do until now."""
+        self._read = time.perf_counter()
+
+    def measure(self, steps: int) -> None:
+        """Takes note that a dispatch of so many steps has just been read from the device."""
+        now = time.perf_counter()
+        seconds, self._read = (now - self._read) / steps, now
+        if self._limit > 1:
+            size = min(self._limit, max(1, int(self.SECONDS / max(seconds, 1e-9))))
+            self.size = self._agreement.now(size)  # of all processes the same
+
+
 def fetch(metrics: Any) -> Any:
     """Reads metrics from the device: the one place where the loop waits for it."""
     return jax.device_get(metrics)
@@ -62,8 +85,10 @@ def fit(run: Run, plan: Plan, callbacks: Sequence[Callback], interrupts: Interru
       NonFiniteLoss: at the first loss or gradient that is not finite; nothing of it is saved.
       Interrupted: after a signal, once the state is saved.
     """
+    pace = Pace(plan.steps_per_dispatch, plan.agreement)
     while run.memory["epoch"] < plan.num_epochs:
-        run = _train_epoch(run, plan, interrupts, progress)
+        pace.start()
+        run = _train_epoch(run, plan, interrupts, progress, pace)
         for callback in callbacks:
             run = callback(run)
         signum = _signum(plan.agreement.now(_wish(interrupts)))
@@ -73,7 +98,7 @@ def fit(run: Run, plan: Plan, callbacks: Sequence[Callback], interrupts: Interru
     return run
 
 
-def _train_epoch(run, plan, interrupts, progress):
+def _train_epoch(run, plan, interrupts, progress, pace):
     """Takes the steps that are left of an epoch; returns the run with the epoch's row in `metrics`."""
     epoch = run.memory["epoch"] + 1
     end, first = plan.epoch_end(epoch), run.memory["step"]
@@ -86,6 +111,7 @@ def _train_epoch(run, plan, interrupts, progress):
         nonlocal sums, images
         begin, stop, metrics = pending.popleft()
         values = {key: np.atleast_1d(value)[: stop - begin] for key, value in fetch(metrics).items()}
+        pace.measure(stop - begin)
         _check_finite(values, begin, plan)
         sums = _add(sums, values)
         images += int(values["count"].sum())
@@ -98,7 +124,7 @@ def _train_epoch(run, plan, interrupts, progress):
         return dataclasses.replace(run, state=state, memory=memory)
 
     while step < end:
-        stop = min(step + plan.steps_per_dispatch, end)
+        stop = min(step + pace.size, end)
         state, metrics = plan.advance(state, step, stop)
         pending.append((step, stop, metrics))
         step = stop

@@ -21,6 +21,7 @@ from cbjax.data import augment
 from cbjax.interrupts import Interrupts
 from cbjax.loop import NonFiniteLoss, Plan, fit
 from cbjax.predict import make_predict
+from cbjax.profile import trace
 from cbjax.progress import progress_bar
 from cbjax.report import report
 from cbjax.results import finish
@@ -28,7 +29,7 @@ from cbjax.types import Callback, Run
 from cbjax.workdir import WorkdirError
 
 
-def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = False) -> Run:
+def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = False, profile: int = 0) -> Run:
     """Trains as the config says, from wherever the work directory stands, and leaves results and a report there.
 
     Call it again after an interrupt, a kill or a lost machine, with the same config and work directory: it goes on from
@@ -39,6 +40,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
       config: from `config.load` or `config.default`; checked before anything else happens.
       workdir: where the run is kept; made if it does not exist.
       extend: allows `num_epochs` to be larger than that of the run in the work directory.
+      profile: writes a trace of at least so many steps to `workdir/profile`; 0 for none.
 
     Returns:
       The finished run: the state after the last step, and the final metrics.
@@ -79,15 +81,15 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
         state = sharding.replicate(state, mesh)
         run = Run(config, parts.model, state, {}, dataset.class_names, memory=remembered)
         if step == total and has_results:
-            _tell([f"restored step {step}: finished", *(f"noted: {line}" for line in noted)])
+            _tell(f"restored step {step}: finished", *(f"noted: {line}" for line in noted))
             if processes.is_first() and not (place / "report.md").exists():
                 report([place], place)
             return _with_predict(dataclasses.replace(run, metrics=workdirs.read_final_metrics(place)), facts)
         if restored is None:
-            _tell([f"training in {place}: {total} steps on {sharding.describe(mesh)}", *dataset.notes])
-            _tell(parts.pretrained().notes if parts.pretrained else [])
+            _tell(f"training in {place}: {total} steps on {sharding.describe(mesh)}", *dataset.notes)
+            _tell(*(parts.pretrained().notes if parts.pretrained else ()))
         else:
-            _tell([f"resumed at step {step} of {total}", *(f"noted: {line}" for line in noted)])
+            _tell(f"resumed at step {step} of {total}", *(f"noted: {line}" for line in noted))
             # Of an extended run the moment may lie before deferred weights begin, again.
             put = functools.partial(_place_weights, mesh=mesh)
             run = callbacks.set_weights(run, parts.weights, parts.start_epoch, put) if extend else run
@@ -101,6 +103,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
             logs = stack.enter_context(
                 contextlib.closing(workdirs.Logs(place, remembered["history"], config.log.tensorboard))
             )
+        if profile:
+            parts = dataclasses.replace(parts, advance=trace(parts.advance, profile, place / "profile", _tell))
         with Interrupts() as interrupts:
             run = _fit(run, parts, checkpoints, logs, interrupts)
         # Everything is saved: from here on a signal acts as usual, and the same command ends what it stopped.
@@ -253,6 +257,6 @@ def _place_weights(weights, mesh):
     return sharding.replicate(processes.same(weights), mesh)
 
 
-def _tell(lines) -> None:
+def _tell(*lines: str) -> None:
     for line in lines if processes.is_first() else ():
         print(line, flush=True)

@@ -17,7 +17,7 @@ LEVELS = [
     {"build"},
     {"workdir"},
     {"loop"},
-    {"callbacks", "predict"},
+    {"callbacks", "predict", "profile"},
     {"evaluate", "checkpoint", "resident"},
     {"train_step", "abstract_data", "check_data"},
     {"losses", "weights", "difficulty", "metrics", "models", "data", "optim"}

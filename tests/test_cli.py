@@ -102,6 +102,7 @@ def test_datasets_are_listed_with_what_to_do(capsys, tmp_path):
     [
         (("train", "--workdir=x"), "--config"),
         (("train", "--config=digits_lt"), "--workdir"),
+        (("train", *QUICK, "--workdir=x", "--profile=0"), "must be a whole number of at least 1; got 0"),
         (("train", "--config=digits_lt", "--workdir="), "needs a directory; got nothing"),
         (("train", "--config=digts_lt", "--workdir=x"), "digits_lt"),
         (("train", "--config=cifar_lt", "--workdir=x"), ":cui, :cdb"),
@@ -184,6 +185,12 @@ def test_the_tilde_is_the_users_home(tmp_path, monkeypatch, capsys):
     assert call("train", *QUICK, "--workdir=~/run", "--config.data.test=20") == 0
     assert call("report", "~/run", "--out=~/again") == 0
     assert (tmp_path / "again" / "report.md").exists()
+
+
+def test_a_profile_is_written(tmp_path, capsys):
+    assert call("train", *QUICK, f"--workdir={tmp_path}", "--config.data.test=20", "--profile=2") == 0
+    assert f"trace of 2 steps: {tmp_path / 'profile'}" in capsys.readouterr().out
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
 def test_help_names_every_command(capsys):

@@ -9,6 +9,7 @@ import pytest
 from cbjax import loop, memory
 from cbjax.interrupts import Interrupted, Interrupts
 from cbjax.loop import NonFiniteLoss, Plan, fit
+from cbjax.processes import Agreement
 from cbjax.progress import Silent, progress_bar
 from cbjax.types import Run
 
@@ -77,6 +78,22 @@ def test_the_grouping_of_steps_changes_nothing(steps):
     assert [row["train/loss"] for row in rows] == pytest.approx(
         [11 / 18, (1 / 4 + 1 / 5) / 2, (1 / 6 + 1 / 7 + 1 / 8) / 3]
     )
+
+
+def test_a_dispatch_lasts_for_seconds_at_most(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: clock[0])
+    pace = loop.Pace(1000, Agreement())
+    sizes = []
+    for _ in range(3):
+        sizes.append(pace.size)
+        clock[0] += 0.02 * pace.size  # 20 ms a step
+        pace.measure(pace.size)
+    assert sizes == [16, 250, 250]
+    clock[0] += 60
+    pace.measure(1)
+    assert pace.size == 1
+    assert loop.Pace(1, Agreement()).size == 1
 
 
 def test_callbacks_are_called_in_order_with_what_the_one_before_returned():

@@ -1,5 +1,7 @@
 import dataclasses
 import functools
+import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -116,6 +118,25 @@ def test_the_gradient_is_that_of_the_global_batch(count, kind, mean, loss):
     assert_close(grads, expected)
     np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
     np.testing.assert_allclose(metrics["gradient_norm"], optax.tree.norm(expected), rtol=1e-4)
+
+
+@pytest.mark.parametrize("mean", ["batch", "weight_sum"])
+def test_devices_send_each_other_the_gradients_and_little_else(mean):
+    model, tx, mesh = linear_model(), optax.sgd(1.0), sharding.make_mesh(8)
+    state, batch = sharding.replicate(make_state(model, tx), mesh), make_batch()
+    step = make_train_step(model, tx, LOSSES["softmax"], mean=mean)
+    specs = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(sharding.AXIS)
+    mapped = jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=(specs[0], specs[0]))
+    program = jax.jit(mapped).lower(state, batch).compile().as_text()
+    lines = [line for line in program.splitlines() if re.search(r" all-(reduce|gather|to-all)(-start)?\(", line)]
+    sizes = []
+    for line in lines:
+        results = line.split("=", 1)[1].split(" all-")[0]
+        shapes = re.findall(r"[a-z]+\d+\[([\d,]*)\]", results)
+        sizes.append(sum(math.prod(int(side) for side in shape.split(",") if side) for shape in shapes))
+    gradients = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    scalars = 5  # loss, two sums of the share, two counts
+    assert gradients <= sum(sizes) <= gradients + scalars, lines
 
 
 @pytest.mark.parametrize("mean", ["batch", "weight_sum"])
