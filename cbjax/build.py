@@ -14,13 +14,12 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cbjax import callbacks, losses, models, optim, sharding, weights
+from cbjax import callbacks, inputs, losses, models, optim, sharding, weights
 from cbjax.config import ConfigError
 from cbjax.config_schema import COUNT_WEIGHTS
-from cbjax.data import Dataset, augment
+from cbjax.data import Dataset
 from cbjax.data.sampling import Batches
-from cbjax.evaluate import Evaluation, make_evaluate
-from cbjax.resident import make_advance
+from cbjax.evaluate import Evaluation
 from cbjax.train_step import make_eval_step, make_train_step
 from cbjax.types import Array, Loss, Model, Run, TrainState
 
@@ -56,8 +55,10 @@ class Parts:
     has_validation: bool
 
 
-def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Parts:
-    """Builds the parts of a run.
+def build(
+    config: ConfigDict, dataset: Dataset, mesh: Mesh, report_bad: inputs.ReportBad = lambda name, reason: None
+) -> Parts:
+    """Builds the parts of a run; `report_bad` is told of each image that is skipped, possibly many times.
 
     Raises:
       ConfigError: if the config does not fit the data.
@@ -65,7 +66,7 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Parts:
     check_data(config, dataset)
     num_classes = len(dataset.class_names)
     model = build_model(config, num_classes)
-    batches = Batches(len(dataset.train.labels), config.batch_size, config.seed)
+    batches = inputs.build_batches(config, dataset)
     schedule = build_schedule(config, batches)
     loss = build_loss(config)
     image_shape = dataset.train.images.shape[1:]
@@ -81,51 +82,19 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Parts:
     tx = build_optimizer(config, schedule, shapes.params)
     rule, _ = build_weights(config, dataset.counts)
 
-    steps_per_dispatch = config.steps_per_dispatch
-    if steps_per_dispatch is None:
-        # XLA's convolutions inside a loop are about ten times slower on CPU; elsewhere one dispatch an epoch saves the
-        # host's time.
-        steps_per_dispatch = batches.epoch_end(1) if sharding.on_accelerator(mesh) else 1
     train_step = make_train_step(model, tx, loss, mean=config.loss.mean)
-    advance = make_advance(
-        train_step,
-        _augmentation(config, dataset),
-        dataset.train,
-        batches,
-        steps_per_dispatch=steps_per_dispatch,
-        mesh=mesh,
-        kind=config.parallel,
-    )
-    normalize = functools.partial(augment.normalize, mean=dataset.mean, std=dataset.std)
     eval_step = make_eval_step(model, loss, build_probabilities(config))
-
-    @functools.cache
-    def evaluate(split):
-        examples = dataset.validation if split == "validation" else dataset.test
-        assert examples is not None, "`has_validation` says whether there is something to evaluate"
-        batch_size = config.evaluation.batch_size or config.batch_size
-        return make_evaluate(
-            eval_step,
-            normalize,
-            examples.images,
-            examples.labels,
-            counts=dataset.counts,
-            batch_size=batch_size,
-            mesh=mesh,
-            kind=config.parallel,
-        )
-
     return Parts(
         model=model,
         mesh=mesh,
         init=lambda: sharding.replicate(jax.jit(make_state)(jax.random.key(config.seed)), mesh),
-        advance=advance,
+        advance=inputs.build_advance(config, dataset, batches, train_step, mesh, report_bad),
         batches=batches,
-        steps_per_dispatch=steps_per_dispatch,
+        steps_per_dispatch=inputs.steps_per_dispatch(config, dataset, batches, mesh),
         schedule=schedule,
         weights=rule,
         start_epoch=math.ceil(_exactly(config.weights.start) * config.num_epochs),
-        evaluate=evaluate,
+        evaluate=inputs.build_evaluate(config, dataset, eval_step, mesh, report_bad),
         has_validation=dataset.validation is not None,
     )
 
@@ -271,15 +240,3 @@ def check_data(config: ConfigDict, dataset: Dataset) -> None:
 def _exactly(number):
     """Returns the number that was written: in binary 0.55 * 100 is above 55, and a switch would come too late."""
     return fractions.Fraction(str(number))
-
-
-def _augmentation(config, dataset):
-    """Returns (keys [B], raw images) -> the network's input."""
-    data = config.data
-
-    def prepare(keys, images):
-        if data.crop_padding or data.flip:
-            images = augment.crop_flip(keys, images, data.crop_padding, data.flip, data.padding_mode)
-        return augment.normalize(images, dataset.mean, dataset.std)
-
-    return prepare

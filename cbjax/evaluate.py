@@ -10,7 +10,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cbjax import metrics
-from cbjax.sharding import data_parallel, replicate
+from cbjax.data import Split
+from cbjax.data.stream import Reading, Sweep, Transform, stream
+from cbjax.sharding import data_parallel, divide, place_among_processes, replicate
 from cbjax.types import Array
 
 
@@ -74,6 +76,47 @@ def make_evaluate(
             outputs.append(output)
         # Fetched once every batch is on its way.
         return _summarize(jax.device_get(total), np.concatenate(jax.device_get(outputs))[:size], labels, counts)
+
+    return evaluate
+
+
+def make_streamed_evaluate(
+    eval_step: Callable[..., Any],
+    normalize: Callable[[Array], Array],
+    examples: Split,
+    transform: Transform,
+    reading: Reading,
+    *,
+    counts: np.ndarray,
+    batch_size: int,
+    mesh: Mesh,
+    kind: str,
+) -> Callable[[Any, Any], Evaluation]:
+    """As `make_evaluate`, of encoded images that are read anew each time; every image once on any number of processes.
+
+    Args:
+      examples: the images with their labels.
+      transform: (encoded image, position) -> image of the network's size.
+      reading: how images are read; one that is skipped counts nowhere, and its output is that of a black image.
+      The others are those of `make_evaluate`.
+    """
+    sweep = Sweep(len(examples), batch_size)
+    index, count = place_among_processes(mesh)
+
+    def step(params, batch_stats, batch):
+        return eval_step(params, batch_stats, {**batch, "image": normalize(batch["image"])})
+
+    compiled = data_parallel(step, mesh, split=(None, None, 0), split_outputs=(None, 0), kind=kind)
+
+    def evaluate(params, batch_stats):
+        total, outputs = [], []
+        options = {"start": 0, "stop": sweep.num_steps, "process_index": index, "process_count": count}
+        for batch in stream(examples, sweep, transform, reading, **options):
+            sums, output = compiled(params, batch_stats, divide(batch, mesh))
+            total.append(sums)
+            outputs.append(output)
+        chosen = np.concatenate(jax.device_get(outputs))[: len(examples)]
+        return _summarize(jax.device_get(total), chosen, examples.labels, counts)
 
     return evaluate
 
