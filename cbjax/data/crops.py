@@ -52,14 +52,13 @@ class TrainTransform:
         draws = uniform(self.seed, position, _DRAWS)
         size = decode.size_of(data)
         if size is None:
-            pixels = decode.decode(data)
-            size = pixels.shape[:2]
-            box = random_box(draws, size, self.smallest_area)
+            pixels, reduced = decode.decode(data), 1
+            box = random_box(draws, pixels.shape[:2], self.smallest_area)
         else:
             box = random_box(draws, size, self.smallest_area)
             least = [math.ceil(self.image_size * side / crop) for side, crop in zip(size, box[2:], strict=True)]
-            pixels = decode.decode_at_least(data, *least)
-        image = _cut(pixels, box, size, self.image_size)
+            pixels, reduced = decode.decode_at_least(data, *least)
+        image = _cut(pixels, [side / reduced for side in box], self.image_size)
         if self.flip and draws[4 * _TRIES] < 0.5:
             image = image[:, ::-1]
         if self.color_jitter:
@@ -155,15 +154,11 @@ def _background(values, change):
     return grey.mean() if change == 1 else grey[..., None]
 
 
-def _cut(pixels, box, size, side):
-    """Resizes the box of an image, which may have been decoded at a smaller size than the box is of, to a square."""
-    # The same in both directions but for the pixel that an odd side is rounded up by.
-    scales = [decoded / full for decoded, full in zip(pixels.shape, size, strict=False)]
-    top, left = (start * scale for start, scale in zip(box[:2], scales, strict=True))
-    height, width = (extent * scale for extent, scale in zip(box[2:], scales, strict=True))
-    first_row, first_column = int(top), int(left)
-    last_row, last_column = math.ceil(top + height - 1e-6), math.ceil(left + width - 1e-6)
-    part = pixels[first_row:last_row, first_column:last_column]
-    # Sums of floats must not end behind the last pixel.
-    height, width = min(height, part.shape[0] - (top - first_row)), min(width, part.shape[1] - (left - first_column))
-    return resize(part, (top - first_row, left - first_column, height, width), side)
+def _cut(pixels, box, side):
+    """Resizes a box, whose corners may lie between pixels, to a square; only the part that is needed is copied."""
+    top, left, height, width = box
+    row, column = int(top), int(left)
+    part = pixels[row : math.ceil(top + height), column : math.ceil(left + width)]
+    # Of an image whose size was rounded up, the last pixels hold less of it than a whole one; never more than there is.
+    height, width = min(height, part.shape[0] - (top - row)), min(width, part.shape[1] - (left - column))
+    return resize(part, (top - row, left - column, height, width), side)

@@ -49,12 +49,15 @@ def size_of(data: bytes) -> tuple[int, int] | None:
     return _plain_jpeg_size(data)
 
 
-def decode_at_least(data: bytes, height: int, width: int) -> np.ndarray:
+def decode_at_least(data: bytes, height: int, width: int) -> tuple[np.ndarray, int]:
     """As `decode`, at 1/2, 1/4 or 1/8 of the size where the file allows it.
 
     Args:
       data: the content of a file.
       height, width: in pixels, which the result is to have at least; where the image is smaller, it has its own size.
+
+    Returns:
+      [H, W, 3] uint8, and the 1, 2, 4 or 8 by which its sides were divided and rounded up.
     """
     size = _plain_jpeg_size(data)
     if size is not None:
@@ -64,8 +67,8 @@ def decode_at_least(data: bytes, height: int, width: int) -> np.ndarray:
             scale *= 2
         pixels = _decode_jpeg(data, scale, size)
         if pixels is not None:
-            return pixels
-    return _decode_any(data)
+            return pixels, scale
+    return _decode_any(data), 1
 
 
 def _plain_jpeg_size(data):

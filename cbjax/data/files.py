@@ -104,9 +104,7 @@ def load_folder(root: str | os.PathLike | None, image_size: int) -> Source:
     splits = {}
     for split, files in listed.items():
         if unknown := sorted(set(files) - set(index)):
-            raise DataError(
-                f"{place}: {split} has classes that training has not, {quote(unknown)}: rename or move them"
-            )
+            raise DataError(f"{place}: {split} has classes that training lacks, {quote(unknown)}: rename or move them")
         paths = [path for name in sorted(files) for path in files[name]]
         labels = np.repeat([index[name] for name in sorted(files)], [len(files[name]) for name in sorted(files)])
         if not paths:

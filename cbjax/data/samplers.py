@@ -8,7 +8,6 @@ Source: Kang et al. 2020, section 4.1 (Decoupling), after Shen et al. 2016 for c
 """
 
 import functools
-from collections.abc import Callable
 
 import numpy as np
 
@@ -42,12 +41,9 @@ def make_order(name: str, labels: np.ndarray, seed: int, *, images_per_class: in
     if name == "class_aware":
         return functools.partial(class_aware, seed, labels=labels, images_per_class=images_per_class)
     frequencies = np.bincount(labels) / len(labels)
-    shares: Callable[[int], np.ndarray]
-    if name == "square_root":
-        shares = lambda epoch: np.sqrt(frequencies) / np.sqrt(frequencies).sum()  # noqa: E731
-    else:
-        shares = functools.partial(progressive_shares, frequencies, num_epochs=num_epochs)
-    return lambda epoch: by_shares(seed, epoch, labels, shares(epoch))
+    shares = square_root_shares if name == "square_root" else progressive_shares
+    shares_of = functools.partial(shares, frequencies, num_epochs=num_epochs)
+    return functools.partial(_order_by_shares, seed, labels=labels, shares_of=shares_of)
 
 
 def class_aware(seed: int, epoch: int, labels: np.ndarray, images_per_class: int) -> np.ndarray:
@@ -79,6 +75,12 @@ def by_shares(seed: int, epoch: int, labels: np.ndarray, shares: np.ndarray) -> 
     return _images_of(seed, epoch, labels, chosen[shuffle.permutation(size, seed, _PLACES, epoch)])
 
 
+def square_root_shares(frequencies: np.ndarray, epoch: int, num_epochs: int) -> np.ndarray:
+    """Returns the classes' shares [C], as the roots of their frequencies; the same in every epoch."""
+    roots = np.sqrt(frequencies)
+    return roots / roots.sum()
+
+
 def progressive_shares(frequencies: np.ndarray, epoch: int, num_epochs: int) -> np.ndarray:
     """Returns the classes' shares [C] in an epoch: from their frequencies at first to equal ones.
 
@@ -87,6 +89,10 @@ def progressive_shares(frequencies: np.ndarray, epoch: int, num_epochs: int) -> 
     progress = min(epoch / max(num_epochs - 1, 1), 1.0)
     equal = (frequencies > 0) / np.count_nonzero(frequencies)
     return (1 - progress) * frequencies + progress * equal
+
+
+def _order_by_shares(seed, epoch, labels, shares_of):
+    return by_shares(seed, epoch, labels, shares_of(epoch))
 
 
 def _images_of(seed, epoch, labels, chosen):

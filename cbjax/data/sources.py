@@ -36,9 +36,6 @@ def _lists(places):
 SOURCES: dict[str, Callable[[Mapping[str, Any]], Source]] = {
     "digits": lambda places: load_digits(),
     "arrays": lambda places: arrays.load(places.get("file")),
-    "list": lambda places: lists.load_lists(_lists(places), places.get("root"), places["image_size"]),
-    "csv": lambda places: lists.load_csv(_lists(places), places.get("root"), places["image_size"]),
-    "folder": lambda places: files.load_folder(places.get("root"), places["image_size"]),
 }
 _HINTS = {
     "arrays": "your own .npz: --config.data.file=PATH",
@@ -68,6 +65,11 @@ def _load_streamed(name, places):
 
 SOURCES |= {name: functools.partial(_load_prepared, *which) for name, which in _PREPARED.items()}
 SOURCES |= {name: functools.partial(_load_streamed, name) for name in _STREAMED}
+SOURCES |= {
+    "list": lambda places: lists.load_lists(_lists(places), places.get("root"), places["image_size"]),
+    "csv": lambda places: lists.load_csv(_lists(places), places.get("root"), places["image_size"]),
+    "folder": lambda places: files.load_folder(places.get("root"), places["image_size"]),
+}
 
 
 def load(name: str, *, image_size: int = 224, **places: Any) -> Source:
