@@ -14,9 +14,8 @@ from cbjax.data import resize as resizing
 from cbjax.data.crops import EvalTransform, TrainTransform, jitter, random_box, uniform
 
 RNG = np.random.default_rng(0)
-PIXELS = np.asarray(
-    Image.fromarray(RNG.integers(0, 256, (9, 12, 3), np.uint8)).resize((500, 375), Image.Resampling.BICUBIC)
-)
+NOISE = Image.fromarray(RNG.integers(0, 256, (9, 12, 3), np.uint8))
+PIXELS = np.asarray(NOISE.resize((500, 375), Image.Resampling.BICUBIC))
 
 
 def encode(pixels, kind, **options):

@@ -11,9 +11,8 @@ from PIL import Image, ImageOps
 from cbjax.data.decode import DecodeError, decode, decode_at_least, size_of
 
 RNG = np.random.default_rng(0)
-SMOOTH = np.asarray(
-    Image.fromarray(RNG.integers(0, 256, (6, 8, 3), np.uint8)).resize((53, 41), Image.Resampling.BICUBIC)
-)
+NOISE = Image.fromarray(RNG.integers(0, 256, (6, 8, 3), np.uint8))
+SMOOTH = np.asarray(NOISE.resize((53, 41), Image.Resampling.BICUBIC))
 
 
 def encode(image, kind, **options):

@@ -72,10 +72,10 @@ def test_absolute_paths_need_no_root(tree, tmp_path):
 
 
 def test_a_tree_without_splits_is_all_for_training(tree):
-    root, rows = tree
+    root, _ = tree
     source = sources.load("folder", root=root / "train")
     assert len(source.train) == 12 and source.validation is source.test is None
-    with pytest.raises(DataError, match="brings no test split: set data.test"):
+    with pytest.raises(DataError, match=r"brings no test split: set data\.test"):
         prepare({"name": "folder", "root": str(root / "train"), "normalization": "imagenet"}, 0)
 
 
@@ -184,7 +184,7 @@ def test_what_is_not_given_is_asked_for():
     for name in ("list", "csv"):
         with pytest.raises(DataError, match=rf"data.name='{name}' reads a file that lists images: set data.train_list"):
             sources.load(name)
-        with pytest.raises(DataError, match="there is no file /nowhere.txt, which was to list images"):
+        with pytest.raises(DataError, match=r"there is no file /nowhere\.txt, which was to list images"):
             sources.load(name, train_list="/nowhere.txt")
 
 
@@ -207,7 +207,7 @@ def test_choosing_images_reads_none(tree):
     assert dataset.train.images.shape == (3, 24, 24, 3) and dataset.train.images.dtype == np.uint8
     names = [dataset.train.images.name(i) for i in range(3)]
     assert ["/cat/" in name for name in names] == [label == 0 for label in dataset.train.labels]
-    with pytest.raises(DataError, match="'standardize' needs the training images in memory.*use 'imagenet'"):
+    with pytest.raises(DataError, match=r"'standardize' needs the training images in memory.*use 'imagenet'"):
         prepare({**data, "normalization": "standardize"}, 0)
 
 

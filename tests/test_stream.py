@@ -24,9 +24,8 @@ def split(tmp_path):
 
 
 def read(split, batches, transform=TRAIN, *, threads=0, workers=0, start=0, stop=6, **options):
-    reading = Reading(
-        threads, workers, **{key: options.pop(key) for key in ("on_bad_image", "report") if key in options}
-    )
+    bad = {key: options.pop(key) for key in ("on_bad_image", "report") if key in options}
+    reading = Reading(threads, workers, **bad)
     return list(stream(split, batches, transform, reading, start=start, stop=stop, **options))
 
 
