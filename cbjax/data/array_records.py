@@ -39,7 +39,7 @@ class Records:
         """Returns TFDS's random access source, opened at the first use in each process."""
         with self._lock:
             if self._opened is None:
-                import tensorflow_datasets as tensorflow_datasets
+                import tensorflow_datasets
 
                 builder = tensorflow_datasets.builder_from_directory(self.folder)
                 decoders = {"image": tensorflow_datasets.decode.SkipDecoding()}
@@ -60,14 +60,15 @@ class Records:
         return f"{place} ({file_name.decode(errors='replace')})" if isinstance(file_name, bytes) else place
 
     def fingerprint(self, positions: np.ndarray) -> bytes:
-        """Returns the positions with the names and sizes of the set's files, which do not change once written."""
+        """Returns the positions with what tells the set from others; its files do not change once written."""
         return self.key().encode() + np.asarray(positions, np.int64).tobytes()
 
     def key(self) -> str:
-        """Returns a digest of the split's files' names and sizes."""
+        """Returns a digest of the set's description and of the names and sizes of the split's files."""
         folder = _path(self.folder)
         files = sorted((path.name, path.stat().length) for path in folder.glob(f"*-{self.split}.array_record-*"))
-        return hashlib.sha256(repr(files).encode()).hexdigest()[:16]
+        content = (folder / "dataset_info.json").read_bytes() + repr(files).encode()
+        return hashlib.sha256(content).hexdigest()[:16]
 
 
 def load(name: str, data_dir: str | os.PathLike | None, image_size: int) -> Source:
@@ -86,7 +87,7 @@ def load(name: str, data_dir: str | os.PathLike | None, image_size: int) -> Sour
     """
     name = name.removeprefix(PREFIX)
     prepared = tfds.find(name, data_dir, splits=("train",))
-    import tensorflow_datasets as tensorflow_datasets
+    import tensorflow_datasets
 
     folder = os.fspath(prepared.folder)
     try:
@@ -100,7 +101,7 @@ def load(name: str, data_dir: str | os.PathLike | None, image_size: int) -> Sour
             store = Records(folder, split)
             # Test splits whose labels are secret have -1 in their place; the first record says it of all.
             if split == "train" or store.record(0)["label"] >= 0:
-                splits[split] = make_split(store, _labels(store, name), image_size)
+                splits[split] = make_split(store, _labels(store, name, prepared.sizes[split]), image_size)
     except DataError:
         raise
     except Exception as error:  # the record reader and protocol buffers each raise their own
@@ -113,15 +114,14 @@ def load(name: str, data_dir: str | os.PathLike | None, image_size: int) -> Sour
     return with_test(splits, tuple(features["label"].names))
 
 
-def _labels(store, name):
-    """Returns the labels of a split [N]; read from every record once, then from a file beside them or in a cache."""
+def _labels(store, name, size):
+    """Returns the labels of a split [N = size]; read from the records once, then from a file beside them or in a cache."""
     file_name = f"cbjax-labels-{store.split}-{store.key()}.npy"
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     places = [_path(store.folder) / f".{file_name}", _path(cache).expanduser() / "cbjax" / f"{name}-{file_name}"]
-    for place in places:
-        if place.exists():
-            with place.open("rb") as file:
-                return np.load(file)
+    kept = next((labels for labels in map(_kept, places) if labels is not None and len(labels) == size), None)
+    if kept is not None:
+        return kept
     source = store.source()
     print(f"reading the labels of {len(source)} {store.split} images of {name}, this once", flush=True)
     blocks = [list(range(start, min(start + _BLOCK, len(source)))) for start in range(0, len(source), _BLOCK)]
@@ -135,6 +135,14 @@ def _labels(store, name):
         except OSError:  # a folder of read-only data
             continue
     return labels
+
+
+def _kept(place):
+    try:
+        with place.open("rb") as file:
+            return np.load(file)
+    except (OSError, ValueError, EOFError):  # not there, or cut while it was written
+        return None
 
 
 def _write(place, labels):
