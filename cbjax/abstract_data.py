@@ -22,7 +22,6 @@ KNOWN: dict[str, tuple[int, int, int, tuple[int, int, int] | None]] = {
     "i_naturalist2018": (437513, 24426, 8142, None),
     "places365_small": (1803460, 36500, 365, None),
 }
-IMAGE_SIZE = 224
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +88,7 @@ def describe(
     if data.majority_ratio is not None:
         options["majority_ratio"] = data.majority_ratio
     fixed = known[3] if known else None
-    side = image_size or data.get("image_size") or IMAGE_SIZE
+    side = image_size or data.image_size
     shape = fixed if fixed and not image_size else (side, side, fixed[2] if fixed else 3)
     mean, std = normalization.NORMALIZATIONS.get(data.normalization, ((0.0,), (1.0,)))
     return AbstractData(

@@ -14,14 +14,13 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cbjax import callbacks, losses, models, optim, pretrained, sharding, weights
+from cbjax import callbacks, inputs, losses, models, optim, pretrained, sharding, weights
 from cbjax.check_data import check_data
 from cbjax.config import ConfigError, learning_rates
-from cbjax.data import Dataset, augment
+from cbjax.data import Dataset
 from cbjax.data.sampling import Batches
-from cbjax.evaluate import Evaluation, make_evaluate
+from cbjax.evaluate import Evaluation
 from cbjax.pretrained import Pretrained
-from cbjax.resident import make_advance
 from cbjax.train_step import make_eval_step, make_train_step
 from cbjax.types import Array, Loss, Model, Run, TrainState
 
@@ -59,44 +58,18 @@ class Parts:
     has_validation: bool
 
 
-def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Parts:
-    """Builds the parts of a run.
+def build(
+    config: ConfigDict, dataset: Dataset, mesh: Mesh, report_bad: inputs.ReportBad = lambda name, reason: None
+) -> Parts:
+    """Builds the parts of a run; `report_bad` is told of each image that is skipped, possibly many times.
 
     Raises:
       ConfigError: if the config does not fit the data.
     """
     check_data(config, dataset)
-    batches = Batches(len(dataset.train.labels), config.batch_size, config.seed)
+    batches = inputs.build_batches(config, dataset)
     steps = build_steps(config, batches, dataset.train.images.shape[1:], dataset.counts)
     rule, _ = build_weights(config, dataset.counts)
-    steps_per_dispatch = build_steps_per_dispatch(config, batches, mesh)
-    advance = make_advance(
-        steps.train_step,
-        build_augmentation(config, dataset.mean, dataset.std),
-        dataset.train,
-        batches,
-        steps_per_dispatch=steps_per_dispatch,
-        mesh=mesh,
-        kind=config.parallel,
-    )
-    normalize = functools.partial(augment.normalize, mean=dataset.mean, std=dataset.std)
-
-    @functools.cache
-    def evaluate(split):
-        examples = dataset.validation if split == "validation" else dataset.test
-        assert examples is not None, "`has_validation` says whether there is something to evaluate"
-        batch_size = config.evaluation.batch_size or config.batch_size
-        return make_evaluate(
-            steps.eval_step,
-            normalize,
-            examples.images,
-            examples.labels,
-            counts=dataset.counts,
-            batch_size=batch_size,
-            mesh=mesh,
-            kind=config.parallel,
-        )
-
     return Parts(
         model=steps.model,
         mesh=mesh,
@@ -104,13 +77,13 @@ def build(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Parts:
         if config.model.pretrained
         else None,
         init=lambda: jax.jit(steps.make_state, out_shardings=sharding.whole(mesh))(jax.random.key(config.seed)),
-        advance=advance,
+        advance=inputs.build_advance(config, dataset, batches, steps.train_step, mesh, report_bad),
         batches=batches,
-        steps_per_dispatch=steps_per_dispatch,
+        steps_per_dispatch=inputs.steps_per_dispatch(config, dataset, batches, mesh),
         schedule=steps.schedule,
         weights=rule,
         start_epoch=math.ceil(_exactly(config.weights.start) * config.num_epochs),
-        evaluate=evaluate,
+        evaluate=inputs.build_evaluate(config, dataset, steps.eval_step, mesh, report_bad),
         has_validation=dataset.validation is not None,
     )
 
@@ -157,15 +130,6 @@ def build_steps(
         ),
         eval_step=make_eval_step(model, build_loss(config, smooth=False), build_probabilities(config)),
     )
-
-
-def build_steps_per_dispatch(config: ConfigDict, batches: Batches, mesh: Mesh) -> int:
-    """Returns how many steps of a resident data set one dispatch takes at most."""
-    if config.steps_per_dispatch is not None:
-        return config.steps_per_dispatch
-    # XLA's convolutions inside a loop are about ten times slower on CPU; elsewhere one dispatch an epoch saves the
-    # host's time.
-    return batches.epoch_end(1) if sharding.on_accelerator(mesh) else 1
 
 
 def initial_state(
@@ -293,17 +257,3 @@ def _read_pretrained(path, shapes):
 def _exactly(number):
     """Returns the number that was written: in binary 0.55 * 100 is above 55, and a switch would come too late."""
     return fractions.Fraction(str(number))
-
-
-def build_augmentation(
-    config: ConfigDict, mean: Sequence[float], std: Sequence[float]
-) -> Callable[[Array, Array], Array]:
-    """Returns (keys [B], raw images) -> the network's input."""
-    data = config.data
-
-    def prepare(keys, images):
-        if data.crop_padding or data.flip:
-            images = augment.crop_flip(keys, images, data.crop_padding, data.flip, data.padding_mode)
-        return augment.normalize(images, mean, std)
-
-    return prepare

@@ -98,15 +98,9 @@ def _parse(arguments):
     compiles.epilog = train.epilog
     compiles.add_argument("--config", required=True, metavar="FILE", help="as for train")
     compiles.add_argument("--topology", required=True, metavar="SLICE", help="as JAX names it, such as v5e:4x8")
-    compiles.add_argument(
-        "--classes", type=_positive, metavar="C", help="classes, where the data's name does not say it"
-    )
-    compiles.add_argument(
-        "--images", type=_positive, metavar="N", help="training images, where the name does not say it"
-    )
-    compiles.add_argument(
-        "--image_size", type=_positive, metavar="SIDE", help="pixels, where the config does not say it"
-    )
+    compiles.add_argument("--classes", type=_positive, metavar="C", help="classes, where the config does not say it")
+    compiles.add_argument("--images", type=_positive, metavar="N", help="training images, likewise")
+    compiles.add_argument("--image_size", type=_positive, metavar="SIDE", help="side in pixels, likewise")
     compiles.add_argument("--save", metavar="FILE", type=pathlib.Path, help="also write the figures as JSON")
     datasets = add("datasets", _datasets, "List the data sources and whether each is ready.")
     datasets.add_argument(

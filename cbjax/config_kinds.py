@@ -96,6 +96,17 @@ def text(what: str) -> Kind:
     return Kind(what, accept, read)
 
 
+def prefixed(prefix: str, what: str) -> Kind:
+    """Text that begins with a prefix and goes on; `what` stands for the rest in the rule."""
+
+    def accept(value):
+        if not isinstance(value, str) or not value.startswith(prefix) or not value.removeprefix(prefix).strip():
+            raise ValueError
+        return value
+
+    return Kind(f"{prefix}{what}", accept, str)
+
+
 def either(*kinds: Kind) -> Kind:
     """The first of the kinds that takes the value."""
 

@@ -12,6 +12,8 @@ from cbjax.config_schema import (
     REQUIRED,
     RESNETS,
     SOURCES,
+    STREAMED,
+    TFDS_PREFIX,
 )
 
 # A key in the first column has an effect only where the key in the second has one of the values in the third.
@@ -26,6 +28,18 @@ EFFECTS = (
     ("difficulty.floor", "weights.name", ("difficulty",)),
     ("difficulty.scale", "weights.name", ("difficulty",)),
     ("data.file", "data.name", ("arrays",)),
+    ("data.root", "data.name", ("list", "csv", "folder")),
+    ("data.train_list", "data.name", ("list", "csv")),
+    ("data.validation_list", "data.name", ("list", "csv")),
+    ("data.test_list", "data.name", ("list", "csv")),
+    ("data.image_size", "data.name", STREAMED),
+    ("data.resize", "data.name", STREAMED),
+    ("data.crop_area", "data.name", STREAMED),
+    ("data.color_jitter", "data.name", STREAMED),
+    ("data.on_bad_image", "data.name", STREAMED),
+    ("data.threads", "data.name", STREAMED),
+    ("data.workers", "data.name", STREAMED),
+    ("data.images_per_class", "data.sampler", ("class_aware",)),
     ("data.imbalance", "data.longtail", ("exponential", "step")),
     ("data.counts", "data.longtail", ("counts",)),
     ("data.majority_ratio", "data.longtail", ("majority",)),
@@ -46,6 +60,11 @@ EFFECTS = (
 STATEMENTS = (
     "weights.start",
     "data.file",
+    "data.root",
+    "data.train_list",
+    "data.validation_list",
+    "data.test_list",
+    "data.color_jitter",
     "data.imbalance",
     "data.counts",
     "data.majority_ratio",
@@ -71,9 +90,15 @@ def problems(values: Mapping[str, Any], given: Collection[str] = ()) -> list[str
     return missing or [
         *_without_effect(values, given),
         *_data(values),
+        *_streamed(values),
         *_optim(values),
         *_batch_sizes(values),
     ]
+
+
+def is_streamed(name: str) -> bool:
+    """Says whether the images of a source are read as they are needed."""
+    return name in STREAMED or name.startswith(TFDS_PREFIX)
 
 
 def divisible(key: str, batch_size: int, num_devices: int) -> Iterator[str]:
@@ -115,7 +140,8 @@ def scaled_learning_rate(values: Mapping[str, Any]) -> tuple[float, float]:
 def _without_effect(values, given):
     for key, on, where in EFFECTS:
         value, default = values[key], KEYS[key].default
-        if value != default and values[on] not in where and (key in given or key in STATEMENTS):
+        applies = values[on] in where or (where is STREAMED and is_streamed(values[on]))
+        if value != default and not applies and (key in given or key in STATEMENTS):
             yield (
                 f"{key} must be left at {default} unless {on} is {' or '.join(where)}, for it has no effect where {on} "
                 f"is {values[on]}; got {value}"
@@ -124,16 +150,19 @@ def _without_effect(values, given):
 
 def _data(values):
     name, classes, longtail = values["data.name"], values["data.classes"], values["data.longtail"]
-    source_classes, image_size = SOURCES[name]
+    source_classes, image_size = SOURCES.get(name, (None, None))
     if name == "arrays" and values["data.file"] is None:
         yield "data.file must be the .npz file to read where data.name is arrays; got None"
+    may_bring_validation = name == "arrays" or is_streamed(name)
     if name == "digits" and not values["data.test"]:
         yield "data.test must be above 0 where data.name is digits, which brings no test images; got 0"
-    if values["weights.name"] == "difficulty" and not values["data.validation"] and name != "arrays":
+    if values["weights.name"] == "difficulty" and not values["data.validation"] and not may_bring_validation:
         yield (
             "data.validation must be above 0 where weights.name is difficulty, which is measured on held-out images; "
             "got 0: try data.validation=20"
         )
+    if is_streamed(name):
+        image_size = (values["data.image_size"],) * 2
     needed = MODELS[values["model.name"]]
     if needed and image_size and needed != image_size:
         fitting = [model for model, size in MODELS.items() if size in (None, image_size)]
@@ -167,6 +196,36 @@ def _data(values):
                 f"data.classes must be two where data.longtail is majority, the larger first; got {num_classes} "
                 "classes: try data.classes=9,4"
             )
+
+
+def _streamed(values):
+    name = values["data.name"]
+    if not is_streamed(name):
+        return
+    if name in ("list", "csv") and values["data.train_list"] is None:
+        yield f"data.train_list must be the file that lists the training images where data.name is {name}; got None"
+    if name == "folder" and values["data.root"] is None:
+        yield "data.root must be the folder that has train/CLASS/*.jpg where data.name is folder; got None"
+    if values["data.normalization"] == "standardize":
+        yield (
+            f"data.normalization must not be standardize where data.name is {name}, whose images are read as they are "
+            "needed; got standardize: try data.normalization=imagenet"
+        )
+    if values["data.crop_padding"]:
+        yield (
+            f"data.crop_padding must be 0 where data.name is {name}, whose images are cropped by data.crop_area; "
+            f"got {values['data.crop_padding']}"
+        )
+    if values["data.resize"] is not None and values["data.resize"] < values["data.image_size"]:
+        yield (
+            f"data.resize must be at least data.image_size, {values['data.image_size']}, which is cropped from it; "
+            f"got {values['data.resize']}"
+        )
+    if values["steps_per_dispatch"] not in (None, 1):
+        yield (
+            f"steps_per_dispatch must be 1 or none where data.name is {name}, whose images come batch by batch; "
+            f"got {values['steps_per_dispatch']}"
+        )
 
 
 def _optim(values):

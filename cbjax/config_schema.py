@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from cbjax.config_kinds import Kind, boolean, choice, either, integer, number, several, text
+from cbjax.config_kinds import Kind, boolean, choice, either, integer, number, prefixed, several, text
 
 # Facts of the parts that a configuration names, so that it can be checked without importing them; tests/test_config.py
 # holds them against the registries. Sources: classes and image size [H, W], None where the user's file decides.
@@ -16,7 +16,17 @@ SOURCES: dict[str, tuple[int | None, tuple[int, int] | None]] = {
     "cifar10": (10, (32, 32)),
     "cifar20": (20, (32, 32)),
     "cifar100": (100, (32, 32)),
+    "imagenet2012": (1000, None),
+    "i_naturalist2017": (5089, None),
+    "i_naturalist2018": (8142, None),
+    "places365_small": (365, None),
+    "list": (None, None),
+    "csv": (None, None),
+    "folder": (None, None),
 }
+# Sources whose images are read as they are needed, and cropped to data.image_size; so is every "tfds:NAME".
+STREAMED = ("imagenet2012", "i_naturalist2017", "i_naturalist2018", "places365_small", "list", "csv", "folder")
+TFDS_PREFIX = "tfds:"
 # Models: the image size that they need, None for any.
 CIFAR_RESNETS = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
 IMAGENET_RESNETS = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -28,6 +38,7 @@ COUNT_WEIGHTS = ("inverse_frequency", "inverse_sqrt_frequency", "class_balanced"
 WEIGHTS = ("uniform", *COUNT_WEIGHTS, "difficulty")
 TAU_FORMULAS = ("paper", "authors_code", "authors_code_imagenet")
 LONGTAILS = ("natural", "exponential", "step", "counts", "majority")
+SAMPLERS = ("instance", "class_aware", "square_root", "progressive")
 NORMALIZATIONS = ("unit", "symmetric", "cifar", "imagenet", "standardize", "none")
 
 
@@ -53,9 +64,13 @@ KEYS: dict[str, Key] = {
     "devices": Key(None, integer(1), "number of local devices to use (none: all)"),
     "deterministic": Key(False, boolean(), "bit-equal repetition on a GPU, at some speed"),
     "steps_per_dispatch": Key(None, integer(1), "steps in one dispatch (none: 1 on CPU, an epoch elsewhere)"),
-    "data.name": Key(None, choice(*SOURCES), "data set"),
+    "data.name": Key(None, either(choice(*SOURCES), prefixed(TFDS_PREFIX, "NAME")), "data set"),
     "data.data_dir": Key(None, text("a folder"), "TFDS folder (none: CBJAX_DATA_DIR, else TFDS's own)"),
     "data.file": Key(None, text("a .npz file"), "the user's file, for data.name=arrays"),
+    "data.root": Key(None, text("a folder"), "folder of the images (list, csv: none: that of the list)"),
+    "data.train_list": Key(None, text("a file"), "training images, `path label` a line (list) or a table (csv)"),
+    "data.validation_list": Key(None, text("a file"), "the same of images held out for validation"),
+    "data.test_list": Key(None, text("a file"), "the same of test images"),
     "data.seed": Key(None, integer(0, 2**32 - 1), "seed of splits and subsets (none: seed)"),
     "data.classes": Key((), several(either(integer(0), text("a class name"))), "classes to keep, in order; () for all"),
     "data.longtail": Key("natural", choice(*LONGTAILS), "how training images are made imbalanced"),
@@ -69,6 +84,15 @@ KEYS: dict[str, Key] = {
     "data.crop_padding": Key(0, integer(0), "pixels of padding before a random crop (0: no crop)"),
     "data.padding_mode": Key("zero", choice("zero", "reflect"), "what the padding holds"),
     "data.flip": Key(False, boolean(), "random horizontal flips"),
+    "data.image_size": Key(224, integer(1), "side of the network's input, for images read as they are needed"),
+    "data.resize": Key(None, integer(1), "shorter side before the centre crop of evaluation (none: 8/7 image_size)"),
+    "data.crop_area": Key(0.08, number(above=0, high=1), "least share of an image in its random crop; 1 for no crop"),
+    "data.color_jitter": Key(0.0, number(low=0, high=1), "most change of brightness, contrast, saturation; 0 for none"),
+    "data.on_bad_image": Key("error", choice("error", "skip"), "what an image does that cannot be read"),
+    "data.threads": Key(None, integer(1), "threads that decode images, in each worker (none: one a core)"),
+    "data.workers": Key(0, integer(0), "processes that decode images (0: this one's threads)"),
+    "data.sampler": Key("instance", choice(*SAMPLERS), "which images an epoch holds"),
+    "data.images_per_class": Key(4, integer(1), "images of a class in a row (class_aware)"),
     "model.name": Key(None, choice(*MODELS), "network"),
     "model.shortcut": Key("average", choice(*SHORTCUTS), "shortcuts of CIFAR's ResNets where the size changes"),
     "model.initialization": Key("glorot", choice("glorot", "he"), "first values of the kernels"),

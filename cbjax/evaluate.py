@@ -10,7 +10,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cbjax import metrics
-from cbjax.sharding import data_parallel, gather, replicate
+from cbjax.data import Split
+from cbjax.data.stream import Reading, Sweep, Transform, stream
+from cbjax.sharding import data_parallel, divide, gather, place_among_processes, replicate
 from cbjax.types import Array
 
 
@@ -87,6 +89,55 @@ def make_program(
         return eval_step(params, batch_stats, batch)
 
     return data_parallel(step, mesh, split=(None, None, None, 0, 0), split_outputs=(None, 0), kind=kind)
+
+
+def make_streamed_evaluate(
+    eval_step: Callable[..., Any],
+    normalize: Callable[[Array], Array],
+    examples: Split,
+    transform: Transform,
+    reading: Reading,
+    *,
+    counts: np.ndarray,
+    batch_size: int,
+    mesh: Mesh,
+    kind: str,
+) -> Callable[[Any, Any], Evaluation]:
+    """As `make_evaluate`, of encoded images that are read anew each time; every image once on any number of processes.
+
+    Args:
+      examples: the images with their labels.
+      transform: (encoded image, position) -> image of the network's size.
+      reading: how images are read; one that is skipped counts nowhere, and its output is that of a black image.
+      The others are those of `make_evaluate`.
+    """
+    sweep = Sweep(len(examples), batch_size)
+    index, count = place_among_processes(mesh)
+
+    compiled = make_streamed_program(eval_step, normalize, mesh, kind)
+
+    def evaluate(params, batch_stats):
+        total, outputs = [], []
+        options = {"start": 0, "stop": sweep.num_steps, "process_index": index, "process_count": count}
+        for batch in stream(examples, sweep, transform, reading, **options):
+            sums, output = compiled(params, batch_stats, divide(batch, mesh))
+            total.append(sums)
+            outputs.append(output)
+        chosen = np.concatenate(gather(outputs, mesh))[: len(examples)]
+        return _summarize(jax.device_get(total), chosen, examples.labels, counts)
+
+    return evaluate
+
+
+def make_streamed_program(
+    eval_step: Callable[..., Any], normalize: Callable[[Array], Array], mesh: Mesh, kind: str
+) -> Callable[..., Any]:
+    """Returns the compiled (params, batch_stats, batch) -> (sums, outputs [B]) of raw images."""
+
+    def step(params, batch_stats, batch):
+        return eval_step(params, batch_stats, {**batch, "image": normalize(batch["image"])})
+
+    return data_parallel(step, mesh, split=(None, None, 0), split_outputs=(None, 0), kind=kind)
 
 
 def _summarize(sums, outputs, labels, counts):

@@ -53,8 +53,9 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
       Interrupted: after SIGINT or SIGTERM, once the state is saved.
     """
     config = configs.resolve(config)
-    if config.data.file is not None:
-        config.data.file = str(pathlib.Path(config.data.file).expanduser().absolute())
+    for key in ("file", "root", "train_list", "validation_list", "test_list"):
+        if config.data[key] is not None and "://" not in config.data[key]:
+            config.data[key] = str(pathlib.Path(config.data[key]).expanduser().absolute())
     place = _directory(workdir)
     noted = processes.from_first(lambda: workdirs.check_resume(place, config, extend))
     mesh = _make_mesh(config, config.devices)
@@ -63,7 +64,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
     dataset = data.prepare(config.data, config.seed if config.data.seed is None else config.data.seed)
     facts = workdirs.describe_data(dataset)
     processes.from_first(lambda: workdirs.check_same_data(place, facts))
-    parts = build.build(config, dataset, mesh)
+    parts = build.build(config, dataset, mesh, workdirs.BadImages(place).add)
     total = parts.batches.epoch_end(config.num_epochs)
     with contextlib.ExitStack() as stack:
         processes.from_first(lambda: stack.enter_context(workdirs.lock(place)))
@@ -155,7 +156,8 @@ def evaluate(workdir: str | os.PathLike, *, split: str = "test", checkpoint: str
     dataset = data.prepare(config.data, config.seed if config.data.seed is None else config.data.seed)
     workdirs.check_same_data(place, workdirs.describe_data(dataset))
     state, _ = _restore(place, config, facts, mesh, checkpoint)
-    return build.build(config, dataset, mesh).evaluate(split)(state.params, state.batch_stats).metrics
+    parts = build.build(config, dataset, mesh, workdirs.BadImages(place).add)
+    return parts.evaluate(split)(state.params, state.batch_stats).metrics
 
 
 def _directory(workdir):

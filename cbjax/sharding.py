@@ -87,6 +87,18 @@ def gather(tree: Any, mesh: Mesh) -> Any:
     return jax.device_get(tree)
 
 
+def divide(tree: Any, mesh: Mesh) -> Any:
+    """Places this process's share of a batch on its devices; returns global arrays, divided along their first axis."""
+    place = NamedSharding(mesh, PartitionSpec(AXIS))
+    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(place, leaf), tree)
+
+
+def place_among_processes(mesh: Mesh) -> tuple[int, int]:
+    """Returns this process's index among those that have devices of the mesh, and their number."""
+    processes = sorted({device.process_index for device in mesh.devices.flat})
+    return processes.index(jax.process_index()), len(processes)
+
+
 def placed(shapes: Any, mesh: Mesh) -> Any:
     """Returns shapes with the place that `replicate` would give their arrays."""
     place = whole(mesh)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cbjax import abstract_data, build, evaluate, resident, roofline, sharding, tpu
+from cbjax import abstract_data, build, evaluate, inputs, resident, roofline, sharding, streaming, tpu
 from cbjax import config as configs
 from cbjax.abstract_data import AbstractData
 from cbjax.config import ConfigError
@@ -32,26 +32,19 @@ def train_program(config: ConfigDict, data: AbstractData, mesh: Mesh) -> tuple[L
     steps = build.build_steps(config, batches, data.image_shape, data.counts)
     state = sharding.placed(steps.state, mesh)
     size = config.batch_size
+    normalize = functools.partial(augment.normalize, mean=data.mean, std=data.std)
     if data.resident:
-        count = build.build_steps_per_dispatch(config, batches, mesh)
+        count = inputs.steps_per_resident_dispatch(config, batches, mesh)
+        prepare = inputs.build_augmentation(config, normalize)
         program: Any = resident.make_program(
-            steps.train_step,
-            build.build_augmentation(config, data.mean, data.std),
-            steps_per_dispatch=count,
-            mesh=mesh,
-            kind="shard_map",
+            steps.train_step, prepare, steps_per_dispatch=count, mesh=mesh, kind="shard_map"
         )
         images = _images(int(data.counts.sum()), data, mesh)
         if count == 1:
             return lambda: program.lower(state, images, sharding.abstract((size,), jnp.int32, mesh, 0)), state
         indices = sharding.abstract((count, size), jnp.int32, mesh, 1)
         return lambda: program.lower(state, images, indices, sharding.abstract((), jnp.int32, mesh)), state
-    normalize = functools.partial(augment.normalize, mean=data.mean, std=data.std)
-
-    def step(state, batch):
-        return steps.train_step(state, {**batch, "image": normalize(batch["image"])})
-
-    program = sharding.data_parallel(step, mesh, split=(None, 0), split_outputs=(None, None), donate=(0,))
+    program = streaming.make_program(steps.train_step, normalize, mesh, "shard_map")
     return lambda: program.lower(state, _batch(size, data, mesh)), state
 
 
@@ -67,11 +60,7 @@ def evaluation_program(config: ConfigDict, data: AbstractData, mesh: Mesh) -> Lo
         chosen, mask = sharding.abstract((size,), jnp.int32, mesh, 0), sharding.abstract((size,), bool, mesh, 0)
         images = _images(data.num_test, data, mesh)
         return lambda: program.lower(state.params, state.batch_stats, images, chosen, mask)
-
-    def step(params, batch_stats, batch):
-        return steps.eval_step(params, batch_stats, {**batch, "image": normalize(batch["image"])})
-
-    program = sharding.data_parallel(step, mesh, split=(None, None, 0), split_outputs=(None, 0))
+    program = evaluate.make_streamed_program(steps.eval_step, normalize, mesh, "shard_map")
     return lambda: program.lower(state.params, state.batch_stats, _batch(size, data, mesh))
 
 

@@ -63,14 +63,21 @@ def test_arrays_need_their_sizes():
 
 
 def test_images_of_large_data_are_cropped_to_the_size_of_the_config():
-    config = configs.load("cifar_lt:cui", ["data.longtail=natural", "data.imbalance=1"])
-    config.data.unlock()
-    config.data.image_size = 96
-    assert abstract_data.describe(config).image_shape == (32, 32, 3)
-    config.data.name = "imagenet2012"
+    config = configs.load("imagenet:resnet50_softmax", ["data.image_size=96", "data.resize=none"])
     about = abstract_data.describe(config)
     assert about.image_shape == (96, 96, 3) and not about.resident
     assert (len(about.counts), int(about.counts.sum()), about.num_test) == (1000, 1281167, 50000)
+    assert about.counts.max() - about.counts.min() <= 1
     config.data.validation = 20
     assert int(abstract_data.describe(config).counts.sum()) == 1281167 - 20 * 1000
     assert abstract_data.describe(config, image_size=64).image_shape == (64, 64, 3)
+    assert described("cifar_lt:cui").image_shape == (32, 32, 3)  # these are not cropped
+
+
+def test_lists_need_their_sizes():
+    config = configs.load("imagenet:resnet50_softmax")
+    config.data.name = "list"
+    with pytest.raises(ConfigError, match="give --classes and --images$"):
+        abstract_data.describe(config)
+    about = abstract_data.describe(config, num_classes=365, num_images=62500)
+    assert about.image_shape == (224, 224, 3) and not about.resident and len(about.counts) == 365

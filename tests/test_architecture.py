@@ -15,10 +15,11 @@ LEVELS = [
     {"run", "tpu_programs"},
     {"results"},
     {"build"},
+    {"inputs"},
     {"workdir"},
     {"loop"},
     {"callbacks", "predict", "profile"},
-    {"evaluate", "checkpoint", "resident"},
+    {"evaluate", "checkpoint", "resident", "streaming"},
     {"train_step", "abstract_data", "check_data"},
     {"losses", "weights", "difficulty", "metrics", "models", "data", "optim"}
     | {"sharding", "memory", "processes", "pretrained"},

@@ -6,6 +6,9 @@ from hypothesis import given, strategies
 from cbjax import config, config_rules, config_schema
 from cbjax.config import ConfigError
 
+# A tree of images for a config of CIFAR.
+FOLDER = ["data.name=folder", "data.root=images", "data.validation=0", "data.crop_padding=0"]
+
 # Overrides of a file that do not go together: (file, overrides, key, rule, value).
 WRONG_COMBINATIONS = [
     ("digits_lt", ["data.name=none"], "data.name", "must be set: one of digits", "None"),
@@ -92,11 +95,50 @@ WRONG_COMBINATIONS = [
         "unless difficulty.tau is dynamic",
         "got authors_code",
     ),
+    (
+        "cifar_lt:cdb",
+        ["data.name=list"],
+        "data.train_list",
+        "lists the training images where data.name is list",
+        "None",
+    ),
+    (
+        "cifar_lt:cdb",
+        [*FOLDER[:1], *FOLDER[2:]],
+        "data.root",
+        "has train/CLASS/*.jpg where data.name is folder",
+        "None",
+    ),
+    ("cifar_lt:cdb", ["data.root=x"], "data.root", "unless data.name is list or csv or folder", "got x"),
+    ("digits_lt", ["data.test_list=x"], "data.test_list", "unless data.name is list or csv", "got x"),
+    ("digits_lt", ["data.color_jitter=0.4"], "data.color_jitter", "where data.name is digits", "got 0.4"),
+    ("digits_lt", ["data.image_size=224", "data.crop_area=0.05"], "data.crop_area", "imagenet2012 or", "got 0.05"),
+    ("digits_lt", ["data.on_bad_image=skip"], "data.on_bad_image", "has no effect where data.name is digits", "skip"),
+    ("digits_lt", ["data.images_per_class=2"], "data.images_per_class", "unless data.sampler is class_aware", "got 2"),
+    (
+        "cifar_lt:cdb",
+        [*FOLDER, "data.normalization=standardize"],
+        "data.normalization",
+        "whose images are read as they are needed",
+        "got standardize: try data.normalization=imagenet",
+    ),
+    ("cifar_lt:cdb", [*FOLDER, "data.crop_padding=4"], "data.crop_padding", "are cropped by data.crop_area", "got 4"),
+    ("cifar_lt:cdb", [*FOLDER, "data.resize=200"], "data.resize", "at least data.image_size, 224", "got 200"),
+    ("cifar_lt:cdb", [*FOLDER, "steps_per_dispatch=9"], "steps_per_dispatch", "must be 1 or none", "got 9"),
+    ("cifar_lt:cdb", [*FOLDER, "model.name=lenet5"], "model.name", "a network for 224x224 images", "needs 28x28"),
     ("digits_lt", ["devices=3"], "batch_size", "a multiple of the number of devices, 3", "got 64: use 63 or 66"),
     ("digits_lt", ["devices=4", "evaluation.batch_size=50"], "evaluation.batch_size", "of devices, 4", "got 50"),
 ]
 
 GOOD = [
+    ("cifar_lt:cdb", FOLDER, {"data.name": "folder", "data.image_size": 224, "data.validation": 0}),
+    ("cifar_lt:cdb", [*FOLDER, "data.name=tfds:mine", "data.root=none"], {"data.name": "tfds:mine"}),
+    (
+        "cifar_lt:cdb",
+        [*FOLDER, "data.image_size=320", "data.resize=352", "data.crop_area=0.05", "data.workers=4"],
+        {"data.resize": 352, "data.crop_area": 0.05, "data.workers": 4},
+    ),
+    ("digits_lt", ["data.sampler=class_aware", "data.images_per_class=2"], {"data.images_per_class": 2}),
     ("digits_lt", ["data.longtail=natural", "data.imbalance=1"], {"data.imbalance": 1.0}),
     ("digits_lt", ["seed=7", "num_epochs=1", "devices=none", "data.seed=NULL"], {"seed": 7, "devices": None}),
     ("digits_lt", ["deterministic=True", "log.tensorboard=false"], {"deterministic": True, "log.tensorboard": False}),

@@ -27,6 +27,13 @@ WRONG_VALUES = [
     ("deterministic=1", "true or false", "'1'"),
     ("deterministic=yes", "true or false", "'yes'"),
     ("data.name=cifar", "did you mean cifar", "'cifar'"),
+    ("data.name=tfds:", "or tfds:NAME", "'tfds:'"),
+    ("data.image_size=0", "a whole number of at least 1", "'0'"),
+    ("data.crop_area=0", "a finite number above 0 and of at most 1", "'0'"),
+    ("data.color_jitter=2", "a finite number of at least 0 and of at most 1", "'2'"),
+    ("data.on_bad_image=ignore", "error or skip", "'ignore'"),
+    ("data.threads=0", "a whole number of at least 1, or none", "'0'"),
+    ("data.sampler=class-aware", "did you mean class_aware?", "'class-aware'"),
     ("data.longtail=exp", "one of natural, exponential, step, counts, majority", "'exp'"),
     ("data.imbalance=0.5", "a finite number of at least 1", "'0.5'"),
     ("data.imbalance=nan", "a finite number of at least 1", "'nan'"),
@@ -180,12 +187,15 @@ def test_every_default_is_in_its_own_type():
 
 def test_names_in_the_schema_are_those_of_the_registries():
     from cbjax import difficulty, losses, models, weights
-    from cbjax.data import longtail, normalization, sources
+    from cbjax.data import array_records, longtail, normalization, samplers, sources
 
     assert set(config_schema.SOURCES) == set(sources.SOURCES)
     assert set(config_schema.MODELS) == set(models.MODELS)
     assert set(config_schema.LOSSES) == set(losses.LOSSES)
     assert set(config_schema.WEIGHTS) == {*weights.WEIGHTS, "difficulty"}
     assert set(config_schema.NORMALIZATIONS) == {*normalization.NORMALIZATIONS, "standardize"}
+    assert set(config_schema.SAMPLERS) == set(samplers.SAMPLERS)
+    assert set(config_schema.STREAMED) == {*sources._STREAMED, "list", "csv", "folder"}
+    assert config_schema.TFDS_PREFIX == array_records.PREFIX
     assert config_schema.LONGTAILS == longtail.KINDS
     assert config_schema.TAU_FORMULAS == difficulty.FORMULAS

@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cbjax.data import DataError, arrays, sources, tfds
 
@@ -197,42 +198,54 @@ def test_a_file_that_is_no_npz_is_refused(tmp_path):
 
 def write_prepared(folder, name, images, labels, label_names):
     """Writes what TFDS would have prepared: both splits with the same records, in the format that it reads."""
+    records = []
+    for image, label in zip(images, labels, strict=True):
+        png = io.BytesIO()
+        Image.fromarray(image.squeeze()).save(png, "PNG")
+        records.append((png.getvalue(), label))
+    return write_encoded(folder, name, {"train": records, "test": records}, label_names, images.shape[1:])
+
+
+def write_encoded(folder, name, splits, label_names, shape=(None, None, 3)):
+    """Writes what TFDS would have prepared of encoded images: split -> [(bytes, label)]."""
     from array_record.python.array_record_module import ArrayRecordWriter
-    from PIL import Image
     from tensorflow_datasets.proto import tf_example_pb2
 
     version = folder / name / "1.0.0"
     version.mkdir(parents=True)
-    splits = []
-    for split in ("train", "test"):
+    described = []
+    for split, records in splits.items():
         path = f"{version}/{name}-{split}.array_record-00000-of-00001"
         writer = ArrayRecordWriter(path, "group_size:1")
-        for image, label in zip(images, labels, strict=True):
-            png = io.BytesIO()
-            Image.fromarray(image.squeeze()).save(png, "PNG")
+        for number, (image, label) in enumerate(records):
             example = tf_example_pb2.Example()
-            example.features.feature["image"].bytes_list.value.append(png.getvalue())
+            example.features.feature["image"].bytes_list.value.append(image)
             example.features.feature["label"].int64_list.value.append(label)
+            example.features.feature["file_name"].bytes_list.value.append(f"{number}.jpg".encode())
             writer.write(example.SerializeToString())
         writer.close()
-        splits.append(
+        described.append(
             {
                 "name": split,
-                "shardLengths": [str(len(images))],
+                "shardLengths": [str(len(records))],
                 "numBytes": str(os.path.getsize(path)),
                 "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
             }
         )
-    info = {"name": name, "version": "1.0.0", "fileFormat": "array_record", "splits": splits}
+    info = {"name": name, "version": "1.0.0", "fileFormat": "array_record", "splits": described}
     (version / "dataset_info.json").write_text(json.dumps(info))
     prefix = "tensorflow_datasets.core.features"
-    image = {"dtype": "uint8", "shape": {"dimensions": [str(side) for side in images.shape[1:]]}}
+    sides = {"dimensions": [str(-1 if side is None else side) for side in shape]}
     features = {
-        "image": {"image": image, "pythonClassName": f"{prefix}.image_feature.Image"},
+        "image": {
+            "image": {"dtype": "uint8", "shape": sides},
+            "pythonClassName": f"{prefix}.image_feature.Image",
+        },
         "label": {
             "classLabel": {"numClasses": str(len(label_names))},
             "pythonClassName": f"{prefix}.class_label_feature.ClassLabel",
         },
+        "file_name": {"text": {}, "pythonClassName": f"{prefix}.text_feature.Text"},
     }
     description = {"featuresDict": {"features": features}, "pythonClassName": f"{prefix}.features_dict.FeaturesDict"}
     (version / "features.json").write_text(json.dumps(description))

@@ -1,6 +1,6 @@
-"""Images in memory: sources, held-out splits, long-tailed subsets, the training order and augmentation."""
+"""Images, in memory or read as they are needed: sources, splits, long-tailed subsets, order and augmentation."""
 
 from cbjax.data.dataset import Dataset, prepare
-from cbjax.data.records import DataError, Split
+from cbjax.data.records import DataError, Encoded, Split
 
-__all__ = ["DataError", "Dataset", "Split", "prepare"]
+__all__ = ["DataError", "Dataset", "Encoded", "Split", "prepare"]

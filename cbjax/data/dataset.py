@@ -1,4 +1,4 @@
-"""From a description of the data to images in memory, split and made long-tailed."""
+"""From a description of the data to images, split and made long-tailed."""
 
 import dataclasses
 import difflib
@@ -51,7 +51,7 @@ def prepare(data: Mapping[str, Any], seed: int) -> Dataset:
     little else.
 
     Args:
-      data: name, and as needed: data_dir, file, classes, longtail, imbalance, counts, majority_ratio, train_size,
+      data: name, and as needed: `sources.PLACES`, classes, longtail, imbalance, counts, majority_ratio, train_size,
         validation, test, normalization. Other keys are ignored.
       seed: of all draws, at least 0.
 
@@ -60,7 +60,7 @@ def prepare(data: Mapping[str, Any], seed: int) -> Dataset:
     """
     if seed != int(seed) or seed < 0:
         raise DataError(f"data.seed must be a whole number of at least 0, got {seed}")
-    source = sources.load(data["name"], data_dir=data.get("data_dir"), file=data.get("file"))
+    source = sources.load(data["name"], **{key: data[key] for key in sources.PLACES if data.get(key) is not None})
     if source.train.multi_label:
         indices, notes = _choose_multi_hot(source, data, seed)
         classes, class_names = None, source.class_names
@@ -78,6 +78,7 @@ def prepare(data: Mapping[str, Any], seed: int) -> Dataset:
         if name in parts and not (present := _class_counts(parts[name], len(class_names))).all():
             without = [class_names[i] for i in np.flatnonzero(present == 0)]
             notes += (f"no {name} images of classes {quote(without)}",)
+    notes = source.notes + notes
     mean, std = normalization.resolve(data.get("normalization", "standardize"), parts["train"].images)
     return Dataset(
         parts["train"], parts.get("validation"), parts["test"], class_names, counts, indices, mean, std, notes

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cbjax.data.records import DataError, quote
+from cbjax.data.records import DataError, Encoded, quote
 
 # Name -> (mean, std) per channel, or of every channel where there is one value; in pixels of 0 to 255.
 NORMALIZATIONS = {
@@ -14,7 +14,7 @@ NORMALIZATIONS = {
 }
 
 
-def resolve(name: str, images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def resolve(name: str, images: np.ndarray | Encoded) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Returns the mean and std per channel that a normalisation's name stands for.
 
     Args:
@@ -26,6 +26,11 @@ def resolve(name: str, images: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
     """
     channels = images.shape[-1]
     if name == "standardize":
+        if isinstance(images, Encoded):
+            raise DataError(
+                "data.normalization='standardize' needs the training images in memory, and these are read as they are "
+                "needed: use 'imagenet'"
+            )
         means, deviations = mean_and_std(images)
         if not (deviations > 0).all():
             raise DataError(

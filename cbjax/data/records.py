@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable
+from typing import Protocol
 
 import numpy as np
 
@@ -18,16 +19,76 @@ class DataError(ValueError):
         self.command = command
 
 
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """Images with their labels, in memory.
+class Store(Protocol):
+    """Random access to the encoded images (JPEG, PNG …) of a set; can be pickled, and read by many threads at once."""
+
+    def read(self, position: int) -> bytes:
+        """Returns an image's encoded bytes; OSError, or an error of the record reader, where it can't be read."""
+        ...
+
+    def name(self, position: int) -> str:
+        """Returns what a message calls the image: its file, or its place in the set."""
+        ...
+
+    def fingerprint(self, positions: np.ndarray) -> bytes:
+        """Returns what tells these images from others, found without reading them."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Encoded:
+    """Encoded images that stay where they are until a batch needs them; indexed like an array of images.
 
     Attributes:
-      images: [N, H, W, channels] uint8 or float32.
+      store: what reads them.
+      positions: [N] int64, the images' positions in the store.
+      image_size: side in pixels of the square images that are made of them.
+    """
+
+    store: Store
+    positions: np.ndarray
+    image_size: int
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, chosen: np.ndarray) -> "Encoded":
+        """Returns the images at the chosen positions among these; nothing is read."""
+        return dataclasses.replace(self, positions=self.positions[chosen])
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """[N, H, W, channels] of the decoded and cropped images."""
+        return (len(self), self.image_size, self.image_size, 3)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The kind of number of the decoded pixels."""
+        return np.dtype(np.uint8)
+
+    def read(self, position: int) -> bytes:
+        """Returns the encoded bytes of one of these images."""
+        return self.store.read(int(self.positions[position]))
+
+    def name(self, position: int) -> str:
+        """Returns what a message calls one of these images."""
+        return self.store.name(int(self.positions[position]))
+
+    def fingerprint(self) -> bytes:
+        """Returns what tells these images from others."""
+        return self.store.fingerprint(self.positions)
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Images with their labels.
+
+    Attributes:
+      images: [N, H, W, channels] uint8 or float32 in memory, or `Encoded` ones that are read as they are needed.
       labels: [N] int32 in [0, C), or [N, C] float32 multi-hot.
     """
 
-    images: np.ndarray
+    images: np.ndarray | Encoded
     labels: np.ndarray
 
     def __len__(self) -> int:
@@ -47,12 +108,14 @@ class Source:
       validation: the source's own held-out split, or None.
       test: the source's own test split, or None.
       class_names: [C] names in label order.
+      notes: lines for the user.
     """
 
     train: Split
     validation: Split | None
     test: Split | None
     class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def quote(names: Iterable[object], limit: int = 20) -> str:

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -40,8 +41,15 @@ class Batches:
         self.batch_size = int(batch_size)
         if order is None:
             order = functools.partial(epoch_order, seed, num_examples=self.num_examples)
-        # A step needs one epoch's order, two where it runs across an end.
-        self._order = functools.lru_cache(maxsize=2)(order)
+        self._make_order = order
+        # A step needs one epoch's order, two where it runs across an end; a third for what is read ahead.
+        self._order = functools.lru_cache(maxsize=3)(order)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_order"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _order=functools.lru_cache(maxsize=3)(state["_make_order"]))
 
     def indices(self, step: int) -> np.ndarray:
         """Returns the [B] positions of one step; steps count from 0."""

@@ -14,5 +14,9 @@ def permutation(length: int, seed: int, *key: int) -> np.ndarray:
       seed: at least 0.
       *key: whole numbers of at least 0 that tell independent orders of one seed apart; at least one.
     """
-    bits = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key)).random_raw(length)
-    return np.argsort(bits, kind="stable")
+    return np.argsort(random_bits(length, seed, *key), kind="stable")
+
+
+def random_bits(length: int, seed: int, *key: int) -> np.ndarray:
+    """Returns [length] uint64 of random bits; arguments as in `permutation`."""
+    return np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key)).random_raw(length)

@@ -3,12 +3,12 @@
 import functools
 import importlib.util
 import os
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from cbjax.data import arrays, tfds
+from cbjax.data import array_records, arrays, files, lists, tfds
 from cbjax.data.records import DataError, Source, Split, quote
 
 
@@ -24,10 +24,24 @@ def load_digits() -> Source:
     return Source(Split(images, digits.target.astype(np.int32)), None, None, tuple(str(i) for i in range(10)))
 
 
-# Each loader takes data_dir and file, either of which may be None.
-SOURCES: dict[str, Callable[..., Source]] = {
-    "digits": lambda data_dir, file: load_digits(),
-    "arrays": lambda data_dir, file: arrays.load(file),
+# Config keys below `data` that say where images are; a loader takes those that it needs.
+PLACES = ("data_dir", "file", "root", "train_list", "validation_list", "test_list", "image_size")
+
+
+def _lists(places):
+    return {split: places.get(f"{split}_list") for split in ("train", "validation", "test")}
+
+
+# Each loader takes the places that are given, as a mapping.
+SOURCES: dict[str, Callable[[Mapping[str, Any]], Source]] = {
+    "digits": lambda places: load_digits(),
+    "arrays": lambda places: arrays.load(places.get("file")),
+}
+_HINTS = {
+    "arrays": "your own .npz: --config.data.file=PATH",
+    "list": "your own images: --config.data.train_list=FILE, a line `path label` each, --config.data.root=DIR",
+    "csv": "your own images: --config.data.train_list=FILE with the columns path,label, --config.data.root=DIR",
+    "folder": "your own images: --config.data.root=DIR with train/CLASS/*.jpg, val, test",
 }
 # Name here -> TFDS's name and the feature that serves as label.
 _PREPARED = {
@@ -37,29 +51,45 @@ _PREPARED = {
     "cifar20": ("cifar100", "coarse_label"),
     "cifar100": ("cifar100", "label"),
 }
+# Sets that are too large for memory, by TFDS's own names.
+_STREAMED = ("imagenet2012", "i_naturalist2017", "i_naturalist2018", "places365_small")
 
 
-def _load_prepared(name, label, data_dir, file):
-    return tfds.load(name, label, data_dir=data_dir)
+def _load_prepared(name, label, places):
+    return tfds.load(name, label, data_dir=places.get("data_dir"))
+
+
+def _load_streamed(name, places):
+    return array_records.load(name, places.get("data_dir"), places["image_size"])
 
 
 SOURCES |= {name: functools.partial(_load_prepared, *which) for name, which in _PREPARED.items()}
+SOURCES |= {name: functools.partial(_load_streamed, name) for name in _STREAMED}
+SOURCES |= {
+    "list": lambda places: lists.load_lists(_lists(places), places.get("root"), places["image_size"]),
+    "csv": lambda places: lists.load_csv(_lists(places), places.get("root"), places["image_size"]),
+    "folder": lambda places: files.load_folder(places.get("root"), places["image_size"]),
+}
 
 
-def load(name: str, *, data_dir: str | os.PathLike | None = None, file: str | os.PathLike | None = None) -> Source:
-    """Loads a source whole into memory.
+def load(name: str, *, image_size: int = 224, **places: Any) -> Source:
+    """Loads a source: small sets whole into memory, labels alone of those whose images are read as they are needed.
 
     Args:
-      name: one of `SOURCES`.
-      data_dir: the TFDS folder; None for $CBJAX_DATA_DIR, else TFDS's default.
-      file: the .npz of "arrays".
+      name: one of `SOURCES`, or "tfds:NAME" for any image classification set that TFDS prepared.
+      image_size: side of the images to make of those that are read as they are needed.
+      **places: the others of `PLACES`: data_dir, the TFDS folder, None for $CBJAX_DATA_DIR, else TFDS's default; file,
+        the .npz of "arrays"; root, the folder of images; train_list, validation_list, test_list, files that list them.
 
     Raises:
       DataError: if the name is unknown, or the data are missing or do not fit.
     """
+    if name.startswith(array_records.PREFIX):
+        return _load_streamed(name, {**places, "image_size": image_size})
     if name not in SOURCES:
-        raise DataError(f"data.name={name!r} is unknown; it is one of {quote(SOURCES)}")
-    return SOURCES[name](data_dir=data_dir, file=file)
+        known = quote([*SOURCES, f"{array_records.PREFIX}NAME"])
+        raise DataError(f"data.name={name!r} is unknown; it is one of {known}")
+    return SOURCES[name]({**places, "image_size": image_size})
 
 
 class Readiness(NamedTuple):
@@ -79,17 +109,23 @@ def describe(data_dir: str | os.PathLike | None = None) -> list[Readiness]:
             ready = importlib.util.find_spec("sklearn") is not None
             where = "comes with scikit-learn" if ready else "pip install scikit-learn"
             rows.append(Readiness(name, 1797, ready, where))
-        elif name == "arrays":
-            rows.append(Readiness(name, None, True, "your own .npz: --config.data.file=PATH"))
+        elif name in _HINTS:
+            rows.append(Readiness(name, None, True, _HINTS[name]))
         else:
             rows.append(_describe_prepared(name, data_dir))
+    known = {_PREPARED.get(name, (name, ""))[0] for name in SOURCES}
+    for folder in sorted(tfds.data_folder(data_dir).glob("*/*/dataset_info.json")):
+        if (name := folder.parent.parent.name) not in known:
+            known.add(name)
+            rows.append(_describe_prepared(array_records.PREFIX + name, data_dir))
     return rows
 
 
 def _describe_prepared(name: str, data_dir: str | os.PathLike | None) -> Readiness:
-    stored, _ = _PREPARED[name]
+    streamed = name not in _PREPARED
+    stored = name.removeprefix(array_records.PREFIX) if streamed else _PREPARED[name][0]
     try:
-        prepared = tfds.find(stored, data_dir)
+        prepared = tfds.find(stored, data_dir, splits=("train",)) if streamed else tfds.find(stored, data_dir)
     except DataError as error:
         return Readiness(name, None, False, error.command)
     return Readiness(name, sum(prepared.sizes.values()), True, os.fspath(prepared.folder))

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -39,8 +40,18 @@ def prepare_command(name: str, data_dir: str | os.PathLike | None) -> str:
     return f"pip install 'cbjax[prepare]' && python -c \"{program}\""
 
 
-def find(name: str, data_dir: str | os.PathLike | None) -> Prepared:
+def prepare_again(folder: Any, name: str, data_dir: str | os.PathLike | None) -> str:
+    """Returns the shell command that removes what is there and prepares it again."""
+    return f"rm -r {shlex.quote(os.fspath(folder))} && {prepare_command(name, data_dir)}"
+
+
+def find(name: str, data_dir: str | os.PathLike | None, splits: Sequence[str] = _SPLITS) -> Prepared:
     """Finds the newest version of a data set, reading its description only.
+
+    Args:
+      name: TFDS's name of the data set.
+      data_dir: the TFDS folder, None for the default.
+      splits: that it must have, with all their files.
 
     Raises:
       DataError: if it is not there, not whole, or in a format that has no random access.
@@ -57,15 +68,16 @@ def find(name: str, data_dir: str | os.PathLike | None) -> Prepared:
             command,
         )
     folder = max(versions, key=lambda p: tuple(int(part) for part in p.name.split(".")))
-    again = f"rm -r {shlex.quote(os.fspath(folder))} && {command}"
+    again = prepare_again(folder, name, data_dir)
     try:
         info = json.loads((folder / "dataset_info.json").read_text())
         shards = {split["name"]: [int(length) for length in split["shardLengths"]] for split in info["splits"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder}/dataset_info.json is not readable ({error!r}); prepare it again", again) from error
-    absent = [s for s in _SPLITS if len(list(folder.glob(f"{name}-{s}.array_record-*"))) != len(shards.get(s, [0]))]
+    wanted = dict.fromkeys((*splits, *shards))
+    absent = [s for s in wanted if len(list(folder.glob(f"{name}-{s}.array_record-*"))) != len(shards.get(s, [0]))]
     if not absent:
-        return Prepared(folder, {split: sum(shards[split]) for split in _SPLITS})
+        return Prepared(folder, {split: sum(shards[split]) for split in wanted})
     file_format = info.get("fileFormat", "tfrecord")
     if file_format != "array_record":
         raise DataError(
@@ -100,7 +112,7 @@ def load(name: str, label: str = "label", *, data_dir: str | os.PathLike | None 
     except Exception as error:  # the record reader, protocol buffers and the image decoder each raise their own
         raise DataError(
             f"the data set '{name}' in {prepared.folder} cannot be read ({error!r}); prepare it again",
-            f"rm -r {shlex.quote(os.fspath(prepared.folder))} && {prepare_command(name, data_dir)}",
+            prepare_again(prepared.folder, name, data_dir),
         ) from error
     return Source(train, None, test, tuple(builder.info.features[label].names))
 

@@ -1,0 +1,164 @@
+"""Crops, flips and colours on the host: from encoded images to the network's input size, still uint8.
+
+Each is a pure function of the image and of where it stands in the training sequence, so that neither the number of
+threads nor of processes changes a pixel.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from cbjax.data import decode
+from cbjax.data.resize import resize
+
+_RATIOS = (3 / 4, 4 / 3)  # width over height of a random crop
+_TRIES = 10
+_DRAWS = 4 * _TRIES + 5  # of each image: 4 for every try of a crop, 1 for the flip, 4 for the colours
+_LUMA = (299, 587, 114)  # thousandths of R, G and B in Pillow's grey, ITU-R 601
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainTransform:
+    """Encoded image -> a random crop of it, resized, perhaps mirrored, its colours changed.
+
+    Attributes:
+      image_size: side of the result in pixels.
+      seed: of the run, at least 0.
+      smallest_area: least share of the image's area that a crop has, in (0, 1]; 0.08 and 0.05 are usual.
+      flip: whether half of the images are mirrored left to right.
+      color_jitter: brightness, contrast and saturation are multiplied by 1 ± this at most; 0 for none.
+
+    Source: Szegedy et al. 2015 (crops), Goyal et al. 2017; as torchvision's RandomResizedCrop and ColorJitter.
+    """
+
+    image_size: int
+    seed: int
+    smallest_area: float = 0.08
+    flip: bool = True
+    color_jitter: float = 0.0
+
+    def __call__(self, data: bytes, position: int) -> np.ndarray:
+        """Returns [image_size, image_size, 3] uint8.
+
+        Args:
+          data: an encoded image.
+          position: the image's place in the training sequence, steps times batch size and beyond; each place has its
+            own randomness.
+
+        Raises:
+          DecodeError: if it is not a whole image.
+        """
+        draws = uniform(self.seed, position, _DRAWS)
+        size = decode.size_of(data)
+        if size is None:
+            pixels, reduced = decode.decode(data), 1
+            box = random_box(draws, pixels.shape[:2], self.smallest_area)
+        else:
+            box = random_box(draws, size, self.smallest_area)
+            least = [math.ceil(self.image_size * side / crop) for side, crop in zip(size, box[2:], strict=True)]
+            pixels, reduced = decode.decode_at_least(data, *least)
+        image = _cut(pixels, [side / reduced for side in box], self.image_size)
+        if self.flip and draws[4 * _TRIES] < 0.5:
+            image = image[:, ::-1]
+        if self.color_jitter:
+            image = jitter(image, draws[4 * _TRIES + 1 :], self.color_jitter)
+        return image
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalTransform:
+    """Encoded image -> its middle: the shorter side resized, the centre cropped.
+
+    Attributes:
+      image_size: side of the result in pixels.
+      resize: the shorter side before the crop in pixels; 256 for 224 is usual.
+
+    Source: Krizhevsky et al. 2012; as torchvision's Resize and CenterCrop, to the pixel.
+    """
+
+    image_size: int
+    resize: int
+
+    def __call__(self, data: bytes, position: int = 0) -> np.ndarray:
+        """Returns [image_size, image_size, 3] uint8; the position does not matter. Raises as `TrainTransform`."""
+        from PIL import Image
+
+        # At full size and by Pillow, at any cost: published accuracies and weights were measured this way.
+        pixels = decode.decode(data)
+        height, width = pixels.shape[:2]
+        shorter = min(height, width)
+        height, width = (int(self.resize * side / shorter) for side in (height, width))
+        resized = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
+        top, left = (round((side - self.image_size) / 2) for side in (height, width))
+        return resized[top : top + self.image_size, left : left + self.image_size]
+
+
+def uniform(seed: int, position: int, count: int) -> np.ndarray:
+    """Returns [count] float64 in [0, 1), a pure function of the arguments.
+
+    From the raw bits, which NumPy fixes for good; what `Generator` makes of them may differ between versions.
+    """
+    bits = np.random.Philox(key=seed, counter=position << 64).random_raw(count)
+    return (bits >> np.uint64(11)) * 2.0**-53
+
+
+def random_box(draws: np.ndarray, size: tuple[int, int], smallest_area: float) -> tuple[int, int, int, int]:
+    """Returns a random (top, left, height, width) within an image.
+
+    Area and the logarithm of width over height are uniform. A box that does not fit is drawn again, 10 times at most;
+    then it is the largest in the middle whose ratio is allowed.
+
+    Args:
+      draws: at least [40] uniform numbers in [0, 1).
+      size: (height, width) of the image.
+      smallest_area: of the box, as a share of the image's.
+    """
+    height, width = size
+    low, high = (math.log(ratio) for ratio in _RATIOS)
+    for chance in draws[: 4 * _TRIES].reshape(_TRIES, 4).tolist():
+        area = height * width * (smallest_area + (1 - smallest_area) * chance[0])
+        ratio = math.exp(low + (high - low) * chance[1])
+        box_width, box_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < box_width <= width and 0 < box_height <= height:
+            top, left = int(chance[2] * (height - box_height + 1)), int(chance[3] * (width - box_width + 1))
+            return top, left, box_height, box_width
+    box_width = min(width, max(1, round(height * _RATIOS[1])))
+    box_height = min(height, max(1, round(width / _RATIOS[0])))
+    return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
+
+
+def jitter(image: np.ndarray, draws: np.ndarray, strength: float) -> np.ndarray:
+    """Changes brightness, contrast and saturation by random factors, in random order.
+
+    Args:
+      image: [H, W, 3] uint8.
+      draws: [4] uniform numbers in [0, 1): the three factors and the order.
+      strength: factors are within 1 ± strength, and at least 0.
+    """
+    factors = [max(0.0, 1 - strength + 2 * strength * float(draw)) for draw in draws[:3]]
+    order = list(range(3))
+    chance = int(draws[3] * 6)
+    order = [order.pop(chance % 3), order.pop(chance // 3), *order]
+    values = image.astype(np.float32)
+    for change in order:
+        values = np.clip(values * factors[change] + (1 - factors[change]) * _background(values, change), 0, 255)
+    return np.rint(values).astype(np.uint8)
+
+
+def _background(values, change):
+    """Returns what an image fades to: black, the grey of its mean, or its own grey."""
+    if change == 0:
+        return np.float32(0)
+    grey = values @ np.array(_LUMA, np.float32) / 1000
+    return grey.mean() if change == 1 else grey[..., None]
+
+
+def _cut(pixels, box, side):
+    """Resizes a box, whose corners may lie between pixels, to a square; only the part that is needed is copied."""
+    top, left, height, width = box
+    row, column = int(top), int(left)
+    part = pixels[row : math.ceil(top + height), column : math.ceil(left + width)]
+    # Of an image whose size was rounded up, the last pixels hold less of it than a whole one; never more than there is.
+    height, width = min(height, part.shape[0] - (top - row)), min(width, part.shape[1] - (left - column))
+    return resize(part, (top - row, left - column, height, width), side)

@@ -1,0 +1,158 @@
+"""List files over a folder of images: `path label` a line, as long-tailed benchmarks publish them, and CSV."""
+
+import csv
+import gzip
+import io
+import os
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from cbjax.data.files import Files, as_path, make_split
+from cbjax.data.records import DataError, Source, quote
+
+Rows = tuple[list[str], list]  # paths and labels, in the order of the lines
+
+
+def load_lists(lists: Mapping[str, str | None], root: str | os.PathLike | None, image_size: int) -> Source:
+    """Reads `path label` a line, for each split a file; labels count from 0.
+
+    Classes have the name of their folder where each has one of its own, else their number.
+
+    Args:
+      lists: "train", "validation", "test" -> file (.gz too), None where there is none; train must be there.
+      root: the folder that the paths are relative to, None for that of each list.
+      image_size: side of the images to make.
+
+    Raises:
+      DataError: if a list is missing or empty, a line is malformed, a label has no training image, or the first image
+        of a list is not there.
+    """
+    files = _given(lists, "list")
+    rows = {split: _read_list(file) for split, file in files.items()}
+    labels = np.asarray(rows["train"][1])
+    counts = np.bincount(labels)
+    if not counts.all():
+        raise DataError(
+            f"{files['train']}: labels must be 0 to C - 1, each with a training image; the largest is {labels.max()}, "
+            f"and without one: {quote(np.flatnonzero(counts == 0).tolist())}"
+        )
+    if len(counts) < 2:
+        raise DataError(f"{files['train']}: there must be at least 2 classes, got 1")
+    for split, (_, found) in rows.items():
+        if (largest := max(found)) >= len(counts):
+            line = found.index(largest) + 1
+            raise DataError(
+                f"{files[split]}: label {largest} of image {line} is out of range: training has 0 to {len(counts) - 1}"
+            )
+    return _source(files, rows, root, _folder_names(*rows["train"], len(counts)), image_size)
+
+
+def load_csv(lists: Mapping[str, str | None], root: str | os.PathLike | None, image_size: int) -> Source:
+    """Reads CSV files with the columns path and label, in which labels are names; others are ignored.
+
+    The classes are the sorted labels of training, sorted as numbers where all are whole numbers. Arguments and errors
+    as in `load_lists`.
+    """
+    files = _given(lists, "csv")
+    rows = {split: _read_csv(file) for split, file in files.items()}
+    names = set(rows["train"][1])
+    numeric = all(name.isdecimal() for name in names)
+    class_names = tuple(sorted(names, key=lambda name: (int(name), name)) if numeric else sorted(names))
+    if len(class_names) < 2:
+        raise DataError(f"{files['train']}: there must be at least 2 classes, got {quote(class_names)}")
+    index = {name: label for label, name in enumerate(class_names)}
+    for split, (_, found) in rows.items():
+        if unknown := sorted(set(found) - names):
+            raise DataError(f"{files[split]}: labels {quote(unknown)} are not among the classes of training")
+    indexed = {split: (paths, [index[name] for name in found]) for split, (paths, found) in rows.items()}
+    return _source(files, indexed, root, class_names, image_size)
+
+
+def _given(lists, name):
+    if not lists.get("train"):
+        raise DataError(f"data.name={name!r} reads a file that lists images: set data.train_list to it")
+    return {split: as_path(file) for split, file in lists.items() if file}
+
+
+def _source(files, rows, root, class_names, image_size):
+    splits = {}
+    for split, (paths, labels) in rows.items():
+        folder = as_path(root) if root else files[split].parent
+        store = Files(folder, paths)
+        if not store.exists(0):
+            raise DataError(
+                f"{files[split]}: its first image is not there, {store.name(0)}: set data.root to the folder that the "
+                f"paths are relative to"
+            )
+        splits[split] = make_split(store, labels, image_size)
+    return Source(splits["train"], splits.get("validation"), splits.get("test"), class_names)
+
+
+def _read_list(file) -> Rows:
+    paths, labels = [], []
+    for number, line in enumerate(_text(file), 1):
+        parts = line.rsplit(None, 1)
+        if not parts:
+            continue
+        # Not int(): it takes 1_000 and Arabic digits, and a label must not be guessed.
+        if len(parts) == 2 and parts[1].startswith("-") and parts[1][1:].isdecimal():
+            raise DataError(f"{file}, line {number}: label {parts[1]} is out of range: labels count from 0")
+        if len(parts) < 2 or not (parts[1].isascii() and parts[1].isdigit()):
+            raise DataError(f"{file}, line {number}: must be a path and a whole number, got {line.strip()[:80]!r}")
+        paths.append(parts[0].strip())
+        labels.append(int(parts[1]))
+        if labels[-1] >= 2**31:
+            raise DataError(f"{file}, line {number}: label {labels[-1]} is out of range")
+    return _not_empty(file, paths, labels)
+
+
+def _read_csv(file) -> Rows:
+    paths, labels = [], []
+    reader = csv.reader(_text(file))
+    header = [name.strip().lower() for name in next(reader, [])]
+    if "path" not in header or "label" not in header:
+        raise DataError(f"{file}, line 1: must be a header with path and label, got {','.join(header)[:80]!r}")
+    path, label = header.index("path"), header.index("label")
+    for row in reader:
+        if not row:
+            continue
+        if len(row) != len(header) or not row[path].strip() or not row[label].strip():
+            raise DataError(
+                f"{file}, line {reader.line_num}: must have a path and a label in {len(header)} columns, got "
+                f"{','.join(row)[:80]!r}"
+            )
+        paths.append(row[path].strip())
+        labels.append(row[label].strip())
+    return _not_empty(file, paths, labels)
+
+
+def _not_empty(file, paths, labels):
+    if not paths:
+        raise DataError(f"{file}: the list is empty")
+    return paths, labels
+
+
+def _text(file) -> Iterator[str]:
+    if not file.is_file():
+        raise DataError(f"there is no file {file}, which was to list images")
+    try:
+        content = file.read_bytes()
+        content = gzip.decompress(content) if file.suffix == ".gz" else content
+        # Some editors put a byte order mark first, which would become part of the first path.
+        return io.StringIO(content.decode("utf-8-sig"), newline=None)
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} cannot be read as text ({error})") from None
+
+
+def _folder_names(paths, labels, num_classes):
+    """Returns the folder's name of each class where each has one of its own, else their numbers."""
+    folders: dict[int, str] = {}
+    for path, label in zip(paths, labels, strict=True):
+        folder = os.path.basename(os.path.dirname(path))
+        if folders.setdefault(label, folder) != folder:
+            break
+    else:
+        if len(set(folders.values())) == num_classes and all(folders.values()):
+            return tuple(folders[label] for label in range(num_classes))
+    return tuple(str(label) for label in range(num_classes))

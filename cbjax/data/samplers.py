@@ -1,0 +1,109 @@
+"""Which images an epoch holds, and in which order: pure functions of (seed, epoch), for `sampling.Batches`.
+
+An epoch always has as many places as there are training images; all but `instance` fill them with images of rare
+classes more than once, and leave images of frequent classes out. Within a class every image comes before one comes
+again.
+
+Source: Kang et al. 2020, section 4.1 (Decoupling), after Shen et al. 2016 for class-aware sampling.
+"""
+
+import functools
+
+import numpy as np
+
+from cbjax.data import shuffle
+from cbjax.data.records import DataError
+from cbjax.data.sampling import Order, epoch_order
+
+SAMPLERS = ("instance", "class_aware", "square_root", "progressive")
+_CLASSES, _IMAGES, _PLACES, _SHARES = 4, 5, 6, 7  # keys that tell a sampler's random orders apart from all others
+
+
+def make_order(name: str, labels: np.ndarray, seed: int, *, images_per_class: int = 4, num_epochs: int = 1) -> Order:
+    """Returns epoch -> [N] positions in the labels.
+
+    Args:
+      name: one of `SAMPLERS`.
+      labels: [N] of the training images.
+      seed: at least 0.
+      images_per_class: how many images of a class follow each other in "class_aware".
+      num_epochs: over which "progressive" goes from the images' frequencies to equal classes.
+
+    Raises:
+      DataError: if the name is unknown, or labels are multi-hot where a sampler needs single ones.
+    """
+    if name not in SAMPLERS:
+        raise DataError(f"data.sampler={name!r} is unknown; it is one of {', '.join(SAMPLERS)}")
+    if name == "instance":
+        return functools.partial(epoch_order, seed, num_examples=len(labels))
+    if labels.ndim != 1:
+        raise DataError(f"data.sampler={name!r} needs one label an image, and these are multi-hot: use 'instance'")
+    if name == "class_aware":
+        return functools.partial(class_aware, seed, labels=labels, images_per_class=images_per_class)
+    frequencies = np.bincount(labels) / len(labels)
+    shares = square_root_shares if name == "square_root" else progressive_shares
+    shares_of = functools.partial(shares, frequencies, num_epochs=num_epochs)
+    return functools.partial(_order_by_shares, seed, labels=labels, shares_of=shares_of)
+
+
+def class_aware(seed: int, epoch: int, labels: np.ndarray, images_per_class: int) -> np.ndarray:
+    """Returns [N] positions: classes in random order, over and over, each with `images_per_class` of its images."""
+    counts = np.bincount(labels)
+    present = np.flatnonzero(counts)
+    turns = -(-len(labels) // images_per_class)
+    rounds = -(-turns // len(present))
+    bits = shuffle.random_bits(rounds * len(present), seed, _CLASSES, epoch).reshape(rounds, len(present))
+    classes = present[np.argsort(bits, axis=1, kind="stable")].ravel()
+    chosen = np.repeat(classes[:turns], images_per_class)[: len(labels)]
+    return _images_of(seed, epoch, labels, chosen)
+
+
+def by_shares(seed: int, epoch: int, labels: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Returns [N] positions in random order; class c has N times its share of them, up or down to a whole number.
+
+    Args:
+      labels: [N].
+      shares: [C], at least 0 and 0 for a class without images, sum 1.
+    """
+    size = len(labels)
+    # Systematic: a random start and then every 1/N of the shares' sum, so that no class's number is off by one or more.
+    start = float(shuffle.random_bits(1, seed, _SHARES, epoch)[0] >> np.uint64(11)) * 2.0**-53
+    marks = (np.arange(size) + start) / size
+    ends = np.cumsum(shares)
+    present = np.flatnonzero(shares > 0)
+    chosen = present[np.minimum(np.searchsorted(ends[present] / ends[-1], marks, side="right"), len(present) - 1)]
+    return _images_of(seed, epoch, labels, chosen[shuffle.permutation(size, seed, _PLACES, epoch)])
+
+
+def square_root_shares(frequencies: np.ndarray, epoch: int, num_epochs: int) -> np.ndarray:
+    """Returns the classes' shares [C], as the roots of their frequencies; the same in every epoch."""
+    roots = np.sqrt(frequencies)
+    return roots / roots.sum()
+
+
+def progressive_shares(frequencies: np.ndarray, epoch: int, num_epochs: int) -> np.ndarray:
+    """Returns the classes' shares [C] in an epoch: from their frequencies at first to equal ones.
+
+    Source: Kang et al. 2020, eq. 3, with t/T from 0 in the first epoch to 1 in the last.
+    """
+    progress = min(epoch / max(num_epochs - 1, 1), 1.0)
+    equal = (frequencies > 0) / np.count_nonzero(frequencies)
+    return (1 - progress) * frequencies + progress * equal
+
+
+def _order_by_shares(seed, epoch, labels, shares_of):
+    return by_shares(seed, epoch, labels, shares_of(epoch))
+
+
+def _images_of(seed, epoch, labels, chosen):
+    """Returns a position for each of the classes chosen [M]: the next image of the class in its random order."""
+    counts = np.bincount(labels, minlength=int(chosen.max()) + 1)
+    order = shuffle.permutation(len(labels), seed, _IMAGES, epoch)
+    by_class = order[np.argsort(labels[order], kind="stable")]
+    starts = np.cumsum(counts) - counts
+    # How often the class was chosen before: the rank of each place among those of its class.
+    places = np.argsort(chosen, kind="stable")
+    times = np.bincount(chosen, minlength=len(counts))
+    rank = np.empty(len(chosen), np.int64)
+    rank[places] = np.arange(len(chosen)) - np.repeat(np.cumsum(times) - times, times)
+    return by_class[starts[chosen] + rank % counts[chosen]]

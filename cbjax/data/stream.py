@@ -1,0 +1,191 @@
+"""The streaming input path on the host: encoded images, read, decoded and cropped ahead of the step that needs them.
+
+A batch is a function of its step alone, whatever the number of threads, worker processes and hosts: an iterator is
+never saved, it is made anew at the step where it is needed.
+"""
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from cbjax.data.decode import DecodeError
+from cbjax.data.records import DataError, Encoded, Split
+from cbjax.data.sampling import Batches
+
+Transform = Callable[[bytes, int], np.ndarray]  # encoded image, place in the sequence -> [H, W, 3] uint8
+BAD_IMAGE = ("error", "skip")
+PADDING = -1
+_CHUNK = 16  # images a thread makes at a time: Grain's own time for an element is that of a tenth of an image
+
+
+class Sweep:
+    """Every position of a split once, in batches of one size; the last is filled up with `PADDING`."""
+
+    def __init__(self, num_examples: int, batch_size: int):
+        self.num_examples, self.batch_size = num_examples, batch_size
+        self.num_steps = math.ceil(num_examples / batch_size)
+
+    def indices(self, step: int) -> np.ndarray:
+        """Returns the [B] positions of one step."""
+        positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        return np.where(positions < self.num_examples, positions, PADDING)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How images are read; none of it changes a pixel, except what becomes of a bad image.
+
+    Attributes:
+      num_threads: that decode at the same time, None for one a core; in each worker process, where there are some.
+      num_workers: processes besides this one, 0 for threads alone; for machines of many cores.
+      on_bad_image: "error", or "skip" to mask the place of an image that can't be read.
+      report: (name, reason) of each image skipped, possibly many times.
+    """
+
+    num_threads: int | None = None
+    num_workers: int = 0
+    on_bad_image: str = "error"
+    report: Callable[[str, str], None] = lambda name, reason: None
+
+
+def stream(
+    split: Split,
+    batches: Batches | Sweep,
+    transform: Transform,
+    reading: Reading,
+    *,
+    start: int,
+    stop: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields this process's share of the batches of steps start to stop - 1.
+
+    The shares of all processes, one behind the other, are the same global batch whatever their number.
+
+    Args:
+      split: encoded images with their labels.
+      batches: which images each step takes.
+      transform: makes an image of the network's size.
+      reading: how.
+      start, stop: steps.
+      process_index: of this process.
+      process_count: of all; divides the batch size.
+
+    Returns:
+      An iterator of {"image" uint8 [B / process_count, H, W, 3], "label" [B / process_count, …], "mask" bool}. Closing
+      it ends its threads.
+
+    Raises:
+      DataError: from the iterator, at the first image that can't be read, where such are not skipped.
+      ValueError: if the processes do not divide the batch.
+    """
+    if batches.batch_size % process_count:
+        raise ValueError(f"process_count must divide the batch size, {batches.batch_size}, got {process_count}")
+    skip = reading.on_bad_image == "skip"
+    chunks = _Chunks(split, batches, transform, skip, start, stop, process_index, process_count)
+    return _batches(chunks, reading)
+
+
+def _batches(chunks, reading):
+    iterator = iter(_grain_dataset(chunks, reading))
+    try:
+        for _ in range(chunks.start, chunks.stop):
+            parts = []
+            for _ in range(chunks.per_batch):
+                part = next(iterator)
+                for name, reason in part.pop("bad"):
+                    reading.report(name, reason)
+                if "error" in part:
+                    raise DataError(part["error"])
+                parts.append(part)
+            yield {key: np.concatenate([part[key] for part in parts]) for key in ("image", "label", "mask")}
+    finally:
+        close = getattr(iterator, "close", None)
+        if close is not None:
+            close()
+
+
+def _grain_dataset(chunks, reading):
+    import grain
+
+    threads = os.cpu_count() or 1 if reading.num_threads is None else reading.num_threads
+    # Two batches ahead, and work for every thread.
+    ahead = 2 * chunks.per_batch + threads if threads else 0
+    dataset = grain.MapDataset.source(chunks).to_iter_dataset(
+        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
+    )
+    if reading.num_workers:
+        _parse_absl_flags()
+        dataset = dataset.mp_prefetch(
+            grain.MultiprocessingOptions(
+                num_workers=reading.num_workers, per_worker_buffer_size=-(-ahead // reading.num_workers)
+            )
+        )
+    return dataset
+
+
+def _parse_absl_flags():
+    # Grain's workers are handed the flags of this process, which outside of absl's own programs nobody has parsed.
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(["cbjax"])
+
+
+class _Chunks:
+    """Grain's random access source: the batches of this process, cut into chunks of images."""
+
+    def __init__(self, split, batches, transform, skip, start, stop, process_index, process_count):
+        self._images: Encoded = split.images
+        self._labels = split.labels
+        self._batches, self._transform, self._skip = batches, transform, skip
+        self.start, self.stop = start, max(stop, start)
+        self._size = batches.batch_size // process_count
+        self._first = process_index * self._size
+        self.per_batch = math.ceil(self._size / _CHUNK)
+
+    def __len__(self) -> int:
+        return (self.stop - self.start) * self.per_batch
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self)} chunks)"
+
+    def __getitem__(self, chunk: Any) -> dict[str, Any]:
+        step, part = divmod(int(chunk), self.per_batch)
+        step += self.start
+        places = np.arange(part * _CHUNK, min((part + 1) * _CHUNK, self._size)) + self._first
+        positions = self._batches.indices(step)[places]
+        mask = positions != PADDING
+        images = np.zeros((len(places), *self._images.shape[1:]), np.uint8)
+        made: dict[str, Any] = {"image": images, "label": self._labels[positions], "mask": mask, "bad": []}
+        for i in np.flatnonzero(mask).tolist():
+            position, place = int(positions[i]), step * self._batches.batch_size + int(places[i])
+            reason = self._make(images, i, position, place)
+            if reason and not self._skip:
+                # Handed over rather than raised: the steps before come first.
+                advice = "repair it or leave it out, or set data.on_bad_image=skip"
+                return {**made, "error": f"{self._images.name(position)}: {reason}; {advice}"}
+            if reason:
+                mask[i] = False
+                made["bad"].append((self._images.name(position), reason))
+        made["label"] = np.where(mask.reshape(-1, *[1] * (made["label"].ndim - 1)), made["label"], 0)
+        return made
+
+    def _make(self, images, i, position, place):
+        """Reads and makes an image; returns why not where it is bad."""
+        try:
+            data = self._images.read(position)
+        except FileNotFoundError:
+            return "there is no such file"
+        except Exception as error:  # the readers of files, buckets and records each raise their own
+            return f"it cannot be read ({getattr(error, 'strerror', None) or repr(error)})"
+        try:
+            images[i] = self._transform(data, place)
+        except DecodeError as error:
+            return f"it cannot be decoded ({error})"
+        return ""

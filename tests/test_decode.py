@@ -1,0 +1,163 @@
+"""Decoding: every odd kind of image file gives the pixels that Pillow makes of it; damaged ones are refused."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from cbjax.data.decode import DecodeError, decode, decode_at_least, size_of
+
+RNG = np.random.default_rng(0)
+NOISE = Image.fromarray(RNG.integers(0, 256, (6, 8, 3), np.uint8))
+SMOOTH = np.asarray(NOISE.resize((53, 41), Image.Resampling.BICUBIC))
+
+
+def encode(image, kind, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def rgba():
+    alpha = np.linspace(0, 255, 53).astype(np.uint8)[None].repeat(41, 0)
+    return Image.fromarray(np.dstack([SMOOTH, alpha]))
+
+
+def exif(orientation):
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags
+
+
+COLOUR = Image.fromarray(SMOOTH)
+FILES = {
+    "jpeg": encode(COLOUR, "JPEG", quality=90),
+    "jpeg 4:4:4": encode(COLOUR, "JPEG", quality=95, subsampling=0),
+    "jpeg 4:2:2": encode(COLOUR, "JPEG", quality=80, subsampling=1),
+    "progressive jpeg": encode(COLOUR, "JPEG", progressive=True),
+    "grey jpeg": encode(COLOUR.convert("L"), "JPEG"),
+    "cmyk jpeg": encode(COLOUR.convert("CMYK"), "JPEG", quality=90),
+    "rgb jpeg": encode(COLOUR, "JPEG", keep_rgb=True),
+    "png": encode(COLOUR, "PNG"),
+    "grey png": encode(COLOUR.convert("L"), "PNG"),
+    "grey and alpha png": encode(rgba().convert("LA"), "PNG"),
+    "rgba png": encode(rgba(), "PNG"),
+    "palette png": encode(COLOUR.quantize(16), "PNG"),
+    "palette png with a transparent colour": encode(COLOUR.quantize(16), "PNG", transparency=3),
+    "palette png with alphas": encode(COLOUR.quantize(16), "PNG", transparency=bytes(range(0, 256, 16))),
+    "bilevel png": encode(COLOUR.convert("1"), "PNG"),
+    "webp": encode(COLOUR, "WEBP"),
+    "gif": encode(COLOUR, "GIF"),
+    "bmp": encode(COLOUR, "BMP"),
+    "tiff": encode(COLOUR, "TIFF"),
+    "cmyk tiff": encode(COLOUR.convert("CMYK"), "TIFF"),
+    "ycbcr tiff": encode(COLOUR.convert("YCbCr"), "TIFF"),
+    **{f"jpeg turned {turn}": encode(COLOUR, "JPEG", exif=exif(turn)) for turn in range(1, 9)},
+    "png turned 6": encode(COLOUR, "PNG", exif=exif(6)),
+    "jpeg with thumbnail and comment": encode(COLOUR, "JPEG", comment=b"Exif\0", exif=exif(1)),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_pixels_are_those_of_pillow(kind):
+    with Image.open(io.BytesIO(FILES[kind])) as image:
+        upright = ImageOps.exif_transpose(image)
+        if "alphas" in kind:
+            upright = upright.convert("RGBA")  # Pillow's own advice
+        expected = np.asarray(upright.convert("RGB"))
+    pixels = decode(FILES[kind])
+    assert pixels.dtype == np.uint8 and pixels.flags.c_contiguous
+    np.testing.assert_array_equal(pixels, expected)
+    assert size_of(FILES[kind]) in (None, pixels.shape[:2])
+
+
+def test_a_ycck_jpeg_is_decoded_as_by_pillow():
+    # What Photoshop writes: CMYK, inverted, with Adobe's marker; Pillow's own CMYK files have the same marker.
+    data = FILES["cmyk jpeg"]
+    assert b"Adobe" in data
+    marker = data.index(b"Adobe") + 11
+    ycck = data[:marker] + b"\x02" + data[marker + 1 :]
+    with Image.open(io.BytesIO(ycck)) as image:
+        assert image.mode == "CMYK"
+        np.testing.assert_array_equal(decode(ycck), np.asarray(image.convert("RGB")))
+    assert size_of(ycck) is None
+
+
+def test_plain_jpegs_take_the_fast_path():
+    for kind in ("jpeg", "jpeg 4:2:2", "progressive jpeg", "grey jpeg", "rgb jpeg", "jpeg turned 1"):
+        assert size_of(FILES[kind]) == (41, 53)
+    for kind in ("cmyk jpeg", "png", "jpeg turned 6"):
+        assert size_of(FILES[kind]) is None
+
+
+def test_sixteen_bits_are_scaled_to_eight():
+    values = np.array([[0, 128, 129, 257, 32767], [32768, 40000, 65279, 65407, 65535]], np.uint16)
+    expected = np.round(values / 257)
+    for kind in ("PNG", "TIFF"):
+        pixels = decode(encode(Image.fromarray(values), kind))
+        np.testing.assert_array_equal(pixels, np.repeat(expected[..., None], 3, axis=-1))
+    assert decode(encode(Image.fromarray(values), "PNG")).max() == 255
+
+
+def sixteen_bit_rgb_png(values):
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_sixteen_bits_of_colour_keep_the_upper_eight():
+    values = RNG.integers(0, 65536, (4, 5, 3)).astype(np.uint16)
+    np.testing.assert_array_equal(decode(sixteen_bit_rgb_png(values)), values >> 8)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "progressive jpeg", "grey jpeg", "cmyk jpeg", "png", "webp", "gif", "tiff"])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_a_truncated_file_is_refused(kind, share):
+    data = FILES[kind]
+    with pytest.raises(DecodeError):
+        decode(data[: int(share * len(data))])
+    with pytest.raises(DecodeError):
+        decode_at_least(data[: int(share * len(data))], 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "the file is empty"),
+        (b"<html>not found</html>", "no image that Pillow knows"),
+        (b"\xff\xd8\xff", "no image that Pillow knows"),
+        (encode(Image.fromarray(np.ones((3, 3), np.float32)), "TIFF"), "floating point"),
+        (encode(Image.fromarray(np.full((3, 3), 70000, np.int32)), "TIFF"), "70000 to 70000, are not of 16 bits"),
+    ],
+)
+def test_what_is_no_image_is_refused(data, message):
+    with pytest.raises(DecodeError, match=message):
+        decode(data)
+
+
+def test_stray_bytes_that_libjpeg_forgives_are_forgiven():
+    data = FILES["jpeg"]
+    np.testing.assert_array_equal(decode(data + b"trailing"), decode(data))
+    stray = data[:-2] + b"\x00" + data[-2:]
+    np.testing.assert_array_equal(decode(stray), np.asarray(Image.open(io.BytesIO(stray))))
+
+
+def test_a_smaller_scale_is_large_enough():
+    large = np.asarray(COLOUR.resize((801, 603), Image.Resampling.BICUBIC))
+    data = encode(Image.fromarray(large), "JPEG")
+    for height, width in ((603, 801), (302, 401), (302, 402), (303, 1), (151, 201), (150, 200), (1, 1), (5000, 1)):
+        pixels, reduced = decode_at_least(data, height, width)
+        assert pixels.shape == (-(-603 // reduced), -(-801 // reduced), 3)
+        assert pixels.shape[0] >= min(height, 603) and pixels.shape[1] >= min(width, 801)
+        assert reduced == 8 or -(-pixels.shape[0] // 2) < height or -(-pixels.shape[1] // 2) < width
+        expected = Image.fromarray(large).resize(pixels.shape[1::-1], Image.Resampling.BOX)
+        assert np.abs(pixels.astype(int) - np.asarray(expected)).mean() < 4
+    assert decode_at_least(data, 302, 401)[1] == 2
+    pixels, reduced = decode_at_least(FILES["png"], 1, 1)
+    assert pixels.shape == (41, 53, 3) and reduced == 1

@@ -1,0 +1,232 @@
+"""Images as files: lists, tables and trees of folders, and all that can be wrong in them."""
+
+import gzip
+import pickle
+
+import numpy as np
+import pytest
+
+from cbjax.data import DataError, Encoded, prepare, sources
+from tests.photos import photo, write_csv, write_list, write_tree
+
+SPLITS = {"train": (6, 4, 2), "val": (1, 1, 1), "test": (2, 2, 2)}
+
+
+@pytest.fixture
+def tree(tmp_path):
+    return tmp_path / "images", write_tree(tmp_path / "images", SPLITS)
+
+
+def lists(folder, rows):
+    write = {split: write_list(folder / f"{split}.txt", lines) for split, lines in rows.items()}
+    return {"train_list": str(write["train"]), "validation_list": str(write["val"]), "test_list": str(write["test"])}
+
+
+def assert_is_the_tree(source, rows, tell_names=True):
+    for split, name in (("train", "train"), ("validation", "val"), ("test", "test")):
+        found = getattr(source, split)
+        assert isinstance(found.images, Encoded) and found.images.shape == (len(rows[name]), 32, 32, 3)
+        by_path = {found.images.name(i): (found.images.read(i), int(found.labels[i])) for i in range(len(found))}
+        assert len(by_path) == len(rows[name])
+        for path, label in rows[name]:
+            (match,) = (value for key, value in by_path.items() if key.endswith(path))
+            number = int(path.split("/")[-1].removesuffix(".jpg")) + 1000 * list(SPLITS).index(name)
+            assert match == (photo(label, number), label)
+    if tell_names:
+        assert source.class_names == ("ant", "bee", "cat")
+    assert found.labels.dtype == np.int32
+
+
+def test_list_table_and_tree_are_the_same_images(tree, tmp_path):
+    root, rows = tree
+    assert_is_the_tree(sources.load("folder", root=root, image_size=32), rows)
+    assert_is_the_tree(sources.load("list", root=root, image_size=32, **lists(tmp_path, rows)), rows)
+    tables = {f"{name}_list": str(write_csv(tmp_path / f"{split}.csv", rows[split])) for name, split in
+              (("train", "train"), ("validation", "val"), ("test", "test"))}  # fmt: skip
+    assert_is_the_tree(sources.load("csv", root=root, image_size=32, **tables), rows)
+
+
+def test_paths_are_relative_to_the_list_without_a_root_and_lists_may_be_compressed(tree):
+    root, rows = tree
+    places = lists(root, rows)
+    packed = root / "train.txt.gz"
+    packed.write_bytes(gzip.compress((root / "train.txt").read_bytes()))
+    assert_is_the_tree(sources.load("list", image_size=32, **{**places, "train_list": str(packed)}), rows)
+
+
+def test_lines_may_have_spaces_blank_lines_marks_and_any_line_end(tmp_path):
+    (tmp_path / "a b.jpg").write_bytes(photo(0, 0))
+    listed = tmp_path / "train.txt"
+    listed.write_bytes("\ufeffa b.jpg 0\r\n\r\na b.jpg\t1  \r\n".encode())
+    source = sources.load("list", train_list=listed)
+    assert source.train.images.name(0) == f"{tmp_path}/a b.jpg"
+    assert source.train.labels.tolist() == [0, 1]
+    assert source.class_names == ("0", "1")
+
+
+def test_absolute_paths_need_no_root(tree, tmp_path):
+    root, rows = tree
+    listed = write_list(tmp_path / "all.txt", [(f"{root}/{path}", label) for path, label in rows["train"]])
+    source = sources.load("list", root="/elsewhere", train_list=listed)
+    assert source.train.images.read(0) == photo(0, 0)
+
+
+def test_a_tree_without_splits_is_all_for_training(tree):
+    root, _ = tree
+    source = sources.load("folder", root=root / "train")
+    assert len(source.train) == 12 and source.validation is source.test is None
+    with pytest.raises(DataError, match=r"brings no test split: set data\.test"):
+        prepare({"name": "folder", "root": str(root / "train"), "normalization": "imagenet"}, 0)
+
+
+def test_without_a_test_split_the_validation_split_is_tested_on(tmp_path):
+    write_tree(tmp_path, {"train": (3, 3, 3), "validation": (1, 1, 1)})
+    dataset = prepare({"name": "folder", "root": str(tmp_path), "normalization": "imagenet"}, 0)
+    assert dataset.validation is None and len(dataset.test) == 3
+    assert dataset.notes == ("there is no labelled test split: the validation split is tested on",)
+
+
+def test_other_files_are_not_images(tmp_path):
+    write_tree(tmp_path, {"train": (2, 2, 2)})
+    for name in ("train/ant/notes.txt", "train/ant/.hidden.jpg", "train/readme.md", "train/bee/thumbs.db"):
+        (tmp_path / name).write_text("x")
+    deep = tmp_path / "train" / "cat" / "deep"
+    deep.mkdir()
+    (deep / "one.JPEG").write_bytes(photo(2, 9))
+    source = sources.load("folder", root=tmp_path)
+    assert np.bincount(source.train.labels).tolist() == [2, 2, 3]
+
+
+def test_tables_may_have_other_columns_and_numbers_for_names(tmp_path):
+    (tmp_path / "a,b.jpg").write_bytes(photo(0, 0))
+    table = tmp_path / "train.csv"
+    table.write_text('id, Label ,path\n7,10,"a,b.jpg"\n\n8,9,"a,b.jpg"\n')
+    source = sources.load("csv", train_list=table)
+    assert source.class_names == ("9", "10")
+    assert source.train.labels.tolist() == [1, 0]
+    assert source.train.images.name(1) == f"{tmp_path}/a,b.jpg"
+
+
+BAD_LISTS = {
+    "empty": ("", "train.txt: the list is empty"),
+    "blank": ("\n \n", "train.txt: the list is empty"),
+    "no label": ("a.jpg 0\na.jpg\n", r"train.txt, line 2: must be a path and a whole number, got 'a.jpg'"),
+    "word": ("a.jpg 0\n\na.jpg cat\n", r"train.txt, line 3: must be a path and a whole number, got 'a.jpg cat'"),
+    "underscore": ("a.jpg 1_0\n", r"train.txt, line 1: must be a path"),
+    "negative": ("a.jpg 0\na.jpg -1\n", r"train.txt, line 2: label -1 is out of range: labels count from 0"),
+    "huge": ("a.jpg 0\na.jpg 99999999999\n", r"train.txt, line 2: label 99999999999 is out of range"),
+    "gap": ("a.jpg 0\na.jpg 2\n", "each with a training image; the largest is 2, and without one: '1'"),
+    "one class": ("a.jpg 0\n", "there must be at least 2 classes, got 1"),
+    "missing": ("b.jpg 0\na.jpg 1\n", r"its first image is not there, .*/b.jpg: set data.root to the folder"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_LISTS)
+def test_a_bad_list_is_refused(tmp_path, kind):
+    text, message = BAD_LISTS[kind]
+    (tmp_path / "a.jpg").write_bytes(photo(0, 0))
+    (tmp_path / "train.txt").write_text(text)
+    with pytest.raises(DataError, match=message) as caught:
+        sources.load("list", train_list=tmp_path / "train.txt")
+    assert str(tmp_path / "train.txt") in str(caught.value)
+
+
+def test_a_label_of_another_split_must_be_one_of_trainings(tree, tmp_path):
+    root, rows = tree
+    places = lists(tmp_path, {**rows, "test": [*rows["test"], ("test/ant/0.jpg", 3)]})
+    with pytest.raises(DataError, match=r"test.txt: label 3 of image 7 is out of range: training has 0 to 2"):
+        sources.load("list", root=root, **places)
+    tables = {f"{name}_list": write_csv(tmp_path / f"{name}.csv", rows[split], names) for name, split, names in
+              (("train", "train", "abc"), ("test", "test", "abd"))}  # fmt: skip
+    with pytest.raises(DataError, match=r"test.csv: labels 'd' are not among the classes of training"):
+        sources.load("csv", root=root, **tables)
+
+
+BAD_TABLES = {
+    "empty": ("", r"line 1: must be a header with path and label, got ''"),
+    "no header": ("a.jpg,ant\n", r"line 1: must be a header with path and label, got 'a.jpg,ant'"),
+    "header only": ("path,label\n", "the list is empty"),
+    "short": ("path,label\na.jpg,ant\na.jpg\n", r"line 3: must have a path and a label in 2 columns, got 'a.jpg'"),
+    "no label": ("path,label\na.jpg,\n", r"line 2: must have a path and a label"),
+    "one class": ("path,label\na.jpg,ant\n", "there must be at least 2 classes, got 'ant'"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_TABLES)
+def test_a_bad_table_is_refused(tmp_path, kind):
+    text, message = BAD_TABLES[kind]
+    (tmp_path / "train.csv").write_text(text)
+    with pytest.raises(DataError, match=message) as caught:
+        sources.load("csv", train_list=tmp_path / "train.csv")
+    assert str(tmp_path / "train.csv") in str(caught.value)
+
+
+def test_a_bad_tree_is_refused(tmp_path):
+    def refused(message, root=tmp_path):
+        with pytest.raises(DataError, match=message):
+            sources.load("folder", root=root)
+
+    refused("there is no folder /nowhere", "/nowhere")
+    refused("set data.root to its root", None)
+    refused("there must be a folder for each of 2 classes or more, got 0")
+    write_tree(tmp_path, {"train": (2, 0, 1), "val": (1, 1, 1)})
+    refused(r"every class needs a training image, .* without one: 'bee'")
+    (tmp_path / "train" / "bee" / "1.png").write_bytes(photo(1, 1, "PNG"))
+    (tmp_path / "valid" / "ant").mkdir(parents=True)
+    refused("has 'val', 'valid', and one of them must be the validation split: remove one")
+    (tmp_path / "valid" / "ant").rmdir()
+    (tmp_path / "valid").rmdir()
+    (tmp_path / "test" / "dog").mkdir(parents=True)
+    refused("test has classes that training lacks, 'dog'")
+
+
+def test_what_is_not_given_is_asked_for():
+    for name in ("list", "csv"):
+        with pytest.raises(DataError, match=rf"data.name='{name}' reads a file that lists images: set data.train_list"):
+            sources.load(name)
+        with pytest.raises(DataError, match=r"there is no file /nowhere\.txt, which was to list images"):
+            sources.load(name, train_list="/nowhere.txt")
+
+
+def test_a_list_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "list.txt").write_bytes(b"\xff\xfe\x00a 0\n")
+    with pytest.raises(DataError, match=r"list.txt cannot be read as text"):
+        sources.load("list", train_list=tmp_path / "list.txt")
+    (tmp_path / "list.gz").write_bytes(b"a.jpg 0\n")
+    with pytest.raises(DataError, match=r"list.gz cannot be read as text"):
+        sources.load("list", train_list=tmp_path / "list.gz")
+
+
+def test_choosing_images_reads_none(tree):
+    root, _ = tree
+    data = {"name": "folder", "root": str(root), "image_size": 24, "normalization": "imagenet"}
+    for path in (root / "train").rglob("*.jpg"):
+        path.write_bytes(b"")
+    dataset = prepare({**data, "longtail": "exponential", "imbalance": 2, "classes": ("cat", "ant")}, 3)
+    assert dataset.counts.tolist() == [2, 1] and dataset.class_names == ("cat", "ant")
+    assert dataset.train.images.shape == (3, 24, 24, 3) and dataset.train.images.dtype == np.uint8
+    names = [dataset.train.images.name(i) for i in range(3)]
+    assert ["/cat/" in name for name in names] == [label == 0 for label in dataset.train.labels]
+    with pytest.raises(DataError, match=r"'standardize' needs the training images in memory.*use 'imagenet'"):
+        prepare({**data, "normalization": "standardize"}, 0)
+
+
+def test_encoded_images_travel_to_other_processes(tree):
+    root, _ = tree
+    images = sources.load("folder", root=root).train.images[np.array([3, 1])]
+    again = pickle.loads(pickle.dumps(images))
+    assert [again.read(i) for i in range(2)] == [photo(0, 3), photo(0, 1)]
+    assert again.fingerprint() == images.fingerprint()
+
+
+def test_the_fingerprint_tells_other_images_apart_and_not_another_place(tree, tmp_path):
+    root, rows = tree
+    before = sources.load("folder", root=root).train.images.fingerprint()
+    moved = tmp_path / "moved"
+    root.rename(moved)
+    after = sources.load("folder", root=moved).train.images
+    assert after.fingerprint() == before
+    assert after[np.arange(11)].fingerprint() != after.fingerprint()
+    path = moved / rows["train"][5][0]
+    path.write_bytes(path.read_bytes() + b"\0")
+    assert after.fingerprint() != before

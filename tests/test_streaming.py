@@ -1,0 +1,214 @@
+"""Whole runs on images that are read as they are needed: by list, table, tree and records; resumed; skipping."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import cbjax
+from cbjax import build, data, loop, sharding
+from cbjax import config as configs
+from cbjax.data import DataError
+from cbjax.interrupts import Interrupted, Interrupts
+from cbjax.memory import timeless
+from cbjax.run import evaluate
+from cbjax.writers import read_rows
+from tests.photos import photo, write_csv, write_list, write_tree
+from tests.test_sources import write_encoded
+
+SPLITS = {"train": (20, 12, 8), "val": (3, 3, 3), "test": (4, 4, 4)}
+SETTINGS = (
+    "data.longtail=natural",
+    "data.imbalance=1",
+    "data.validation=0",
+    "data.normalization=imagenet",
+    "data.image_size=16",
+    "data.crop_padding=0",
+    "data.flip=true",
+    "data.threads=2",
+    "model.name=resnet20",
+    "num_epochs=3",
+    "batch_size=16",
+    "devices=2",
+    "optim.schedule=constant",
+    "optim.warmup=0",
+    "optim.learning_rate=0.01",
+    "log.tensorboard=false",
+)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    root = tmp_path_factory.mktemp("images")
+    return root, write_tree(root, SPLITS)
+
+
+def settings(*more):
+    return configs.load("cifar_lt:cdb", [*SETTINGS, *more])
+
+
+def folder(root, *more):
+    return settings("data.name=folder", f"data.root={root}", *more)
+
+
+@pytest.fixture(scope="module")
+def finished(tree, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("folder")
+    return cbjax.train(folder(tree[0]), workdir), workdir
+
+
+def assert_equal_runs(found, expected):
+    for one, other in zip(jax.tree.leaves(found.params), jax.tree.leaves(expected.params), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def rows_of(workdir):
+    return [timeless(row) for row in read_rows(workdir / "metrics.jsonl")]
+
+
+def test_a_run_on_a_tree_leaves_what_every_run_leaves(finished):
+    run, workdir = finished
+    facts = json.loads((workdir / "data.json").read_text())
+    assert facts["image_shape"] == [16, 16, 3] and facts["image_dtype"] == "uint8"
+    assert facts["counts"] == [20, 12, 8] and facts["sizes"] == {"train": 40, "validation": 9, "test": 12}
+    results = json.loads((workdir / "results.json").read_text())
+    assert np.asarray(results["confusion"]["last"]).sum() == 12
+    assert [row["step"] for row in rows_of(workdir)] == [3, 5, 8, 8]
+    assert run.predict(np.zeros((2, 16, 16, 3), np.uint8)).shape == (2, 3)
+    assert not (workdir / "bad_images.jsonl").exists()
+
+
+def test_evaluating_a_checkpoint_gives_the_runs_own_figures(finished):
+    run, workdir = finished
+    for split in ("validation", "test"):
+        for name, value in evaluate(workdir, split=split).items():
+            assert run.metrics[f"{split}/last/{name}"] == pytest.approx(value, rel=1e-5)
+
+
+def test_list_and_table_give_the_trees_run(finished, tree, tmp_path):
+    root, rows = tree
+    for name, write in (("list", write_list), ("csv", write_csv)):
+        files = {split: write(tmp_path / f"{split}.{name}", sorted(rows[split])) for split in rows}
+        run = cbjax.train(
+            settings(
+                f"data.name={name}",
+                f"data.root={root}",
+                f"data.train_list={files['train']}",
+                f"data.validation_list={files['val']}",
+                f"data.test_list={files['test']}",
+                "num_epochs=1",
+                "data.threads=1",
+            ),
+            tmp_path / name,
+        )
+        assert rows_of(tmp_path / name)[0] == rows_of(finished[1])[0]
+        assert run.class_names == ("ant", "bee", "cat")
+
+
+def test_records_give_the_trees_run(finished, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    splits = {}
+    for offset, (split, name) in enumerate((("train", "train"), ("val", "validation"), ("test", "test"))):
+        rows = [(label, number) for label, count in enumerate(SPLITS[split]) for number in range(count)]
+        # In the order of the tree, where the tenth comes before the second.
+        rows.sort(key=lambda row: (row[0], f"{row[1]}.jpg"))
+        splits[name] = [(photo(label, 1000 * offset + number), label) for label, number in rows]
+    write_encoded(tmp_path, "photos", splits, ("ant", "bee", "cat"))
+    config = settings("data.name=tfds:photos", f"data.data_dir={tmp_path}", "num_epochs=1")
+    cbjax.train(config, tmp_path / "run")
+    assert rows_of(tmp_path / "run")[0] == rows_of(finished[1])[0]
+
+
+@pytest.mark.parametrize("step", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_a_run_that_was_stopped_in_an_epoch_ends_the_same(finished, tree, tmp_path, monkeypatch, step):
+    make = build.build
+
+    def stopping(*args):
+        parts = make(*args)
+        advance = parts.advance
+
+        def stop(state, first, last):
+            state, metrics = advance(state, first, last)
+            if last == step:
+                Interrupts.latest.signum = 15
+            return state, metrics
+
+        return build.dataclasses.replace(parts, advance=stop)
+
+    enter = Interrupts.__enter__
+
+    def entered(self):
+        Interrupts.latest = self
+        return enter(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Interrupts, "__enter__", entered)
+        patch.setattr(build, "build", stopping)
+        with pytest.raises(Interrupted, match=f"step {step} is saved"):
+            cbjax.train(folder(tree[0]), tmp_path)
+    run = cbjax.train(folder(tree[0], "data.threads=1"), tmp_path)
+    assert_equal_runs(run.state, finished[0].state)
+    assert rows_of(tmp_path) == rows_of(finished[1])
+
+
+@pytest.mark.parametrize("kind", ["pmap", "shard_map"])
+def test_steps_may_be_asked_for_in_any_order(tree, kind):
+    config = folder(tree[0], f"parallel={kind}", "devices=4")
+    mesh = sharding.make_mesh(4)
+    parts = build.build(config, data.prepare(config.data, 0), mesh)
+    losses = [float(loop.fetch(parts.advance(parts.init(), step, step + 1)[1])["loss"]) for step in (0, 4, 1, 2, 4)]
+    assert losses[1] == losses[4] and len(set(losses)) == 4
+    with pytest.raises(ValueError, match="takes one step, got 0 to 2"):
+        parts.advance(parts.init(), 0, 2)
+
+
+def test_bad_images_are_skipped_and_listed_once(tmp_path, capsys):
+    root = tmp_path / "images"
+    write_tree(root, SPLITS)
+    bad = [root / "train" / "ant" / "3.jpg", root / "val" / "bee" / "1.jpg"]
+    bad[0].write_bytes(b"no image")
+    bad[1].write_bytes(b"")
+    with pytest.raises(DataError, match=r"it cannot be decoded .* or set data.on_bad_image=skip") as caught:
+        cbjax.train(folder(root), tmp_path / "error")
+    assert str(bad[0]) in str(caught.value)
+    workdir = tmp_path / "skip"
+    run = cbjax.train(folder(root, "data.on_bad_image=skip", "num_epochs=2"), workdir)
+    rows = read_rows(workdir / "bad_images.jsonl")
+    assert {row["image"] for row in rows} == set(map(str, bad)) and len(rows) == 2
+    assert "the file is empty" in next(row["reason"] for row in rows if "bee" in row["image"])
+    assert f"skipped {bad[0]}: it cannot be decoded" in capsys.readouterr().out
+    # One of 40 training images is missing in each of two epochs, of 80 places in all.
+    assert run.metrics["validation/last/accuracy"] * 8 % 1 == pytest.approx(0)
+
+
+def test_the_mean_divides_by_the_images_that_are_there(tmp_path):
+    root = tmp_path / "images"
+    write_tree(root, SPLITS)
+    (root / "train" / "ant" / "3.jpg").write_bytes(b"no image")
+    config = folder(root, "data.on_bad_image=skip")
+    parts = build.build(config, data.prepare(config.data, 0), sharding.make_mesh(2))
+    state, counts = parts.init(), []
+    for step in range(5):
+        state, metrics = parts.advance(state, step, step + 1)
+        counts.append(int(loop.fetch(metrics)["count"]))
+    assert sum(counts) == 78 and min(counts) >= 15
+
+
+@pytest.mark.parametrize("sampler", ["class_aware", "square_root", "progressive"])
+def test_samplers_serve_images_in_memory_too(tmp_path, sampler):
+    overrides = ["num_epochs=2", "data.validation=5", "data.test=20", f"data.sampler={sampler}"]
+    config = configs.load("digits_lt", overrides)
+    dataset = data.prepare(config.data, 0)
+    batches = build.build(config, dataset, sharding.make_mesh(1)).batches
+    drawn = np.bincount(dataset.train.labels[batches.indices_between(0, batches.epoch_end(1)).ravel()], minlength=10)
+    assert drawn.min() > (0 if sampler == "progressive" else 1) * dataset.counts.min()
+
+
+def test_other_images_under_the_same_names_are_refused(finished, tree, tmp_path):
+    root = tmp_path / "images"
+    write_tree(root, SPLITS)
+    victim = root / "train" / "cat" / "0.jpg"
+    victim.write_bytes(victim.read_bytes()[:-9])
+    with pytest.raises(DataError, match="the data are not those that the run"):
+        cbjax.train(folder(root), finished[1])
