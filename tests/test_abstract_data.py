@@ -77,7 +77,7 @@ def test_images_of_large_data_are_cropped_to_the_size_of_the_config():
 def test_lists_need_their_sizes():
     config = configs.load("imagenet:resnet50_softmax")
     config.data.name = "list"
-    with pytest.raises(ConfigError, match="give --classes and --images$"):
+    with pytest.raises(ConfigError, match=r"give --classes and --images$"):
         abstract_data.describe(config)
     about = abstract_data.describe(config, num_classes=365, num_images=62500)
     assert about.image_shape == (224, 224, 3) and not about.resident and len(about.counts) == 365
