@@ -33,7 +33,7 @@ def make_topology_mesh(topology: str, **options: Any) -> Mesh:
 
     Args:
       topology: as JAX names it, such as "v5e:4x8".
-      options: what libtpu needs beside the name (`tpu.Chip.options`).
+      options: what libtpu needs beside the name (`tpu.topology_options`).
     """
     from jax.experimental import topologies
 

@@ -42,7 +42,7 @@ class Chip:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-_FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16")
 CHIPS = {
     chip.name: chip
@@ -109,6 +109,13 @@ def parse_topology(topology: str) -> tuple[Chip, int]:
         slices = f"{', '.join(chip.slices)}{more}"
         raise TopologyError(f"topology={topology!r}: must be one of {generation}'s slices ({slices}); got {shape!r}")
     return chip, math.prod(int(side) for side in shape.split("x"))
+
+
+def topology_options(topology: str) -> dict[str, Any]:
+    """Returns what `jax.experimental.topologies.get_topology_desc` needs beside the name of a slice."""
+    chip, num_chips = parse_topology(topology)
+    # A single chip shares its host with others, which is taken to have four otherwise.
+    return {**chip.options, **({"chips_per_host_bounds": (1, 1, 1)} if num_chips == 1 else {})}
 
 
 def _is_large(shape: str) -> bool:

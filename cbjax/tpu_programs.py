@@ -1,7 +1,7 @@
 """Compiles a config's programs for a TPU slice, as a process whose environment and stack suit the compiler.
 
 `compile.compile_for` starts it: the config's name and options come as JSON on standard input, and what the compiler
-says goes to standard output as JSON.
+says goes to standard output as JSON. A config for `pmap` is compiled for `shard_map`, which gives equal results.
 """
 
 import functools
@@ -98,10 +98,10 @@ def measure(lower: Lower) -> dict[str, Any]:
 
 def compile_programs(request: dict[str, Any]) -> dict[str, Any]:
     """Answers a request of `compile.compile_for`."""
-    chip, num_chips = tpu.parse_topology(request["topology"])
+    _, num_chips = tpu.parse_topology(request["topology"])
     config = configs.load(request["config"], request["overrides"])
     data = abstract_data.describe(config, **request["data"])
-    mesh = sharding.make_topology_mesh(request["topology"], **chip.options)
+    mesh = sharding.make_topology_mesh(request["topology"], **tpu.topology_options(request["topology"]))
     assert mesh.devices.size == num_chips, "a device must be a whole chip"
     lower, state = train_program(config, data, mesh)
     fixed = sum(_num_bytes(leaf) for leaf in jax.tree.leaves(state))

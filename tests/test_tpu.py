@@ -7,7 +7,15 @@ from cbjax import tpu
 
 @pytest.mark.parametrize(
     ("topology", "chips"),
-    [("v5e:2x4", 8), ("v5e:16x16", 256), ("v6e:4x8", 32), ("v4:2x2x1", 4), ("v5p:4x8x8", 256), ("v5p:8x12x16", 1536)],
+    [
+        ("v5e:1x1", 1),
+        ("v5e:2x4", 8),
+        ("v5e:16x16", 256),
+        ("v6e:4x8", 32),
+        ("v4:2x2x1", 4),
+        ("v5p:4x8x8", 256),
+        ("v5p:8x12x16", 1536),
+    ],
 )
 def test_slices(topology, chips):
     chip, number = tpu.parse_topology(topology)
@@ -34,7 +42,7 @@ def test_published_figures():
 
 @pytest.mark.parametrize("topology", ["v9:2x2", "2x4", "", "V5E:2x4", "v5litepod-8"])
 def test_an_unknown_generation_lists_the_known_ones(topology):
-    with pytest.raises(tpu.TopologyError, match=r"GENERATION:SHAPE.*v4: 2x2x1.*v5e: 2x2.*v5p: 2x2x1.*v6e: 2x2"):
+    with pytest.raises(tpu.TopologyError, match=r"GENERATION:SHAPE.*v4: 2x2x1.*v5e: 1x1.*v5p: 2x2x1.*v6e: 1x1"):
         tpu.parse_topology(topology)
 
 
@@ -43,5 +51,5 @@ def test_an_unknown_generation_lists_the_known_ones(topology):
 )
 def test_a_slice_that_is_not_offered(topology):
     generation, shape = topology.split(":")
-    with pytest.raises(tpu.TopologyError, match=rf"one of {generation}'s slices \(2x2.*got '{shape}'"):
+    with pytest.raises(tpu.TopologyError, match=rf"one of {generation}'s slices \([12]x.*got '{shape}'"):
         tpu.parse_topology(topology)
