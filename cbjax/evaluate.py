@@ -24,11 +24,14 @@ class Evaluation:
       metrics: overall figures by name (`metrics.summarize`).
       per_class: [C] accuracy of each class (average precision for multi-hot labels), NaN for a class without examples.
       outputs: [N] predicted classes, or [N, C] probabilities for multi-hot labels, in the order of the split.
+      calibration: [3, bins] examples, their confidences and those predicted rightly, summed by bin of confidence; None
+        for multi-hot labels.
     """
 
     metrics: dict[str, float]
     per_class: np.ndarray
     outputs: np.ndarray
+    calibration: np.ndarray | None = None
 
 
 def make_evaluate(
@@ -144,7 +147,8 @@ def _summarize(sums, outputs, labels, counts):
     # In float64, where the sum of many float32 batches loses nothing.
     total = jax.tree.map(lambda *parts: np.sum(np.asarray(parts), axis=0, dtype=_wide(parts[0])), *sums)
     if labels.ndim == 1:
-        return Evaluation(metrics.summarize(total, counts), metrics.per_class_accuracy(total), outputs)
+        figures, per_class = metrics.summarize(total, counts), metrics.per_class_accuracy(total)
+        return Evaluation(figures, per_class, outputs, total.calibration)
     loss = float(total["loss"] / total["count"])
     return Evaluation(
         metrics.summarize_multilabel(outputs, labels, loss, counts), metrics.average_precision(outputs, labels), outputs

@@ -40,7 +40,7 @@ def finish(
             print(f"{error}; the results have the last state only")
             best = None
     results: dict[str, Any] = {"finished": True, "step": run.memory["step"], "epoch": run.memory["epoch"], "best": None}
-    results |= {"per_class": {}, "confusion": {}}
+    results |= {"per_class": {}, "confusion": {}, "calibration": {}}
     final: dict[str, float] = {}
     tests: dict[int, Evaluation] = {}  # by step: the last state may be the best
     for name, (step, state) in states.items():
@@ -53,6 +53,8 @@ def finish(
         }
         results[name] = {"validation": validation, "test": test.metrics}
         results["per_class"][name] = callbacks.numbers(test.per_class)
+        if test.calibration is not None:
+            results["calibration"][name] = test.calibration.tolist()
         if not dataset.multi_label and len(dataset.class_names) <= CONFUSION_CLASSES:
             matrix = confusion_matrix(test.outputs, dataset.test.labels, len(dataset.class_names))
             results["confusion"][name] = np.asarray(matrix).tolist()

@@ -17,6 +17,7 @@ from rich.console import Console
 from cbjax import writers
 from cbjax.report import plots, read, report, sections, table, table_for_terminal
 from cbjax.report.read import flatten
+from cbjax.report.sections import PICTURES
 
 CONFIG = {
     "seed": 0,
@@ -112,6 +113,7 @@ def make_run(path, *, method="ce", seed=0, counts=None, names=None, tests=25, he
 
     steps = {"step": 14 * config["num_epochs"], "epoch": config["num_epochs"]}
     results = {"finished": True, **steps, "best": None, "seconds": 3.21, "per_class": {}, "confusion": {}}
+    results["calibration"] = {}
     for name in ("last", "best") if held_out else ("last",):
         accuracy, values = measure(np.clip(final + (name == "best") * 0.02, 0, 1), tests)
         results[name] = {"validation": validation.get(config["num_epochs"], {}), "test": values}
@@ -122,6 +124,9 @@ def make_run(path, *, method="ce", seed=0, counts=None, names=None, tests=25, he
                 for other in random.integers(0, max(1, c), tests - table[c, c]):
                     table[c, other if c else num_classes - 1] += 1
             results["confusion"][name] = table.tolist()
+        if not multi_label:
+            images, confidence = np.arange(15.0), (np.arange(15) + 0.5) / 15
+            results["calibration"][name] = [list(images), list(images * confidence), list(images * confidence**2)]
         rows.append(steps | {f"test/{name}/{key}": value for key, value in values.items()})
     if held_out:
         best = max(validation, key=lambda epoch: validation[epoch]["balanced_accuracy"])
@@ -247,7 +252,7 @@ def test_comparison_says_what_the_numbers_mean(sweep):
 
 def test_pictures_show_something(sweep):
     root, _, page = sweep
-    assert set(pictures(page)) == {"classes.png", "class_weights.png", "curves.png", "confusion.png"}
+    assert set(pictures(page)) == {*PICTURES}
     for name in pictures(page):
         assert_shows_something(root / name)
 
@@ -271,7 +276,7 @@ def test_one_run(sweep, tmp_path):
     worst = int(np.argmin(result["per_class"]["best"]))
     assert f"Worst: digit {worst} (" in page
     assert f"Best is epoch {result['best']['epoch']}," in page
-    assert set(pictures(page)) == {"classes.png", "class_weights.png", "curves.png", "confusion.png"}
+    assert set(pictures(page)) == {*PICTURES}
     for name in pictures(page):
         assert_shows_something(tmp_path / name)
 
@@ -324,7 +329,7 @@ def test_hundred_classes(tmp_path):
 def test_thousands_of_classes(tmp_path):
     make_run(tmp_path, method="cdb", counts=long_tail(1000, 8142, 500), tests=3)
     page = report([tmp_path], tmp_path).read_text()
-    assert set(pictures(page)) == {"classes.png", "class_weights.png", "curves.png"}
+    assert set(pictures(page)) == {*PICTURES} - {"confusion.png"}
     assert len(page) < 20_000
     for name in pictures(page):
         assert_shows_something(tmp_path / name)

@@ -76,13 +76,23 @@ def test_the_weights_are_those_of_the_difficulties(finished):
 
 
 def test_results_agree_with_the_predictions(finished):
-    done, workdir, _ = finished
+    workdir = finished[1]
     results = json.loads((workdir / "results.json").read_text())
     matrix = np.asarray(results["confusion"]["last"])
     assert matrix.sum() == 200 and (matrix.sum(axis=1) == 20).all()
     assert results["last"]["test"]["accuracy"] == pytest.approx(np.trace(matrix) / 200)
     np.testing.assert_allclose(results["per_class"]["last"], np.diag(matrix) / 20)
     assert done.metrics["test/last/accuracy"] == results["last"]["test"]["accuracy"]
+
+
+def test_calibration_adds_up_to_its_error(finished):
+    workdir = finished[1]
+    results = json.loads((workdir / "results.json").read_text())
+    images, confidence, correct = np.array(results["calibration"]["last"])
+    assert images.sum() == 200
+    assert correct.sum() / images.sum() == pytest.approx(results["last"]["test"]["accuracy"])
+    assert np.abs(confidence - correct).sum() / images.sum() == pytest.approx(results["last"]["test"]["ece"])
+    assert (workdir / "reliability.png").exists()
 
 
 def test_load_gives_the_same_run_from_the_directory_alone(finished):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cbjax.report import plots
+from cbjax.report import plots, reliability
 from cbjax.report.read import CHECKPOINTS, LeftOut, Method, RunRecord, differing
 from cbjax.report.sections import (
     CHOSEN,
@@ -52,7 +52,9 @@ def comparison_page(methods: Sequence[Method], left_out: Sequence[LeftOut], out:
         if alike:
             sections += _weights(methods, out)
         sections += curves_section(_curves(methods), out, _CURVES, None)
-        sections += _confusion(methods, out) if alike else []
+        if alike:
+            sections += _confusion(methods, out)
+            sections += reliability.section({m.label: m.runs for m in methods}, _checkpoint(methods), out)
         sections += ["## Runs", _runs(methods, out), "## Environment", environment(runs)]
     if left_out:
         rows = [[escape(_relative(one.path, out)), escape(one.reason)] for one in left_out]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cbjax.report import plots
+from cbjax.report import plots, reliability
 from cbjax.report.read import CHECKPOINTS, RunRecord, group
 from cbjax.report.sections import (
     CHOSEN,
@@ -46,6 +46,7 @@ def run_page(run: RunRecord, out: pathlib.Path) -> str:
             f"Test images, {CHOSEN[checkpoint]}.",
             picture("confusion.png", "Predicted class by true class"),
         ]
+    sections += reliability.section({"": [run]}, checkpoint, out)
     if run.environment:
         sections += ["## Environment", environment([run])]
     return join(sections)

@@ -1,18 +1,14 @@
 """The pictures of a report, drawn without any state of matplotlib's: each function writes one PNG."""
 
 import pathlib
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from cbjax.report import canvas
 from cbjax.report.table import by_frequency
 
-# Okabe and Ito's colours, told apart by colour-blind readers; the yellow is too pale for lines on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-LINES = ("-", "--", ":", "-.")
-GREY = "#666666"
 NAMED = 30  # as many class names fit beside an axis
 LEGEND = 12  # as many fit into a legend
 CELL = 14  # letters of a name beside a row of a confusion table
@@ -69,7 +65,7 @@ def class_weights(
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import ListedColormap, LogNorm
 
-    figure, panels = _grid(weights, width=4.6, height=3.2, beside=1.6)
+    figure, panels = canvas.grid(weights, width=4.6, height=3.2, beside=1.6)
     # Without its yellow end, which is too pale for lines on white.
     colours = ListedColormap(colormaps["viridis"](np.linspace(0, 0.88, 256)))
     lowest = max(int(counts.min()), 1)
@@ -77,22 +73,24 @@ def class_weights(
     if len(counts) > THINNED:
         members = [(f"{name} (mean of {len(index)})", index) for name, index in groups.items()]
     else:
-        members = [(f"{_short(names[c])} ({counts[c]})", [c]) for c in by_frequency(counts)]
+        members = [(f"{canvas.short(names[c])} ({counts[c]})", [c]) for c in by_frequency(counts)]
     for axes, (label, (epochs, values)) in zip(panels, weights.items(), strict=True):
         for name, index in members:
             colour = scale.to_rgba(np.maximum(np.mean(counts[index]), lowest))
-            axes.plot(epochs, values[:, index].mean(axis=1), color=colour, lw=1.4, label=name, **_marker(epochs))
-        _finish(axes, label, "epoch", "class weight")
+            axes.plot(epochs, values[:, index].mean(axis=1), color=colour, lw=1.4, label=name, **canvas.marker(epochs))
+        canvas.finish(axes, label, "epoch", "class weight")
         axes.label_outer()
     # Once every panel is drawn: it ends the automatic limits that the panels share.
     panels[0].set_ylim(bottom=0)
     if len(members) <= LEGEND:
-        _legend_beside(figure, panels[0], "class (training images)" if len(counts) <= THINNED else "group of classes")
+        canvas.legend_beside(
+            figure, panels[0], "class (training images)" if len(counts) <= THINNED else "group of classes"
+        )
     else:
         bar = figure.colorbar(scale, ax=panels, shrink=0.9)
         bar.set_label("training images of the class", fontsize=9)
         bar.ax.tick_params(labelsize=8)
-    _save(figure, path)
+    canvas.save(figure, path)
 
 
 def curves(path: pathlib.Path, panels: Mapping[str, Mapping[str, Curve]], best_epoch: float | None = None) -> None:
@@ -103,26 +101,26 @@ def curves(path: pathlib.Path, panels: Mapping[str, Mapping[str, Curve]], best_e
       panels: label of the vertical axis -> (label of the line -> curve).
       best_epoch: marked where given.
     """
-    figure, all_axes = _grid(panels, width=5.2, height=3.6, sharey=False)
+    figure, all_axes = canvas.grid(panels, width=5.2, height=3.6, sharey=False)
     labels = list(dict.fromkeys(label for lines in panels.values() for label in lines))
     for axes, (quantity, lines) in zip(all_axes, panels.items(), strict=True):
         # Every epoch of a curve has a value of some run.
         for label, (epochs, values) in lines.items():
-            style = _style(labels.index(label))
+            style = canvas.style(labels.index(label))
             number = (~np.isnan(values)).sum(axis=0)
             mean = np.nansum(values, axis=0) / number
-            axes.plot(epochs, mean, label=_short(label, 40), lw=1.6, **style, **_marker(epochs))
+            axes.plot(epochs, mean, label=canvas.short(label, 40), lw=1.6, **style, **canvas.marker(epochs))
             if len(values) > 1:
                 deviation = np.sqrt(np.nansum((values - mean) ** 2, axis=0) / np.maximum(number - 1, 1))
                 axes.fill_between(epochs, mean - deviation, mean + deviation, color=style["color"], alpha=0.15, lw=0)
         if best_epoch is not None:
-            axes.axvline(best_epoch, color=GREY, lw=1, ls=":", label=f"best epoch ({best_epoch:g})")
-        _finish(axes, "", "epoch", quantity)
+            axes.axvline(best_epoch, color=canvas.GREY, lw=1, ls=":", label=f"best epoch ({best_epoch:g})")
+        canvas.finish(axes, "", "epoch", quantity)
         if "%" in quantity:
             axes.set_ylim(0, 100)
         if axes is all_axes[0] or set(lines) != set(next(iter(panels.values()))):
             axes.legend(fontsize=8, frameon=False)
-    _save(figure, path)
+    canvas.save(figure, path)
 
 
 def confusion(path: pathlib.Path, names: Sequence[str], counts: np.ndarray, tables: Mapping[str, np.ndarray]) -> None:
@@ -140,7 +138,7 @@ def confusion(path: pathlib.Path, names: Sequence[str], counts: np.ndarray, tabl
     order = by_frequency(counts)
     number = len(order)
     side = 4.6 if number <= COUNTED else 5.4
-    figure, panels = _grid(tables, width=side, height=side, beside=0.8)
+    figure, panels = canvas.grid(tables, width=side, height=side, beside=0.8)
     # Among many classes no single error is frequent: a square-root scale shows where they go.
     scale = Normalize(0, 100) if number <= NAMED else PowerNorm(0.5, 0, 100)
     colours = colormaps["Blues"].with_extremes(bad="#dddddd")
@@ -152,7 +150,7 @@ def confusion(path: pathlib.Path, names: Sequence[str], counts: np.ndarray, tabl
         axes.set_xlabel(f"predicted class{by}", fontsize=9)
         axes.set_ylabel(f"true class{by}", fontsize=9)
         axes.label_outer()
-        axes.set_title(_short(label, 40), fontsize=10)
+        axes.set_title(canvas.short(label, 40), fontsize=10)
         if number <= COUNTED:
             for row, column in zip(*np.nonzero(shares >= 0.5), strict=True):
                 share = shares[row, column]
@@ -161,41 +159,43 @@ def confusion(path: pathlib.Path, names: Sequence[str], counts: np.ndarray, tabl
     bar = figure.colorbar(image, ax=panels, shrink=0.75)
     bar.set_label("% of the true class's test images", fontsize=9)
     bar.ax.tick_params(labelsize=8)
-    _save(figure, path)
+    canvas.save(figure, path)
 
 
 def _few_classes(path, names, counts, accuracy, measure) -> None:
     """One row per class, with its name."""
-    figure = _figure(9, 1.3 + 0.2 * len(names) * max(1.3, 0.55 * len(accuracy)))
+    figure = canvas.figure(9, 1.3 + 0.2 * len(names) * max(1.3, 0.55 * len(accuracy)))
     left, right = figure.subplots(1, 2, sharey=True)
     rows = np.arange(len(names))
     left.barh(rows, counts, color="#8a8a8a", height=0.7)
     for row, count in zip(rows, counts, strict=True):
-        left.annotate(f"{count}", (count, row), (3, 0), textcoords="offset points", va="center", fontsize=8, color=GREY)
+        left.annotate(
+            f"{count}", (count, row), (3, 0), textcoords="offset points", va="center", fontsize=8, color=canvas.GREY
+        )
     left.margins(x=0.12)
     offsets = (np.arange(len(accuracy)) - (len(accuracy) - 1) / 2) * min(0.2, 0.7 / len(accuracy))
     for index, (offset, (label, values)) in enumerate(zip(offsets, accuracy.items(), strict=True)):
         mean, deviation = _mean_and_deviation(values)
-        style = {"color": _style(index)["color"], "label": _short(label, 40)}
+        style = {"color": canvas.style(index)["color"], "label": canvas.short(label, 40)}
         if len(accuracy) == 1:
             right.barh(rows, 100 * mean, height=0.7, xerr=deviation, error_kw={"lw": 1}, **style)
         else:
             marker = "osD^vP*X<>"[index % 10]
             right.errorbar(100 * mean, rows + offset, xerr=deviation, fmt=marker, ms=5, lw=1, **style)
     right.set_xlim(0, 100 if len(accuracy) == 1 else 102)
-    left.set_yticks(rows, [_short(name) for name in names], fontsize=9)
+    left.set_yticks(rows, [canvas.short(name) for name in names], fontsize=9)
     left.set_ylim(len(names) - 0.4, -0.6)
     for axes, label in ((left, "training images"), (right, f"{measure} (%)")):
-        _finish(axes, "", label, "", grid="x")
+        canvas.finish(axes, "", label, "", grid="x")
         axes.tick_params(axis="y", length=0)
     if len(accuracy) > 1:
-        _legend_beside(figure, right, "")
-    _save(figure, path)
+        canvas.legend_beside(figure, right, "")
+    canvas.save(figure, path)
 
 
 def _many_classes(path, names, counts, accuracy, measure) -> None:
     """Classes by rank; of one method every class is a point, and lines are means over neighbouring classes."""
-    figure = _figure(10, 3.8)
+    figure = canvas.figure(10, 3.8)
     left, right = figure.subplots(1, 2)
     ranks = np.arange(1, len(names) + 1)
     # Classes without training images fall below the axis of a logarithmic scale.
@@ -207,22 +207,22 @@ def _many_classes(path, names, counts, accuracy, measure) -> None:
     window = max(5, len(names) // 20 | 1)
     for index, (label, values) in enumerate(accuracy.items()):
         mean = 100 * _mean_and_deviation(values)[0]
-        style = _style(index)
+        style = canvas.style(index)
         if len(accuracy) == 1:
             size = 12 if len(names) <= 1000 else 2
             right.scatter(ranks, mean, s=size, color="#56B4E9", lw=0, label="one class")
-        name = f"mean of {window} neighbours" if len(accuracy) == 1 else _short(label, 40)
+        name = f"mean of {window} neighbours" if len(accuracy) == 1 else canvas.short(label, 40)
         right.plot(ranks, _running_mean(mean, window), lw=1.8, label=name, **style)
     right.set_ylim(0, 102)
-    span = f"classes from the most ({_short(names[0])}) to the fewest ({_short(names[-1])}) training images"
-    _finish(left, "", "", "training images")
-    _finish(right, "", "", f"{measure} (%)".replace(", ", ",\n"))
+    span = f"classes from the most ({canvas.short(names[0])}) to the fewest ({canvas.short(names[-1])}) training images"
+    canvas.finish(left, "", "", "training images")
+    canvas.finish(right, "", "", f"{measure} (%)".replace(", ", ",\n"))
     for axes in (left, right):
         axes.set_xlim(0.5, len(names) + 0.5)
     figure.supxlabel(span, fontsize=9)
     title = "" if len(accuracy) == 1 else f"mean of {window} neighbouring classes"
     right.legend(fontsize=8, frameon=False, title=title, title_fontsize=8)
-    _save(figure, path)
+    canvas.save(figure, path)
 
 
 def _ordered(accuracy: Mapping[str, np.ndarray], order: np.ndarray) -> dict[str, np.ndarray]:
@@ -246,7 +246,7 @@ def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
 
 def _class_ticks(axes: Any, names: Sequence[str]) -> None:
     if len(names) <= NAMED:
-        ticks, labels = np.arange(len(names)), [_short(name, CELL) for name in names]
+        ticks, labels = np.arange(len(names)), [canvas.short(name, CELL) for name in names]
         turn = 90 if max(len(label) for label in labels) > 2 else 0
         axes.set_xticks(ticks, labels, rotation=turn, fontsize=8)
         axes.set_yticks(ticks, labels, fontsize=8)
@@ -254,66 +254,3 @@ def _class_ticks(axes: Any, names: Sequence[str]) -> None:
     ends, labels = [0, len(names) - 1], ["most", "fewest"]
     axes.set_xticks(ends, labels, fontsize=8)
     axes.set_yticks(ends, labels, fontsize=8)
-
-
-def _style(index: int) -> dict[str, str]:
-    return {"color": COLOURS[index % len(COLOURS)], "linestyle": LINES[index // len(COLOURS) % len(LINES)]}
-
-
-def _marker(epochs: np.ndarray) -> dict[str, Any]:
-    """A curve of one epoch would be invisible as a line."""
-    return {"marker": "o", "ms": 4} if len(epochs) == 1 else {}
-
-
-def _short(text: str, length: int = 24) -> str:
-    """One line of text, cut to a length, its dollars kept from being read as mathematics."""
-    text = " ".join(str(text).split())
-    text = (text if len(text) <= length else text[: length - 1] + "…").replace("$", r"\$")
-    # Legends leave out labels that begin with an underscore.
-    return f" {text}" if text.startswith("_") else text
-
-
-def _finish(axes: Any, title: str, x_label: str, y_label: str, grid: str = "y") -> None:
-    axes.set_title(_short(title, 40), fontsize=10)
-    axes.set_xlabel(x_label, fontsize=9)
-    axes.set_ylabel(y_label, fontsize=9)
-    axes.tick_params(labelsize=8)
-    axes.grid(axis=grid, color="#dddddd", lw=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _legend_beside(figure: Any, axes: Any, title: str) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", title=title, title_fontsize=8, fontsize=8, frameon=False)
-
-
-def _grid(
-    panels: Mapping[str, Any], width: float, height: float, beside: float = 0.0, sharey: bool = True
-) -> tuple[Any, list[Any]]:
-    """A figure with a panel for each entry, at most three a row."""
-    columns = min(3, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = _figure(width * columns + beside, height * rows)
-    axes = list(figure.subplots(rows, columns, sharey=sharey, squeeze=False).flat)
-    for surplus in axes[len(panels) :]:
-        surplus.set_axis_off()
-    return figure, axes[: len(panels)]
-
-
-def _figure(width: float, height: float) -> Any:
-    # Not through pyplot: its figures are global state, and it picks a backend that may want a display.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _save(figure: Any, path: pathlib.Path) -> None:
-    with warnings.catch_warnings():
-        # A box stands for a character that no font here has; the report's tables have the name itself.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        # Without the version of matplotlib, the bytes depend on the numbers alone.
-        figure.savefig(path, dpi=160, metadata={"Software": None})

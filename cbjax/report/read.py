@@ -98,6 +98,11 @@ class RunRecord:
         totals = table.sum(axis=1, keepdims=True)
         return np.divide(table, totals, out=np.full_like(table, np.nan), where=totals > 0)
 
+    def calibration(self, checkpoint: str) -> np.ndarray | None:
+        """[3, bins] test images, their confidences and those predicted rightly, summed by bin of confidence."""
+        sums = ((self.results or {}).get("calibration") or {}).get(checkpoint)
+        return None if sums is None else np.asarray(sums, dtype=np.float64)
+
     def class_weights(self) -> tuple[np.ndarray, np.ndarray]:
         """[E] epochs and the [E, C] class weights that each of them used."""
         epochs = np.asarray([row["epoch"] for row in self.weights], dtype=np.float64)

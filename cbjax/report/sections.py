@@ -10,7 +10,7 @@ from cbjax.report import plots
 from cbjax.report.read import RunRecord
 from cbjax.report.table import escape
 
-PICTURES = ("classes.png", "class_weights.png", "curves.png", "confusion.png")
+PICTURES = ("classes.png", "class_weights.png", "curves.png", "confusion.png", "reliability.png")
 CHOSEN = {"last": "last epoch", "best": "best epoch on held-out validation"}
 PANELS = 9  # pictures with a panel per method are left out above this
 

@@ -1,0 +1,51 @@
+"""Reliability: how often a model is right where it is so sure."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from cbjax.report import canvas
+from cbjax.report.read import RunRecord
+from cbjax.report.sections import CHOSEN, PANELS, picture
+
+
+def section(methods: Mapping[str, Sequence[RunRecord]], checkpoint: str, out: pathlib.Path) -> list[str]:
+    """Draws accuracy by confidence of methods, all runs of each put together; empty where no run has been measured."""
+    bins = {label: [run.calibration(checkpoint) for run in runs] for label, runs in methods.items()}
+    sums = {label: np.sum([part for part in parts if part is not None], axis=0) for label, parts in bins.items()}
+    sums = {label: total for label, total in sums.items() if np.ndim(total) == 2}
+    if not 0 < len(sums) <= PANELS:
+        return []
+    draw(out / "reliability.png", sums)
+    text = (
+        f"Test images by confidence, {CHOSEN[checkpoint]}; on the dotted line a model is right as often as it is sure."
+    )
+    return ["## Reliability", text, picture("reliability.png", "Accuracy by confidence")]
+
+
+def draw(path: pathlib.Path, sums: Mapping[str, np.ndarray]) -> None:
+    """Draws a panel per method: accuracy of each bin of confidence, the bins' shares of all images, the diagonal.
+
+    Args:
+      path: the PNG to write.
+      sums: method -> [3, bins]: images, sum of confidences, images predicted rightly.
+
+    Source: Guo et al. 2017, figure 1.
+    """
+    figure, panels = canvas.grid(sums, width=3.6, height=3.6)
+    for axes, (label, (images, confidence, correct)) in zip(panels, sums.items(), strict=True):
+        edges = np.linspace(0, 100, len(images) + 1)
+        filled = images > 0
+        share, width = 100 * images / images.sum(), edges[1]
+        axes.bar(edges[:-1], share, width, align="edge", color="#dddddd", label="share of images")
+        axes.plot([0, 100], [0, 100], color=canvas.GREY, lw=1, ls=":")
+        means = 100 * confidence[filled] / images[filled], 100 * correct[filled] / images[filled]
+        axes.plot(*means, color=canvas.COLOURS[0], marker="o", ms=4, lw=1.4, label="accuracy")
+        error = 100 * np.abs(confidence - correct).sum() / images.sum()
+        canvas.finish(axes, f"{label}  ECE {error:.1f} %".strip(), "confidence (%)", "accuracy (%)")
+        axes.set_xlim(0, 100)
+        axes.set_ylim(0, 100)
+        axes.label_outer()
+    panels[0].legend(fontsize=8, frameon=False, loc="upper left")
+    canvas.save(figure, path)
