@@ -208,6 +208,20 @@ def test_rules_speak_of_keys_that_exist():
         assert set(where) <= set(config_schema.KEYS[on].kind.names)
 
 
+def test_the_shares_of_the_devices_at_hand_are_checked():
+    loaded = config.load("cifar_lt:cui", ["optim.accumulation=4", "model.batch_norm_size=8"])
+    for num_devices in (1, 2, 4):
+        config.check_shares(loaded, num_devices)
+    with pytest.raises(
+        ConfigError, match=r"^model.batch_norm_size must divide the 16 images .* in each of 4 parts, 4; got 8$"
+    ):
+        config.check_shares(loaded, 8)
+    with pytest.raises(ConfigError, match=r"^optim.accumulation must divide the 2 images .* of batch_size=128; got 4$"):
+        config.check_shares(loaded, 64)
+    with pytest.raises(ConfigError, match=r"^batch_size must be a multiple of the number of devices, 3; got 128"):
+        config.check_shares(loaded, 3)
+
+
 @given(batch_size=strategies.integers(1, 4096), num_devices=strategies.integers(1, 64))
 def test_devices_must_divide_the_batch(batch_size, num_devices):
     if batch_size % num_devices == 0:
