@@ -108,9 +108,9 @@ def test_threads_and_processes_may_share_a_set(tmp_path):
     found: dict[int, bytes] = {}
     threads = [
         threading.Thread(
-            target=lambda part: found.update({i: again.read(i) for i in range(part, 120, 4)}), args=(part,)
+            target=lambda chosen: found.update({i: again.read(i) for i in chosen}), args=(range(i, 120, 4),)
         )
-        for part in range(4)
+        for i in range(4)
     ]
     for thread in threads:
         thread.start()

@@ -115,7 +115,7 @@ def load(name: str, data_dir: str | os.PathLike | None, image_size: int) -> Sour
 
 
 def _labels(store, name, size):
-    """Returns the labels of a split [N = size]; read from the records once, then from a file beside them or in a cache."""
+    """Returns the labels of a split [N = size]; read from the records once, then from a file that keeps them."""
     file_name = f"cbjax-labels-{store.split}-{store.key()}.npy"
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     places = [_path(store.folder) / f".{file_name}", _path(cache).expanduser() / "cbjax" / f"{name}-{file_name}"]

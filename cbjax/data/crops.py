@@ -60,7 +60,7 @@ class TrainTransform:
             pixels, reduced = decode.decode_at_least(data, *least)
         image = _cut(pixels, [side / reduced for side in box], self.image_size)
         if self.flip and draws[4 * _TRIES] < 0.5:
-            image = image[:, ::-1]
+            image = _mirrored(image)
         if self.color_jitter:
             image = jitter(image, draws[4 * _TRIES + 1 :], self.color_jitter)
         return image
@@ -152,6 +152,14 @@ def _background(values, change):
         return np.float32(0)
     grey = values @ np.array(_LUMA, np.float32) / 1000
     return grey.mean() if change == 1 else grey[..., None]
+
+
+def _mirrored(image):
+    # By channel: NumPy copies a reversed row of pixels, three bytes at a time, five times slower.
+    result = np.empty_like(image)
+    for channel in range(image.shape[2]):
+        result[..., channel] = image[:, ::-1, channel]
+    return result
 
 
 def _cut(pixels, box, side):

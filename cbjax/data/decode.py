@@ -84,7 +84,20 @@ def _plain_jpeg_size(data):
     if colorspace not in ("YCbCr", "Gray", "RGB"):
         return None
     # Pillow finds the orientation, so that the two agree on every odd header.
-    return (height, width) if b"Exif\0" not in data[:65536] or _orientation(data) == 1 else None
+    return (height, width) if not _may_have_exif(data) or _orientation(data) == 1 else None
+
+
+def _may_have_exif(data):
+    """Walks the segments in front of a JPEG's pixels; says yes where they are not as they should be."""
+    start = 2
+    while data[start : start + 1] == b"\xff":
+        marker, length = data[start + 1 : start + 2], int.from_bytes(data[start + 2 : start + 4])
+        if marker == b"\xda":
+            return False
+        if marker == b"\xe1" and data[start + 4 : start + 9] == b"Exif\0":
+            return True
+        start += 2 + length
+    return True
 
 
 def _decode_jpeg(data, scale=1, size=(0, 0)):

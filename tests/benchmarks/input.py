@@ -1,0 +1,173 @@
+"""Times the streaming input: JPEG decode, random resized crop to 224, flip, batches of 128; images/s on two cores.
+
+    python tests/benchmarks/input.py [--pytorch=PATH] [--tensorflow=PATH] [--rounds=3]
+
+PATH: a python with torch and Pillow, or with tensorflow; this one needs cbjax. Each reads the same 2,048 files in the
+same way as its users do: PyTorch's DataLoader, two workers, Pillow; tf.data's fused decode-and-crop. They take turns,
+each in a process of its own; the first batches, in which threads and workers start, are not counted. The files are
+500×375, cut from the photographs of scikit-learn and, where it is installed, scikit-image.
+"""
+
+import argparse
+import json
+import math
+import os
+import pathlib
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+BATCH, SIDE, COUNT, WARM = 128, 224, 2048, 4
+
+
+def write_files(folder):
+    import numpy as np
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    photos = list(load_sample_images().images)
+    try:
+        from skimage import data
+
+        photos += [data.astronaut(), data.chelsea(), data.coffee(), data.rocket()]
+    except ImportError:
+        pass
+    rng = np.random.default_rng(0)
+    for number in range(COUNT):
+        photo = photos[number % len(photos)]
+        height = int(
+            rng.integers(
+                min(photo.shape[0], photo.shape[1] * 3 // 4) // 2, min(photo.shape[0], photo.shape[1] * 3 // 4)
+            )
+        )
+        width = height * 4 // 3
+        top, left = rng.integers(photo.shape[0] - height + 1), rng.integers(photo.shape[1] - width + 1)
+        image = Image.fromarray(photo[top : top + height, left : left + width]).resize((500, 375))
+        (folder / str(number % 8)).mkdir(exist_ok=True)
+        image.save(folder / str(number % 8) / f"{number}.jpg", quality=96)
+
+
+def with_cbjax(folder):
+    from cbjax.data import sources
+    from cbjax.data.crops import TrainTransform
+    from cbjax.data.sampling import Batches
+    from cbjax.data.stream import Reading, stream
+
+    split = sources.load("folder", root=folder, image_size=SIDE).train
+    steps = COUNT // BATCH
+    return stream(split, Batches(COUNT, BATCH, 0), TrainTransform(SIDE, seed=0), Reading(2), start=0, stop=WARM + steps)
+
+
+class Files:
+    """What a PyTorch user writes, as torchvision's RandomResizedCrop."""
+
+    def __init__(self, folder):
+        self.paths = sorted(map(str, pathlib.Path(folder).glob("*/*.jpg")))
+
+    def __len__(self):
+        return len(self.paths) + WARM * BATCH
+
+    def __getitem__(self, index):
+        import numpy as np
+        import torch
+        from PIL import Image
+
+        path = self.paths[index % len(self.paths)]
+        with Image.open(path) as file:
+            image = file.convert("RGB")
+        width, height = image.size
+        for _ in range(10):
+            area = width * height * random.uniform(0.08, 1)
+            ratio = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
+            w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if w <= width and h <= height:
+                break
+        else:
+            w, h = width, height
+        left, top = random.randint(0, width - w), random.randint(0, height - h)
+        image = image.crop((left, top, left + w, top + h)).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+        if random.random() < 0.5:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return torch.from_numpy(np.array(image)), int(pathlib.Path(path).parent.name)
+
+
+def with_pytorch(folder):
+    import torch
+
+    return torch.utils.data.DataLoader(Files(folder), batch_size=BATCH, shuffle=True, num_workers=2, drop_last=True)
+
+
+def with_tensorflow(folder):
+    import tensorflow as tf
+
+    paths = sorted(map(str, pathlib.Path(folder).glob("*/*.jpg")))
+
+    def load(path):
+        data = tf.io.read_file(path)
+        start, size, _ = tf.image.sample_distorted_bounding_box(
+            tf.image.extract_jpeg_shape(data),
+            tf.zeros((1, 0, 4)),
+            aspect_ratio_range=(3 / 4, 4 / 3),
+            area_range=(0.08, 1),
+            max_attempts=10,
+            use_image_if_no_bounding_boxes=True,
+        )
+        window = tf.stack([start[0], start[1], size[0], size[1]])
+        image = tf.image.decode_and_crop_jpeg(data, window, channels=3)
+        image = tf.image.random_flip_left_right(tf.image.resize(image, (SIDE, SIDE)))
+        return tf.cast(image, tf.uint8), 0
+
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = 2
+    dataset = tf.data.Dataset.from_tensor_slices(paths).shuffle(COUNT).repeat()
+    dataset = dataset.map(load, num_parallel_calls=2).batch(BATCH).prefetch(2).with_options(options)
+    return iter(dataset.take(WARM + COUNT // BATCH).as_numpy_iterator())
+
+
+def measure(name, folder):
+    batches = iter({"cbjax": with_cbjax, "pytorch": with_pytorch, "tensorflow": with_tensorflow}[name](folder))
+    for _ in range(WARM):
+        next(batches)
+    started, count = time.perf_counter(), 0
+    for _ in batches:
+        count += BATCH
+    return count / (time.perf_counter() - started)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--pytorch")
+    parser.add_argument("--tensorflow")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        print(json.dumps(measure(*options.measure)))
+        return
+    pythons = {"cbjax": sys.executable, "pytorch": options.pytorch, "tensorflow": options.tensorflow}
+    rates: dict[str, list[float]] = {name: [] for name, python in pythons.items() if python}
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+    with tempfile.TemporaryDirectory() as folder:
+        write_files(pathlib.Path(folder))
+        mean_size = statistics.mean(path.stat().st_size for path in pathlib.Path(folder).glob("*/*.jpg"))
+        print(f"{COUNT} files of {mean_size / 1000:.0f} KB; load {os.getloadavg()[0]:.1f} before the first round")
+        for _ in range(options.rounds):
+            for name in rates:
+                done = subprocess.run(
+                    [pythons[name], __file__, "--measure", name, folder], capture_output=True, text=True, check=True
+                )
+                rates[name].append(json.loads(done.stdout.splitlines()[-1]))
+    for name, values in rates.items():
+        ratios = [ours / other for ours, other in zip(rates["cbjax"], values, strict=True)]
+        print(
+            f"{name}: median {statistics.median(values):.0f} images/s on 2 cores, {min(values):.0f} to "
+            f"{max(values):.0f}, n = {len(values)}; cbjax is {statistics.median(ratios):.2f} times as fast"
+        )
+
+
+if __name__ == "__main__":
+    main()
