@@ -87,6 +87,12 @@ def _parse(arguments):
     evaluate.add_argument("--workdir", required=True, metavar="DIR", type=_directory)
     evaluate.add_argument("--split", default="test", choices=("validation", "test"))
     evaluate.add_argument("--checkpoint", default="last", choices=("last", "best"))
+    predict = add("predict", _predict, "Write a trained run's predictions for a folder of images or an .npz.")
+    predict.add_argument("images", metavar="IMAGES", help="a folder, searched whole, or an .npz with images")
+    predict.add_argument("--workdir", required=True, metavar="DIR", type=_directory)
+    predict.add_argument("--out", required=True, metavar="FILE", help="a .csv or .jsonl")
+    predict.add_argument("--top", type=_positive, default=1, metavar="K", help="as many classes of each image")
+    predict.add_argument("--checkpoint", default="last", choices=("last", "best"))
     report = add("report", _report, "Compare runs: one table and its plots.")
     report.add_argument(
         "directories", nargs="+", metavar="DIR", type=_directory, help="work directories, or folders of them"
@@ -188,6 +194,17 @@ def _eval(options, overrides):
 
     for name, value in evaluate(options.workdir, split=options.split, checkpoint=options.checkpoint).items():
         print(f"{options.split}/{name} {value:.6g}")
+    return 0
+
+
+def _predict(options, overrides):
+    from cbjax import workdir as workdirs
+
+    _start(workdirs.read_config(options.workdir).deterministic)
+    from cbjax.predictions import predict
+
+    count = predict(options.workdir, options.images, options.out, checkpoint=options.checkpoint, top=options.top)
+    print(f"predictions of {count} images: {options.out}")
     return 0
 
 

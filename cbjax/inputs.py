@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cbjax import resident, sharding, streaming
+from cbjax.config_schema import STREAMED
 from cbjax.data import Dataset, Encoded, augment, samplers
 from cbjax.data.crops import EvalTransform, TrainTransform
 from cbjax.data.sampling import Batches
@@ -105,10 +106,18 @@ def build_evaluate(
         normalize = _normalize(dataset)
         if not isinstance(examples.images, Encoded):
             return make_evaluate(eval_step, normalize, examples.images, examples.labels, **options)
-        transform = EvalTransform(config.data.image_size, evaluation_resize(config))
+        transform = evaluation_transform(config)
+        assert transform is not None, "encoded images come from a streamed source"
         return make_streamed_evaluate(eval_step, normalize, examples, transform, _reading(config, report), **options)
 
     return evaluate
+
+
+def evaluation_transform(config: ConfigDict) -> EvalTransform | None:
+    """Returns encoded image -> the network's input size; None where images were of one size from the start."""
+    if config.data.name not in STREAMED and not config.data.name.startswith("tfds:"):
+        return None
+    return EvalTransform(config.data.image_size, evaluation_resize(config))
 
 
 def evaluation_resize(config: ConfigDict) -> int:

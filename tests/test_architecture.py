@@ -11,7 +11,7 @@ PACKAGE = ROOT / "cbjax"
 # Each may import the ones below it, never its own level or above.
 LEVELS = [
     {"cli"},
-    {"sweep"},
+    {"sweep", "predictions"},
     {"run", "tpu_programs"},
     {"results"},
     {"build"},

@@ -76,7 +76,7 @@ def test_the_weights_are_those_of_the_difficulties(finished):
 
 
 def test_results_agree_with_the_predictions(finished):
-    workdir = finished[1]
+    done, workdir, _ = finished
     results = json.loads((workdir / "results.json").read_text())
     matrix = np.asarray(results["confusion"]["last"])
     assert matrix.sum() == 200 and (matrix.sum(axis=1) == 20).all()

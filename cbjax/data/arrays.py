@@ -29,14 +29,15 @@ def load(file: str | os.PathLike | None) -> Source:
     """
     if not file:
         raise DataError("data.name='arrays' reads your own .npz: set data.file to its path")
-    arrays = _read(file)
+    arrays = read(file)
     try:
         return _source(arrays)
     except DataError as error:
         raise DataError(f"{os.fspath(file)}: {error}") from None
 
 
-def _read(file: str | os.PathLike) -> dict[str, np.ndarray]:
+def read(file: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Returns the arrays of an .npz by name; a DataError says why it cannot be read."""
     from etils import epath
 
     path = epath.Path(file).expanduser()
