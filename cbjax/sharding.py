@@ -217,6 +217,9 @@ def _pmap(function, mesh, split, split_outputs, donate):
     count = mesh.devices.size
 
     def divide(leaf, axis):
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            shards = sorted(leaf.addressable_shards, key=lambda shard: shard.index[axis].start)
+            return np.stack([np.asarray(shard.data) for shard in shards], axis)
         leaf = leaf.reshape(*leaf.shape[:axis], count, leaf.shape[axis] // count, *leaf.shape[axis + 1 :])
         if jax.process_count() == 1:
             return leaf

@@ -43,7 +43,7 @@ def draw(path: pathlib.Path, sums: Mapping[str, np.ndarray]) -> None:
         means = 100 * confidence[filled] / images[filled], 100 * correct[filled] / images[filled]
         axes.plot(*means, color=canvas.COLOURS[0], marker="o", ms=4, lw=1.4, label="accuracy")
         error = 100 * np.abs(confidence - correct).sum() / images.sum()
-        canvas.finish(axes, f"{label}  ECE {error:.1f} %".strip(), "confidence (%)", "accuracy (%)")
+        canvas.finish(axes, f"{label}, ECE {error:.1f} %".removeprefix(", "), "confidence (%)", "accuracy (%)")
         axes.set_xlim(0, 100)
         axes.set_ylim(0, 100)
         axes.label_outer()
