@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -161,3 +162,14 @@ def test_a_smaller_scale_is_large_enough():
     assert decode_at_least(data, 302, 401)[1] == 2
     pixels, reduced = decode_at_least(FILES["png"], 1, 1)
     assert pixels.shape == (41, 53, 3) and reduced == 1
+
+
+def test_threads_do_not_share_their_memory():
+    small, large = FILES["jpeg"], encode(COLOUR.resize((530, 410)), "JPEG")
+    first = decode_at_least(large, 410, 530)[0].copy()
+    for data in (small, large, small):
+        pixels, _ = decode_at_least(data, 10**4, 10**4)
+        np.testing.assert_array_equal(pixels, decode(data))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: decode_at_least(large, 410, 530)[0].sum(), range(40)))
+    assert set(found) == {first.sum()}

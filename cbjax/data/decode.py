@@ -2,6 +2,8 @@
 
 import io
 import math
+import threading
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +18,9 @@ _UPRIGHT = {
     7: "TRANSVERSE",
     8: "ROTATE_90",
 }
+# New memory for each image costs a third of the time: the system gives and clears it page by page.
+_memory = threading.local()
+_LARGEST_BUFFER = 1 << 25
 
 
 class DecodeError(ValueError):
@@ -57,7 +62,8 @@ def decode_at_least(data: bytes, height: int, width: int) -> tuple[np.ndarray, i
       height, width: in pixels, which the result is to have at least; where the image is smaller, it has its own size.
 
     Returns:
-      [H, W, 3] uint8, and the 1, 2, 4 or 8 by which its sides were divided and rounded up.
+      [H, W, 3] uint8, which this thread's next call may overwrite, and the 1, 2, 4 or 8 by which its sides were divided
+      and rounded up.
     """
     size = _plain_jpeg_size(data)
     if size is not None:
@@ -65,7 +71,7 @@ def decode_at_least(data: bytes, height: int, width: int) -> tuple[np.ndarray, i
         scale = 1
         while scale < 8 and math.ceil(size[0] / (2 * scale)) >= height and math.ceil(size[1] / (2 * scale)) >= width:
             scale *= 2
-        pixels = _decode_jpeg(data, scale, size)
+        pixels = _decode_jpeg(data, scale, size, _buffer(size))
         if pixels is not None:
             return pixels, scale
     return _decode_any(data), 1
@@ -100,12 +106,22 @@ def _may_have_exif(data):
     return True
 
 
-def _decode_jpeg(data, scale=1, size=(0, 0)):
+def _buffer(size):
+    """Returns this thread's memory for an image of that size, None for one too large to keep."""
+    needed = 3 * size[0] * size[1]
+    if needed > _LARGEST_BUFFER:
+        return None
+    if len(getattr(_memory, "buffer", b"")) < needed:
+        _memory.buffer = np.empty(needed, np.uint8)
+    return _memory.buffer
+
+
+def _decode_jpeg(data, scale=1, size=(0, 0), buffer=None):
     import simplejpeg
 
-    options = {}
+    options: dict[str, Any] = {} if buffer is None else {"buffer": buffer}
     if scale > 1:
-        options = {"min_height": math.ceil(size[0] / scale), "min_width": math.ceil(size[1] / scale), "min_factor": 2}
+        options |= {"min_height": math.ceil(size[0] / scale), "min_width": math.ceil(size[1] / scale), "min_factor": 2}
     try:
         return simplejpeg.decode_jpeg(data, "RGB", **options)
     except ValueError:
