@@ -53,6 +53,16 @@ def test_a_folder_to_json_lines(digits, tmp_path):
         assert sum(row["probabilities"]) == pytest.approx(1, abs=1e-5)
 
 
+def bad_image(root):
+    (root / "bad.jpg").write_bytes(b"no image")
+    return root
+
+
+def arrays(root, **contents):
+    np.savez(root / "own.npz", **contents)
+    return root / "own.npz"
+
+
 @pytest.mark.parametrize(
     ("make", "out", "message"),
     [
@@ -72,13 +82,3 @@ def test_what_cannot_be_predicted_is_one_message_and_leaves_the_file(digits, tmp
     shown = capsys.readouterr().err
     assert message in shown and "Traceback" not in shown
     assert (tmp_path / out).read_text() == "former"
-
-
-def bad_image(root):
-    (root / "bad.jpg").write_bytes(b"no image")
-    return root
-
-
-def arrays(root, **contents):
-    np.savez(root / "own.npz", **contents)
-    return root / "own.npz"
