@@ -17,6 +17,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from cbjax import processes
+from cbjax.storage import as_path, is_remote
 from cbjax.types import TrainState
 
 KEPT = 2  # the newest, and one more in case it gets damaged; besides, the best that each of them knows
@@ -45,9 +46,7 @@ class Checkpoints:
     def __init__(
         self, workdir: str | os.PathLike, tell: Callable[[str], None] = lambda line: None, reading: bool = False
     ):
-        root = epath.Path(workdir)
-        if "://" not in str(root):
-            root = epath.Path(os.path.abspath(root))  # Orbax refuses relative paths
+        root = epath.Path(as_path(workdir))  # absolute: Orbax refuses others
         self._directory, self._checksums, self._damaged = root / "checkpoints", root / "checksums", root / "damaged"
         self._tell, self._reading = tell, reading
         if not reading:
@@ -158,10 +157,12 @@ class Checkpoints:
     def _list_files(self, step, best_step):
         """Writes a saved checkpoint's checksums; returns the steps not to be kept, whose checksums are gone."""
         path = self._checksums / f"{step}.json"
-        temporary = path.with_suffix(".part")
+        # Renamed when it is whole; an object in a bucket is there whole or not at all.
+        temporary = path if is_remote(path) else path.with_suffix(".part")
         listed = {"best": best_step, "files": _checksums(self._directory / str(step))}
         temporary.write_text(json.dumps(listed, indent=1))
-        temporary.replace(path)
+        if temporary != path:
+            temporary.replace(path)
         steps = self._listed()
         # The best of each: should the newest get damaged, the one before it needs its own.
         kept = {*steps[-KEPT:], *(self._best_of(newest) for newest in steps[-KEPT:])}
@@ -178,7 +179,9 @@ class Checkpoints:
 
     def _set_unfinished_aside(self):
         finished = self._listed()
-        unlisted = sorted(int(path.name) for path in self._directory.iterdir() if path.name.isdigit())
+        # A bucket has no empty folders.
+        folders = self._directory.iterdir() if self._directory.is_dir() else ()
+        unlisted = sorted(int(path.name) for path in folders if path.name.isdigit())
         unlisted = [step for step in unlisted if step not in finished]
         if not finished and len(unlisted) > 1:
             raise CheckpointError(
@@ -220,8 +223,13 @@ def _abstract(leaf):
 def _checksums(directory: epath.Path) -> dict[str, str]:
     if not directory.is_dir():
         return {}
-    files = sorted(folder / name for folder, _, names in directory.walk() for name in names)
-    return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    sums: dict[str, str] = {}
+    for path in sorted(directory.iterdir()):
+        if path.is_dir():
+            sums |= {f"{path.name}/{name}": checksum for name, checksum in _checksums(path).items()}
+        else:
+            sums[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return sums
 
 
 def _problem(directory: epath.Path, listed: epath.Path) -> str | None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from cbjax import config as configs
 from cbjax import startup
 from cbjax.config import ConfigError
+from cbjax.storage import Place, as_path, is_remote
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"cbjax {options.name}: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # a full disk, a file in the place of a folder, no permission
-        print(f"cbjax {options.name}: {error.filename or 'the disk'}: {error.strerror}", file=sys.stderr)
+        print(f"cbjax {options.name}: {error.filename or 'the disk'}: {error.strerror or error}", file=sys.stderr)
         return 2
     except NonFiniteLoss as error:
         print(f"cbjax {options.name}: {error}", file=sys.stderr)
@@ -74,7 +75,7 @@ def _parse(arguments):
             "--workdir",
             required=True,
             metavar="DIR",
-            type=_directory,
+            type=_directory if command is train else _local_directory,
             help="where everything is kept; call again to resume",
         )
         command.epilog = "--config.KEY=VALUE changes a key, such as --config.data.imbalance=50"
@@ -95,10 +96,10 @@ def _parse(arguments):
     predict.add_argument("--checkpoint", default="last", choices=("last", "best"))
     report = add("report", _report, "Compare runs: one table and its plots.")
     report.add_argument(
-        "directories", nargs="+", metavar="DIR", type=_directory, help="work directories, or folders of them"
+        "directories", nargs="+", metavar="DIR", type=_local_directory, help="work directories, or folders of them"
     )
     report.add_argument(
-        "--out", metavar="DIR", type=_directory, help="where report.md goes (default: the DIR, if there is one)"
+        "--out", metavar="DIR", type=_local_directory, help="where report.md goes (default: the DIR, if there is one)"
     )
     compiles = add("compile", _compile, "Say what a config needs of a TPU slice, without a TPU and without the data.")
     compiles.epilog = train.epilog
@@ -159,7 +160,13 @@ def _directory(text):
     if not text:
         raise argparse.ArgumentTypeError("needs a directory; got nothing (an unset variable?)")
     # The shell leaves the tilde of --workdir=~/runs alone.
-    return pathlib.Path(text).expanduser()
+    return as_path(text)
+
+
+def _local_directory(text):
+    if is_remote(text):
+        raise argparse.ArgumentTypeError(f"must be a local folder (of a bucket, a copy of it); got {text}")
+    return _directory(text)
 
 
 def _train(options, overrides):
@@ -170,7 +177,8 @@ def _train(options, overrides):
 
     train(config, options.workdir, extend=options.extend, profile=options.profile)
     if processes.is_first():
-        _print_report([options.workdir], options.workdir / "report.md")
+        place = Place(options.workdir)
+        _print_report([place.files], options.workdir / "report.md")
     return 0
 
 
@@ -189,7 +197,8 @@ def _sweep(options, overrides):
 def _eval(options, overrides):
     from cbjax import workdir as workdirs
 
-    _start(workdirs.read_config(options.workdir).deterministic)
+    place = Place(options.workdir)
+    _start(workdirs.read_config(place.files).deterministic)
     from cbjax.run import evaluate
 
     for name, value in evaluate(options.workdir, split=options.split, checkpoint=options.checkpoint).items():
@@ -200,7 +209,8 @@ def _eval(options, overrides):
 def _predict(options, overrides):
     from cbjax import workdir as workdirs
 
-    _start(workdirs.read_config(options.workdir).deterministic)
+    place = Place(options.workdir)
+    _start(workdirs.read_config(place.files).deterministic)
     from cbjax.predictions import predict
 
     count = predict(options.workdir, options.images, options.out, checkpoint=options.checkpoint, top=options.top)

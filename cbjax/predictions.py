@@ -16,6 +16,7 @@ from cbjax.data import DataError
 from cbjax.data.decode import DecodeError, decode
 from cbjax.data.files import SUFFIXES
 from cbjax.run import load
+from cbjax.storage import Place
 
 FORMATS = (".csv", ".jsonl")
 BATCH = 256
@@ -49,7 +50,8 @@ def predict(
         raise ConfigError(f"--out must end in {' or '.join(FORMATS)}; got {out}")
     run = load(workdir, checkpoint=checkpoint)
     assert run.predict is not None, "a loaded run predicts"
-    shape = tuple(workdirs.read_facts(pathlib.Path(workdir).expanduser())["image_shape"])
+    place = Place(workdir)
+    shape = tuple(workdirs.read_facts(place.files)["image_shape"])
     batches = _from_arrays(source) if source.suffix == ".npz" else _from_folder(source, run.config, shape)
     top = min(top, len(run.class_names))
     count, temporary = 0, out.with_name(out.name + ".part")

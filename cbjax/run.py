@@ -25,6 +25,7 @@ from cbjax.profile import trace
 from cbjax.progress import progress_bar
 from cbjax.report import report
 from cbjax.results import finish
+from cbjax.storage import Place
 from cbjax.types import Callback, Run
 from cbjax.workdir import WorkdirError
 
@@ -38,7 +39,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
 
     Args:
       config: from `config.load` or `config.default`; checked before anything else happens.
-      workdir: where the run is kept; made if it does not exist.
+      workdir: where the run is kept, a folder or gs://BUCKET/FOLDER; made if it does not exist.
       extend: allows `num_epochs` to be larger than that of the run in the work directory.
       profile: writes a trace of at least so many steps to `workdir/profile`; 0 for none.
 
@@ -56,7 +57,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
     for key in ("file", "root", "train_list", "validation_list", "test_list"):
         if config.data[key] is not None and "://" not in config.data[key]:
             config.data[key] = str(pathlib.Path(config.data[key]).expanduser().absolute())
-    place = _directory(workdir)
+    home = _open(workdir)
+    place = home.files
     noted = processes.from_first(lambda: workdirs.check_resume(place, config, extend))
     mesh = _make_mesh(config, config.devices)
     if config.deterministic:
@@ -68,14 +70,14 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
     total = parts.batches.epoch_end(config.num_epochs)
     with contextlib.ExitStack() as stack:
         processes.from_first(lambda: stack.enter_context(workdirs.lock(place)))
-        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(place, print)))
+        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(home.root, print)))
         if parts.pretrained is not None and not checkpoints.steps():
             parts.pretrained()  # a file that does not fit is refused before anything is compiled
         fresh = parts.init()
         restored = checkpoints.restore(fresh)
         has_results = processes.from_first((place / "results.json").exists)
         if restored is None and has_results:
-            raise WorkdirError(f"{place} holds the results of a run and no checkpoint: move it away to train again")
+            raise WorkdirError(f"{home.root} holds the results of a run and no checkpoint: move it away to train again")
         if restored is None and parts.pretrained is not None:
             fresh = build.with_pretrained(fresh, parts.pretrained(), mesh)
         step, state, remembered = restored or (0, fresh, memory.start(len(dataset.class_names)))
@@ -85,9 +87,10 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
             _tell(f"restored step {step}: finished", *(f"noted: {line}" for line in noted))
             if processes.is_first() and not (place / "report.md").exists():
                 report([place], place)
+                home.send()
             return _with_predict(dataclasses.replace(run, metrics=workdirs.read_final_metrics(place)), facts)
         if restored is None:
-            _tell(f"training in {place}: {total} steps on {sharding.describe(mesh)}", *dataset.notes)
+            _tell(f"training in {home.root}: {total} steps on {sharding.describe(mesh)}", *dataset.notes)
             _tell(*(parts.pretrained().notes if parts.pretrained else ()))
         else:
             _tell(f"resumed at step {step} of {total}", *(f"noted: {line}" for line in noted))
@@ -95,15 +98,18 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
             put = functools.partial(_place_weights, mesh=mesh)
             run = callbacks.set_weights(run, parts.weights, parts.start_epoch, put) if extend else run
         # Does nothing but log, except where a scheduler has its own clu platform.
-        platform.work_unit().create_artifact(platform.ArtifactType.DIRECTORY, str(place), "workdir")
+        platform.work_unit().create_artifact(platform.ArtifactType.DIRECTORY, str(home.root), "workdir")
         platform.work_unit().set_task_status(f"step {step} of {total}")
         logs: workdirs.Logs | None = None
         if processes.is_first():
             workdirs.write_start(place, config, facts, dataset.indices, sharding.describe(mesh))
             (place / "parameters.txt").write_text(parameter_overview.get_parameter_overview(state.params) + "\n")
             logs = stack.enter_context(
-                contextlib.closing(workdirs.Logs(place, remembered["history"], config.log.tensorboard))
+                contextlib.closing(
+                    workdirs.Logs(place, remembered["history"], config.log.tensorboard, written=home.send)
+                )
             )
+            home.send()
         if profile:
             parts = dataclasses.replace(parts, advance=trace(parts.advance, profile, place / "profile", _tell))
         with Interrupts() as interrupts:
@@ -112,6 +118,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
         run = finish(run, parts, dataset, checkpoints, logs, place)
     if processes.is_first():
         report([place], place)
+        home.send()
     return _with_predict(run, facts)
 
 
@@ -129,9 +136,10 @@ def load(workdir: str | os.PathLike, *, checkpoint: str = "last") -> Run:
     Raises:
       WorkdirError: if the directory holds no run or no such checkpoint.
     """
-    place = _directory(workdir)
+    home = _open(workdir)
+    place = home.files
     config, facts = workdirs.read_config(place), workdirs.read_facts(place)
-    state, remembered = _restore(place, config, facts, sharding.make_mesh(1), checkpoint)
+    state, remembered = _restore(home, config, facts, sharding.make_mesh(1), checkpoint)
     model = build.build_model(config, len(facts["class_names"]))
     metrics = workdirs.read_final_metrics(place)
     return _with_predict(Run(config, model, state, metrics, tuple(facts["class_names"]), memory=remembered), facts)
@@ -145,7 +153,8 @@ def evaluate(workdir: str | os.PathLike, *, split: str = "test", checkpoint: str
       DataError: if the data are missing, or not those of the run.
       ConfigError: if the run has no such split.
     """
-    place = _directory(workdir)
+    home = _open(workdir)
+    place = home.files
     config, facts = workdirs.read_config(place), workdirs.read_facts(place)
     if not facts["sizes"].get(split):
         raise ConfigError(f"split={split!r}: the run has no such images; it has {facts['sizes']}")
@@ -155,15 +164,15 @@ def evaluate(workdir: str | os.PathLike, *, split: str = "test", checkpoint: str
     mesh = sharding.make_mesh(max(count for count in range(1, most + 1) if batch_size % count == 0))
     dataset = data.prepare(config.data, config.seed if config.data.seed is None else config.data.seed)
     workdirs.check_same_data(place, workdirs.describe_data(dataset))
-    state, _ = _restore(place, config, facts, mesh, checkpoint)
+    state, _ = _restore(home, config, facts, mesh, checkpoint)
     parts = build.build(config, dataset, mesh, workdirs.BadImages(place).add)
     return parts.evaluate(split)(state.params, state.batch_stats).metrics
 
 
-def _directory(workdir):
+def _open(workdir):
     if not str(workdir):
         raise WorkdirError("the work directory must have a name; got an empty one")
-    return pathlib.Path(workdir).expanduser().absolute()
+    return Place(workdir)
 
 
 def _make_mesh(config, num_devices):
@@ -177,22 +186,22 @@ def _make_mesh(config, num_devices):
     return mesh
 
 
-def _restore(place, config, facts, mesh, checkpoint):
+def _restore(home, config, facts, mesh, checkpoint):
     if checkpoint not in ("last", "best"):
         raise ConfigError(f"checkpoint={checkpoint!r}: must be 'last' or 'best'")
     model = build.build_model(config, len(facts["class_names"]))
     key = jax.random.key(config.seed)
     like = jax.eval_shape(lambda: build.initial_state(key, config, model, facts["image_shape"], facts["counts"]))
     like = sharding.placed(like, mesh)
-    with contextlib.closing(Checkpoints(place, print, reading=True)) as checkpoints:
+    with contextlib.closing(Checkpoints(home.root, print, reading=True)) as checkpoints:
         restored = checkpoints.restore(like)
         if restored is None:
-            raise WorkdirError(f"{place}: no checkpoint to load; `cbjax train` with this --workdir makes one")
+            raise WorkdirError(f"{home.root}: no checkpoint to load; `cbjax train` with this --workdir makes one")
         if checkpoint == "best":
             best = restored[2]["best"]
             if best is None:
                 raise WorkdirError(
-                    f"{place}: nothing was held out for validation, so no checkpoint is the best; use the last"
+                    f"{home.root}: nothing was held out for validation, so no checkpoint is the best; use the last"
                 )
             return checkpoints.restore_step(like, best["step"])
     return restored[1:]

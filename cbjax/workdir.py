@@ -9,7 +9,7 @@ import os
 import pathlib
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -199,11 +199,17 @@ class Logs:
     """The logs of a run: files of JSON lines, one for each of LOGS, and TensorBoard's event file.
 
     Opening them makes the files equal to the run's history, so that a resumed run has each row once; rows that are
-    already there keep what the clock said of them.
+    already there keep what the clock said of them. `written` is called after each `write`.
     """
 
-    def __init__(self, workdir: pathlib.Path, history: Mapping[str, list[dict[str, Any]]], tensorboard: bool):
-        self._workdir = workdir
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        history: Mapping[str, list[dict[str, Any]]],
+        tensorboard: bool,
+        written: Callable[[], None] = lambda: None,
+    ):
+        self._workdir, self._report_written = workdir, written
         self._writers: dict[str, Writer] = {}
         self._written: dict[str, int] = {}
         for name in LOGS:
@@ -222,6 +228,7 @@ class Logs:
             for row in run.memory["history"][name][self._written[name] :]:
                 writer.write(row)
             self._written[name] = len(run.memory["history"][name])
+        self._report_written()
 
     def train_seconds(self) -> float:
         """Adds up the time that training took, over all processes that took part; evaluation not counted."""

@@ -36,6 +36,7 @@ BESIDE = {
     "progress": set(),
     "interrupts": set(),
     "startup": {"config"},
+    "storage": set(),
     "tpu": set(),
     "roofline": {"tpu"},
     "compile": {"config", "roofline", "tpu"},

@@ -72,7 +72,7 @@ def test_the_wheel_says_what_it_is(wheel):
     assert (metadata["Name"], metadata["Version"]) == ("cbjax", cbjax.__version__)
     assert (metadata["License-Expression"], metadata["License-File"]) == ("Apache-2.0", "LICENSE")
     assert metadata["Requires-Python"] == PROJECT["requires-python"] == f">={PYTHONS[0]}"
-    assert set(metadata.get_all("Provides-Extra")) == {"cuda", "tpu", "prepare", "test", "notebooks"}
+    assert set(metadata.get_all("Provides-Extra")) == {"cuda", "gcs", "tpu", "prepare", "test", "notebooks"}
     assert "cbjax = cbjax.cli:main" in entry_points
 
 

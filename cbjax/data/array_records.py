@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from cbjax.data import tfds
-from cbjax.data.files import is_remote, make_split, with_test
+from cbjax.data.files import make_split, with_test
 from cbjax.data.records import DataError, Source
+from cbjax.storage import is_remote
 
 PREFIX = "tfds:"
 _BLOCK = 64  # records read at a time for their labels: some megabytes

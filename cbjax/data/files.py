@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from cbjax.data.records import DataError, Encoded, Source, Split, quote
+from cbjax.storage import is_remote
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
 _VALIDATION_FOLDERS = ("validation", "val", "valid")
@@ -49,11 +50,6 @@ class Files:
             return as_path(path).stat().length if is_remote(path) else os.path.getsize(path)
         except OSError:
             return -1
-
-
-def is_remote(path: str) -> bool:
-    """Says whether a path is a URL such as gs://bucket/folder."""
-    return "://" in path
 
 
 def as_path(path: str | os.PathLike) -> Any:

@@ -1,0 +1,128 @@
+"""A work directory in a bucket: a served imitation of Google's storage holds it, for epath and for Orbax alike."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+
+import jax
+import numpy as np
+import pytest
+
+import cbjax
+from cbjax.cli import main
+from tests import processes
+
+# Reading, Google's storage says which generation of an object it gives, and TensorStore wants to know.
+SERVER = """
+import sys, time
+from gcp_storage_emulator.handlers import objects
+
+plain = objects.download
+
+
+def download(request, response, storage, *args, **kwargs):
+    key = request.params["bucket_name"], request.params["object_id"]
+    try:
+        response["x-goog-generation"] = storage.get_file_obj(*key)["generation"]
+    except Exception:
+        pass  # not there: `plain` says so
+    return plain(request, response, storage, *args, **kwargs)
+
+
+objects.download = download
+from gcp_storage_emulator.server import create_server
+
+create_server("localhost", int(sys.argv[1]), in_memory=True, default_bucket="bucket").start()
+time.sleep(600)
+"""
+RUN = (
+    "--config=digits_lt",
+    "--config.data.test=20",
+    "--config.data.validation=10",
+    "--config.checkpoint.every_epochs=1",
+)
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    """The environment in which gs://bucket is served."""
+    pytest.importorskip("gcsfs")
+    pytest.importorskip("gcp_storage_emulator")
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        port = listener.getsockname()[1]
+    server = subprocess.Popen([sys.executable, "-c", SERVER, str(port)], stderr=subprocess.DEVNULL)
+    url = f"http://localhost:{port}"
+    processes.wait_for(server, lambda: answers(url))
+    yield {"STORAGE_EMULATOR_HOST": url, "TENSORSTORE_GCS_HTTP_URL": url, "GOOGLE_CLOUD_PROJECT": "none"}
+    server.kill()
+    server.wait()
+
+
+def answers(url):
+    try:
+        urllib.request.urlopen(f"{url}/storage/v1/b/bucket", timeout=1).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def python(program, environment):
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**processes.environment(), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_run_in_a_bucket_is_killed_resumed_and_loaded(bucket, tmp_path):
+    """It ends as the same run on a disk does, with the same files."""
+    here = processes.run("train", f"--workdir={tmp_path / 'here'}", *RUN, "--config.num_epochs=20")
+    assert here.returncode == 0, here.stderr
+    there = ("train", "--workdir=gs://bucket/runs/there", *RUN, "--config.num_epochs=20")
+    process = subprocess.Popen(
+        processes.command(*there),
+        env={**processes.environment(), **bucket},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    listing = "import json; from etils import epath; folder = epath.Path('gs://bucket/runs/there/{}'); "
+    listing += "print(json.dumps(sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []))"
+    assert processes.wait_for(process, lambda: len(python(listing.format("checksums"), bucket)) >= 2)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    done = processes.run(*there, **bucket)
+    assert done.returncode == 0, done.stderr
+    assert "resumed at step " in done.stdout and "report: gs://bucket/runs/there/report.md" in done.stdout
+    assert "restored step" in processes.run(*there, **bucket).stdout
+    local = {path.name for path in (tmp_path / "here").iterdir() if not path.name.startswith((".", "events"))}
+    assert local <= set(python(listing.format(""), bucket))
+    program = (
+        "import json, jax, numpy as np, cbjax; run = cbjax.load('gs://bucket/runs/there'); "
+        "print(json.dumps([run.metrics, [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(run.state.params)]]))"
+    )
+    metrics, leaves = python(program, bucket)
+    expected = cbjax.load(tmp_path / "here")
+    assert metrics == expected.metrics
+    for found, leaf in zip(leaves, jax.tree.leaves(expected.state.params), strict=True):
+        np.testing.assert_array_equal(np.float32(found), leaf)
+
+
+@pytest.mark.parametrize("command", [("sweep", "--config=digits_lt"), ("report",)])
+def test_what_reads_many_runs_wants_local_folders(command, capsys):
+    where = "--workdir=gs://bucket/runs" if command[0] == "sweep" else "gs://bucket/runs"
+    with pytest.raises(SystemExit, match="2"):
+        main([*command, where])
+    assert "must be a local folder (of a bucket, a copy of it); got gs://bucket/runs" in capsys.readouterr().err
