@@ -97,7 +97,10 @@ class Agreement:
         if jax.process_count() == 1:
             return wish
         asked, self._asked = self._asked, _greatest(wish)
-        return 0 if asked is None else int(asked)
+        agreed = 0 if asked is None else int(asked)
+        if agreed:
+            self._asked = None  # said before this answer was acted on: the same save would come twice
+        return agreed
 
     def now(self, wish: int) -> int:
         """Waits for every process's wish of this very call."""
