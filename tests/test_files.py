@@ -230,3 +230,9 @@ def test_the_fingerprint_tells_other_images_apart_and_not_another_place(tree, tm
     path = moved / rows["train"][5][0]
     path.write_bytes(path.read_bytes() + b"\0")
     assert after.fingerprint() != before
+
+
+def test_a_label_of_nine_digits_is_refused_without_counting_up_to_it(tmp_path):
+    path = write_list(tmp_path / "train.txt", [("a.jpg", 0), ("b.jpg", 2_000_000_000)])
+    with pytest.raises(DataError, match="the largest is 2000000000, and without one: '1', '2'"):
+        sources.load("list", train_list=str(path))
