@@ -236,3 +236,9 @@ def test_a_label_of_nine_digits_is_refused_without_counting_up_to_it(tmp_path):
     path = write_list(tmp_path / "train.txt", [("a.jpg", 0), ("b.jpg", 2_000_000_000)])
     with pytest.raises(DataError, match="the largest is 2000000000, and without one: '1', '2'"):
         sources.load("list", train_list=str(path))
+
+
+def test_a_quotation_mark_left_open_is_refused(tmp_path):
+    (tmp_path / "train.csv").write_text('path,label\n"a.jpg,x\n' + "b.jpg,y\n" * 20_000)
+    with pytest.raises(DataError, match="is a quotation mark left open"):
+        sources.load("csv", train_list=str(tmp_path / "train.csv"))

@@ -112,8 +112,15 @@ def _read_list(file) -> Rows:
 
 
 def _read_csv(file) -> Rows:
-    paths, labels = [], []
     reader = csv.reader(_text(file))
+    try:
+        return _read_rows(file, reader)
+    except csv.Error as error:  # a quotation mark that never ends
+        raise DataError(f"{file}, line {reader.line_num}: {error}; is a quotation mark left open?") from None
+
+
+def _read_rows(file, reader) -> Rows:
+    paths, labels = [], []
     header = [name.strip().lower() for name in next(reader, [])]
     if "path" not in header or "label" not in header:
         raise DataError(f"{file}, line 1: must be a header with path and label, got {','.join(header)[:80]!r}")
