@@ -19,11 +19,11 @@ class Files:
     def __init__(self, root: str | os.PathLike, paths: Sequence[str] | np.ndarray):
         self._root = os.fspath(root)
         # One array of bytes: a million Python strings would take three times as much, and each process a copy of them.
-        self._paths = np.char.encode(np.asarray(paths, np.str_), "utf-8")
+        self._paths = np.char.encode(np.asarray(paths, np.str_), "utf-8", "surrogateescape")
 
     def name(self, position: int) -> str:
         """Returns the path."""
-        return os.path.join(self._root, self._paths[position].decode("utf-8"))
+        return os.path.join(self._root, self._paths[position].decode("utf-8", "surrogateescape"))
 
     def read(self, position: int) -> bytes:
         """Returns the file's content."""
