@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from cbjax.data import DataError
     from cbjax.interrupts import Interrupted
     from cbjax.loop import NonFiniteLoss
-    from cbjax.processes import ProcessError
+    from cbjax.processes import ProcessError, leave
     from cbjax.report import ReportError
     from cbjax.tpu import TopologyError
     from cbjax.workdir import WorkdirError
@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return options.command(options, overrides)
     except (CheckpointError, ReportError, *mistakes) as error:
         print(f"cbjax {options.name}: {error}", file=sys.stderr)
+        leave(2)
         return 2
     except OSError as error:  # a full disk, a file in the place of a folder, no permission
         print(f"cbjax {options.name}: {error.filename or 'the disk'}: {error.strerror}", file=sys.stderr)

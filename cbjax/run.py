@@ -18,7 +18,7 @@ from cbjax import workdir as workdirs
 from cbjax.checkpoint import Checkpoints
 from cbjax.config import ConfigError
 from cbjax.data import augment
-from cbjax.interrupts import Interrupts
+from cbjax.interrupts import Interrupted, Interrupts
 from cbjax.loop import NonFiniteLoss, Plan, fit
 from cbjax.predict import make_predict
 from cbjax.profile import trace
@@ -68,7 +68,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
     total = parts.batches.epoch_end(config.num_epochs)
     with contextlib.ExitStack() as stack:
         processes.from_first(lambda: stack.enter_context(workdirs.lock(place)))
-        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(place, print)))
+        checkpoints = Checkpoints(place, print)
+        stack.push(functools.partial(_close, checkpoints))
         if parts.pretrained is not None and not checkpoints.steps():
             parts.pretrained()  # a file that does not fit is refused before anything is compiled
         fresh = parts.init()
@@ -158,6 +159,13 @@ def evaluate(workdir: str | os.PathLike, *, split: str = "test", checkpoint: str
     state, _ = _restore(place, config, facts, mesh, checkpoint)
     parts = build.build(config, dataset, mesh, workdirs.BadImages(place).add)
     return parts.evaluate(split)(state.params, state.batch_stats).metrics
+
+
+def _close(checkpoints, kind, error, trace):
+    # Of several processes one may fail alone, at an image of its share: what the others take part in would never end,
+    # or mix with the step that they are in.
+    if kind is None or jax.process_count() == 1 or issubclass(kind, (Interrupted, NonFiniteLoss)):
+        checkpoints.close()
 
 
 def _directory(workdir):
