@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from cbjax.data import DataError
     from cbjax.interrupts import Interrupted
     from cbjax.loop import NonFiniteLoss
-    from cbjax.processes import ProcessError
+    from cbjax.processes import ProcessError, leave
     from cbjax.report import ReportError
     from cbjax.tpu import TopologyError
     from cbjax.workdir import WorkdirError
@@ -34,9 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return options.command(options, overrides)
     except (CheckpointError, ReportError, *mistakes) as error:
         print(f"cbjax {options.name}: {error}", file=sys.stderr)
+        leave(2)
         return 2
     except OSError as error:  # a full disk, a file in the place of a folder, no permission
         print(f"cbjax {options.name}: {error.filename or 'the disk'}: {error.strerror or error}", file=sys.stderr)
+        leave(2)
         return 2
     except NonFiniteLoss as error:
         print(f"cbjax {options.name}: {error}", file=sys.stderr)

@@ -50,6 +50,7 @@ HOW_KEYS = (
     "data.train_list",
     "data.validation_list",
     "data.test_list",
+    "data.on_bad_image",  # before the first bad image both do the same
     "data.threads",
     "data.workers",
     "evaluation.batch_size",

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from cbjax.data import DataError
 from cbjax.interrupts import Interrupted, Interrupts
 from cbjax.memory import no_sums
 from cbjax.processes import Agreement
@@ -138,6 +139,8 @@ def _train_epoch(run, plan, interrupts, progress, pace):
                 raise Interrupted(signum, step)
 
     run = at_this_step()
+    if not sums["count"]:
+        raise DataError(f"every image of epoch {epoch} was skipped, see bad_images.jsonl: are the files there?")
     seconds = time.perf_counter() - started
     row = {
         "train/loss": sums["loss"] / sums["count"],

@@ -1,5 +1,6 @@
 """Predictions of a trained run for a folder of images or an .npz, written as CSV or JSON lines."""
 
+import contextlib
 import csv
 import json
 import os
@@ -14,7 +15,7 @@ from cbjax import workdir as workdirs
 from cbjax.config import ConfigError
 from cbjax.data import DataError
 from cbjax.data.decode import DecodeError, decode
-from cbjax.data.files import SUFFIXES
+from cbjax.data.files import SUFFIXES, list_images
 from cbjax.run import load
 from cbjax.storage import Place
 
@@ -55,7 +56,9 @@ def predict(
     batches = _from_arrays(source) if source.suffix == ".npz" else _from_folder(source, run.config, shape)
     top = min(top, len(run.class_names))
     count, temporary = 0, out.with_name(out.name + ".part")
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
+    with contextlib.ExitStack() as stack:
+        stack.callback(temporary.unlink, missing_ok=True)
+        file = stack.enter_context(open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape"))
         write = _csv_writer(file, top) if out.suffix == ".csv" else _json_writer(file)
         for names, pixels in batches:
             try:
@@ -66,7 +69,8 @@ def predict(
                 best = np.argsort(-row, kind="stable")[:top]
                 write(name, [run.class_names[c] for c in best], [float(row[c]) for c in best])
             count += len(names)
-    os.replace(temporary, out)
+        file.close()
+        os.replace(temporary, out)
     return count
 
 
@@ -85,7 +89,7 @@ def _from_arrays(path: pathlib.Path) -> Iterator[tuple[list[str], np.ndarray]]:
 def _from_folder(root: pathlib.Path, config: Any, shape: tuple[int, ...]) -> Iterator[tuple[list[str], np.ndarray]]:
     if not root.is_dir():
         raise DataError(f"there is no folder and no .npz {root}")
-    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    files = [root / name for name in list_images(root, root)]
     if not files:
         raise DataError(f"{root} has no image, a file that ends in {', '.join(SUFFIXES)}")
     transform = inputs.evaluation_transform(config) or _fit(shape)

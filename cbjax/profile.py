@@ -1,7 +1,8 @@
 """A trace of some steps of training, for TensorBoard's profiler or Perfetto."""
 
+import contextlib
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -9,29 +10,39 @@ import jax
 SKIPPED = 2  # dispatches at the start of a process: compilation, and the first of its kind
 
 
+@contextlib.contextmanager
 def trace(
     advance: Callable[..., Any], steps: int, folder: pathlib.Path, tell: Callable[[str], None]
-) -> Callable[..., Any]:
-    """Returns `advance` (see `loop.Plan`), which writes one trace of at least `steps` steps, whole dispatches, once.
+) -> Iterator[Callable[..., Any]]:
+    """Yields `advance` (see `loop.Plan`), which writes one trace of at least `steps` steps, whole dispatches, once.
 
-    A run that ends before its third dispatch leaves none.
+    A run that ends before has a shorter trace, and none if it ends before its third dispatch.
     """
-    dispatches, traced = 0, 0
+    dispatches, traced, running = 0, 0, False
+
+    def stop():
+        nonlocal running
+        running = False
+        jax.profiler.stop_trace()
+        tell(f"trace of {traced} steps: {folder}")
 
     def traced_advance(state, first, last):
-        nonlocal dispatches, traced
+        nonlocal dispatches, traced, running
         dispatches += 1
-        if traced >= steps or dispatches <= SKIPPED:
-            return advance(state, first, last)
-        if traced == 0:
+        if dispatches == SKIPPED + 1:
             jax.block_until_ready(state)
             jax.profiler.start_trace(str(folder))
+            running = True
         state, metrics = advance(state, first, last)
-        traced += last - first
-        if traced >= steps:
-            jax.block_until_ready(metrics)
-            jax.profiler.stop_trace()
-            tell(f"trace of {traced} steps: {folder}")
+        if running:
+            traced += last - first
+            if traced >= steps:
+                jax.block_until_ready(metrics)
+                stop()
         return state, metrics
 
-    return traced_advance
+    try:
+        yield traced_advance
+    finally:
+        if running:
+            stop()

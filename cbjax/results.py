@@ -37,7 +37,8 @@ def finish(
         try:
             states["best"] = (best["step"], checkpoints.restore_step(run.state, best["step"])[0])
         except CheckpointError as error:
-            print(f"{error}; the results have the last state only")
+            if logs is not None:
+                print(f"{error}; the results have the last state only")
             best = None
     results: dict[str, Any] = {"finished": True, "step": run.memory["step"], "epoch": run.memory["epoch"], "best": None}
     results |= {"per_class": {}, "confusion": {}, "calibration": {}}

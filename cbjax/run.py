@@ -18,7 +18,7 @@ from cbjax import workdir as workdirs
 from cbjax.checkpoint import Checkpoints
 from cbjax.config import ConfigError
 from cbjax.data import augment
-from cbjax.interrupts import Interrupts
+from cbjax.interrupts import Interrupted, Interrupts
 from cbjax.loop import NonFiniteLoss, Plan, fit
 from cbjax.predict import make_predict
 from cbjax.profile import trace
@@ -70,7 +70,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
     total = parts.batches.epoch_end(config.num_epochs)
     with contextlib.ExitStack() as stack:
         processes.from_first(lambda: stack.enter_context(workdirs.lock(place)))
-        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(home.root, print)))
+        checkpoints = Checkpoints(home.root, print)
+        stack.push(functools.partial(_close, checkpoints))
         if parts.pretrained is not None and not checkpoints.steps():
             parts.pretrained()  # a file that does not fit is refused before anything is compiled
         fresh = parts.init()
@@ -111,7 +112,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
             )
             home.send()
         if profile:
-            parts = dataclasses.replace(parts, advance=trace(parts.advance, profile, place / "profile", _tell))
+            advance = stack.enter_context(trace(parts.advance, profile, place / "profile", _tell))
+            parts = dataclasses.replace(parts, advance=advance)
         with Interrupts() as interrupts:
             run = _fit(run, parts, checkpoints, logs, interrupts)
         # Everything is saved: from here on a signal acts as usual, and the same command ends what it stopped.
@@ -167,6 +169,13 @@ def evaluate(workdir: str | os.PathLike, *, split: str = "test", checkpoint: str
     state, _ = _restore(home, config, facts, mesh, checkpoint)
     parts = build.build(config, dataset, mesh, workdirs.BadImages(place).add)
     return parts.evaluate(split)(state.params, state.batch_stats).metrics
+
+
+def _close(checkpoints, kind, error, trace):
+    # Of several processes one may fail alone, at an image of its share: what the others take part in would never end,
+    # or mix with the step that they are in.
+    if kind is None or jax.process_count() == 1 or issubclass(kind, (Interrupted, NonFiniteLoss)):
+        checkpoints.close()
 
 
 def _open(workdir):

@@ -1,6 +1,7 @@
 """Images as files: lists, tables and trees of folders, and all that can be wrong in them."""
 
 import gzip
+import os
 import pickle
 
 import numpy as np
@@ -230,3 +231,25 @@ def test_the_fingerprint_tells_other_images_apart_and_not_another_place(tree, tm
     path = moved / rows["train"][5][0]
     path.write_bytes(path.read_bytes() + b"\0")
     assert after.fingerprint() != before
+
+
+def test_a_label_of_nine_digits_is_refused_without_counting_up_to_it(tmp_path):
+    path = write_list(tmp_path / "train.txt", [("a.jpg", 0), ("b.jpg", 2_000_000_000)])
+    with pytest.raises(DataError, match="the largest is 2000000000, and without one: '1', '2'"):
+        sources.load("list", train_list=str(path))
+
+
+def test_a_quotation_mark_left_open_is_refused(tmp_path):
+    (tmp_path / "train.csv").write_text('path,label\n"a.jpg,x\n' + "b.jpg,y\n" * 20_000)
+    with pytest.raises(DataError, match="is a quotation mark left open"):
+        sources.load("csv", train_list=str(tmp_path / "train.csv"))
+
+
+def test_names_that_are_not_utf_8_are_read(tmp_path):
+    for label, name in enumerate((b"caf\xe9.jpg", b"tea.jpg")):
+        folder = tmp_path / str(label)
+        folder.mkdir()
+        with open(os.fsencode(folder) + b"/" + name, "wb") as file:
+            file.write(photo(label, 0))
+    images = sources.load("folder", root=str(tmp_path)).train.images
+    assert [images.read(i) for i in range(2)] == [photo(0, 0), photo(1, 0)]

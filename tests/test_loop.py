@@ -196,3 +196,13 @@ def test_the_bar_shows_what_it_is_told(capsys):
         progress.update(4, 2, 0.5, 1234.0)
     shown = capsys.readouterr().err
     assert "epoch 2" in shown and "4/10" in shown and "0.5000" in shown and "1,234 images/s" in shown
+
+
+def test_several_processes_save_once_when_a_save_is_due(monkeypatch):
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    monkeypatch.setattr("cbjax.processes._greatest", lambda wish: wish)
+    agreement, saved = Agreement(), [0]
+    for step in range(12):
+        if agreement(int(step - saved[-1] >= 5)):  # due five steps after the last save
+            saved.append(step)
+    assert saved == [0, 6]

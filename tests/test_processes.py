@@ -13,6 +13,7 @@ from cbjax.cli import main
 from cbjax.processes import HEARTBEAT_SECONDS, Agreement, from_first
 from cbjax.writers import read_rows
 from tests import processes
+from tests.photos import write_tree
 
 # Without BatchNorm, so that the number of devices changes rounding only.
 RUN = (
@@ -146,3 +147,20 @@ def test_alone_everything_is_as_asked():
     agreement = Agreement()
     assert [agreement(3), agreement(0), agreement.now(4)] == [3, 0, 4]
     assert from_first(lambda: {"a": 1}) == {"a": 1}
+
+
+def test_an_image_that_one_process_cannot_read_ends_both_with_its_name(tmp_path):
+    write_tree(tmp_path / "images", {"train": (16, 16, 16), "test": (2, 2, 2)})
+    (bad,) = sorted((tmp_path / "images" / "train").rglob("*.jpg"))[:1]
+    bad.write_bytes(b"no image")
+    settings = {"data.name": "folder", "data.root": tmp_path / "images", "data.image_size": 32, "batch_size": 16}
+    settings |= {"data.normalization": "unit", "model.name": "resnet20", "log.tensorboard": "false"}
+    config = tmp_path / "config.py"
+    config.write_text("from cbjax.config import default as get_config\n")
+    command = ["train", f"--config={config}", f"--workdir={tmp_path / 'run'}", f"--coordinator=localhost:{free_port()}"]
+    command += [f"--config.{key}={value}" for key, value in settings.items()]
+    started = time.monotonic()
+    ends = end([processes.start(*command, "--processes=2", f"--process={i}", devices=2) for i in range(2)])
+    assert time.monotonic() - started < 60 + HEARTBEAT_SECONDS
+    told = [errors for status, _, errors in ends if status == 2]
+    assert len(told) == 1 and str(bad) in told[0] and "Traceback" not in told[0], ends

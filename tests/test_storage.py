@@ -94,15 +94,14 @@ def test_a_run_in_a_bucket_is_killed_resumed_and_loaded(bucket, tmp_path):
     process = subprocess.Popen(
         processes.command(*there),
         env={**processes.environment(), **bucket},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     listing = "import json; from etils import epath; folder = epath.Path('gs://bucket/runs/there/{}'); "
     listing += "print(json.dumps(sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []))"
     assert processes.wait_for(process, lambda: len(python(listing.format("checksums"), bucket)) >= 2)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.wait()
     done = processes.run(*there, **bucket)
     assert done.returncode == 0, done.stderr
     assert "resumed at step " in done.stdout and "report: gs://bucket/runs/there/report.md" in done.stdout

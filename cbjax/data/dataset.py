@@ -131,8 +131,9 @@ def _own_and_missing(source: Source, data: Mapping[str, Any]):
     own = {name: split for name, split in brought.items() if split is not None}
     missing = {name: data.get(name, 0) for name in brought if name not in own}
     if "test" in missing and not missing["test"]:
+        own_list = "name one in data.test_list, or " if data["name"] in ("list", "csv") else ""
         raise DataError(
-            f"the source {data['name']!r} brings no test split: set data.test to a number per class or a fraction, to "
+            f"the source {data['name']!r} brings no test split: {own_list}set data.test to a number per class or a fraction, to "
             "be taken from the training images"
         )
     return own, missing

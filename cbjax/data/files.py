@@ -20,11 +20,11 @@ class Files:
     def __init__(self, root: str | os.PathLike, paths: Sequence[str] | np.ndarray):
         self._root = os.fspath(root)
         # One array of bytes: a million Python strings would take three times as much, and each process a copy of them.
-        self._paths = np.char.encode(np.asarray(paths, np.str_), "utf-8")
+        self._paths = np.char.encode(np.asarray(paths, np.str_), "utf-8", "surrogateescape")
 
     def name(self, position: int) -> str:
         """Returns the path."""
-        return os.path.join(self._root, self._paths[position].decode("utf-8"))
+        return os.path.join(self._root, self._paths[position].decode("utf-8", "surrogateescape"))
 
     def read(self, position: int) -> bytes:
         """Returns the file's content."""
@@ -132,10 +132,11 @@ def _folders(place):
 
 def _classes(root, split=""):
     """Returns class name -> sorted paths of its images, relative to the root."""
-    return {name: _images(root, root / split / name) for name in _folders(root / split)}
+    return {name: list_images(root, root / split / name) for name in _folders(root / split)}
 
 
-def _images(root, folder):
+def list_images(root: Any, folder: Any) -> list[str]:
+    """Returns the sorted paths, relative to the root, of the images in and below a folder; hidden ones are left out."""
     if is_remote(os.fspath(root)):
         files = [os.fspath(path) for path in folder.rglob("*")]
     else:
