@@ -48,8 +48,8 @@ run() { # a command: runs it, or prints it under --dry-run
 set_arguments() { # cbjax's arguments: leaves them in `arguments`, with --distributed=auto where several processes train
     local word
     if [ $# -eq 0 ]; then
-        $dry_run || fail "needs cbjax's arguments behind --, such as: -- train --config=imagenet --workdir=DIR"
-        set -- train --config=imagenet --workdir="${example_workdir:-DIR}"
+        $dry_run || fail "needs cbjax's arguments behind --, such as: -- train --config=imagenet:goyal --workdir=DIR"
+        set -- train --config=imagenet:goyal --workdir="${example_workdir:-DIR}"
     fi
     arguments=("$@")
     case $1 in

@@ -25,10 +25,10 @@ if [ "${1:-}" = -- ]; then
 fi
 case ${1:-} in
     -*) fail "unknown option $1: --help lists them; cbjax's arguments begin with its command, such as train" ;;
-    '') $dry_run || fail "needs cbjax's arguments, such as: train --config=imagenet --workdir=DIR" ;;
+    '') $dry_run || fail "needs cbjax's arguments, such as: train --config=imagenet:goyal --workdir=DIR" ;;
 esac
 if [ $# -eq 0 ]; then
-    set -- train --config=imagenet --workdir=DIR
+    set -- train --config=imagenet:goyal --workdir=DIR
 fi
 need nvidia-smi "NVIDIA's driver; on a machine without GPUs use launch/local.sh"
 run nvidia-smi --query-gpu=index,name,memory.total,driver_version --format=csv ||

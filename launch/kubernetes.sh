@@ -40,8 +40,8 @@ if $dry_run; then
     image=${image:-IMAGE}
 fi
 if [ $# -eq 0 ]; then
-    $dry_run || fail "needs cbjax's arguments behind --, such as: -- train --config=imagenet --workdir=gs://BUCKET/DIR"
-    set -- train --config=imagenet --workdir=gs://BUCKET/DIR
+    $dry_run || fail "needs cbjax's arguments behind --, such as: -- train --config=imagenet:goyal --workdir=gs://BUCKET/DIR"
+    set -- train --config=imagenet:goyal --workdir=gs://BUCKET/DIR
 fi
 case $1 in
     train | sweep) ;;

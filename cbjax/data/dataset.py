@@ -133,8 +133,8 @@ def _own_and_missing(source: Source, data: Mapping[str, Any]):
     if "test" in missing and not missing["test"]:
         own_list = "name one in data.test_list, or " if data["name"] in ("list", "csv") else ""
         raise DataError(
-            f"the source {data['name']!r} brings no test split: {own_list}set data.test to a number per class or a fraction, to "
-            "be taken from the training images"
+            f"the source {data['name']!r} brings no test split: {own_list}set data.test to a number per class or a "
+            "fraction, to be taken from the training images"
         )
     return own, missing
 
