@@ -11,11 +11,17 @@ from cbjax import startup
 from cbjax.config import ConfigError
 from cbjax.storage import Place, as_path, is_remote
 
+OUT_OF_MEMORY = (
+    "a device ran out of memory: make its share of the batch smaller (batch_size, evaluation.batch_size; or "
+    "optim.accumulation, which keeps the batch), or use model.remat=true or model.dtype=bfloat16"
+)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit status.
 
-    0; 1 if training diverged, or does not fit a TPU slice; 2 for a mistake; 128 + signal if stopped.
+    0; 1 if training diverged, or does not fit a TPU slice; 2 for a mistake; 74 if a connection broke; 128 + signal if
+    stopped.
     """
     options, overrides = _parse(sys.argv[1:] if arguments is None else arguments)
     # Imported when the command is known to be well formed: they take seconds.
@@ -24,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from cbjax.data import DataError
     from cbjax.interrupts import Interrupted
     from cbjax.loop import NonFiniteLoss
-    from cbjax.processes import ProcessError, leave
+    from cbjax.processes import ProcessError, device_failure, leave
     from cbjax.report import ReportError
     from cbjax.tpu import TopologyError
     from cbjax.workdir import WorkdirError
@@ -38,8 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except OSError as error:  # a full disk, a file in the place of a folder, no permission
         print(f"cbjax {options.name}: {error.filename or 'the disk'}: {error.strerror or error}", file=sys.stderr)
-        leave(2)
-        return 2
+        # A connection that broke may hold at the next attempt.
+        status = 74 if isinstance(error, ConnectionError | TimeoutError) else 2
+        leave(status)
+        return status
     except NonFiniteLoss as error:
         print(f"cbjax {options.name}: {error}", file=sys.stderr)
         return 1
@@ -49,6 +57,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"cbjax {options.name}: stopped", file=sys.stderr)
         return 130
+    except Exception as error:
+        failure = device_failure(error)
+        if failure is not None and "RESOURCE_EXHAUSTED" in str(failure):
+            print(f"cbjax {options.name}: {OUT_OF_MEMORY}\n  {str(failure).splitlines()[0]}", file=sys.stderr)
+            leave(2)
+            return 2
+        # Behind a broken connection is another process's end, which JAX names when it aborts this one; any other
+        # failure is this process's own, and the others should hear of it at once.
+        if failure is None:
+            leave(70, error)
+        raise
 
 
 def _parse(arguments):

@@ -6,6 +6,7 @@ All of them run the same program. With one process everything here does nothing 
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -50,12 +51,26 @@ def start(coordinator: str | None = None, count: int | None = None, index: int |
         raise ProcessError(f"the processes did not meet {where}: {error}") from error
 
 
-def leave(status: int) -> None:
-    """Ends this process at once if it is one of several: at exit JAX waits for the others a minute, and then aborts."""
+def leave(status: int, error: Exception | None = None) -> None:
+    """Ends this process at once if it is one of several: at exit JAX waits for the others a minute, and then aborts.
+
+    Args:
+      status: the exit status.
+      error: printed with its traceback before.
+    """
     if jax.distributed.is_initialized():  # unlike the count of processes, asked without starting the devices
+        if error is not None:
+            traceback.print_exception(error)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def device_failure(error: BaseException | None) -> jax.errors.JaxRuntimeError | None:
+    """Returns the failure of a device or of the connection between processes that lies behind an error, if any."""
+    while error is not None and not isinstance(error, jax.errors.JaxRuntimeError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def is_first() -> bool:

@@ -157,7 +157,7 @@ train() {
     local state
     # The process in the background is gcloud itself, not a shell that waits for it, so that the signal below ends it.
     # shellcheck disable=SC2329
-    (run() { exec "$@"; } && run_on_workers) </dev/null &
+    (run() { exec "$@"; } && run_on_workers) </dev/null 2> >(tee >(grep -o "$lost_task" >"$scratch/lost") >&2) &
     connection=$!
     while pause && kill -0 "$connection" 2>/dev/null; do
         if state=$(slice_state) && [ "$state" != ACTIVE ]; then
@@ -167,6 +167,14 @@ train() {
         fi
     done
     wait "$connection"
+}
+
+# Says which processes JAX missed when it aborted the others.
+lost_processes() {
+    local processes
+    sleep 1 # for what is still on its way to the file
+    processes=$(tr -cd '0-9\n' <"$scratch/lost" | sort -nu | tr '\n' ' ')
+    [ -z "$processes" ] || echo " (lost: process ${processes% })"
 }
 
 pause() {
@@ -206,6 +214,7 @@ if $dry_run; then
 fi
 
 scratch=$(mktemp -d)
+lost_task="Task [0-9]* heartbeat timeout" # in the message of JAX's coordination service
 slice_left="" connection=""
 trap finish EXIT
 # Once, so that a resumed run is the same program, whatever happens to the clone meanwhile.
@@ -231,11 +240,15 @@ for ((attempt = 0; ; attempt++)); do
             fi
             ;;
     esac
+    lost=""
+    if [ "$status" -eq 134 ]; then
+        lost=$(lost_processes)
+    fi
     if [ "$attempt" -ge "$retries" ]; then
-        say "status $status at the last of $((attempt + 1)) attempts"
+        say "status $status$lost at the last of $((attempt + 1)) attempts"
         exit 1
     fi
-    say "status $status: attempt $((attempt + 2)) of $((retries + 1)) goes on from the last checkpoint"
+    say "status $status$lost: attempt $((attempt + 2)) of $((retries + 1)) goes on from the last checkpoint"
     pause
 done
 say "done"

@@ -23,7 +23,7 @@ BASIC = [
     "grep",
     "cksum",
 ]
-BASIC += ["find", "chmod", "mkdir", "cp", "mv", "head", "touch", "ps", "wc"]
+BASIC += ["find", "chmod", "mkdir", "cp", "mv", "head", "touch", "ps", "wc", "tee", "sort"]
 
 # Every stand-in begins with this: one line a call, the words apart by the unit separator.
 RECORD = r"""#!/usr/bin/env bash
@@ -99,7 +99,11 @@ CBJAX = r"""
 case $(next runs) in
     preempted) echo SUSPENDED >"$FAKE/state"; exit 2 ;;
     machines) echo PREEMPTED >"$FAKE/machines"; exit 134 ;;
-    killed) kill -ABRT $$ ;;
+    killed)
+        echo "UNAVAILABLE: Task 3 heartbeat timeout. This indicates that the remote task has failed. Task: 3" >&2
+        echo "INTERNAL: Barrier failed because: task is set to ERROR: UNAVAILABLE: Task 3 heartbeat timeout." >&2
+        kill -ABRT $$
+        ;;
     diverged) exit 1 ;;
     waits)
         trap 'echo saved >"$FAKE/saved"; exit 143' TERM

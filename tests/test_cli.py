@@ -4,6 +4,7 @@ import json
 import os
 import re
 
+import jax
 import numpy as np
 import pytest
 
@@ -178,6 +179,39 @@ def test_what_the_disk_refuses_is_one_message(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     error = refused(capsys, "train", *QUICK, f"--workdir={tmp_path / 'file'}")
     assert error == f"cbjax train: {tmp_path / 'file'}: File exists\n"
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "message"),
+    [
+        (
+            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory of 9 GiB\nAllocator"),
+            2,
+            "smaller (batch_size, ",
+        ),
+        (ConnectionResetError(104, "Connection reset by peer"), 74, "Connection reset by peer"),
+    ],
+)
+def test_what_the_machine_refuses_is_one_message(tmp_path, monkeypatch, capsys, failure, status, message):
+    def train(*args, **options):
+        try:
+            raise failure
+        finally:
+            if not isinstance(failure, OSError):
+                raise ValueError("what was being closed")
+
+    monkeypatch.setattr("cbjax.run.train", train)
+    assert call("train", *QUICK, f"--workdir={tmp_path}") == status
+    assert message in capsys.readouterr().err
+
+
+def test_another_failure_keeps_its_traceback(tmp_path, monkeypatch):
+    def train(*args, **options):
+        raise KeyError("a bug")
+
+    monkeypatch.setattr("cbjax.run.train", train)
+    with pytest.raises(KeyError, match="a bug"):
+        call("train", *QUICK, f"--workdir={tmp_path}")
 
 
 def test_the_tilde_is_the_users_home(tmp_path, monkeypatch, capsys):

@@ -154,7 +154,8 @@ def test_tpu_vm_takes_the_slice_that_is_there_and_runs_again_on_it_after_a_crash
     assert done.returncode == 0, done.stderr
     assert machine.verbs() == ["scp", "ssh", "ssh"] * 2
     assert ": cbjax aborted, as it does when it loses another process" in done.stderr
-    assert "status 134: attempt 2" in done.stderr
+    assert "Task 3 heartbeat timeout. This indicates" in done.stderr
+    assert "status 134 (lost: process 3): attempt 2" in done.stderr
 
 
 def test_tpu_vm_replaces_a_slice_that_is_over(machine):
@@ -175,7 +176,7 @@ def test_tpu_vm_gives_up_after_its_retries_and_at_once_where_gcloud_refuses(mach
     machine.plan("killed", "killed", "killed")
     done = machine.run("tpu_vm.sh", *TPU, "--retries=1", "--", "train", BUCKET)
     assert done.returncode == 1
-    assert "at the last of 2 attempts" in done.stderr
+    assert "status 134 (lost: process 3) at the last of 2 attempts" in done.stderr
     assert len(machine.calls("cbjax")) == 2
     (machine.fake / "logged_out").touch()
     done = machine.run("tpu_vm.sh", *TPU, "--", "train", BUCKET)
