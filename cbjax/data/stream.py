@@ -7,6 +7,7 @@ never saved, it is made anew at the step where it is needed.
 import dataclasses
 import math
 import os
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -124,9 +125,15 @@ def _grain_dataset(chunks, reading):
         dataset = dataset.mp_prefetch(
             grain.MultiprocessingOptions(
                 num_workers=reading.num_workers, per_worker_buffer_size=-(-ahead // reading.num_workers)
-            )
+            ),
+            _leave_interrupts_to_the_parent,
         )
     return dataset
+
+
+def _leave_interrupts_to_the_parent(index, count):
+    # A terminal's Ctrl-C reaches the workers as well, which are still needed to get to where the state is saved.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _parse_absl_flags():
