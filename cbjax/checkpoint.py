@@ -198,6 +198,8 @@ class Checkpoints:
     def _move_aside(self, step):
         place = self._damaged / str(step)
         self._damaged.mkdir(exist_ok=True)
+        if is_remote(self._damaged):
+            (self._damaged / ".folder").touch()  # a bucket has no empty folders, and nothing is moved to where none is
         place.rmtree(missing_ok=True)
         if (self._directory / str(step)).is_dir():
             (self._directory / str(step)).rename(place)

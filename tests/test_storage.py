@@ -119,6 +119,22 @@ def test_a_run_in_a_bucket_is_killed_resumed_and_loaded(bucket, tmp_path):
         np.testing.assert_array_equal(np.float32(found), leaf)
 
 
+def test_a_save_that_was_cut_short_in_a_bucket_is_set_aside_again_and_again(bucket):
+    program = (
+        "import json; from etils import epath; from cbjax.checkpoint import Checkpoints; "
+        "folder, told = epath.Path('gs://bucket/cut'), []\n"
+        "(folder / 'checksums' / '3.json').write_text('{}')\n"
+        "for _ in range(2):\n"
+        "    (folder / 'checkpoints' / '5' / 'state' / 'part').write_text('x')\n"
+        "    Checkpoints(folder, told.append).close()\n"
+        "found = [(folder / place / '5' / 'state' / 'part').exists() for place in ('checkpoints', 'damaged')]\n"
+        "print(json.dumps([told, found]))"
+    )
+    told, found = python(program, bucket)
+    line = "checkpoint 5 was not finished when its process ended: moved to gs://bucket/cut/damaged/5"
+    assert told == [line, line] and found == [False, True]
+
+
 @pytest.mark.parametrize("command", [("sweep", "--config=digits_lt"), ("report",)])
 def test_what_reads_many_runs_wants_local_folders(command, capsys):
     where = "--workdir=gs://bucket/runs" if command[0] == "sweep" else "gs://bucket/runs"
