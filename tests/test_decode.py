@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import simplejpeg
 from PIL import Image, ImageOps
 
-from cbjax.data.decode import DecodeError, decode, decode_at_least, size_of
+from cbjax.data.decode import DecodeError, decode, decode_at_least, jpeg_head
 
 RNG = np.random.default_rng(0)
 NOISE = Image.fromarray(RNG.integers(0, 256, (6, 8, 3), np.uint8))
@@ -31,6 +32,10 @@ def exif(orientation):
     tags = Image.Exif()
     tags[0x0112] = orientation
     return tags
+
+
+def part_at_least(data, *needed):
+    return decode_at_least(data, jpeg_head(data), *needed)
 
 
 COLOUR = Image.fromarray(SMOOTH)
@@ -72,7 +77,8 @@ def test_pixels_are_those_of_pillow(kind):
     pixels = decode(FILES[kind])
     assert pixels.dtype == np.uint8 and pixels.flags.c_contiguous
     np.testing.assert_array_equal(pixels, expected)
-    assert size_of(FILES[kind]) in (None, pixels.shape[:2])
+    head = jpeg_head(FILES[kind])
+    assert head is None or head[:2] == pixels.shape[:2]
 
 
 def test_a_ycck_jpeg_is_decoded_as_by_pillow():
@@ -84,14 +90,21 @@ def test_a_ycck_jpeg_is_decoded_as_by_pillow():
     with Image.open(io.BytesIO(ycck)) as image:
         assert image.mode == "CMYK"
         np.testing.assert_array_equal(decode(ycck), np.asarray(image.convert("RGB")))
-    assert size_of(ycck) is None
+    assert jpeg_head(ycck) is None
+
+
+def test_a_jpeg_of_rare_sampling_is_decoded_as_by_pillow():
+    tall = simplejpeg.encode_jpeg(SMOOTH, colorsubsampling="411").replace(b"\x01\x41\0", b"\x01\x14\0")
+    with Image.open(io.BytesIO(tall)) as image:
+        np.testing.assert_array_equal(decode(tall), np.asarray(image))
+    assert jpeg_head(tall) is None
 
 
 def test_plain_jpegs_take_the_fast_path():
     for kind in ("jpeg", "jpeg 4:2:2", "progressive jpeg", "grey jpeg", "rgb jpeg", "jpeg turned 1"):
-        assert size_of(FILES[kind]) == (41, 53)
+        assert jpeg_head(FILES[kind])[:2] == (41, 53)
     for kind in ("cmyk jpeg", "png", "jpeg turned 6"):
-        assert size_of(FILES[kind]) is None
+        assert jpeg_head(FILES[kind]) is None
 
 
 def test_sixteen_bits_are_scaled_to_eight():
@@ -124,7 +137,9 @@ def test_a_truncated_file_is_refused(kind, share):
     with pytest.raises(DecodeError):
         decode(data[: int(share * len(data))])
     with pytest.raises(DecodeError):
-        decode_at_least(data[: int(share * len(data))], 1, 1)
+        part_at_least(data[: int(share * len(data))], 1, 1)
+    with pytest.raises(DecodeError):
+        part_at_least(data[: int(share * len(data))], 41, 53, 2)
 
 
 @pytest.mark.parametrize(
@@ -153,23 +168,61 @@ def test_a_smaller_scale_is_large_enough():
     large = np.asarray(COLOUR.resize((801, 603), Image.Resampling.BICUBIC))
     data = encode(Image.fromarray(large), "JPEG")
     for height, width in ((603, 801), (302, 401), (302, 402), (303, 1), (151, 201), (150, 200), (1, 1), (5000, 1)):
-        pixels, reduced = decode_at_least(data, height, width)
+        pixels, reduced = part_at_least(data, height, width)
         assert pixels.shape == (-(-603 // reduced), -(-801 // reduced), 3)
         assert pixels.shape[0] >= min(height, 603) and pixels.shape[1] >= min(width, 801)
         assert reduced == 8 or -(-pixels.shape[0] // 2) < height or -(-pixels.shape[1] // 2) < width
         expected = Image.fromarray(large).resize(pixels.shape[1::-1], Image.Resampling.BOX)
         assert np.abs(pixels.astype(int) - np.asarray(expected)).mean() < 4
-    assert decode_at_least(data, 302, 401)[1] == 2
-    pixels, reduced = decode_at_least(FILES["png"], 1, 1)
+    assert part_at_least(data, 302, 401)[1] == 2
+    pixels, reduced = part_at_least(FILES["png"], 1, 1)
     assert pixels.shape == (41, 53, 3) and reduced == 1
+
+
+@pytest.mark.parametrize("kind", ["444", "422", "420", "440", "411", "Gray", "rgb", "turned 1"])
+def test_the_rows_that_are_needed_do_not_depend_on_the_others(kind):
+    noise = RNG.integers(0, 256, (203, 119, 3), np.uint8)
+    options = {"rgb": {"keep_rgb": True}, "turned 1": {"exif": exif(1)}}.get(kind)
+    if options:
+        data = encode(Image.fromarray(noise), "JPEG", **options)
+    else:
+        data = simplejpeg.encode_jpeg(noise, colorsubsampling=kind)
+    assert jpeg_head(data).height_at
+    for scale in (1, 2, 4, 8):
+        whole, reduced = part_at_least(data, 203 // scale, 119 // scale)
+        whole = whole.copy()
+        assert reduced == scale
+        for bottom in (1, 2, 15, 16, 17, 31, 64, 100, 150, 187, 190, 202, 203):
+            part, reduced = part_at_least(data, 203 // scale, 119 // scale, bottom)
+            rows = -(-bottom // scale)
+            assert reduced == scale and len(part) >= rows
+            assert len(part) <= -(-(bottom + 8 * scale) // scale)
+            np.testing.assert_array_equal(part[:rows], whole[:rows])
+
+
+def test_rows_are_left_out_of_no_file_whose_pixels_are_not_in_their_order():
+    large = COLOUR.resize((530, 410))
+    assert jpeg_head(encode(large, "JPEG")).height_at
+    for options in ({"progressive": True}, {"restart_marker_rows": 4}):
+        data = encode(large, "JPEG", **options)
+        assert jpeg_head(data).height_at == 0
+        np.testing.assert_array_equal(part_at_least(data, 410, 530, 30)[0], decode(data))
+
+
+def test_damage_above_the_last_row_that_is_needed_is_found():
+    data = encode(Image.fromarray(RNG.integers(0, 256, (200, 160, 3), np.uint8)), "JPEG")
+    # A marker that stands among the pixels: libjpeg warns, Pillow forgives.
+    damaged = data[: len(data) // 4] + b"\xff\xd9" + data[len(data) // 4 :]
+    with Image.open(io.BytesIO(damaged)) as image:
+        np.testing.assert_array_equal(part_at_least(damaged, 200, 160, 100)[0], np.asarray(image))
 
 
 def test_threads_do_not_share_their_memory():
     small, large = FILES["jpeg"], encode(COLOUR.resize((530, 410)), "JPEG")
-    first = decode_at_least(large, 410, 530)[0].copy()
+    first = part_at_least(large, 410, 530)[0].copy()
     for data in (small, large, small):
-        pixels, _ = decode_at_least(data, 10**4, 10**4)
+        pixels, _ = part_at_least(data, 10**4, 10**4)
         np.testing.assert_array_equal(pixels, decode(data))
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: decode_at_least(large, 410, 530)[0].sum(), range(40)))
+        found = list(pool.map(lambda _: part_at_least(large, 410, 530)[0].sum(), range(40)))
     assert set(found) == {first.sum()}

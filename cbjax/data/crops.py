@@ -6,6 +6,7 @@ threads nor of processes changes a pixel.
 
 import dataclasses
 import math
+import threading
 
 import numpy as np
 
@@ -16,6 +17,7 @@ _RATIOS = (3 / 4, 4 / 3)  # width over height of a random crop
 _TRIES = 10
 _DRAWS = 4 * _TRIES + 5  # of each image: 4 for every try of a crop, 1 for the flip, 4 for the colours
 _LUMA = (299, 587, 114)  # thousandths of R, G and B in Pillow's grey, ITU-R 601
+_memory = threading.local()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,14 +52,20 @@ class TrainTransform:
           DecodeError: if it is not a whole image.
         """
         draws = uniform(self.seed, position, _DRAWS)
-        size = decode.size_of(data)
-        if size is None:
+        head = decode.jpeg_head(data)
+        if head is None:
             pixels, reduced = decode.decode(data), 1
             box = random_box(draws, pixels.shape[:2], self.smallest_area)
         else:
-            box = random_box(draws, size, self.smallest_area)
-            least = [math.ceil(self.image_size * side / crop) for side, crop in zip(size, box[2:], strict=True)]
-            pixels, reduced = decode.decode_at_least(data, *least)
+            box = random_box(draws, (head.height, head.width), self.smallest_area)
+            top, _, height, width = box
+            pixels, reduced = decode.decode_at_least(
+                data,
+                head,
+                math.ceil(self.image_size * head.height / height),
+                math.ceil(self.image_size * head.width / width),
+                bottom=top + height,
+            )
         image = _cut(pixels, [side / reduced for side in box], self.image_size)
         if self.flip and draws[4 * _TRIES] < 0.5:
             image = _mirrored(image)
@@ -99,8 +107,13 @@ def uniform(seed: int, position: int, count: int) -> np.ndarray:
 
     From the raw bits, which NumPy fixes for good; what `Generator` makes of them may differ between versions.
     """
-    bits = np.random.Philox(key=seed, counter=position << 64).random_raw(count)
-    return (bits >> np.uint64(11)) * 2.0**-53
+    # A new generator asks the system for randomness first, and takes three times as long.
+    if getattr(_memory, "seed", None) != seed:
+        _memory.seed, _memory.generator = seed, np.random.Philox(key=seed)
+        _memory.state = _memory.generator.state
+    _memory.state["state"]["counter"][1] = position
+    _memory.generator.state = _memory.state
+    return (_memory.generator.random_raw(count) >> np.uint64(11)) * 2.0**-53
 
 
 def random_box(draws: np.ndarray, size: tuple[int, int], smallest_area: float) -> tuple[int, int, int, int]:

@@ -2,8 +2,9 @@
 
 import io
 import math
+import re
 import threading
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,10 +22,26 @@ _UPRIGHT = {
 # New memory for each image costs a third of the time: the system gives and clears it page by page.
 _memory = threading.local()
 _LARGEST_BUFFER = 1 << 25
+# What libjpeg says of a file whose other rows were left out: it came upon them, and then upon the end of the image.
+_REST = re.compile(r"Corrupt JPEG data: \d+ extraneous bytes before marker 0xd9")
+_ROWS_BELOW = 8  # libjpeg mixes into a row the colours of the next two or three
 
 
 class DecodeError(ValueError):
     """The bytes are no image, or not a whole one; the message has no name of a file."""
+
+
+class JpegHead(NamedTuple):
+    """What stands before the pixels of a JPEG that simplejpeg decodes as Pillow does.
+
+    Attributes:
+      height, width: in pixels.
+      height_at: where the file says its height; 0 where the last rows can't be left out.
+    """
+
+    height: int
+    width: int
+    height_at: int
 
 
 def decode(data: bytes) -> np.ndarray:
@@ -42,90 +59,126 @@ def decode(data: bytes) -> np.ndarray:
     Raises:
       DecodeError: if it is not a whole image.
     """
-    if _plain_jpeg_size(data) is not None:
+    if jpeg_head(data) is not None:
         pixels = _decode_jpeg(data)
         if pixels is not None:
             return pixels
     return _decode_any(data)
 
 
-def size_of(data: bytes) -> tuple[int, int] | None:
-    """Returns (height, width) of what `decode` gives where that is known without decoding: for plain JPEGs."""
-    return _plain_jpeg_size(data)
-
-
-def decode_at_least(data: bytes, height: int, width: int) -> tuple[np.ndarray, int]:
-    """As `decode`, at 1/2, 1/4 or 1/8 of the size where the file allows it.
+def decode_at_least(
+    data: bytes, head: JpegHead | None, height: int, width: int, bottom: int | None = None
+) -> tuple[np.ndarray, int]:
+    """As `decode`, at 1/2, 1/4 or 1/8 of the size and without the last rows where the file allows it.
 
     Args:
       data: the content of a file.
-      height, width: in pixels, which the result is to have at least; where the image is smaller, it has its own size.
+      head: `jpeg_head(data)`.
+      height, width: in pixels, which the whole image is to have at least; where it is smaller, it has its own size.
+      bottom: rows of the file's image that are needed, in pixels; None for all.
 
     Returns:
       [H, W, 3] uint8, which this thread's next call may overwrite, and the 1, 2, 4 or 8 by which its sides were divided
       and rounded up.
+
+    Raises:
+      DecodeError: if it is not a whole image, though not always if damaged below `bottom`; it is if cut off there.
     """
-    size = _plain_jpeg_size(data)
-    if size is not None:
+    if head is not None:
         # Only powers of two: the other scales of libjpeg take longer than the whole image.
         scale = 1
-        while scale < 8 and math.ceil(size[0] / (2 * scale)) >= height and math.ceil(size[1] / (2 * scale)) >= width:
+        while scale < 8 and -(-head.height // (2 * scale)) >= height and -(-head.width // (2 * scale)) >= width:
             scale *= 2
-        pixels = _decode_jpeg(data, scale, size, _buffer(size))
+        rows = head.height
+        if bottom is not None and head.height_at:
+            rows = min(rows, bottom + _ROWS_BELOW * scale)
+        pixels = _decode_part(data, head, scale, rows)
         if pixels is not None:
             return pixels, scale
     return _decode_any(data), 1
 
 
-def _plain_jpeg_size(data):
-    """Returns (height, width) of a JPEG that simplejpeg decodes as Pillow does; None for anything else."""
+def jpeg_head(data: bytes) -> JpegHead | None:
+    """Reads what stands before the pixels of a plain JPEG; None for anything else."""
     if data[:2] != b"\xff\xd8":
         return None
     import simplejpeg
 
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:
+    except (ValueError, KeyError):  # of a sampling that it has no name for, 4:4:1
         return None
     if colorspace not in ("YCbCr", "Gray", "RGB"):
         return None
+    may_have_exif, height_at = _walk(data)
     # Pillow finds the orientation, so that the two agree on every odd header.
-    return (height, width) if not _may_have_exif(data) or _orientation(data) == 1 else None
+    if may_have_exif and _orientation(data) != 1:
+        return None
+    if data[height_at : height_at + 4] != height.to_bytes(2) + width.to_bytes(2):
+        height_at = 0
+    return JpegHead(height, width, height_at)
 
 
-def _may_have_exif(data):
-    """Walks the segments in front of a JPEG's pixels; says yes where they are not as they should be."""
-    start = 2
+def _walk(data):
+    """Walks the segments in front of a JPEG's pixels.
+
+    Returns:
+      Whether there may be EXIF, yes where they are not as they should be; and where the height stands if the pixels
+      follow row by row, in one scan and without restarts, else 0.
+    """
+    start, exif, in_order, height_at, components = 2, False, True, 0, b""
     while data[start : start + 1] == b"\xff":
         marker, length = data[start + 1 : start + 2], int.from_bytes(data[start + 2 : start + 4])
         if marker == b"\xda":
-            return False
+            return exif, height_at if in_order and data[start + 4 : start + 5] == components else 0
         if marker == b"\xe1" and data[start + 4 : start + 9] == b"Exif\0":
-            return True
+            exif = True
+        elif marker in (b"\xc0", b"\xc1"):
+            height_at, components = start + 5, data[start + 9 : start + 10]
+        elif marker == b"\xdd":
+            in_order = False
         start += 2 + length
-    return True
+    return True, 0
 
 
-def _buffer(size):
-    """Returns this thread's memory for an image of that size, None for one too large to keep."""
-    needed = 3 * size[0] * size[1]
+def _buffer(needed):
+    """Returns this thread's memory of that many bytes; new memory where they are too many to keep."""
     if needed > _LARGEST_BUFFER:
-        return None
+        return np.empty(needed, np.uint8)
     if len(getattr(_memory, "buffer", b"")) < needed:
         _memory.buffer = np.empty(needed, np.uint8)
-    return _memory.buffer
+    return _memory.buffer[:needed]
 
 
-def _decode_jpeg(data, scale=1, size=(0, 0), buffer=None):
+def _decode_jpeg(data):
     import simplejpeg
 
-    options: dict[str, Any] = {} if buffer is None else {"buffer": buffer}
-    if scale > 1:
-        options |= {"min_height": math.ceil(size[0] / scale), "min_width": math.ceil(size[1] / scale), "min_factor": 2}
     try:
-        return simplejpeg.decode_jpeg(data, "RGB", **options)
+        return simplejpeg.decode_jpeg(data, "RGB")
     except ValueError:
         # It refuses whatever libjpeg warns of, stray bytes too, which Pillow forgives; a truncated file neither does.
+        return None
+
+
+def _decode_part(data, head, scale, rows):
+    """As `_decode_jpeg`, on a smaller scale and of the first rows alone."""
+    import simplejpeg
+
+    if rows < head.height:
+        # libjpeg decodes row by row and stops where the image is said to end.
+        data = bytearray(data)
+        data[head.height_at : head.height_at + 2] = rows.to_bytes(2)
+    size, options = (rows, head.width), {}
+    if scale > 1:
+        options = {"min_height": math.ceil(rows / scale), "min_width": math.ceil(head.width / scale), "min_factor": 2}
+        size = simplejpeg.decode_jpeg_header(data, **options)[:2]
+    buffer = _buffer(3 * size[0] * size[1])
+    try:
+        return simplejpeg.decode_jpeg(data, "RGB", buffer=buffer, **options)
+    except ValueError as error:
+        # The pixels are there by then. Anything else that it may say comes first and is what it says.
+        if rows < head.height and _REST.fullmatch(str(error)):
+            return buffer.reshape(*size, 3)
         return None
 
 

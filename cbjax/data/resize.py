@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -36,15 +37,20 @@ def _by_cykooz():
     from cykooz_resizer import CropBox, FilterType, ImageData, PixelType, ResizeAlg, ResizeOptions, Resizer
 
     smooth = ResizeAlg.convolution(FilterType.bilinear)
+    memory = threading.local()
 
     def resize(pixels, box, side):
         height, width = pixels.shape[:2]
         top, left, box_height, box_width = box
-        result = ImageData(side, side, PixelType.U8x3)
-        options = ResizeOptions(smooth, crop_box=CropBox(left, top, box_width, box_height))
+        if getattr(memory, "side", None) != side:
+            memory.side, memory.result = side, ImageData(side, side, PixelType.U8x3)
+            memory.resizer, memory.whole = Resizer(), ResizeOptions(smooth)
+        options = memory.whole
+        if box != (0, 0, height, width):
+            options = ResizeOptions(smooth, crop_box=CropBox(left, top, box_width, box_height))
         # `tobytes` copies a part of an image row by row, and the resizer needs bytes.
-        Resizer().resize(ImageData(width, height, PixelType.U8x3, pixels.tobytes()), result, options)
-        return np.frombuffer(result.get_buffer(), np.uint8).reshape(side, side, 3)
+        memory.resizer.resize(ImageData(width, height, PixelType.U8x3, pixels.tobytes()), memory.result, options)
+        return np.frombuffer(memory.result.get_buffer(), np.uint8).reshape(side, side, 3)
 
     return resize
 

@@ -168,7 +168,7 @@ class _Chunks:
         places = np.arange(part * _CHUNK, min((part + 1) * _CHUNK, self._size)) + self._first
         positions = self._batches.indices(step)[places]
         mask = positions != PADDING
-        images = np.zeros((len(places), *self._images.shape[1:]), np.uint8)
+        images = np.empty((len(places), *self._images.shape[1:]), np.uint8)
         made: dict[str, Any] = {"image": images, "label": self._labels[positions], "mask": mask, "bad": []}
         for i in np.flatnonzero(mask).tolist():
             position, place = int(positions[i]), step * self._batches.batch_size + int(places[i])
@@ -180,6 +180,7 @@ class _Chunks:
             if reason:
                 mask[i] = False
                 made["bad"].append((self._images.name(position), reason))
+        images[~mask] = 0
         made["label"] = np.where(mask.reshape(-1, *[1] * (made["label"].ndim - 1)), made["label"], 0)
         return made
 
