@@ -86,7 +86,7 @@ KEYS: dict[str, Key] = {
     "data.flip": Key(False, boolean(), "random horizontal flips"),
     "data.image_size": Key(224, integer(1), "side of the network's input, for images read as they are needed"),
     "data.resize": Key(None, integer(1), "shorter side before the centre crop of evaluation (none: 8/7 image_size)"),
-    "data.crop_area": Key(0.08, number(above=0, high=1), "least share of an image in its random crop; 1 for no crop"),
+    "data.crop_area": Key(0.08, number(above=0, high=1), "least share of the area in a random crop; 1: all, to 4:3"),
     "data.color_jitter": Key(0.0, number(low=0, high=1), "most change of brightness, contrast, saturation; 0 for none"),
     "data.on_bad_image": Key("error", choice("error", "skip"), "what an image does that cannot be read"),
     "data.threads": Key(None, integer(1), "threads that decode images, in each worker (none: one a core)"),

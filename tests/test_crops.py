@@ -61,7 +61,7 @@ def test_what_never_fits_is_the_largest_box_in_the_middle():
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 2**62))
 def test_random_numbers_are_a_function_of_seed_and_place(seed, position):
-    draws = uniform(seed, position, 45)
+    draws = np.array(uniform(seed, position, 45))
     assert ((draws >= 0) & (draws < 1)).all()
     np.testing.assert_array_equal(uniform(seed, position, 10), draws[:10])
     for other in (uniform(seed + 1, position, 45), uniform(seed, position + 1, 45)):

@@ -7,6 +7,7 @@ threads nor of processes changes a pixel.
 import dataclasses
 import math
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -102,8 +103,8 @@ class EvalTransform:
         return resized[top : top + self.image_size, left : left + self.image_size]
 
 
-def uniform(seed: int, position: int, count: int) -> np.ndarray:
-    """Returns [count] float64 in [0, 1), a pure function of the arguments.
+def uniform(seed: int, position: int, count: int) -> list[float]:
+    """Returns that many numbers in [0, 1), a pure function of the arguments.
 
     From the raw bits, which NumPy fixes for good; what `Generator` makes of them may differ between versions.
     """
@@ -113,10 +114,10 @@ def uniform(seed: int, position: int, count: int) -> np.ndarray:
         _memory.state = _memory.generator.state
     _memory.state["state"]["counter"][1] = position
     _memory.generator.state = _memory.state
-    return (_memory.generator.random_raw(count) >> np.uint64(11)) * 2.0**-53
+    return [(bits >> 11) * 2.0**-53 for bits in _memory.generator.random_raw(count).tolist()]
 
 
-def random_box(draws: np.ndarray, size: tuple[int, int], smallest_area: float) -> tuple[int, int, int, int]:
+def random_box(draws: Sequence[float], size: tuple[int, int], smallest_area: float) -> tuple[int, int, int, int]:
     """Returns a random (top, left, height, width) within an image.
 
     Area and the logarithm of width over height are uniform. A box that does not fit is drawn again, 10 times at most;
@@ -129,7 +130,8 @@ def random_box(draws: np.ndarray, size: tuple[int, int], smallest_area: float) -
     """
     height, width = size
     low, high = (math.log(ratio) for ratio in _RATIOS)
-    for chance in draws[: 4 * _TRIES].reshape(_TRIES, 4).tolist():
+    for start in range(0, 4 * _TRIES, 4):
+        chance = draws[start : start + 4]
         area = height * width * (smallest_area + (1 - smallest_area) * chance[0])
         ratio = math.exp(low + (high - low) * chance[1])
         box_width, box_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
@@ -141,7 +143,7 @@ def random_box(draws: np.ndarray, size: tuple[int, int], smallest_area: float) -
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 
-def jitter(image: np.ndarray, draws: np.ndarray, strength: float) -> np.ndarray:
+def jitter(image: np.ndarray, draws: Sequence[float], strength: float) -> np.ndarray:
     """Changes brightness, contrast and saturation by random factors, in random order.
 
     Args:

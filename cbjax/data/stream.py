@@ -8,6 +8,7 @@ import dataclasses
 import math
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -88,14 +89,15 @@ def stream(
     if batches.batch_size % process_count:
         raise ValueError(f"process_count must divide the batch size, {batches.batch_size}, got {process_count}")
     skip = reading.on_bad_image == "skip"
-    chunks = _Chunks(split, batches, transform, skip, start, stop, process_index, process_count)
+    processes = process_index, process_count
+    chunks = _Chunks(split, batches, transform, skip, start, stop, processes, in_processes=reading.num_workers > 0)
     return _batches(chunks, reading)
 
 
 def _batches(chunks, reading):
     iterator = iter(_grain_dataset(chunks, reading))
     try:
-        for _ in range(chunks.start, chunks.stop):
+        for step in range(chunks.start, chunks.stop):
             parts = []
             for _ in range(chunks.per_batch):
                 part = next(iterator)
@@ -104,7 +106,8 @@ def _batches(chunks, reading):
                 if "error" in part:
                     raise DataError(part["error"])
                 parts.append(part)
-            yield {key: np.concatenate([part[key] for part in parts]) for key in ("image", "label", "mask")}
+            batch = {key: np.concatenate([part[key] for part in parts]) for key in ("label", "mask")}
+            yield {"image": chunks.take(step, parts), **batch}
     finally:
         close = getattr(iterator, "close", None)
         if close is not None:
@@ -147,14 +150,17 @@ def _parse_absl_flags():
 class _Chunks:
     """Grain's random access source: the batches of this process, cut into chunks of images."""
 
-    def __init__(self, split, batches, transform, skip, start, stop, process_index, process_count):
+    def __init__(self, split, batches, transform, skip, start, stop, processes, in_processes):
         self._images: Encoded = split.images
         self._labels = split.labels
         self._batches, self._transform, self._skip = batches, transform, skip
         self.start, self.stop = start, max(stop, start)
-        self._size = batches.batch_size // process_count
-        self._first = process_index * self._size
+        self._size = batches.batch_size // processes[1]
+        self._first = processes[0] * self._size
         self.per_batch = math.ceil(self._size / _CHUNK)
+        # Of threads: each step's images, which its chunks fill together; joining them afterwards would copy them all.
+        self._whole: dict[int, np.ndarray] = {}
+        self._lock = None if in_processes else threading.Lock()
 
     def __len__(self) -> int:
         return (self.stop - self.start) * self.per_batch
@@ -168,7 +174,7 @@ class _Chunks:
         places = np.arange(part * _CHUNK, min((part + 1) * _CHUNK, self._size)) + self._first
         positions = self._batches.indices(step)[places]
         mask = positions != PADDING
-        images = np.empty((len(places), *self._images.shape[1:]), np.uint8)
+        images = self._place(step, part * _CHUNK, len(places))
         made: dict[str, Any] = {"image": images, "label": self._labels[positions], "mask": mask, "bad": []}
         for i in np.flatnonzero(mask).tolist():
             position, place = int(positions[i]), step * self._batches.batch_size + int(places[i])
@@ -183,6 +189,21 @@ class _Chunks:
         images[~mask] = 0
         made["label"] = np.where(mask.reshape(-1, *[1] * (made["label"].ndim - 1)), made["label"], 0)
         return made
+
+    def _place(self, step, first, count):
+        shape = self._images.shape[1:]
+        if self._lock is None:
+            return np.empty((count, *shape), np.uint8)
+        with self._lock:
+            if step not in self._whole:
+                self._whole[step] = np.empty((self._size, *shape), np.uint8)
+            return self._whole[step][first : first + count]
+
+    def take(self, step: int, parts: list[dict[str, Any]]) -> np.ndarray:
+        """Returns the images of a step whose chunks are all there."""
+        if self._lock is None:
+            return np.concatenate([part["image"] for part in parts])
+        return self._whole.pop(step)
 
     def _make(self, images, i, position, place):
         """Reads and makes an image; returns why not where it is bad."""
