@@ -1,7 +1,6 @@
 """The input path of a run: which images a step takes, how they reach the devices, what is done to them there."""
 
 import functools
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -131,5 +130,4 @@ def _normalize(dataset):
 
 def _reading(config, report):
     data = config.data
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Reading(data.threads or threads, data.workers, data.on_bad_image, report)
+    return Reading(data.threads, data.workers, data.on_bad_image, report)
