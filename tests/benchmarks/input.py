@@ -3,14 +3,16 @@
     python tests/benchmarks/input.py [--pytorch=PATH] [--tensorflow=PATH] [--rounds=5] [--epochs=1] [--out=FILE]
 
 PATH: a python with torch and Pillow, or with tensorflow; this one needs cbjax. Each reads the same 2,048 files in the
-same way as its users do: PyTorch's DataLoader, two workers, Pillow; tf.data's fused decode-and-crop. They take turns,
-each in a process of its own; the first batches, in which threads and workers start, are not counted. The files are
-500×375, cut from the photographs of scikit-learn and, where it is installed, scikit-image. Beside the wall clock there
-is the time on a core, which other programs on the machine lengthen less, and the resident memory; both are those of
-the process and its workers, and read where Linux has them. FILE gets every round in JSON.
+same way as its users do: PyTorch's DataLoader, two workers, Pillow; tf.data's fused decode-and-crop, as it is by
+default (a faster and less exact DCT, no smoothing where an image shrinks) and with the exact DCT and the smoothing of
+the other two. They take turns, each in a process of its own; the first batches, in which threads and workers start, are
+not counted. The files are 500×375, cut from the photographs of scikit-learn and, where it is installed, scikit-image.
+Beside the wall clock there is the time on a core, which other programs on the machine lengthen less, and the resident
+memory; both are those of the process and its workers, and need Linux. FILE gets every round in JSON.
 """
 
 import argparse
+import functools
 import json
 import math
 import os
@@ -104,7 +106,7 @@ def with_pytorch(folder, epochs):
     return torch.utils.data.DataLoader(files, batch_size=BATCH, shuffle=True, num_workers=2, drop_last=True)
 
 
-def with_tensorflow(folder, epochs):
+def with_tensorflow(folder, epochs, exact=False):
     import tensorflow as tf
 
     paths = sorted(map(str, pathlib.Path(folder).glob("*/*.jpg")))
@@ -120,8 +122,9 @@ def with_tensorflow(folder, epochs):
             use_image_if_no_bounding_boxes=True,
         )
         window = tf.stack([start[0], start[1], size[0], size[1]])
-        image = tf.image.decode_and_crop_jpeg(data, window, channels=3)
-        image = tf.image.random_flip_left_right(tf.image.resize(image, (SIDE, SIDE)))
+        method = "INTEGER_ACCURATE" if exact else ""
+        image = tf.image.decode_and_crop_jpeg(data, window, channels=3, dct_method=method)
+        image = tf.image.random_flip_left_right(tf.image.resize(image, (SIDE, SIDE), antialias=exact))
         return tf.cast(image, tf.uint8), 0
 
     options = tf.data.Options()
@@ -129,6 +132,14 @@ def with_tensorflow(folder, epochs):
     dataset = tf.data.Dataset.from_tensor_slices(paths).shuffle(COUNT).repeat()
     dataset = dataset.map(load, num_parallel_calls=2).batch(BATCH).prefetch(2).with_options(options)
     return iter(dataset.take(WARM + epochs * COUNT // BATCH).as_numpy_iterator())
+
+
+WAYS = {
+    "cbjax": with_cbjax,
+    "pytorch": with_pytorch,
+    "tensorflow": with_tensorflow,
+    "tensorflow_exact": functools.partial(with_tensorflow, exact=True),
+}
 
 
 def usage():
@@ -148,7 +159,7 @@ def usage():
 
 
 def measure(name, folder, epochs):
-    batches = iter({"cbjax": with_cbjax, "pytorch": with_pytorch, "tensorflow": with_tensorflow}[name](folder, epochs))
+    batches = iter(WAYS[name](folder, epochs))
     for _ in range(WARM):
         next(batches)
     started, (seconds, memory), count, resident = time.perf_counter(), usage(), 0, []
@@ -178,6 +189,7 @@ def main():
         print(json.dumps(measure(*options.measure, options.epochs)))
         return
     pythons = {"cbjax": sys.executable, "pytorch": options.pytorch, "tensorflow": options.tensorflow}
+    pythons["tensorflow_exact"] = options.tensorflow
     rounds: dict[str, list[dict]] = {name: [] for name, python in pythons.items() if python}
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
