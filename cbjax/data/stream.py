@@ -44,8 +44,8 @@ class Reading:
     Attributes:
       num_threads: that decode at the same time, in each worker process where there are some; None for one a core in
         all.
-      num_workers: processes besides this one, 0 for threads alone. One process makes some 3,000 images a second at
-        most, on any number of cores: for a quarter of a millisecond an image its threads wait for each other.
+      num_workers: processes besides this one, 0 for threads alone. One process can make some 3,000 images a second,
+        on any number of cores: for a quarter of a millisecond an image its threads wait for each other.
       on_bad_image: "error", or "skip" to mask the place of an image that can't be read.
       report: (name, reason) of each image skipped, possibly many times.
     """
