@@ -239,7 +239,7 @@ def _nested(values: Mapping[str, Any]) -> ConfigDict:
 
 def _flat(tree: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in tree.items():
-        if isinstance(value, ConfigDict | Mapping):
+        if isinstance(value, ConfigDict | Mapping) and f"{prefix}{name}" not in KEYS:
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
