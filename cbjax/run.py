@@ -12,7 +12,7 @@ import jax
 from clu import parameter_overview, platform
 from ml_collections import ConfigDict
 
-from cbjax import build, callbacks, data, memory, processes, sharding, startup
+from cbjax import build, callbacks, config_test_time, data, memory, processes, sharding, startup
 from cbjax import config as configs
 from cbjax import workdir as workdirs
 from cbjax.checkpoint import Checkpoints
@@ -147,17 +147,30 @@ def load(workdir: str | os.PathLike, *, checkpoint: str = "last") -> Run:
     return _with_predict(Run(config, model, state, metrics, tuple(facts["class_names"]), memory=remembered), facts)
 
 
-def evaluate(workdir: str | os.PathLike, *, split: str = "test", checkpoint: str = "last") -> dict[str, float]:
-    """Evaluates a run's checkpoint on one of its own splits, "validation" or "test"; returns the metrics by name.
+def evaluate(
+    workdir: str | os.PathLike, *, split: str = "test", checkpoint: str = "last", overrides: Sequence[str] = ()
+) -> dict[str, float]:
+    """Evaluates a run's checkpoint on one of its own splits; the work directory stays as it is.
+
+    Args:
+      workdir: of the run.
+      split: "validation" or "test".
+      checkpoint: "last" or "best".
+      overrides: "data.image_size=320", of `config_test_time.KEYS`; without any the figures are those of the training,
+        to the bit on the same devices.
+
+    Returns:
+      The metrics by name.
 
     Raises:
       WorkdirError: if the directory holds no run or no such checkpoint.
       DataError: if the data are missing, or not those of the run.
-      ConfigError: if the run has no such split.
+      ConfigError: if the run has no such split, or an override is wrong.
     """
     home = _open(workdir)
     place = home.files
-    config, facts = workdirs.read_config(place), workdirs.read_facts(place)
+    config, changes = config_test_time.change(workdirs.read_config(place), overrides)
+    facts = workdirs.read_facts(place)
     if not facts["sizes"].get(split):
         raise ConfigError(f"split={split!r}: the run has no such images; it has {facts['sizes']}")
     # The batch fits some of this machine's devices, if not those of the machine that trained.
@@ -167,6 +180,7 @@ def evaluate(workdir: str | os.PathLike, *, split: str = "test", checkpoint: str
     dataset = data.prepare(config.data, config.seed if config.data.seed is None else config.data.seed)
     workdirs.check_same_data(place, workdirs.describe_data(dataset))
     state, _ = _restore(home, config, facts, mesh, checkpoint)
+    _tell(*(f"evaluated with {line}" for line in changes))
     parts = build.build(config, dataset, mesh, workdirs.BadImages(place).add)
     return parts.evaluate(split)(state.params, state.batch_stats).metrics
 

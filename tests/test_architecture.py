@@ -28,6 +28,7 @@ LEVELS = [
 # These stand beside: any but the maths may import them.
 BESIDE = {
     "config": {"config_rules", "config_schema", "config_kinds"},
+    "config_test_time": {"config", "config_schema"},
     "config_rules": {"config_schema", "config_kinds"},
     "config_schema": {"config_kinds"},
     "config_kinds": set(),

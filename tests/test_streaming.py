@@ -9,7 +9,9 @@ import pytest
 import cbjax
 from cbjax import build, data, loop, sharding
 from cbjax import config as configs
-from cbjax.data import DataError
+from cbjax.config import ConfigError
+from cbjax.data import DataError, augment, normalization
+from cbjax.data.crops import EvalTransform
 from cbjax.interrupts import Interrupted, Interrupts
 from cbjax.memory import timeless
 from cbjax.run import evaluate
@@ -83,7 +85,53 @@ def test_evaluating_a_checkpoint_gives_the_runs_own_figures(finished):
     run, workdir = finished
     for split in ("validation", "test"):
         for name, value in evaluate(workdir, split=split).items():
-            assert run.metrics[f"{split}/last/{name}"] == pytest.approx(value, rel=1e-5)
+            assert run.metrics[f"{split}/last/{name}"] == value
+
+
+def test_a_checkpoint_is_evaluated_at_another_size(finished, tree, capsys):
+    _, workdir = finished
+    root, rows = tree
+    before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
+    overrides = ["data.image_size=24", "data.resize=28", "evaluation.groups=rare=bee,2"]
+    overrides += ["evaluation.batch_size=5", "devices=1"]
+    found = evaluate(workdir, overrides=overrides)
+    assert {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()} == before
+    shown = capsys.readouterr().out
+    assert "evaluated with data.image_size=24 instead of 16" in shown and "data.resize=28 instead of None" in shown
+    run, transform = cbjax.load(workdir), EvalTransform(24, 28)
+    pixels = np.stack([transform((root / path).read_bytes()) for path, _ in rows["test"]])
+    images = augment.normalize(pixels, *normalization.NORMALIZATIONS["imagenet"])
+    logits = np.asarray(run.model.apply(run.state.params, run.state.batch_stats, images, train=False)[0], np.float64)
+    labels = np.array([label for _, label in rows["test"]])
+    chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    correct = logits.argmax(axis=1) == labels
+    assert found["loss"] == pytest.approx(-np.log(chances[np.arange(12), labels]).mean(), rel=1e-4)
+    assert found["accuracy"] == pytest.approx(correct.mean())
+    assert found["rare_accuracy"] == pytest.approx(correct[labels > 0].mean())
+    assert found["loss"] != run.metrics["test/last/loss"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.learning_rate=1", "optim.learning_rate cannot be changed for an evaluation; data.image_size, "),
+        ("data.sampler=class_aware", "data.sampler cannot be changed"),
+        ("data.resize=8", "data.resize must be at least data.image_size, 16"),
+        ("data.image_size=big", "data.image_size must be a whole number"),
+        ("evaluation.groups=rare=dog", "evaluation.groups must name classes of the data"),
+    ],
+)
+def test_only_what_can_differ_at_test_time_is_changed(finished, override, message):
+    with pytest.raises(ConfigError, match=message):
+        evaluate(finished[1], overrides=[override])
+
+
+def test_images_in_memory_have_one_size(tmp_path):
+    cbjax.train(configs.load("digits_lt", ["num_epochs=1", "data.test=20"]), tmp_path)
+    with pytest.raises(ConfigError, match=r"data.image_size must be left at 224 unless data.name is"):
+        evaluate(tmp_path, overrides=["data.image_size=320"])
+    found = evaluate(tmp_path, overrides=["evaluation.batch_size=40", "devices=1"])
+    assert found["accuracy"] == cbjax.load(tmp_path).metrics["test/last/accuracy"]
 
 
 def test_list_and_table_give_the_trees_run(finished, tree, tmp_path):
