@@ -65,7 +65,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
         startup.check_deterministic(sharding.platform(mesh))
     dataset = data.prepare(config.data, config.seed if config.data.seed is None else config.data.seed)
     facts = workdirs.describe_data(dataset)
-    processes.from_first(lambda: workdirs.check_same_data(place, facts))
+    processes.from_first(lambda: workdirs.check_same_data(place, facts, config.data.on_bad_image))
     parts = build.build(config, dataset, mesh, workdirs.BadImages(place).add)
     total = parts.batches.epoch_end(config.num_epochs)
     with contextlib.ExitStack() as stack:
@@ -178,7 +178,7 @@ def evaluate(
     batch_size = config.evaluation.batch_size or config.batch_size
     mesh = sharding.make_mesh(max(count for count in range(1, most + 1) if batch_size % count == 0))
     dataset = data.prepare(config.data, config.seed if config.data.seed is None else config.data.seed)
-    workdirs.check_same_data(place, workdirs.describe_data(dataset))
+    workdirs.check_same_data(place, workdirs.describe_data(dataset), config.data.on_bad_image)
     state, _ = _restore(home, config, facts, mesh, checkpoint)
     _tell(*(f"evaluated with {line}" for line in changes))
     parts = build.build(config, dataset, mesh, workdirs.BadImages(place).add)

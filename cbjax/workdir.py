@@ -123,16 +123,30 @@ def check_resume(workdir: pathlib.Path, config: ConfigDict, extend: bool = False
         raise ConfigError(f"{workdir}: {error}") from error
 
 
-def check_same_data(workdir: pathlib.Path, facts: Mapping[str, Any]) -> None:
+def check_same_data(workdir: pathlib.Path, facts: Mapping[str, Any], on_bad_image: str = "error") -> None:
     """Checks that the data are those that the run in a work directory, if there is one, was started with.
+
+    Args:
+      workdir: of the run.
+      facts: from `describe_data`, of the data at hand.
+      on_bad_image: "error", or "skip" where single files may have gone or been repaired since.
 
     Raises:
       DataError: if an image, a label or a split is another.
     """
-    if (workdir / "config.json").exists() and read_facts(workdir)["sha256"] != facts["sha256"]:
+    if not (workdir / "config.json").exists():
+        return
+    former = read_facts(workdir)
+    if former["sha256"] != facts["sha256"]:
         raise DataError(
             f"the data are not those that the run in {workdir} was started with: an image, a label or a split differs; "
             "use the former data, or another work directory"
+        )
+    if on_bad_image == "error" and former.get("sizes_sha256", facts["sizes_sha256"]) != facts["sizes_sha256"]:
+        raise DataError(
+            f"the data are not those that the run in {workdir} was started with: image files are gone or have another "
+            "size; use the former files, or another work directory, or where only bad ones were removed or repaired, "
+            "data.on_bad_image=skip"
         )
 
 
@@ -175,11 +189,12 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
     splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     present = {name: split for name, split in splits.items() if split is not None}
     num_classes = len(dataset.class_names)
-    digest = hashlib.sha256()
+    digest, sizes = hashlib.sha256(), hashlib.sha256()
     for split in present.values():
         images = split.images
         digest.update(images.fingerprint() if isinstance(images, Encoded) else np.ascontiguousarray(images).data)
         digest.update(np.ascontiguousarray(split.labels).data)
+        sizes.update(images.sizes() if isinstance(images, Encoded) else b"")
     return {
         "class_names": list(dataset.class_names),
         "counts": dataset.counts.tolist(),
@@ -192,6 +207,7 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
         "multi_label": dataset.multi_label,
         "notes": list(dataset.notes),
         "sha256": digest.hexdigest(),
+        "sizes_sha256": sizes.hexdigest(),
     }
 
 

@@ -11,7 +11,7 @@ from cbjax.storage import is_remote
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
 _VALIDATION_FOLDERS = ("validation", "val", "valid")
-_SIZES = 1000  # how many files a fingerprint asks for their size
+_SIZES = 1000  # how many files are asked for their size
 
 
 class Files:
@@ -35,14 +35,16 @@ class Files:
             return file.read()
 
     def fingerprint(self, positions: np.ndarray) -> bytes:
-        """Joins all paths and the sizes of some files, evenly spread: another size means that all were made anew."""
-        chosen = positions[np.unique(np.linspace(0, len(positions) - 1, min(_SIZES, len(positions))).astype(int))]
-        sizes = [self._size(position) for position in chosen]
-        return self._paths[positions].tobytes() + np.array(sizes, np.int64).tobytes()
+        """Joins the paths: they are what a list says, also of a file that is gone or was repaired."""
+        return self._paths[positions].tobytes()
 
-    def exists(self, position: int) -> bool:
-        """Says whether the file is there."""
-        return self._size(position) >= 0
+    def sizes(self, positions: np.ndarray) -> bytes:
+        """Joins the sizes of some files, evenly spread: where all were made anew, they differ."""
+        return np.array([self._size(position) for position in _spread(positions, _SIZES)], np.int64).tobytes()
+
+    def are_there(self) -> bool:
+        """Says whether some of the files exist: looks for a few, evenly spread, until one does."""
+        return any(self._size(position) >= 0 for position in _spread(np.arange(len(self._paths)), 20))
 
     def _size(self, position):
         try:
@@ -50,6 +52,10 @@ class Files:
             return as_path(path).stat().length if is_remote(path) else os.path.getsize(path)
         except OSError:
             return -1
+
+
+def _spread(positions, number):
+    return positions[np.unique(np.linspace(0, len(positions) - 1, min(number, len(positions))).astype(int))]
 
 
 def as_path(path: str | os.PathLike) -> Any:
