@@ -15,11 +15,12 @@ from ml_collections import ConfigDict
 from cbjax import build, callbacks, config_test_time, data, memory, processes, sharding, startup
 from cbjax import config as configs
 from cbjax import workdir as workdirs
+from cbjax.bad_images import BadImages
 from cbjax.checkpoint import Checkpoints
 from cbjax.config import ConfigError
 from cbjax.data import augment
 from cbjax.interrupts import Interrupted, Interrupts
-from cbjax.loop import NonFiniteLoss, Plan, fit
+from cbjax.loop import AllImagesSkipped, NonFiniteLoss, Plan, fit
 from cbjax.predict import make_predict
 from cbjax.profile import trace
 from cbjax.progress import progress_bar
@@ -66,7 +67,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
     dataset = data.prepare(config.data, config.seed if config.data.seed is None else config.data.seed)
     facts = workdirs.describe_data(dataset)
     processes.from_first(lambda: workdirs.check_same_data(place, facts, config.data.on_bad_image))
-    parts = build.build(config, dataset, mesh, workdirs.BadImages(place).add)
+    bad_images = BadImages(place, written=home.send)
+    parts = build.build(config, dataset, mesh, bad_images.add)
     total = parts.batches.epoch_end(config.num_epochs)
     with contextlib.ExitStack() as stack:
         processes.from_first(lambda: stack.enter_context(workdirs.lock(place)))
@@ -115,9 +117,10 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
             advance = stack.enter_context(trace(parts.advance, profile, place / "profile", _tell))
             parts = dataclasses.replace(parts, advance=advance)
         with Interrupts() as interrupts:
-            run = _fit(run, parts, checkpoints, logs, interrupts)
+            run = _fit(run, parts, checkpoints, logs, bad_images, interrupts)
         # Everything is saved: from here on a signal acts as usual, and the same command ends what it stopped.
         run = finish(run, parts, dataset, checkpoints, logs, place)
+        bad_images.share()
     if processes.is_first():
         report([place], place)
         home.send()
@@ -181,7 +184,7 @@ def evaluate(
     workdirs.check_same_data(place, workdirs.describe_data(dataset), config.data.on_bad_image)
     state, _ = _restore(home, config, facts, mesh, checkpoint)
     _tell(*(f"evaluated with {line}" for line in changes))
-    parts = build.build(config, dataset, mesh, workdirs.BadImages(place).add)
+    parts = build.build(config, dataset, mesh, BadImages(None).add)
     return parts.evaluate(split)(state.params, state.batch_stats).metrics
 
 
@@ -231,10 +234,26 @@ def _restore(home, config, facts, mesh, checkpoint):
 
 
 def _fit(
-    run: Run, parts: build.Parts, checkpoints: Checkpoints, logs: workdirs.Logs | None, interrupts: Interrupts
+    run: Run,
+    parts: build.Parts,
+    checkpoints: Checkpoints,
+    logs: workdirs.Logs | None,
+    bad_images: BadImages,
+    interrupts: Interrupts,
 ) -> Run:
     config = run.config
-    save = callbacks.save_to(checkpoints)
+    write_checkpoint = callbacks.save_to(checkpoints)
+
+    # Both happen on all processes at the same step.
+    def save(run: Run) -> None:
+        bad_images.share()
+        write_checkpoint(run)
+
+    def log(run: Run) -> None:
+        bad_images.share()
+        if logs is not None:
+            logs.write(run)
+
     plan = Plan(
         advance=parts.advance,
         epoch_end=parts.batches.epoch_end,
@@ -247,7 +266,10 @@ def _fit(
     total, step = parts.batches.epoch_end(config.num_epochs), run.memory["step"]
     try:
         with progress_bar(total, step, config.log.progress if logs else "off") as progress:
-            return fit(run, plan, _after_epoch(parts, config, save, logs), interrupts, progress)
+            return fit(run, plan, _after_epoch(parts, config, save, log), interrupts, progress)
+    except AllImagesSkipped:
+        bad_images.share()
+        raise
     except NonFiniteLoss as error:
         checkpoints.finish()
         steps = checkpoints.steps()
@@ -256,7 +278,7 @@ def _fit(
 
 
 def _after_epoch(
-    parts: build.Parts, config: ConfigDict, save: Callable[[Run], None], logs: workdirs.Logs | None
+    parts: build.Parts, config: ConfigDict, save: Callable[[Run], None], log: Callable[[Run], None]
 ) -> Sequence[Callback]:
     after: list[Callback] = []
     if parts.has_validation:
@@ -267,7 +289,7 @@ def _after_epoch(
         after.append(callbacks.log_tau(config.difficulty.formula))
     place = functools.partial(_place_weights, mesh=parts.mesh)
     after.append(callbacks.reweight(parts.weights, parts.start_epoch, place))
-    after.append(callbacks.log(logs.write if logs else lambda run: None))
+    after.append(callbacks.log(log))
     after.append(callbacks.checkpoint(save, config.checkpoint.every_epochs, config.num_epochs))
     return after
 

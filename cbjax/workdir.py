@@ -92,23 +92,6 @@ def read_final_metrics(workdir: pathlib.Path) -> dict[str, float]:
     return final
 
 
-class BadImages:
-    """The list of images that were skipped, each once, over all processes that took part: bad_images.jsonl."""
-
-    def __init__(self, workdir: pathlib.Path):
-        self._path = workdir / "bad_images.jsonl"
-        self._known = {row["image"] for row in _readable_rows(self._path)}
-
-    def add(self, name: str, reason: str) -> None:
-        """Lists an image, and says so, unless it is there."""
-        if name in self._known:
-            return
-        self._known.add(name)
-        print(f"skipped {name}: {reason}; {len(self._known)} so far, listed in {self._path}", flush=True)
-        with open(self._path, "a") as file:
-            file.write(json.dumps({"image": name, "reason": reason}) + "\n")
-
-
 def check_resume(workdir: pathlib.Path, config: ConfigDict, extend: bool = False) -> list[str]:
     """Checks that the run in a work directory, if there is one, may go on under `config`; returns lines to note.
 

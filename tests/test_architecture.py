@@ -20,7 +20,7 @@ LEVELS = [
     {"loop"},
     {"callbacks", "predict", "profile"},
     {"evaluate", "checkpoint", "resident", "streaming"},
-    {"train_step", "abstract_data", "check_data"},
+    {"train_step", "abstract_data", "check_data", "bad_images"},
     {"losses", "weights", "difficulty", "metrics", "models", "data", "optim"}
     | {"sharding", "memory", "processes", "pretrained"},
     {"types"},
