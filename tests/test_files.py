@@ -169,7 +169,27 @@ def test_a_bad_tree_is_refused(tmp_path):
 
     refused("there is no folder /nowhere", "/nowhere")
     refused("set data.root to its root", None)
-    refused("there must be a folder for each of 2 classes or more, got 0")
+    refused("there must be a folder for each of 2 classes or more, got 0; .*, and there is nothing: set data.root to")
+    (tmp_path / "0.jpg").write_bytes(photo(0, 0))
+    refused(
+        "got 0; it must be root/train/CLASS/.*, or root/CLASS/.*, and there is '0.jpg': set data.root to the folder"
+    )
+    (tmp_path / "0.jpg").unlink()
+    (tmp_path / "images").mkdir()
+    refused(
+        "got 'images'; it must be .*, and there is 'images': set data.root to the folder above those of the classes"
+    )
+    (tmp_path / "images").rmdir()
+    for name in ("Train", "val"):
+        (tmp_path / name / "ant").mkdir(parents=True)
+    refused(r"has 'Train', 'val' and no folder train; it must be root/train/CLASS/.*: name the folder of the training")
+    for name in ("Train", "val"):
+        (tmp_path / name / "ant").rmdir()
+        (tmp_path / name).rmdir()
+    (tmp_path / "train" / "ant").mkdir(parents=True)
+    refused("/train: there must be a folder for each of 2 classes or more, got 'ant'; .*, and there is 'ant'")
+    (tmp_path / "train" / "ant").rmdir()
+    (tmp_path / "train").rmdir()
     write_tree(tmp_path, {"train": (2, 0, 1), "val": (1, 1, 1)})
     refused(r"every class needs a training image, .* without one: 'bee'")
     (tmp_path / "train" / "bee" / "1.png").write_bytes(photo(1, 1, "PNG"))
