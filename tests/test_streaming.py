@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import cbjax
-from cbjax import build, data, loop, sharding
+from cbjax import build, data, loop, sharding, streaming
 from cbjax import config as configs
 from cbjax.config import ConfigError
 from cbjax.data import DataError, augment, normalization
@@ -241,6 +241,38 @@ def test_the_mean_divides_by_the_images_that_are_there(tmp_path):
         state, metrics = parts.advance(state, step, step + 1)
         counts.append(int(loop.fetch(metrics)["count"]))
     assert sum(counts) == 78 and min(counts) >= 15
+
+
+def test_skipped_images_have_stand_ins_of_their_share():
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (12, 2, 2, 3), np.uint8)
+    mask = np.array([0, 0, 1, 0] + [1, 1, 0, 0] + [0] * 4, bool)
+    batch = {"image": np.where(mask[:, None, None, None], images, 0), "label": np.arange(12), "mask": mask}
+    found = streaming.with_stand_ins(batch, 4)
+    expected = [2, 2, 2, 2, 4, 5, 5, 5]
+    np.testing.assert_array_equal(found["image"][:8], images[expected])
+    assert not found["image"][8:].any() and found["mask"] is mask and found["label"] is batch["label"]
+    whole = {**batch, "mask": np.ones(12, bool)}
+    assert streaming.with_stand_ins(whole, 4) is whole
+
+
+def test_a_skipped_image_is_not_in_the_statistics_of_batch_norm(tmp_path):
+    stats, counts = [], []
+    for name in ("whole", "one bad"):
+        root = tmp_path / name
+        write_tree(root, SPLITS)
+        # All alike, so that a stand-in is what would have been there.
+        for path in root.rglob("*.jpg"):
+            path.write_bytes(photo(1, 1))
+        if name == "one bad":
+            (root / "train" / "ant" / "3.jpg").write_bytes(b"no image")
+        config = folder(root, "data.on_bad_image=skip", "data.crop_area=1", "data.flip=false", "batch_size=40")
+        parts = build.build(config, data.prepare(config.data, 0), sharding.make_mesh(2))
+        state, metrics = parts.advance(parts.init(), 0, 1)
+        stats.append(jax.device_get(state.batch_stats))
+        counts.append(int(loop.fetch(metrics)["count"]))
+    assert counts == [40, 39]
+    jax.tree.map(np.testing.assert_array_equal, *stats)
 
 
 @pytest.mark.parametrize("sampler", ["class_aware", "square_root", "progressive"])

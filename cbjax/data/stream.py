@@ -42,7 +42,7 @@ class Reading:
     Attributes:
       num_threads: that decode at the same time, None for one a core; in each worker process, where there are some.
       num_workers: processes besides this one, 0 for threads alone; for machines of many cores.
-      on_bad_image: "error", or "skip" to mask the place of an image that can't be read.
+      on_bad_image: "error", or "skip" to mask the place of an image that can't be read, which is black.
       report: (name, reason) of each image skipped, possibly many times.
     """
 
