@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import os
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -54,10 +53,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
       NonFiniteLoss: if training diverged.
       Interrupted: after SIGINT or SIGTERM, once the state is saved.
     """
-    config = configs.resolve(config)
-    for key in ("file", "root", "train_list", "validation_list", "test_list"):
-        if config.data[key] is not None and "://" not in config.data[key]:
-            config.data[key] = str(pathlib.Path(config.data[key]).expanduser().absolute())
+    config = workdirs.with_absolute_paths(configs.resolve(config))
     home = _open(workdir)
     place = home.files
     noted = processes.from_first(lambda: workdirs.check_resume(place, config, extend))

@@ -19,9 +19,15 @@ from cbjax import config as configs
 from cbjax.config import ConfigError
 from cbjax.data import DataError, Dataset, Encoded
 from cbjax.memory import timeless
+from cbjax.storage import is_remote
 from cbjax.types import Run
 from cbjax.writers import JsonLinesWriter, MultiWriter, TensorBoardWriter, Writer, plain, read_rows, rewrite
 
+# Config keys whose values are paths; in a work directory they are absolute.
+PATHS = {
+    "data": ("data_dir", "file", "root", "train_list", "validation_list", "test_list"),
+    "model": ("pretrained",),
+}
 LOGS = ("metrics", "per_class", "class_weights")
 
 
@@ -92,6 +98,17 @@ def read_final_metrics(workdir: pathlib.Path) -> dict[str, float]:
     return final
 
 
+def with_absolute_paths(config: ConfigDict) -> ConfigDict:
+    """Returns the config with paths that hold in any folder: relative ones start at this process's; URLs stay."""
+    config = config.copy_and_resolve_references()
+    for section, names in PATHS.items():
+        for name in names:
+            path = config[section][name]
+            if path is not None and not is_remote(path):
+                config[section][name] = os.path.abspath(os.path.expanduser(path))
+    return config
+
+
 def check_resume(workdir: pathlib.Path, config: ConfigDict, extend: bool = False) -> list[str]:
     """Checks that the run in a work directory, if there is one, may go on under `config`; returns lines to note.
 
@@ -135,7 +152,7 @@ def check_same_data(workdir: pathlib.Path, facts: Mapping[str, Any], on_bad_imag
 
 def is_finished(workdir: pathlib.Path, config: ConfigDict) -> bool:
     """Says whether a work directory holds the finished run of this config; raises ConfigError for that of another."""
-    check_resume(workdir, config)
+    check_resume(workdir, with_absolute_paths(config))
     return (workdir / "results.json").exists()
 
 
