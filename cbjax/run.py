@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -26,7 +26,7 @@ from cbjax.progress import progress_bar
 from cbjax.report import report
 from cbjax.results import finish
 from cbjax.storage import Place
-from cbjax.types import Callback, Run
+from cbjax.types import Run
 from cbjax.workdir import WorkdirError
 
 
@@ -259,10 +259,11 @@ def _fit(
         save=save,
         is_save_due=lambda: checkpoints.seconds_since_save() > 60 * config.checkpoint.every_minutes,
     )
+    after_epoch = build.build_callbacks(config, parts, functools.partial(_place_weights, mesh=parts.mesh), log, save)
     total, step = parts.batches.epoch_end(config.num_epochs), run.memory["step"]
     try:
         with progress_bar(total, step, config.log.progress if logs else "off") as progress:
-            return fit(run, plan, _after_epoch(parts, config, save, log), interrupts, progress)
+            return fit(run, plan, after_epoch, interrupts, progress)
     except AllImagesSkipped:
         bad_images.share()
         raise
@@ -271,23 +272,6 @@ def _fit(
         steps = checkpoints.steps()
         kept = f"the last good checkpoint is that of step {steps[-1]}" if steps else "no checkpoint was saved before it"
         raise NonFiniteLoss(f"{error}; {kept}") from None
-
-
-def _after_epoch(
-    parts: build.Parts, config: ConfigDict, save: Callable[[Run], None], log: Callable[[Run], None]
-) -> Sequence[Callback]:
-    after: list[Callback] = []
-    if parts.has_validation:
-        after.append(callbacks.evaluate_validation(parts.evaluate("validation")))
-    if config.evaluation.test_every:
-        after.append(callbacks.evaluate_test(parts.evaluate("test"), config.evaluation.test_every))
-    if config.weights.name == "difficulty" and config.difficulty.tau == "dynamic":
-        after.append(callbacks.log_tau(config.difficulty.formula))
-    place = functools.partial(_place_weights, mesh=parts.mesh)
-    after.append(callbacks.reweight(parts.weights, parts.start_epoch, place))
-    after.append(callbacks.log(log))
-    after.append(callbacks.checkpoint(save, config.checkpoint.every_epochs, config.num_epochs))
-    return after
 
 
 def _with_predict(run: Run, facts: dict[str, Any]) -> Run:
