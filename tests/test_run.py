@@ -321,13 +321,13 @@ def test_a_directory_without_a_run_is_named(tmp_path):
 
 def test_paths_hold_in_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("HOME", "/my")
     given = {"data_dir": "gs://bucket/sets", "root": "photos", "train_list": "/lists/train.txt", "test_list": "~/t.txt"}
     overrides = [f"data.{key}={path}" for key, path in given.items()]
     config = configs.load("imagenet_lt", [*overrides, "model.pretrained=../w.npz", "data.validation_list=none"])
     found = with_absolute_paths(config)
     assert (found.data.data_dir, found.data.root) == ("gs://bucket/sets", f"{tmp_path}/photos")
-    assert (found.data.train_list, found.data.test_list) == ("/lists/train.txt", "/home/me/t.txt")
+    assert (found.data.train_list, found.data.test_list) == ("/lists/train.txt", "/my/t.txt")
     assert found.model.pretrained == f"{tmp_path.parent}/w.npz"
     assert found.data.validation_list is None and config.data.root == "photos"
     assert with_absolute_paths(found) == found
