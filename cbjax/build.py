@@ -22,7 +22,7 @@ from cbjax.data.sampling import Batches
 from cbjax.evaluate import Evaluation
 from cbjax.pretrained import Pretrained
 from cbjax.train_step import make_eval_step, make_train_step
-from cbjax.types import Array, Loss, Model, Run, TrainState
+from cbjax.types import Array, Callback, Loss, Model, Run, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,6 +245,27 @@ def build_weights(config: ConfigDict, counts: np.ndarray) -> tuple[Callable[[Run
     except ValueError as error:
         raise ConfigError(f"weights.name={settings.name!r}: {error}") from error
     return lambda run: fixed, equal if settings.start > 0 else fixed
+
+
+def build_callbacks(
+    config: ConfigDict,
+    parts: Parts,
+    place: Callable[[np.ndarray], Array],
+    log: Callable[[Run], None],
+    save: Callable[[Run], None],
+) -> list[Callback]:
+    """Returns what happens after each epoch, in order; `place` puts class weights on the devices."""
+    after = []
+    if parts.has_validation:
+        after.append(callbacks.evaluate_validation(parts.evaluate("validation")))
+    if config.evaluation.test_every:
+        after.append(callbacks.evaluate_test(parts.evaluate("test"), config.evaluation.test_every))
+    if config.weights.name == "difficulty" and config.difficulty.tau == "dynamic":
+        after.append(callbacks.log_tau(config.difficulty.formula))
+    after.append(callbacks.reweight(parts.weights, parts.start_epoch, place))
+    after.append(callbacks.log(log))
+    after.append(callbacks.checkpoint(save, config.checkpoint.every_epochs, config.num_epochs))
+    return after
 
 
 def _read_pretrained(path, shapes):

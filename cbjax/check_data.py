@@ -2,6 +2,7 @@
 
 from ml_collections import ConfigDict
 
+from cbjax import groups
 from cbjax.config import ConfigError
 from cbjax.config_schema import COUNT_WEIGHTS
 from cbjax.data import Dataset
@@ -23,6 +24,7 @@ def check_data(config: ConfigDict, dataset: Dataset) -> None:
             "weights.name='difficulty' needs held-out validation images to measure each class on, and these data have "
             "none; set data.validation to a number or a fraction per class, such as data.validation=0.1"
         )
+    groups.resolve(config.evaluation.groups, dataset.class_names)
     side = min(dataset.train.images.shape[1:3])
     if config.data.crop_padding >= side:
         raise ConfigError(f"data.crop_padding: must be below the images' side, {side}; got {config.data.crop_padding}")

@@ -106,6 +106,7 @@ def _parse(arguments):
         "--profile", type=_positive, default=0, metavar="STEPS", help="write a trace of so many steps to DIR/profile"
     )
     evaluate = add("eval", _eval, "Evaluate a trained run on one of its splits.")
+    evaluate.epilog = "--config.KEY=VALUE changes what can differ at test time, such as --config.data.image_size=320"
     evaluate.add_argument("--workdir", required=True, metavar="DIR", type=_directory)
     evaluate.add_argument("--split", default="test", choices=("validation", "test"))
     evaluate.add_argument("--checkpoint", default="last", choices=("last", "best"))
@@ -138,7 +139,7 @@ def _parse(arguments):
     options, rest = parser.parse_known_args(arguments)
     overrides = []
     for argument in rest:
-        if options.command not in (_train, _sweep, _compile) or not argument.startswith("--config."):
+        if options.command not in (_train, _sweep, _compile, _eval) or not argument.startswith("--config."):
             commands.choices[options.name].error(f"unrecognized argument: {argument}")
         if "=" not in argument:
             commands.choices[options.name].error(f"{argument} needs its value behind an equals sign: {argument}=VALUE")
@@ -216,13 +217,16 @@ def _sweep(options, overrides):
 
 
 def _eval(options, overrides):
+    from cbjax import config_test_time
     from cbjax import workdir as workdirs
 
+    config_test_time.check_keys(overrides)
     place = Place(options.workdir)
     _start(workdirs.read_config(place.files).deterministic)
     from cbjax.run import evaluate
 
-    for name, value in evaluate(options.workdir, split=options.split, checkpoint=options.checkpoint).items():
+    found = evaluate(options.workdir, split=options.split, checkpoint=options.checkpoint, overrides=overrides)
+    for name, value in found.items():
         print(f"{options.split}/{name} {value:.6g}")
     return 0
 

@@ -21,6 +21,7 @@ from cbjax.config_schema import KEYS, REQUIRED, ConfigError, accept, did_you_mea
 __all__ = [
     "HOW_KEYS",
     "ConfigError",
+    "change",
     "check",
     "check_devices",
     "check_resume",
@@ -128,6 +129,12 @@ def load_sweep(name_or_path: str | Path, overrides: Sequence[str] = ()) -> list[
         except ConfigError as error:
             raise ConfigError(f"run {name} of {path}: {error}") from error
     return list(resolved.items())
+
+
+def change(config: Config, overrides: Sequence[str]) -> ConfigDict:
+    """Applies overrides, as of `load`, to a configuration and checks the whole; raises ConfigError."""
+    given = _read_overrides(overrides)
+    return _resolve(_complete(config) | given, given)
 
 
 def resolve(config: Config) -> ConfigDict:
@@ -239,7 +246,7 @@ def _nested(values: Mapping[str, Any]) -> ConfigDict:
 
 def _flat(tree: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in tree.items():
-        if isinstance(value, ConfigDict | Mapping):
+        if isinstance(value, ConfigDict | Mapping) and f"{prefix}{name}" not in KEYS:
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value

@@ -4,6 +4,7 @@ import itertools
 import math
 import numbers
 import os
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -149,3 +150,42 @@ def several(kind: Kind, *, increasing: bool = False) -> Kind:
 
     order = "strictly increasing values" if increasing else "values"
     return Kind(f"{order} like 1,2 or (1, 2), each {kind.rule}", accept, read)
+
+
+def named_groups(member: Kind) -> Kind:
+    """Names, each with its members: (("majority", (9,)), ("minority", (4, 7))), or a dictionary in a Python file.
+
+    On the command line `majority=9; minority=4,7`; members with a comma, a semicolon or an equals sign in them can be
+    given in a file only.
+
+    Args:
+      member: kind of each member.
+    """
+
+    def accept(groups):
+        pairs = groups.items() if hasattr(groups, "items") else groups
+        if isinstance(pairs, str):
+            raise ValueError
+        try:
+            named = tuple((name, tuple(members)) for name, members in pairs if not isinstance(members, str))
+        except TypeError:  # not pairs, or members that are none
+            raise ValueError from None
+        if len(named) < len(pairs) or not all(
+            re.fullmatch(r"[\w-]+", str(name)) and members for name, members in named
+        ):
+            raise ValueError
+        return tuple((str(name), tuple(member.accept(value) for value in members)) for name, members in named)
+
+    def read(text):
+        bare = text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
+        parts = [part.partition("=") for part in bare.split(";")] if bare not in ("", "()") else []
+        return tuple(
+            (name.strip(), tuple(member.read(value.strip()) for value in members.split(",")))
+            for name, _, members in parts
+        )
+
+    return Kind(
+        f"groups like 'majority=9; minority=4,7', named by letters, digits, _ and -, each member {member.rule}",
+        accept,
+        read,
+    )

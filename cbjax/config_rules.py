@@ -73,6 +73,8 @@ STATEMENTS = (
     "model.batch_norm_size",
     "model.pretrained",
 )
+# Names of groups whose figures would have the names of others: NAME_accuracy, NAME_precision.
+TAKEN_GROUPS = ("many", "medium", "few", "balanced", "worst", "top5", "macro", "mean_average")
 WARMUPS = ("optim.warmup", "optim.warmup_epochs", "optim.warmup_steps")
 
 
@@ -92,6 +94,7 @@ def problems(values: Mapping[str, Any], given: Collection[str] = ()) -> list[str
         *_data(values),
         *_streamed(values),
         *_optim(values),
+        *_groups(values),
         *_batch_sizes(values),
     ]
 
@@ -249,6 +252,19 @@ def _optim(values):
         yield f"{warmups[0]} must end by {what}, {end} of num_epochs={values['num_epochs']}; got {values[warmups[0]]}"
     if values["optim.nesterov"] and not values["optim.momentum"]:
         yield "optim.nesterov must be false where optim.momentum is 0; got True"
+
+
+def _groups(values):
+    groups = values["evaluation.groups"]
+    names = [name for name, _ in groups]
+    for name in dict.fromkeys(names):
+        if name in TAKEN_GROUPS:
+            yield f"evaluation.groups must not be named {', '.join(TAKEN_GROUPS)}, as other figures are; got {name}"
+        if names.count(name) > 1:
+            yield f"evaluation.groups must have different names; got {name} {names.count(name)} times"
+    for name, members in groups:
+        if twice := [member for member in dict.fromkeys(members) if members.count(member) > 1]:
+            yield f"evaluation.groups must have each class once in a group; got {twice[0]!r} again in {name}"
 
 
 def _batch_sizes(values):

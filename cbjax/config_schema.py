@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from cbjax.config_kinds import Kind, boolean, choice, either, integer, number, prefixed, several, text
+from cbjax.config_kinds import Kind, boolean, choice, either, integer, named_groups, number, prefixed, several, text
 
 # Facts of the parts that a configuration names, so that it can be checked without importing them; tests/test_config.py
 # holds them against the registries. Sources: classes and image size [H, W], None where the user's file decides.
@@ -55,6 +55,7 @@ class Key(NamedTuple):
 
 
 _COUNT_OR_FRACTION = either(integer(0), number(above=0, below=1))
+_CLASS = either(integer(0), text("a class name"))
 
 KEYS: dict[str, Key] = {
     "seed": Key(0, integer(0, 2**32 - 1), "random seed of the run"),
@@ -72,7 +73,7 @@ KEYS: dict[str, Key] = {
     "data.validation_list": Key(None, text("a file"), "the same of images held out for validation"),
     "data.test_list": Key(None, text("a file"), "the same of test images"),
     "data.seed": Key(None, integer(0, 2**32 - 1), "seed of splits and subsets (none: seed)"),
-    "data.classes": Key((), several(either(integer(0), text("a class name"))), "classes to keep, in order; () for all"),
+    "data.classes": Key((), several(_CLASS), "classes to keep, in order; () for all"),
     "data.longtail": Key("natural", choice(*LONGTAILS), "how training images are made imbalanced"),
     "data.imbalance": Key(1.0, number(low=1), "largest over smallest class (exponential, step)"),
     "data.counts": Key((), several(integer(0)), "training images of each class (counts)"),
@@ -144,6 +145,7 @@ KEYS: dict[str, Key] = {
     ),
     "evaluation.batch_size": Key(None, integer(1), "images a step of evaluation (none: batch_size)"),
     "evaluation.test_every": Key(0, integer(0), "epochs between test evaluations, for curves only (0: at the end)"),
+    "evaluation.groups": Key((), named_groups(_CLASS), "groups of classes to give recall and precision of"),
     "checkpoint.every_epochs": Key(1, integer(1), "epochs between checkpoints"),
     "checkpoint.every_minutes": Key(10.0, number(above=0), "minutes between checkpoints within an epoch"),
     "log.tensorboard": Key(True, boolean(), "write TensorBoard event files"),

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from cbjax import metrics
 from cbjax.data import Split
 from cbjax.data.stream import Reading, Sweep, Transform, stream
+from cbjax.groups import Groups
 from cbjax.sharding import data_parallel, divide, gather, place_among_processes, replicate
 from cbjax.types import Array
 
@@ -41,6 +42,7 @@ def make_evaluate(
     labels: np.ndarray,
     *,
     counts: np.ndarray,
+    groups: Groups,
     batch_size: int,
     mesh: Mesh,
     kind: str,
@@ -53,6 +55,7 @@ def make_evaluate(
       images: [N, H, W, channels], N at least 1.
       labels: [N] integers or [N, C] multi-hot.
       counts: [C] training images, for the groups many, medium and few.
+      groups: name -> classes, the groups to give beside these.
       batch_size: a multiple of the number of devices; the last batch is filled up with masked examples.
       mesh: the devices.
       kind: "shard_map" or "pmap".
@@ -74,7 +77,7 @@ def make_evaluate(
             total.append(sums)
             outputs.append(output)
         # Fetched once every batch is on its way.
-        return _summarize(jax.device_get(total), np.concatenate(gather(outputs, mesh))[:size], labels, counts)
+        return _summarize(jax.device_get(total), np.concatenate(gather(outputs, mesh))[:size], labels, counts, groups)
 
     return evaluate
 
@@ -102,6 +105,7 @@ def make_streamed_evaluate(
     reading: Reading,
     *,
     counts: np.ndarray,
+    groups: Groups,
     batch_size: int,
     mesh: Mesh,
     kind: str,
@@ -127,7 +131,7 @@ def make_streamed_evaluate(
             total.append(sums)
             outputs.append(output)
         chosen = np.concatenate(gather(outputs, mesh))[: len(examples)]
-        return _summarize(jax.device_get(total), chosen, examples.labels, counts)
+        return _summarize(jax.device_get(total), chosen, examples.labels, counts, groups)
 
     return evaluate
 
@@ -143,16 +147,15 @@ def make_streamed_program(
     return data_parallel(step, mesh, split=(None, None, 0), split_outputs=(None, 0), kind=kind)
 
 
-def _summarize(sums, outputs, labels, counts):
+def _summarize(sums, outputs, labels, counts, groups):
     # In float64, where the sum of many float32 batches loses nothing.
     total = jax.tree.map(lambda *parts: np.sum(np.asarray(parts), axis=0, dtype=_wide(parts[0])), *sums)
     if labels.ndim == 1:
-        figures, per_class = metrics.summarize(total, counts), metrics.per_class_accuracy(total)
+        figures, per_class = metrics.summarize(total, counts, groups), metrics.per_class_accuracy(total)
         return Evaluation(figures, per_class, outputs, total.calibration)
     loss = float(total["loss"] / total["count"])
-    return Evaluation(
-        metrics.summarize_multilabel(outputs, labels, loss, counts), metrics.average_precision(outputs, labels), outputs
-    )
+    figures = metrics.summarize_multilabel(outputs, labels, loss, counts, groups)
+    return Evaluation(figures, metrics.average_precision(outputs, labels), outputs)
 
 
 def _wide(array):

@@ -7,7 +7,7 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cbjax import resident, sharding, streaming
+from cbjax import groups, resident, sharding, streaming
 from cbjax.config_schema import STREAMED
 from cbjax.data import Dataset, Encoded, augment, samplers
 from cbjax.data.crops import EvalTransform, TrainTransform
@@ -101,7 +101,13 @@ def build_evaluate(
         examples = dataset.validation if split == "validation" else dataset.test
         assert examples is not None, "`has_validation` says whether there is something to evaluate"
         batch_size = config.evaluation.batch_size or config.batch_size
-        options = {"counts": dataset.counts, "batch_size": batch_size, "mesh": mesh, "kind": config.parallel}
+        options = {
+            "counts": dataset.counts,
+            "groups": groups.resolve(config.evaluation.groups, dataset.class_names),
+            "batch_size": batch_size,
+            "mesh": mesh,
+            "kind": config.parallel,
+        }
         normalize = _normalize(dataset)
         if not isinstance(examples.images, Encoded):
             return make_evaluate(eval_step, normalize, examples.images, examples.labels, **options)

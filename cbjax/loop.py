@@ -23,6 +23,10 @@ class NonFiniteLoss(FloatingPointError):
     """The loss or the gradient became NaN or infinite; the message says where, and what is saved."""
 
 
+class AllImagesSkipped(DataError):
+    """An epoch went by without an image that could be read; every process says so."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """What `fit` is to do.
@@ -140,7 +144,7 @@ def _train_epoch(run, plan, interrupts, progress, pace):
 
     run = at_this_step()
     if not sums["count"]:
-        raise DataError(f"every image of epoch {epoch} was skipped, see bad_images.jsonl: are the files there?")
+        raise AllImagesSkipped(f"every image of epoch {epoch} was skipped, see bad_images.jsonl: are the files there?")
     seconds = time.perf_counter() - started
     row = {
         "train/loss": sums["loss"] / sums["count"],

@@ -86,18 +86,23 @@ def per_class_accuracy(sums: ClassificationSums) -> np.ndarray:
     return _divide(sums.correct, sums.total)
 
 
-def summarize(sums: ClassificationSums, counts: Any | None = None) -> dict[str, float]:
+def summarize(
+    sums: ClassificationSums, counts: Any | None = None, groups: Mapping[str, Any] | None = None
+) -> dict[str, float]:
     """Computes the figures of a split with integer labels.
 
     Args:
       sums: over all its examples.
       counts: [C] training images, for the groups many, medium and few; None leaves these out.
+      groups: name -> class indices, of groups to give beside these.
 
     Returns:
       accuracy and loss over examples; balanced_accuracy and macro_recall (two names of one figure), macro_precision and
       worst_accuracy over the classes that have examples, the precision of a class never predicted being 0; ece, the
       expected calibration error; top5_accuracy with more than 5 classes; many_, medium_ and few_accuracy, means over
-      the classes of a group, those without examples left out. All are in [0, 1] but the loss, in nats.
+      the classes of a group, those without examples left out, and likewise NAME_accuracy (recall) and NAME_precision of
+      each group named, which is left out where none of its classes has examples. All are in [0, 1] but the loss, in
+      nats.
 
     Raises:
       ValueError: if there are no examples, or counts are not [C].
@@ -106,15 +111,15 @@ def summarize(sums: ClassificationSums, counts: Any | None = None) -> dict[str, 
     if count == 0:
         raise ValueError("a summary needs at least one example, got none")
     recall = per_class_accuracy(sums)
-    precision = np.nan_to_num(_divide(sums.correct, sums.predicted))[np.isfinite(recall)]
+    precision = np.where(np.isfinite(recall), np.nan_to_num(_divide(sums.correct, sums.predicted)), np.nan)
     figures = {"accuracy": float(np.sum(sums.correct) / count), "loss": float(sums.loss) / count}
     if recall.size > 5:
         figures["top5_accuracy"] = float(np.sum(sums.top5) / count)
-    figures |= _over_classes(recall, counts)
+    figures |= _over_classes(recall, counts, groups)
     figures["macro_recall"] = figures["balanced_accuracy"]
-    figures["macro_precision"] = float(precision.mean())
+    figures["macro_precision"] = float(np.nanmean(precision))
     figures["ece"] = expected_calibration_error(sums)
-    return figures
+    return figures | _means(precision, groups or {}, "precision")
 
 
 def expected_calibration_error(sums: ClassificationSums) -> float:
@@ -184,7 +189,9 @@ def average_precision(scores: Any, labels: Any) -> np.ndarray:
     return result
 
 
-def summarize_multilabel(scores: Any, labels: Any, loss: float, counts: Any | None = None) -> dict[str, float]:
+def summarize_multilabel(
+    scores: Any, labels: Any, loss: float, counts: Any | None = None, groups: Mapping[str, Any] | None = None
+) -> dict[str, float]:
     """Computes the figures of a split with multi-hot labels, in which a class's accuracy is its average precision.
 
     Args:
@@ -192,10 +199,12 @@ def summarize_multilabel(scores: Any, labels: Any, loss: float, counts: Any | No
       labels: [N, C] multi-hot.
       loss: mean loss of an example.
       counts: [C] training images, for the groups many, medium and few; None leaves these out.
+      groups: name -> class indices, of groups to give beside these.
 
     Returns:
       loss, mean_average_precision, and the keys of `summarize` that are means over classes: balanced_accuracy (the mean
-      average precision again, so that model selection reads one key), worst_, many_, medium_ and few_accuracy.
+      average precision again, so that model selection reads one key), worst_, many_, medium_, few_ and NAME_accuracy.
+      There is no NAME_precision: nothing is predicted without a threshold.
 
     Raises:
       ValueError: if the shapes do not fit together, or no class has a positive.
@@ -203,7 +212,7 @@ def summarize_multilabel(scores: Any, labels: Any, loss: float, counts: Any | No
     precision = average_precision(scores, labels)
     if not np.isfinite(precision).any():
         raise ValueError("a summary needs at least one positive label, got none")
-    figures = {"loss": float(loss), **_over_classes(precision, counts)}
+    figures = {"loss": float(loss), **_over_classes(precision, counts, groups)}
     figures["mean_average_precision"] = figures["balanced_accuracy"]
     return figures
 
@@ -224,14 +233,16 @@ def _divide(part: Any, whole: Any) -> np.ndarray:
     return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
 
 
-def _over_classes(accuracy: np.ndarray, counts: Any | None) -> Mapping[str, float]:
+def _over_classes(accuracy: np.ndarray, counts: Any | None, groups: Mapping[str, Any] | None) -> dict[str, float]:
     """Returns balanced, worst and group accuracy from the accuracy of each class, NaN where it has none."""
     figures = {"balanced_accuracy": float(np.nanmean(accuracy)), "worst_accuracy": float(np.nanmin(accuracy))}
-    if counts is None:
-        return figures
-    if np.shape(counts) != accuracy.shape:
+    if counts is not None and np.shape(counts) != accuracy.shape:
         raise ValueError(f"counts must be [C] for {accuracy.size} classes, got shape {np.shape(counts)}")
-    for name, classes in class_groups(counts).items():
-        if np.isfinite(accuracy[classes]).any():
-            figures[f"{name}_accuracy"] = float(np.nanmean(accuracy[classes]))
-    return figures
+    by_count = {} if counts is None else class_groups(counts)
+    return figures | _means(accuracy, {**by_count, **(groups or {})}, "accuracy")
+
+
+def _means(values: np.ndarray, groups: Mapping[str, Any], what: str) -> dict[str, float]:
+    """Returns NAME_what, the mean over a group's classes that are not NaN, of each group that has one."""
+    measured = {name: values[classes] for name, classes in groups.items() if np.isfinite(values[classes]).any()}
+    return {f"{name}_{what}": float(np.nanmean(of_group)) for name, of_group in measured.items()}

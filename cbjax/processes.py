@@ -73,6 +73,11 @@ def device_failure(error: BaseException | None) -> jax.errors.JaxRuntimeError | 
     return error
 
 
+def count() -> int:
+    """Returns how many processes there are."""
+    return jax.process_count()
+
+
 def is_first() -> bool:
     """Says whether this process is the one that writes and prints."""
     return jax.process_index() == 0
@@ -100,6 +105,18 @@ def from_first(function: Callable[[], T]) -> T:
     if said["error"] is not None:
         raise ProcessError(f"the first process says: {said['error']}")
     return said["value"]
+
+
+def from_all(value: T) -> list[T]:
+    """Returns the JSON value of each process, in their order, on every process; every process must get here."""
+    if jax.process_count() == 1:
+        return [value]
+    text = json.dumps(value).encode()
+    sizes = multihost_utils.process_allgather(np.int32(len(text)))
+    padded = np.zeros(_padded_size(sizes.max()), np.uint8)
+    padded[: len(text)] = np.frombuffer(text, np.uint8)
+    rows = multihost_utils.process_allgather(padded)
+    return [json.loads(bytes(np.asarray(row)[:size])) for row, size in zip(rows, sizes, strict=True)]
 
 
 def same(values: np.ndarray) -> np.ndarray:
@@ -150,8 +167,12 @@ def _broadcast(value: Any) -> Any:
     """Sends the first process's JSON value to all."""
     text = json.dumps(value).encode()
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
-    # Of few sizes, for each is a program.
-    padded = np.zeros(max(1024, 1 << (size - 1).bit_length()), np.uint8)
+    padded = np.zeros(_padded_size(size), np.uint8)
     if is_first():
         padded[:size] = np.frombuffer(text, np.uint8)
     return json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))[:size]))
+
+
+def _padded_size(size: int) -> int:
+    # Of few sizes, for each is a program.
+    return max(1024, 1 << (int(size) - 1).bit_length())

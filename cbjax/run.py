@@ -4,29 +4,29 @@ import contextlib
 import dataclasses
 import functools
 import os
-import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 from clu import parameter_overview, platform
 from ml_collections import ConfigDict
 
-from cbjax import build, callbacks, data, memory, processes, sharding, startup
+from cbjax import build, callbacks, config_test_time, data, memory, processes, sharding, startup
 from cbjax import config as configs
 from cbjax import workdir as workdirs
+from cbjax.bad_images import BadImages
 from cbjax.checkpoint import Checkpoints
 from cbjax.config import ConfigError
 from cbjax.data import augment
 from cbjax.interrupts import Interrupted, Interrupts
-from cbjax.loop import NonFiniteLoss, Plan, fit
+from cbjax.loop import AllImagesSkipped, NonFiniteLoss, Plan, fit
 from cbjax.predict import make_predict
 from cbjax.profile import trace
 from cbjax.progress import progress_bar
 from cbjax.report import report
 from cbjax.results import finish
 from cbjax.storage import Place
-from cbjax.types import Callback, Run
+from cbjax.types import Run
 from cbjax.workdir import WorkdirError
 
 
@@ -53,10 +53,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
       NonFiniteLoss: if training diverged.
       Interrupted: after SIGINT or SIGTERM, once the state is saved.
     """
-    config = configs.resolve(config)
-    for key in ("file", "root", "train_list", "validation_list", "test_list"):
-        if config.data[key] is not None and "://" not in config.data[key]:
-            config.data[key] = str(pathlib.Path(config.data[key]).expanduser().absolute())
+    config = workdirs.with_absolute_paths(configs.resolve(config))
     home = _open(workdir)
     place = home.files
     noted = processes.from_first(lambda: workdirs.check_resume(place, config, extend))
@@ -65,8 +62,9 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
         startup.check_deterministic(sharding.platform(mesh))
     dataset = data.prepare(config.data, config.seed if config.data.seed is None else config.data.seed)
     facts = workdirs.describe_data(dataset)
-    processes.from_first(lambda: workdirs.check_same_data(place, facts))
-    parts = build.build(config, dataset, mesh, workdirs.BadImages(place).add)
+    processes.from_first(lambda: workdirs.check_same_data(place, facts, config.data.on_bad_image))
+    bad_images = BadImages(place, written=home.send)
+    parts = build.build(config, dataset, mesh, bad_images.add)
     total = parts.batches.epoch_end(config.num_epochs)
     with contextlib.ExitStack() as stack:
         processes.from_first(lambda: stack.enter_context(workdirs.lock(place)))
@@ -115,9 +113,10 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
             advance = stack.enter_context(trace(parts.advance, profile, place / "profile", _tell))
             parts = dataclasses.replace(parts, advance=advance)
         with Interrupts() as interrupts:
-            run = _fit(run, parts, checkpoints, logs, interrupts)
+            run = _fit(run, parts, checkpoints, logs, bad_images, interrupts)
         # Everything is saved: from here on a signal acts as usual, and the same command ends what it stopped.
         run = finish(run, parts, dataset, checkpoints, logs, place)
+        bad_images.share()
     if processes.is_first():
         report([place], place)
         home.send()
@@ -147,17 +146,30 @@ def load(workdir: str | os.PathLike, *, checkpoint: str = "last") -> Run:
     return _with_predict(Run(config, model, state, metrics, tuple(facts["class_names"]), memory=remembered), facts)
 
 
-def evaluate(workdir: str | os.PathLike, *, split: str = "test", checkpoint: str = "last") -> dict[str, float]:
-    """Evaluates a run's checkpoint on one of its own splits, "validation" or "test"; returns the metrics by name.
+def evaluate(
+    workdir: str | os.PathLike, *, split: str = "test", checkpoint: str = "last", overrides: Sequence[str] = ()
+) -> dict[str, float]:
+    """Evaluates a run's checkpoint on one of its own splits; the work directory stays as it is.
+
+    Args:
+      workdir: of the run.
+      split: "validation" or "test".
+      checkpoint: "last" or "best".
+      overrides: "data.image_size=320", of `config_test_time.KEYS`; without any the figures are those of the training,
+        to the bit on the same devices.
+
+    Returns:
+      The metrics by name.
 
     Raises:
       WorkdirError: if the directory holds no run or no such checkpoint.
       DataError: if the data are missing, or not those of the run.
-      ConfigError: if the run has no such split.
+      ConfigError: if the run has no such split, or an override is wrong.
     """
     home = _open(workdir)
     place = home.files
-    config, facts = workdirs.read_config(place), workdirs.read_facts(place)
+    config, changes = config_test_time.change(workdirs.read_config(place), overrides)
+    facts = workdirs.read_facts(place)
     if not facts["sizes"].get(split):
         raise ConfigError(f"split={split!r}: the run has no such images; it has {facts['sizes']}")
     # The batch fits some of this machine's devices, if not those of the machine that trained.
@@ -165,9 +177,10 @@ def evaluate(workdir: str | os.PathLike, *, split: str = "test", checkpoint: str
     batch_size = config.evaluation.batch_size or config.batch_size
     mesh = sharding.make_mesh(max(count for count in range(1, most + 1) if batch_size % count == 0))
     dataset = data.prepare(config.data, config.seed if config.data.seed is None else config.data.seed)
-    workdirs.check_same_data(place, workdirs.describe_data(dataset))
+    workdirs.check_same_data(place, workdirs.describe_data(dataset), config.data.on_bad_image)
     state, _ = _restore(home, config, facts, mesh, checkpoint)
-    parts = build.build(config, dataset, mesh, workdirs.BadImages(place).add)
+    _tell(*(f"evaluated with {line}" for line in changes))
+    parts = build.build(config, dataset, mesh, BadImages(None).add)
     return parts.evaluate(split)(state.params, state.batch_stats).metrics
 
 
@@ -217,10 +230,26 @@ def _restore(home, config, facts, mesh, checkpoint):
 
 
 def _fit(
-    run: Run, parts: build.Parts, checkpoints: Checkpoints, logs: workdirs.Logs | None, interrupts: Interrupts
+    run: Run,
+    parts: build.Parts,
+    checkpoints: Checkpoints,
+    logs: workdirs.Logs | None,
+    bad_images: BadImages,
+    interrupts: Interrupts,
 ) -> Run:
     config = run.config
-    save = callbacks.save_to(checkpoints)
+    write_checkpoint = callbacks.save_to(checkpoints)
+
+    # Both happen on all processes at the same step.
+    def save(run: Run) -> None:
+        bad_images.share()
+        write_checkpoint(run)
+
+    def log(run: Run) -> None:
+        bad_images.share()
+        if logs is not None:
+            logs.write(run)
+
     plan = Plan(
         advance=parts.advance,
         epoch_end=parts.batches.epoch_end,
@@ -230,32 +259,19 @@ def _fit(
         save=save,
         is_save_due=lambda: checkpoints.seconds_since_save() > 60 * config.checkpoint.every_minutes,
     )
+    after_epoch = build.build_callbacks(config, parts, functools.partial(_place_weights, mesh=parts.mesh), log, save)
     total, step = parts.batches.epoch_end(config.num_epochs), run.memory["step"]
     try:
         with progress_bar(total, step, config.log.progress if logs else "off") as progress:
-            return fit(run, plan, _after_epoch(parts, config, save, logs), interrupts, progress)
+            return fit(run, plan, after_epoch, interrupts, progress)
+    except AllImagesSkipped:
+        bad_images.share()
+        raise
     except NonFiniteLoss as error:
         checkpoints.finish()
         steps = checkpoints.steps()
         kept = f"the last good checkpoint is that of step {steps[-1]}" if steps else "no checkpoint was saved before it"
         raise NonFiniteLoss(f"{error}; {kept}") from None
-
-
-def _after_epoch(
-    parts: build.Parts, config: ConfigDict, save: Callable[[Run], None], logs: workdirs.Logs | None
-) -> Sequence[Callback]:
-    after: list[Callback] = []
-    if parts.has_validation:
-        after.append(callbacks.evaluate_validation(parts.evaluate("validation")))
-    if config.evaluation.test_every:
-        after.append(callbacks.evaluate_test(parts.evaluate("test"), config.evaluation.test_every))
-    if config.weights.name == "difficulty" and config.difficulty.tau == "dynamic":
-        after.append(callbacks.log_tau(config.difficulty.formula))
-    place = functools.partial(_place_weights, mesh=parts.mesh)
-    after.append(callbacks.reweight(parts.weights, parts.start_epoch, place))
-    after.append(callbacks.log(logs.write if logs else lambda run: None))
-    after.append(callbacks.checkpoint(save, config.checkpoint.every_epochs, config.num_epochs))
-    return after
 
 
 def _with_predict(run: Run, facts: dict[str, Any]) -> Run:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 from jax.sharding import Mesh
 
 from cbjax import sharding
@@ -47,6 +48,7 @@ def make_advance(
             examples, batches, transform, reading, start=first, stop=num_steps, process_index=index, process_count=count
         ),
         mesh,
+        share=batches.batch_size // mesh.devices.size,
     )
 
     def advance(state, first, last):
@@ -74,11 +76,35 @@ def make_program(
     return sharding.data_parallel(step, mesh, split=(None, 0), split_outputs=(None, None), kind=kind, donate=(0,))
 
 
+def with_stand_ins(batch: dict[str, np.ndarray], share: int) -> dict[str, np.ndarray]:
+    """Gives the places of skipped images other images, so that BatchNorm's statistics are those of real ones alone.
+
+    The places stay masked: nothing else counts them. A stand-in comes from the same device's share, so that the number
+    of processes does not matter; a share without any image stays black.
+
+    Args:
+      batch: of `data.stream.stream`.
+      share: images of a device.
+
+    Returns:
+      The batch with, in each masked place, the image before it, or the first of the share where there is none.
+    """
+    if batch["mask"].all():
+        return batch
+    chosen = np.arange(len(batch["mask"]))
+    for start in range(0, len(chosen), share):
+        places = chosen[start : start + share]
+        there = places[batch["mask"][places]]
+        if there.size:
+            places[:] = there[np.maximum(np.searchsorted(there, places, side="right") - 1, 0)]
+    return {**batch, "image": batch["image"][chosen]}
+
+
 class _Reader:
     """Hands out the batch of a step on the devices; holds the next one ready."""
 
-    def __init__(self, open_at: Callable[[int], Iterator[dict[str, Any]]], mesh: Mesh):
-        self._open_at, self._mesh = open_at, mesh
+    def __init__(self, open_at: Callable[[int], Iterator[dict[str, Any]]], mesh: Mesh, share: int):
+        self._open_at, self._mesh, self._share = open_at, mesh, share
         self._iterator: Any = None
         self._step = -1  # of the batch that `_next` would return
         self._ahead: Any = None
@@ -102,6 +128,7 @@ class _Reader:
             return
         try:
             batch = next(self._iterator, None)
-            self._ahead = (None if batch is None else sharding.divide(batch, self._mesh), None)
+            divided = None if batch is None else sharding.divide(with_stand_ins(batch, self._share), self._mesh)
+            self._ahead = (divided, None)
         except Exception as error:
             self._ahead = (None, error)

@@ -19,9 +19,15 @@ from cbjax import config as configs
 from cbjax.config import ConfigError
 from cbjax.data import DataError, Dataset, Encoded
 from cbjax.memory import timeless
+from cbjax.storage import is_remote
 from cbjax.types import Run
 from cbjax.writers import JsonLinesWriter, MultiWriter, TensorBoardWriter, Writer, plain, read_rows, rewrite
 
+# Config keys whose values are paths; in a work directory they are absolute.
+PATHS = {
+    "data": ("data_dir", "file", "root", "train_list", "validation_list", "test_list"),
+    "model": ("pretrained",),
+}
 LOGS = ("metrics", "per_class", "class_weights")
 
 
@@ -92,21 +98,15 @@ def read_final_metrics(workdir: pathlib.Path) -> dict[str, float]:
     return final
 
 
-class BadImages:
-    """The list of images that were skipped, each once, over all processes that took part: bad_images.jsonl."""
-
-    def __init__(self, workdir: pathlib.Path):
-        self._path = workdir / "bad_images.jsonl"
-        self._known = {row["image"] for row in _readable_rows(self._path)}
-
-    def add(self, name: str, reason: str) -> None:
-        """Lists an image, and says so, unless it is there."""
-        if name in self._known:
-            return
-        self._known.add(name)
-        print(f"skipped {name}: {reason}; {len(self._known)} so far, listed in {self._path}", flush=True)
-        with open(self._path, "a") as file:
-            file.write(json.dumps({"image": name, "reason": reason}) + "\n")
+def with_absolute_paths(config: ConfigDict) -> ConfigDict:
+    """Returns the config with paths that hold in any folder: relative ones start at this process's; URLs stay."""
+    config = config.copy_and_resolve_references()
+    for section, names in PATHS.items():
+        for name in names:
+            path = config[section][name]
+            if path is not None and not is_remote(path):
+                config[section][name] = os.path.abspath(os.path.expanduser(path))
+    return config
 
 
 def check_resume(workdir: pathlib.Path, config: ConfigDict, extend: bool = False) -> list[str]:
@@ -123,22 +123,36 @@ def check_resume(workdir: pathlib.Path, config: ConfigDict, extend: bool = False
         raise ConfigError(f"{workdir}: {error}") from error
 
 
-def check_same_data(workdir: pathlib.Path, facts: Mapping[str, Any]) -> None:
+def check_same_data(workdir: pathlib.Path, facts: Mapping[str, Any], on_bad_image: str = "error") -> None:
     """Checks that the data are those that the run in a work directory, if there is one, was started with.
+
+    Args:
+      workdir: of the run.
+      facts: from `describe_data`, of the data at hand.
+      on_bad_image: "error", or "skip" where single files may have gone or been repaired since.
 
     Raises:
       DataError: if an image, a label or a split is another.
     """
-    if (workdir / "config.json").exists() and read_facts(workdir)["sha256"] != facts["sha256"]:
+    if not (workdir / "config.json").exists():
+        return
+    former = read_facts(workdir)
+    if former["sha256"] != facts["sha256"]:
         raise DataError(
             f"the data are not those that the run in {workdir} was started with: an image, a label or a split differs; "
             "use the former data, or another work directory"
+        )
+    if on_bad_image == "error" and former.get("sizes_sha256", facts["sizes_sha256"]) != facts["sizes_sha256"]:
+        raise DataError(
+            f"the data are not those that the run in {workdir} was started with: image files are gone or have another "
+            "size; use the former files, or another work directory, or where only bad ones were removed or repaired, "
+            "data.on_bad_image=skip"
         )
 
 
 def is_finished(workdir: pathlib.Path, config: ConfigDict) -> bool:
     """Says whether a work directory holds the finished run of this config; raises ConfigError for that of another."""
-    check_resume(workdir, config)
+    check_resume(workdir, with_absolute_paths(config))
     return (workdir / "results.json").exists()
 
 
@@ -175,11 +189,12 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
     splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     present = {name: split for name, split in splits.items() if split is not None}
     num_classes = len(dataset.class_names)
-    digest = hashlib.sha256()
+    digest, sizes = hashlib.sha256(), hashlib.sha256()
     for split in present.values():
         images = split.images
         digest.update(images.fingerprint() if isinstance(images, Encoded) else np.ascontiguousarray(images).data)
         digest.update(np.ascontiguousarray(split.labels).data)
+        sizes.update(images.sizes() if isinstance(images, Encoded) else b"")
     return {
         "class_names": list(dataset.class_names),
         "counts": dataset.counts.tolist(),
@@ -192,6 +207,7 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
         "multi_label": dataset.multi_label,
         "notes": list(dataset.notes),
         "sha256": digest.hexdigest(),
+        "sizes_sha256": sizes.hexdigest(),
     }
 
 

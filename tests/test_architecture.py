@@ -20,7 +20,7 @@ LEVELS = [
     {"loop"},
     {"callbacks", "predict", "profile"},
     {"evaluate", "checkpoint", "resident", "streaming"},
-    {"train_step", "abstract_data", "check_data"},
+    {"train_step", "abstract_data", "check_data", "bad_images"},
     {"losses", "weights", "difficulty", "metrics", "models", "data", "optim"}
     | {"sharding", "memory", "processes", "pretrained"},
     {"types"},
@@ -28,11 +28,13 @@ LEVELS = [
 # These stand beside: any but the maths may import them.
 BESIDE = {
     "config": {"config_rules", "config_schema", "config_kinds"},
+    "config_test_time": {"config", "config_schema"},
     "config_rules": {"config_schema", "config_kinds"},
     "config_schema": {"config_kinds"},
     "config_kinds": set(),
     "writers": set(),
-    "report": {"metrics", "writers", "config"},
+    "report": {"metrics", "writers", "config", "groups"},
+    "groups": {"config", "config_schema"},
     "progress": set(),
     "interrupts": set(),
     "startup": {"config"},

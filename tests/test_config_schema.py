@@ -75,6 +75,7 @@ WRONG_VALUES = [
     ("optim.decay_at=()", "strictly increasing", "'()'"),
     ("optim.warmup=5", "a finite number of at least 0 and below 1", "'5'"),
     ("optim.warmup_steps=2.5", "a whole number of at least 0, or none", "'2.5'"),
+    ("evaluation.groups=majority", "groups like 'majority=9; minority=4,7'", "'majority'"),
     ("checkpoint.every_minutes=0", "a finite number above 0", "'0'"),
     ("log.progress=true", "one of auto, on, off", "'true'"),
 ]

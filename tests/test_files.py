@@ -118,7 +118,7 @@ BAD_LISTS = {
     "huge": ("a.jpg 0\na.jpg 99999999999\n", r"train.txt, line 2: label 99999999999 is out of range"),
     "gap": ("a.jpg 0\na.jpg 2\n", "each with a training image; the largest is 2, and without one: '1'"),
     "one class": ("a.jpg 0\n", "there must be at least 2 classes, got 1"),
-    "missing": ("b.jpg 0\na.jpg 1\n", r"its first image is not there, .*/b.jpg: set data.root to the folder"),
+    "missing": ("b.jpg 0\nc.jpg 1\n", r"its images are not there, such as .*/b.jpg: set data.root to the folder"),
 }
 
 
@@ -169,7 +169,27 @@ def test_a_bad_tree_is_refused(tmp_path):
 
     refused("there is no folder /nowhere", "/nowhere")
     refused("set data.root to its root", None)
-    refused("there must be a folder for each of 2 classes or more, got 0")
+    refused("there must be a folder for each of 2 classes or more, got 0; .*, and there is nothing: set data.root to")
+    (tmp_path / "0.jpg").write_bytes(photo(0, 0))
+    refused(
+        "got 0; it must be root/train/CLASS/.*, or root/CLASS/.*, and there is '0.jpg': set data.root to the folder"
+    )
+    (tmp_path / "0.jpg").unlink()
+    (tmp_path / "images").mkdir()
+    refused(
+        "got 'images'; it must be .*, and there is 'images': set data.root to the folder above those of the classes"
+    )
+    (tmp_path / "images").rmdir()
+    for name in ("Train", "val"):
+        (tmp_path / name / "ant").mkdir(parents=True)
+    refused(r"has 'Train', 'val' and no folder train; it must be root/train/CLASS/.*: name the folder of the training")
+    for name in ("Train", "val"):
+        (tmp_path / name / "ant").rmdir()
+        (tmp_path / name).rmdir()
+    (tmp_path / "train" / "ant").mkdir(parents=True)
+    refused("/train: there must be a folder for each of 2 classes or more, got 'ant'; .*, and there is 'ant'")
+    (tmp_path / "train" / "ant").rmdir()
+    (tmp_path / "train").rmdir()
     write_tree(tmp_path, {"train": (2, 0, 1), "val": (1, 1, 1)})
     refused(r"every class needs a training image, .* without one: 'bee'")
     (tmp_path / "train" / "bee" / "1.png").write_bytes(photo(1, 1, "PNG"))
@@ -228,9 +248,19 @@ def test_the_fingerprint_tells_other_images_apart_and_not_another_place(tree, tm
     after = sources.load("folder", root=moved).train.images
     assert after.fingerprint() == before
     assert after[np.arange(11)].fingerprint() != after.fingerprint()
-    path = moved / rows["train"][5][0]
+    path, sizes = moved / rows["train"][5][0], after.sizes()
+    assert sizes == sources.load("folder", root=moved).train.images.sizes()
     path.write_bytes(path.read_bytes() + b"\0")
-    assert after.fingerprint() != before
+    assert after.fingerprint() == before and after.sizes() != sizes
+    path.unlink()
+    assert after.fingerprint() == before and after.sizes() != sizes
+
+
+def test_a_list_may_name_an_image_that_is_gone(tree, tmp_path):
+    root, rows = tree
+    (root / rows["train"][0][0]).unlink()
+    files = lists(tmp_path, rows)
+    assert len(sources.load("list", root=root, **files).train) == len(rows["train"])
 
 
 def test_a_label_of_nine_digits_is_refused_without_counting_up_to_it(tmp_path):

@@ -215,3 +215,34 @@ def test_messages():
     ]:
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def test_groups_by_name_have_recall_and_precision():
+    split = _split()
+    sums, predicted, labels = _sums(*split), split[0].argmax(axis=1), split[1]
+    groups = {"majority": np.array([0, 3]), "minority": np.array([2, 7]), "absent": np.array([7])}
+    figures = metrics.summarize(sums, [500, 400, 300, 50, 50, 50, 50, 5], groups)
+    for name, classes in (("majority", [0, 3]), ("minority", [2])):  # class 7 has no example
+        options = {"labels": classes, "average": "macro", "zero_division": 0}
+        recall = sklearn.metrics.recall_score(labels, predicted, **options)
+        precision = sklearn.metrics.precision_score(labels, predicted, **options)
+        assert (figures[f"{name}_accuracy"], figures[f"{name}_precision"]) == pytest.approx((recall, precision))
+    assert not [key for key in figures if key.startswith("absent")]
+    plain = metrics.summarize(sums, [500, 400, 300, 50, 50, 50, 50, 5])
+    assert plain == {key: value for key, value in figures.items() if key in plain} and len(figures) == len(plain) + 4
+
+
+def test_the_precision_of_a_class_never_predicted_is_zero():
+    logits = np.float32([[1, 0, 0], [1, 0, 0], [0, 1, 0], [1, 0, 0]])
+    sums = _sums(logits, np.array([0, 0, 1, 2]), np.zeros(4, np.float32), np.ones(4, np.float32))
+    figures = metrics.summarize(sums, None, {"rare": np.array([1, 2])})
+    assert (figures["rare_accuracy"], figures["rare_precision"]) == (0.5, 0.5)
+    assert "many_accuracy" not in figures
+
+
+def test_groups_of_multi_hot_labels_have_average_precision_alone():
+    rng = np.random.default_rng(0)
+    scores, labels = rng.uniform(size=(50, 4)), rng.integers(0, 2, (50, 4))
+    figures = metrics.summarize_multilabel(scores, labels, 0.7, None, {"two": np.array([1, 3])})
+    assert figures["two_accuracy"] == pytest.approx(metrics.average_precision(scores, labels)[[1, 3]].mean())
+    assert "two_precision" not in figures

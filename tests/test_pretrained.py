@@ -12,6 +12,7 @@ import cbjax
 from cbjax import config as configs
 from cbjax import models, pretrained, sharding
 from cbjax.models.resnet_imagenet import DEPTHS, resnet_imagenet
+from cbjax.workdir import is_finished
 
 CLASSES = 5
 SIZE = (2, 37, 32, 3)  # an odd size shows where padding stands
@@ -164,7 +165,7 @@ def settings(tmp_path, monkeypatch):
     ]
 
 
-def test_a_run_starts_from_the_file_and_goes_on_without_it(tmp_path, settings, capsys):
+def test_a_run_starts_from_the_file_and_goes_on_without_it(tmp_path, settings, monkeypatch, capsys):
     config, workdir = configs.load("cifar_lt:cdb", settings), tmp_path / "run"
     done = cbjax.train(config, workdir)
     assert "mine.npz has a head for 7 classes: the head for 5 classes starts fresh\n" in capsys.readouterr().out
@@ -176,7 +177,11 @@ def test_a_run_starts_from_the_file_and_goes_on_without_it(tmp_path, settings, c
     assert done.state.params["head"]["kernel"].shape == (32, CLASSES)
     assert not np.array_equal(done.state.batch_stats["stem_norm"]["var"], tensors["bn1.running_var"])  # four steps on
     (tmp_path / "mine.npz").unlink()
-    again = cbjax.train(config, workdir)
+    # The same file and data, from another folder.
+    monkeypatch.chdir(tmp_path)
+    relative = configs.change(config, ["model.pretrained=mine.npz"])
+    assert is_finished(workdir, relative)
+    again = cbjax.train(relative, workdir)
     assert "finished" in capsys.readouterr().out
     jax.tree.map(np.testing.assert_array_equal, again.state.params, done.state.params)
     cbjax.load(workdir)

@@ -149,18 +149,35 @@ def test_alone_everything_is_as_asked():
     assert from_first(lambda: {"a": 1}) == {"a": 1}
 
 
-def test_an_image_that_one_process_cannot_read_ends_both_with_its_name(tmp_path):
+def photos(tmp_path, bad):
+    """Writes images, some of them bad, and returns the command that trains on them and their paths."""
     write_tree(tmp_path / "images", {"train": (16, 16, 16), "test": (2, 2, 2)})
-    (bad,) = sorted((tmp_path / "images" / "train").rglob("*.jpg"))[:1]
-    bad.write_bytes(b"no image")
+    chosen = [sorted((tmp_path / "images").rglob("*.jpg"))[place] for place in bad]
+    for path in chosen:
+        path.write_bytes(b"no image")
     settings = {"data.name": "folder", "data.root": tmp_path / "images", "data.image_size": 32, "batch_size": 16}
     settings |= {"data.normalization": "unit", "model.name": "resnet20", "log.tensorboard": "false"}
     config = tmp_path / "config.py"
     config.write_text("from cbjax.config import default as get_config\n")
     command = ["train", f"--config={config}", f"--workdir={tmp_path / 'run'}", f"--coordinator=localhost:{free_port()}"]
-    command += [f"--config.{key}={value}" for key, value in settings.items()]
+    return [*command, *(f"--config.{key}={value}" for key, value in settings.items()), "--processes=2"], chosen
+
+
+def test_an_image_that_one_process_cannot_read_ends_both_with_its_name(tmp_path):
+    command, (bad,) = photos(tmp_path, [6])
     started = time.monotonic()
-    ends = end([processes.start(*command, "--processes=2", f"--process={i}", devices=2) for i in range(2)])
+    ends = end([processes.start(*command, f"--process={i}", devices=2) for i in range(2)])
     assert time.monotonic() - started < 60 + HEARTBEAT_SECONDS
     told = [errors for status, _, errors in ends if status == 2]
     assert len(told) == 1 and str(bad) in told[0] and "Traceback" not in told[0], ends
+
+
+def test_images_that_are_skipped_are_listed_once_by_the_first_process(tmp_path):
+    command, bad = photos(tmp_path, [0, 3, 8, 20, 40])  # the first of the test split, which comes before train
+    command += ["--config.num_epochs=3", "--config.data.on_bad_image=skip"]
+    ends = end([processes.start(*command, f"--process={i}", devices=2) for i in range(2)])
+    assert [status for status, _, _ in ends] == [0, 0], ends
+    rows = read_rows(tmp_path / "run" / "bad_images.jsonl")
+    assert sorted(row["image"] for row in rows) == sorted(map(str, bad))
+    assert all("it cannot be decoded" in row["reason"] for row in rows)
+    assert [output.count("skipped ") for _, output, _ in ends] == [5, 0]

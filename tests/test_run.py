@@ -15,7 +15,7 @@ from cbjax.config import ConfigError
 from cbjax.data import DataError
 from cbjax.loop import NonFiniteLoss
 from cbjax.run import evaluate
-from cbjax.workdir import WorkdirError
+from cbjax.workdir import WorkdirError, with_absolute_paths
 from cbjax.writers import read_rows
 
 
@@ -317,6 +317,32 @@ def test_a_model_that_does_not_fit_the_images_is_refused(tmp_path):
 def test_a_directory_without_a_run_is_named(tmp_path):
     with pytest.raises(WorkdirError, match=r"holds no run: there is no config\.json"):
         cbjax.load(tmp_path)
+
+
+def test_paths_hold_in_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/my")
+    given = {"data_dir": "gs://bucket/sets", "root": "photos", "train_list": "/lists/train.txt", "test_list": "~/t.txt"}
+    overrides = [f"data.{key}={path}" for key, path in given.items()]
+    config = configs.load("imagenet_lt", [*overrides, "model.pretrained=../w.npz", "data.validation_list=none"])
+    found = with_absolute_paths(config)
+    assert (found.data.data_dir, found.data.root) == ("gs://bucket/sets", f"{tmp_path}/photos")
+    assert (found.data.train_list, found.data.test_list) == ("/lists/train.txt", "/my/t.txt")
+    assert found.model.pretrained == f"{tmp_path.parent}/w.npz"
+    assert found.data.validation_list is None and config.data.root == "photos"
+    assert with_absolute_paths(found) == found
+
+
+def test_a_run_is_read_from_another_folder(tmp_path, monkeypatch):
+    make_arrays(tmp_path / "own.npz")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    done = cbjax.train(own_data("own.npz", "num_epochs=1", "data.data_dir=sets"), "run")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    kept = json.loads((tmp_path / "run" / "config.json").read_text())["data"]
+    assert (kept["file"], kept["data_dir"]) == (str(tmp_path / "own.npz"), str(tmp_path / "sets"))
+    found = evaluate(tmp_path / "run")
+    assert found == {name: done.metrics[f"test/last/{name}"] for name in found}
 
 
 def test_records_are_immutable(finished):

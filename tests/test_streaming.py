@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 import cbjax
-from cbjax import build, data, loop, sharding
+from cbjax import build, data, loop, sharding, streaming
 from cbjax import config as configs
-from cbjax.data import DataError
+from cbjax.config import ConfigError
+from cbjax.data import DataError, augment, normalization
+from cbjax.data.crops import EvalTransform
 from cbjax.interrupts import Interrupted, Interrupts
 from cbjax.memory import timeless
 from cbjax.run import evaluate
@@ -83,7 +85,53 @@ def test_evaluating_a_checkpoint_gives_the_runs_own_figures(finished):
     run, workdir = finished
     for split in ("validation", "test"):
         for name, value in evaluate(workdir, split=split).items():
-            assert run.metrics[f"{split}/last/{name}"] == pytest.approx(value, rel=1e-5)
+            assert run.metrics[f"{split}/last/{name}"] == value
+
+
+def test_a_checkpoint_is_evaluated_at_another_size(finished, tree, capsys):
+    _, workdir = finished
+    root, rows = tree
+    before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
+    overrides = ["data.image_size=24", "data.resize=28", "evaluation.groups=rare=bee,2"]
+    overrides += ["evaluation.batch_size=5", "devices=1"]
+    found = evaluate(workdir, overrides=overrides)
+    assert {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()} == before
+    shown = capsys.readouterr().out
+    assert "evaluated with data.image_size=24 instead of 16" in shown and "data.resize=28 instead of None" in shown
+    run, transform = cbjax.load(workdir), EvalTransform(24, 28)
+    pixels = np.stack([transform((root / path).read_bytes()) for path, _ in rows["test"]])
+    images = augment.normalize(pixels, *normalization.NORMALIZATIONS["imagenet"])
+    logits = np.asarray(run.model.apply(run.state.params, run.state.batch_stats, images, train=False)[0], np.float64)
+    labels = np.array([label for _, label in rows["test"]])
+    chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    correct = logits.argmax(axis=1) == labels
+    assert found["loss"] == pytest.approx(-np.log(chances[np.arange(12), labels]).mean(), rel=1e-4)
+    assert found["accuracy"] == pytest.approx(correct.mean())
+    assert found["rare_accuracy"] == pytest.approx(correct[labels > 0].mean())
+    assert found["loss"] != run.metrics["test/last/loss"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.learning_rate=1", "optim.learning_rate cannot be changed for an evaluation; data.image_size, "),
+        ("data.sampler=class_aware", "data.sampler cannot be changed"),
+        ("data.resize=8", "data.resize must be at least data.image_size, 16"),
+        ("data.image_size=big", "data.image_size must be a whole number"),
+        ("evaluation.groups=rare=dog", "evaluation.groups must name classes of the data"),
+    ],
+)
+def test_only_what_can_differ_at_test_time_is_changed(finished, override, message):
+    with pytest.raises(ConfigError, match=message):
+        evaluate(finished[1], overrides=[override])
+
+
+def test_images_in_memory_have_one_size(tmp_path):
+    cbjax.train(configs.load("digits_lt", ["num_epochs=1", "data.test=20"]), tmp_path)
+    with pytest.raises(ConfigError, match=r"data.image_size must be left at 224 unless data.name is"):
+        evaluate(tmp_path, overrides=["data.image_size=320"])
+    found = evaluate(tmp_path, overrides=["evaluation.batch_size=40", "devices=1"])
+    assert found["accuracy"] == cbjax.load(tmp_path).metrics["test/last/accuracy"]
 
 
 def test_list_and_table_give_the_trees_run(finished, tree, tmp_path):
@@ -195,6 +243,38 @@ def test_the_mean_divides_by_the_images_that_are_there(tmp_path):
     assert sum(counts) == 78 and min(counts) >= 15
 
 
+def test_skipped_images_have_stand_ins_of_their_share():
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (12, 2, 2, 3), np.uint8)
+    mask = np.array([0, 0, 1, 0] + [1, 1, 0, 0] + [0] * 4, bool)
+    batch = {"image": np.where(mask[:, None, None, None], images, 0), "label": np.arange(12), "mask": mask}
+    found = streaming.with_stand_ins(batch, 4)
+    expected = [2, 2, 2, 2, 4, 5, 5, 5]
+    np.testing.assert_array_equal(found["image"][:8], images[expected])
+    assert not found["image"][8:].any() and found["mask"] is mask and found["label"] is batch["label"]
+    whole = {**batch, "mask": np.ones(12, bool)}
+    assert streaming.with_stand_ins(whole, 4) is whole
+
+
+def test_a_skipped_image_is_not_in_the_statistics_of_batch_norm(tmp_path):
+    stats, counts = [], []
+    for name in ("whole", "one bad"):
+        root = tmp_path / name
+        write_tree(root, SPLITS)
+        # All alike, so that a stand-in is what would have been there.
+        for path in root.rglob("*.jpg"):
+            path.write_bytes(photo(1, 1))
+        if name == "one bad":
+            (root / "train" / "ant" / "3.jpg").write_bytes(b"no image")
+        config = folder(root, "data.on_bad_image=skip", "data.crop_area=1", "data.flip=false", "batch_size=40")
+        parts = build.build(config, data.prepare(config.data, 0), sharding.make_mesh(2))
+        state, metrics = parts.advance(parts.init(), 0, 1)
+        stats.append(jax.device_get(state.batch_stats))
+        counts.append(int(loop.fetch(metrics)["count"]))
+    assert counts == [40, 39]
+    jax.tree.map(np.testing.assert_array_equal, *stats)
+
+
 @pytest.mark.parametrize("sampler", ["class_aware", "square_root", "progressive"])
 def test_samplers_serve_images_in_memory_too(tmp_path, sampler):
     overrides = ["num_epochs=2", "data.validation=5", "data.test=20", f"data.sampler={sampler}"]
@@ -210,5 +290,27 @@ def test_other_images_under_the_same_names_are_refused(finished, tree, tmp_path)
     write_tree(root, SPLITS)
     victim = root / "train" / "cat" / "0.jpg"
     victim.write_bytes(victim.read_bytes()[:-9])
-    with pytest.raises(DataError, match="the data are not those that the run"):
+    with pytest.raises(DataError, match=r"the data are not those that the run .* have another size; use the former"):
         cbjax.train(folder(root), finished[1])
+    (root / "train" / "cat" / "more.jpg").write_bytes(photo(2, 3))
+    with pytest.raises(DataError, match=r"the data are not those that the run .* an image, a label or a split differs"):
+        cbjax.train(folder(root, "data.on_bad_image=skip"), finished[1])
+
+
+def test_a_run_goes_on_where_a_listed_image_is_gone_or_repaired(tmp_path):
+    root, workdir = tmp_path / "images", tmp_path / "run"
+    rows = write_tree(root, SPLITS)
+    files = {split: write_list(tmp_path / f"{split}.txt", rows[split]) for split in rows}
+    lists = [f"data.{split}_list={files[name]}" for split, name in (("train", "train"), ("test", "test"))]
+    config = ["data.name=list", f"data.root={root}", *lists, "data.validation=2", "data.on_bad_image=skip"]
+    cbjax.train(settings(*config, "num_epochs=1"), workdir)
+    gone, repaired = (root / rows["train"][place][0] for place in (0, 5))
+    gone.unlink()
+    repaired.write_bytes(repaired.read_bytes() + b"\0")
+    with pytest.raises(DataError, match=r"are gone or have another size; .* data.on_bad_image=skip"):
+        cbjax.train(settings(*config[:-1], "num_epochs=4"), workdir, extend=True)
+    run = cbjax.train(settings(*config, "num_epochs=4"), workdir, extend=True)
+    assert run.memory["epoch"] == 4
+    assert [row["image"] for row in read_rows(workdir / "bad_images.jsonl")] == [str(gone)]
+    # What it went on with are its data from then on.
+    cbjax.train(settings(*config[:-1], "num_epochs=4"), workdir)

@@ -11,7 +11,9 @@ from cbjax.storage import is_remote
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
 _VALIDATION_FOLDERS = ("validation", "val", "valid")
-_SIZES = 1000  # how many files a fingerprint asks for their size
+_SPLIT_FOLDERS = ("train", "training", "test", "testing", *_VALIDATION_FOLDERS)
+_LAYOUT = "root/train/CLASS/*.jpg with val and test likewise, or root/CLASS/*.jpg where there are no splits"
+_SIZES = 1000  # how many files are asked for their size
 
 
 class Files:
@@ -35,14 +37,16 @@ class Files:
             return file.read()
 
     def fingerprint(self, positions: np.ndarray) -> bytes:
-        """Joins all paths and the sizes of some files, evenly spread: another size means that all were made anew."""
-        chosen = positions[np.unique(np.linspace(0, len(positions) - 1, min(_SIZES, len(positions))).astype(int))]
-        sizes = [self._size(position) for position in chosen]
-        return self._paths[positions].tobytes() + np.array(sizes, np.int64).tobytes()
+        """Joins the paths: they are what a list says, also of a file that is gone or was repaired."""
+        return self._paths[positions].tobytes()
 
-    def exists(self, position: int) -> bool:
-        """Says whether the file is there."""
-        return self._size(position) >= 0
+    def sizes(self, positions: np.ndarray) -> bytes:
+        """Joins the sizes of some files, evenly spread: where all were made anew, they differ."""
+        return np.array([self._size(position) for position in _spread(positions, _SIZES)], np.int64).tobytes()
+
+    def are_there(self) -> bool:
+        """Says whether some of the files exist: looks for a few, evenly spread, until one does."""
+        return any(self._size(position) >= 0 for position in _spread(np.arange(len(self._paths)), 20))
 
     def _size(self, position):
         try:
@@ -50,6 +54,10 @@ class Files:
             return as_path(path).stat().length if is_remote(path) else os.path.getsize(path)
         except OSError:
             return -1
+
+
+def _spread(positions, number):
+    return positions[np.unique(np.linspace(0, len(positions) - 1, min(number, len(positions))).astype(int))]
 
 
 def as_path(path: str | os.PathLike) -> Any:
@@ -70,7 +78,8 @@ def load_folder(root: str | os.PathLike | None, image_size: int) -> Source:
       image_size: side of the images to make.
 
     Raises:
-      DataError: if there is no such tree, a class has no image, or a split has a class that training has not.
+      DataError: if there is no such tree, it has other splits and no train, a class has no image, or a split has a
+        class that training has not.
     """
     if not root:
         raise DataError("data.name='folder' reads a tree with a folder for each class: set data.root to its root")
@@ -79,19 +88,29 @@ def load_folder(root: str | os.PathLike | None, image_size: int) -> Source:
         raise DataError(f"data.root: there is no folder {place}")
     present = set(_folders(place))
     if "train" not in present:
+        if splits_alone := sorted(name for name in present if name.lower() in _SPLIT_FOLDERS):
+            raise DataError(
+                f"data.root: {place} has {quote(splits_alone)} and no folder train; it must be {_LAYOUT}: name the "
+                "folder of the training images train, or give one of these as data.root"
+            )
         listed = {"train": _classes(place)}
     else:
         listed = {"train": _classes(place, "train")}
         for split, names in (("validation", _VALIDATION_FOLDERS), ("test", ("test",))):
-            found = [name for name in names if name in present]
-            if len(found) > 1:
-                raise DataError(f"{place} has {quote(found)}, and one of them must be the {split} split: remove one")
-            if found and _folders(place / found[0]):
-                listed[split] = _classes(place, found[0])
+            given = [name for name in names if name in present]
+            if len(given) > 1:
+                raise DataError(f"{place} has {quote(given)}, and one of them must be the {split} split: remove one")
+            if given and _folders(place / given[0]):
+                listed[split] = _classes(place, given[0])
     class_names = tuple(sorted(listed["train"]))
     index = {name: label for label, name in enumerate(class_names)}
     if len(class_names) < 2:
-        raise DataError(f"{place}: there must be a folder for each of 2 classes or more, got {quote(class_names) or 0}")
+        where = place / "train" if "train" in present else place
+        raise DataError(
+            f"{where}: there must be a folder for each of 2 classes or more, got {quote(class_names) or 0}; it must be "
+            f"{_LAYOUT}, and there is {quote(_entries(where), 5) or 'nothing'}: set data.root to the folder above "
+            "those of the classes or above train"
+        )
     if empty := [name for name in class_names if not listed["train"][name]]:
         raise DataError(
             f"{place}: every class needs a training image, a file that ends in {', '.join(SUFFIXES)}; without one: "
@@ -128,6 +147,11 @@ def _folders(place):
         return [entry.name for entry in place.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
     with os.scandir(place) as entries:
         return [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+
+
+def _entries(place):
+    """Returns the names of a folder's files and folders."""
+    return sorted(path.name for path in place.iterdir())
 
 
 def _classes(root, split=""):

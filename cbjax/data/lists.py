@@ -26,8 +26,8 @@ def load_lists(lists: Mapping[str, str | None], root: str | os.PathLike | None, 
       image_size: side of the images to make.
 
     Raises:
-      DataError: if a list is missing or empty, a line is malformed, a label has no training image, or the first image
-        of a list is not there.
+      DataError: if a list is missing or empty, a line is malformed, a label has no training image, or the images of
+        a list are not there.
     """
     files = _given(lists, "list")
     rows = {split: _read_list(file) for split, file in files.items()}
@@ -84,10 +84,10 @@ def _source(files, rows, root, class_names, image_size):
     for split, (paths, labels) in rows.items():
         folder = as_path(root) if root else files[split].parent
         store = Files(folder, paths)
-        if not store.exists(0):
+        if not store.are_there():
             raise DataError(
-                f"{files[split]}: its first image is not there, {store.name(0)}: set data.root to the folder that the "
-                f"paths are relative to"
+                f"{files[split]}: its images are not there, such as {store.name(0)}: set data.root to the folder that "
+                f"the paths are relative to"
             )
         splits[split] = make_split(store, labels, image_size)
     return Source(splits["train"], splits.get("validation"), splits.get("test"), class_names)

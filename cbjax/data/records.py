@@ -31,7 +31,11 @@ class Store(Protocol):
         ...
 
     def fingerprint(self, positions: np.ndarray) -> bytes:
-        """Returns what tells these images from others, found without reading them."""
+        """Returns what tells these images from others, found without reading them and whether or not they are there."""
+        ...
+
+    def sizes(self, positions: np.ndarray) -> bytes:
+        """Returns what is likely to differ where the images were made anew under their names; empty if they cannot."""
         ...
 
 
@@ -77,6 +81,10 @@ class Encoded:
     def fingerprint(self) -> bytes:
         """Returns what tells these images from others."""
         return self.store.fingerprint(self.positions)
+
+    def sizes(self) -> bytes:
+        """Returns what is likely to differ where these images were made anew under their names."""
+        return self.store.sizes(self.positions)
 
 
 @dataclasses.dataclass(frozen=True)

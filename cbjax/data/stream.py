@@ -46,7 +46,7 @@ class Reading:
         all.
       num_workers: processes besides this one, 0 for threads alone. One process can make some 3,000 images a second,
         on any number of cores: for a quarter of a millisecond an image its threads wait for each other.
-      on_bad_image: "error", or "skip" to mask the place of an image that can't be read.
+      on_bad_image: "error", or "skip" to mask the place of an image that can't be read, which is black.
       report: (name, reason) of each image skipped, possibly many times.
     """
 

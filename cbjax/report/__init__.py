@@ -65,9 +65,11 @@ def table_for_terminal(workdirs: Directories) -> "Table":
     if left_out:
         caption += f" Left out: {len(left_out)}, see the report."
     table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", padding=(0, 1, 0, 0))
+    # Without the calibration error and the precision of groups the table fits into 80 columns.
+    groups = {name for method in methods for run in method.runs for name in run.groups}
+    leave_out = ("ece", *(f"{name}_precision" for name in groups))
     for checkpoint in CHECKPOINTS:
-        # Without the calibration error the table fits into 80 columns.
-        header, rows = results_table(methods, checkpoint, leave_out=("ece",))
+        header, rows = results_table(methods, checkpoint, leave_out)
         if not rows:
             continue
         if not table.columns:

@@ -90,7 +90,9 @@ def _results(methods: Sequence[Method]) -> list[str]:
     for checkpoint in CHECKPOINTS:
         header, rows = results_table(methods, checkpoint)
         if rows:
-            table = markdown_table(header, [[escape(label), *cells] for label, *cells in rows])
+            table = markdown_table(
+                [escape(name) for name in header], [[escape(label), *cells] for label, *cells in rows]
+            )
             sections += [f"### {CHOSEN[checkpoint].capitalize()}", table]
             if len(rows) < len(methods):
                 sections.append("The other methods held nothing out, and have no best epoch.")

@@ -18,7 +18,16 @@ from cbjax.report.sections import (
     picture,
     weights_section,
 )
-from cbjax.report.table import METRICS, by_frequency, class_list, describe_data, escape, markdown_table, metric
+from cbjax.report.table import (
+    METRICS,
+    by_frequency,
+    class_list,
+    describe_data,
+    escape,
+    markdown_table,
+    metric,
+    with_groups,
+)
 
 ENDS = 5  # so many of the largest and of the smallest classes are listed
 
@@ -79,8 +88,9 @@ def _results(run: RunRecord) -> list[str]:
         }
     if not columns:
         return ["Nothing was measured on held-out or test images."]
-    keys = [key for key in METRICS if any(values.get(key) is not None for values in columns.values())]
-    rows = [[METRICS[key], *(metric(key, values.get(key)) for values in columns.values())] for key in keys]
+    names = with_groups(METRICS, [run])
+    keys = [key for key in names if any(values.get(key) is not None for values in columns.values())]
+    rows = [[escape(names[key]), *(metric(key, values.get(key)) for values in columns.values())] for key in keys]
     best = _best_epoch(run)
     chosen = "" if best is None else f" Best is epoch {best}, of the highest balanced accuracy on held-out validation."
     return [f"In percent, the loss in nats.{chosen}", markdown_table(["", *columns], rows)]

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cbjax import groups
 from cbjax.config import HOW_KEYS
 from cbjax.writers import read_rows
 
@@ -67,6 +68,11 @@ class RunRecord:
     @property
     def seeds(self) -> tuple[Any, Any]:
         return self.settings.get("seed"), self.settings.get("data.seed")
+
+    @property
+    def groups(self) -> dict[str, np.ndarray]:
+        """The classes of each group that the config names."""
+        return groups.resolve(self.settings.get("evaluation.groups") or (), self.class_names)
 
     def is_balanced(self, split: str) -> bool:
         """Whether all classes of "validation" or "test" have as many images: overall is balanced accuracy then."""

@@ -28,6 +28,15 @@ NOTHING = "–"
 LISTED = 10
 
 
+def with_groups(columns: Mapping[str, str], runs: Iterable[RunRecord]) -> dict[str, str]:
+    """Adds the figures of the groups of classes that the runs' configs name, behind those of many, medium and few."""
+    names = dict.fromkeys(name for run in runs for name in run.groups)
+    named = {f"{name}_accuracy": name for name in names} | {f"{name}_precision": f"{name} precision" for name in names}
+    place = list(columns).index("worst_accuracy")
+    every = list(columns.items())
+    return {**dict(every[:place]), **named, **dict(every[place:])}
+
+
 def results_table(
     methods: Sequence[Method], checkpoint: str, leave_out: Sequence[str] = ()
 ) -> tuple[list[str], list[list[str]]]:
@@ -45,9 +54,10 @@ def results_table(
     if all("mean_average_precision" in one for one in every):
         # The balanced accuracy of multi-label runs is their mean average precision.
         leave_out = (*leave_out, "balanced_accuracy")
-    keys = [key for key in COLUMNS if key not in leave_out and any(key in one for one in every)]
+    columns = with_groups(COLUMNS, (run for method in methods for run in method.runs))
+    keys = [key for key in columns if key not in leave_out and any(key in one for one in every)]
     body = [[method.label, *(over_seeds(key, metrics) for key in keys), str(len(metrics))] for method, metrics in rows]
-    return ["method", *(COLUMNS[key] for key in keys), "n"], body
+    return ["method", *(columns[key] for key in keys), "n"], body
 
 
 def over_seeds(key: str, metrics: Sequence[Mapping[str, float | None]]) -> str:
@@ -148,11 +158,17 @@ def _describe_groups(run: RunRecord) -> list[str]:
         if run.counts.max() < 200
         else "over 100, 20 to 100, and under 20 training images"
     )
-    lines = [f"- Groups of classes ({rule}):"]
+    lines = [f"- Groups of classes ({rule}):", *_list_groups(groups, run)]
+    named = run.groups
+    return [*lines, "- Groups of classes that the config names:", *_list_groups(named, run)] if named else lines
+
+
+def _list_groups(groups: Mapping[str, np.ndarray], run: RunRecord) -> list[str]:
+    lines = []
     for name, classes in groups.items():
         counts = run.counts[classes]
         spread = f"{counts.max()}" if counts.min() == counts.max() else f"{counts.max()} to {counts.min()}"
         members = class_list(np.asarray(classes)[by_frequency(counts)], run, counted=False)
         number = f"{len(classes)} {'class' if len(classes) == 1 else 'classes'}"
-        lines.append(f"  - {name}: {number}, {spread} images: {members}.")
+        lines.append(f"  - {escape(name)}: {number}, {spread} images: {members}.")
     return lines
