@@ -12,17 +12,17 @@ import numpy as np
 from cbjax import difficulty
 from cbjax.checkpoint import Checkpoints
 from cbjax.evaluate import Evaluation
-from cbjax.memory import record, timeless
-from cbjax.types import Callback, Run
+from cbjax.memory import record, without_times
+from cbjax.types import Callback, Run, TrainState
 
-Evaluate = Callable[[Any, Any], Evaluation]
+Evaluate = Callable[[TrainState], Evaluation]
 
 
 def evaluate_validation(evaluate: Evaluate) -> Callback:
     """Measures the held-out split; remembers each class's accuracy and the earliest epoch of the best balanced one."""
 
     def callback(run: Run) -> Run:
-        result = evaluate(run.state.params, run.state.batch_stats)
+        result = evaluate(run.state)
         accuracy = difficulty.carry_accuracy(_accuracy(run), jnp.asarray(result.per_class, jnp.float32))
         memory = {**run.memory, "accuracy": numbers(accuracy)}
         balanced = result.metrics["balanced_accuracy"]
@@ -40,7 +40,7 @@ def evaluate_test(evaluate: Evaluate, every_epochs: int) -> Callback:
     def callback(run: Run) -> Run:
         if run.memory["epoch"] % every_epochs:
             return run
-        result = evaluate(run.state.params, run.state.batch_stats)
+        result = evaluate(run.state)
         return dataclasses.replace(run, metrics={**run.metrics, **prefixed("test", result.metrics)})
 
     return callback
@@ -76,17 +76,14 @@ def set_weights(
 def from_difficulty(tau: float | str, formula: str, floor: float, scale: bool) -> Callable[[Run], np.ndarray]:
     """Returns run -> the CDB weights [C] of its last known accuracies on held-out validation."""
 
-    @jax.jit
-    def compiled(accuracy):
-        return difficulty.difficulty_weights(accuracy, tau, formula=formula, floor=floor, scale=scale)
-
+    compiled = _difficulty_program(tau, formula, floor, scale)
     return lambda run: np.asarray(compiled(_accuracy(run)))
 
 
 def log_tau(formula: str) -> Callback:
     """Adds the dynamic tau of the last known accuracies to the epoch's metrics."""
 
-    compiled = jax.jit(functools.partial(difficulty.dynamic_tau, formula=formula))
+    compiled = _tau_program(formula)
 
     def callback(run: Run) -> Run:
         tau = compiled(_accuracy(run))
@@ -122,9 +119,8 @@ def save_to(checkpoints: Checkpoints) -> Callable[[Run], None]:
     """Returns run -> None, which saves its state and memory; what the clock says is left out of the history."""
 
     def save(run: Run) -> None:
-        history = {log: [timeless(row) for row in rows] for log, rows in run.memory["history"].items()}
         best = run.memory["best"]
-        checkpoints.save(run.memory["step"], run.state, {**run.memory, "history": history}, best and best["step"])
+        checkpoints.save(run.memory["step"], run.state, without_times(run.memory), best and best["step"])
 
     return save
 
@@ -137,6 +133,16 @@ def prefixed(prefix: str, values: dict[str, float]) -> dict[str, float]:
 def numbers(values: Any) -> list[float | None]:
     """Returns an array as JSON values: NaN, for a class without examples, becomes null."""
     return [None if np.isnan(value) else float(value) for value in np.asarray(values)]
+
+
+@functools.cache
+def _difficulty_program(tau, formula, floor, scale):  # one for all runs of a sweep
+    return jax.jit(functools.partial(difficulty.difficulty_weights, tau=tau, formula=formula, floor=floor, scale=scale))
+
+
+@functools.cache
+def _tau_program(formula):
+    return jax.jit(functools.partial(difficulty.dynamic_tau, formula=formula))
 
 
 def _accuracy(run):

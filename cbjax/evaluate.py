@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,8 +13,8 @@ from cbjax import metrics
 from cbjax.data import Split
 from cbjax.data.stream import Reading, Sweep, Transform, stream
 from cbjax.groups import Groups
-from cbjax.sharding import data_parallel, divide, gather, place_among_processes, replicate
-from cbjax.types import Array
+from cbjax.sharding import data_parallel, divide, gather, place_among_processes, replicate, spread
+from cbjax.types import Array, Batch, Trained, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +36,7 @@ class Evaluation:
 
 
 def make_evaluate(
-    eval_step: Callable[..., Any],
-    normalize: Callable[[Array], Array],
+    program: Callable[..., Any],
     images: np.ndarray,
     labels: np.ndarray,
     *,
@@ -45,61 +44,110 @@ def make_evaluate(
     groups: Groups,
     batch_size: int,
     mesh: Mesh,
-    kind: str,
-) -> Callable[[Any, Any], Evaluation]:
-    """Places a split on the devices and returns (params, batch_stats) -> Evaluation, compiled once.
+) -> Callable[[TrainState], Evaluation]:
+    """Places a split on the devices and returns state -> Evaluation.
 
     Args:
-      eval_step: from `train_step.make_eval_step`, with the axis "data".
-      normalize: raw images to the model's input.
+      program: from `make_program`, on the same mesh.
       images: [N, H, W, channels], N at least 1.
       labels: [N] integers or [N, C] multi-hot.
       counts: [C] training images, for the groups many, medium and few.
       groups: name -> classes, the groups to give beside these.
       batch_size: a multiple of the number of devices; the last batch is filled up with masked examples.
       mesh: the devices.
-      kind: "shard_map" or "pmap".
     """
     size = len(labels)
-    num_batches = math.ceil(size / batch_size)
-    indices = np.zeros(num_batches * batch_size, np.int32)
-    indices[:size] = np.arange(size)
-    mask = np.arange(num_batches * batch_size) < size
-
-    compiled = make_program(eval_step, normalize, mesh, kind)
     data = replicate({"image": images, "label": labels}, mesh)
 
-    def evaluate(params, batch_stats):
-        total, outputs = [], []
-        for batch in range(num_batches):
-            part = slice(batch * batch_size, (batch + 1) * batch_size)
-            sums, output = compiled(params, batch_stats, data, indices[part], mask[part])
-            total.append(sums)
-            outputs.append(output)
+    def evaluate(state):
+        total, outputs = _run(program, state, data, size, batch_size)
         # Fetched once every batch is on its way.
         return _summarize(jax.device_get(total), np.concatenate(gather(outputs, mesh))[:size], labels, counts, groups)
 
     return evaluate
 
 
-def make_program(
-    eval_step: Callable[..., Any], normalize: Callable[[Array], Array], mesh: Mesh, kind: str
-) -> Callable[..., Any]:
-    """Returns the compiled (params, batch_stats, data, indices [B], mask [B]) -> (sums, outputs [B]).
+def make_group_evaluate(
+    program: Callable[..., Any],
+    splits: Sequence[Split],
+    *,
+    counts: Sequence[np.ndarray],
+    groups: Sequence[Groups],
+    batch_size: int,
+    mesh: Mesh,
+) -> Callable[[TrainState], list[Evaluation]]:
+    """As `make_evaluate`, of several runs at a time: states with an axis of runs in front -> an Evaluation of each.
 
-    Arguments as `make_evaluate`; data has "image" and "label" of the whole split, on every device.
+    Args:
+      program: `make_batch_evaluation`, compiled by `sharding.run_parallel` with the arguments 2 and 3 shared.
+      splits: one for each run, all of one size.
+      counts, groups: one for each run.
+      batch_size: any.
+      mesh: the devices over which the runs are spread.
+    """
+    (size,) = {len(split) for split in splits}
+    images, labels = (np.stack(part) for part in zip(*((one.images, one.labels) for one in splits), strict=True))
+    data = spread({"image": images, "label": labels}, mesh)
+
+    def evaluate(state):
+        total, outputs = jax.device_get(_run(program, state, data, size, batch_size))
+        outputs = np.concatenate(outputs, axis=1)[:, :size]
+        return [
+            _summarize(jax.tree.map(lambda leaf, k=k: leaf[k], total), outputs[k], labels[k], counts[k], groups[k])
+            for k in range(len(splits))
+        ]
+
+    return evaluate
+
+
+def _run(program, state, data, size, batch_size):
+    """Calls a program for each batch of a split, the last one filled up; returns the sums and the outputs of each."""
+    num_batches = math.ceil(size / batch_size)
+    indices = np.zeros(num_batches * batch_size, np.int32)
+    indices[:size] = np.arange(size)
+    mask = np.arange(num_batches * batch_size) < size
+    trained = Trained(state.params, state.batch_stats, state.settings)
+    total, outputs = [], []
+    for batch in range(num_batches):
+        part = slice(batch * batch_size, (batch + 1) * batch_size)
+        sums, output = program(trained, data, indices[part], mask[part])
+        total.append(sums)
+        outputs.append(output)
+    return total, outputs
+
+
+def make_program(
+    eval_step: Callable[[Trained, Batch], Any], normalize: Callable[[Any, Array], Array], mesh: Mesh, kind: str
+) -> Callable[..., Any]:
+    """Returns the compiled (state, data, indices [B], mask [B]) -> (sums, outputs [B]).
+
+    data has "image" and "label" of the whole split, on every device.
+
+    Args:
+      eval_step: (state, batch) -> (sums, outputs), as from `train_step.make_eval_step`, with the axis "data".
+      normalize: (settings of the state, raw images) -> the model's input.
+      mesh: the devices.
+      kind: "shard_map" or "pmap".
     """
 
-    def step(params, batch_stats, data, chosen, mask):
-        batch = {"image": normalize(data["image"][chosen]), "label": data["label"][chosen], "mask": mask}
-        return eval_step(params, batch_stats, batch)
+    batch = make_batch_evaluation(eval_step, normalize)
+    return data_parallel(batch, mesh, split=(None, None, 0, 0), split_outputs=(None, 0), kind=kind)
 
-    return data_parallel(step, mesh, split=(None, None, None, 0, 0), split_outputs=(None, 0), kind=kind)
+
+def make_batch_evaluation(
+    eval_step: Callable[[Trained, Batch], Any], normalize: Callable[[Any, Array], Array]
+) -> Callable[..., Any]:
+    """Returns the pure function that `make_program` compiles."""
+
+    def evaluate_batch(state, data, chosen, mask):
+        image = normalize(state.settings, data["image"][chosen])
+        return eval_step(state, {"image": image, "label": data["label"][chosen], "mask": mask})
+
+    return evaluate_batch
 
 
 def make_streamed_evaluate(
-    eval_step: Callable[..., Any],
-    normalize: Callable[[Array], Array],
+    program: Callable[..., Any],
     examples: Split,
     transform: Transform,
     reading: Reading,
@@ -108,11 +156,11 @@ def make_streamed_evaluate(
     groups: Groups,
     batch_size: int,
     mesh: Mesh,
-    kind: str,
-) -> Callable[[Any, Any], Evaluation]:
+) -> Callable[[TrainState], Evaluation]:
     """As `make_evaluate`, of encoded images that are read anew each time; every image once on any number of processes.
 
     Args:
+      program: from `make_streamed_program`, on the same mesh.
       examples: the images with their labels.
       transform: (encoded image, position) -> image of the network's size.
       reading: how images are read; one that is skipped counts nowhere, and its output is that of a black image.
@@ -121,13 +169,12 @@ def make_streamed_evaluate(
     sweep = Sweep(len(examples), batch_size)
     index, count = place_among_processes(mesh)
 
-    compiled = make_streamed_program(eval_step, normalize, mesh, kind)
-
-    def evaluate(params, batch_stats):
+    def evaluate(state):
         total, outputs = [], []
+        trained = Trained(state.params, state.batch_stats, state.settings)
         options = {"start": 0, "stop": sweep.num_steps, "process_index": index, "process_count": count}
         for batch in stream(examples, sweep, transform, reading, **options):
-            sums, output = compiled(params, batch_stats, divide(batch, mesh))
+            sums, output = program(trained, divide(batch, mesh))
             total.append(sums)
             outputs.append(output)
         chosen = np.concatenate(gather(outputs, mesh))[: len(examples)]
@@ -137,14 +184,14 @@ def make_streamed_evaluate(
 
 
 def make_streamed_program(
-    eval_step: Callable[..., Any], normalize: Callable[[Array], Array], mesh: Mesh, kind: str
+    eval_step: Callable[[Trained, Batch], Any], normalize: Callable[[Any, Array], Array], mesh: Mesh, kind: str
 ) -> Callable[..., Any]:
-    """Returns the compiled (params, batch_stats, batch) -> (sums, outputs [B]) of raw images."""
+    """Returns the compiled (state, batch of raw images) -> (sums, outputs [B]); else as `make_program`."""
 
-    def step(params, batch_stats, batch):
-        return eval_step(params, batch_stats, {**batch, "image": normalize(batch["image"])})
+    def step(state, batch):
+        return eval_step(state, {**batch, "image": normalize(state.settings, batch["image"])})
 
-    return data_parallel(step, mesh, split=(None, None, 0), split_outputs=(None, 0), kind=kind)
+    return data_parallel(step, mesh, split=(None, 0), split_outputs=(None, 0), kind=kind)
 
 
 def _summarize(sums, outputs, labels, counts, groups):

@@ -7,14 +7,15 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cbjax import groups, resident, sharding, streaming
+from cbjax import groups, resident, streaming
 from cbjax.config_schema import STREAMED
-from cbjax.data import Dataset, Encoded, augment, samplers
+from cbjax.data import Dataset, Encoded, samplers
 from cbjax.data.crops import EvalTransform, TrainTransform
 from cbjax.data.sampling import Batches
 from cbjax.data.stream import Reading
 from cbjax.evaluate import Evaluation, make_evaluate, make_streamed_evaluate
-from cbjax.types import Array
+from cbjax.programs import Programs
+from cbjax.types import TrainState
 
 ReportBad = Callable[[str, str], None]  # (name of an image, reason why it was skipped)
 
@@ -36,65 +37,30 @@ def build_batches(config: ConfigDict, dataset: Dataset) -> Batches:
     return Batches(len(dataset.train), config.batch_size, config.seed, order=order)
 
 
-def steps_per_dispatch(config: ConfigDict, dataset: Dataset, batches: Batches, mesh: Mesh) -> int:
-    """Returns how many steps a dispatch takes at most."""
-    return 1 if is_streamed(dataset) else steps_per_resident_dispatch(config, batches, mesh)
-
-
-def steps_per_resident_dispatch(config: ConfigDict, batches: Batches, mesh: Mesh) -> int:
-    """Returns how many steps a dispatch takes at most where the images lie on the devices."""
-    if config.steps_per_dispatch is not None:
-        return config.steps_per_dispatch
-    # XLA's convolutions inside a loop are about ten times slower on CPU; elsewhere one dispatch an epoch saves the
-    # host's time.
-    return batches.epoch_end(1) if sharding.on_accelerator(mesh) else 1
-
-
 def build_advance(
-    config: ConfigDict, dataset: Dataset, batches: Batches, train_step: Callable, mesh: Mesh, report: ReportBad
+    config: ConfigDict, dataset: Dataset, batches: Batches, programs: Programs, mesh: Mesh, report: ReportBad
 ) -> Callable[..., Any]:
     """Returns (state, first, last) -> (state, metrics), as `loop.Plan` wants it."""
     data = config.data
-    normalize = _normalize(dataset)
     if is_streamed(dataset):
         return streaming.make_advance(
-            train_step,
-            normalize,
+            programs.train,
             dataset.train,
             batches,
             TrainTransform(data.image_size, config.seed, data.crop_area, data.flip, data.color_jitter),
             _reading(config, report),
             num_steps=batches.epoch_end(config.num_epochs),
             mesh=mesh,
-            kind=config.parallel,
         )
     return resident.make_advance(
-        train_step,
-        build_augmentation(config, normalize),
-        dataset.train,
-        batches,
-        steps_per_dispatch=steps_per_dispatch(config, dataset, batches, mesh),
-        mesh=mesh,
-        kind=config.parallel,
+        programs.train, dataset.train, batches, steps_per_dispatch=programs.steps_per_dispatch, mesh=mesh
     )
 
 
-def build_augmentation(config: ConfigDict, normalize: Callable[[Array], Array]) -> Callable[[Array, Array], Array]:
-    """Returns (keys [B], raw images) -> the network's input, for images that lie on the devices."""
-    data = config.data
-
-    def prepare(keys, images):
-        if data.crop_padding or data.flip:
-            images = augment.crop_flip(keys, images, data.crop_padding, data.flip, data.padding_mode)
-        return normalize(images)
-
-    return prepare
-
-
 def build_evaluate(
-    config: ConfigDict, dataset: Dataset, eval_step: Callable, mesh: Mesh, report: ReportBad
-) -> Callable[[str], Callable[[Any, Any], Evaluation]]:
-    """Returns split -> (params, batch_stats) -> Evaluation, made at the first use of a split."""
+    config: ConfigDict, dataset: Dataset, program: Callable[..., Any], mesh: Mesh, report: ReportBad
+) -> Callable[[str], Callable[[TrainState], Evaluation]]:
+    """Returns split -> state -> Evaluation, made at the first use of a split."""
 
     @functools.cache
     def evaluate(split):
@@ -106,14 +72,12 @@ def build_evaluate(
             "groups": groups.resolve(config.evaluation.groups, dataset.class_names),
             "batch_size": batch_size,
             "mesh": mesh,
-            "kind": config.parallel,
         }
-        normalize = _normalize(dataset)
         if not isinstance(examples.images, Encoded):
-            return make_evaluate(eval_step, normalize, examples.images, examples.labels, **options)
+            return make_evaluate(program, examples.images, examples.labels, **options)
         transform = evaluation_transform(config)
         assert transform is not None, "encoded images come from a streamed source"
-        return make_streamed_evaluate(eval_step, normalize, examples, transform, _reading(config, report), **options)
+        return make_streamed_evaluate(program, examples, transform, _reading(config, report), **options)
 
     return evaluate
 
@@ -128,10 +92,6 @@ def evaluation_transform(config: ConfigDict) -> EvalTransform | None:
 def evaluation_resize(config: ConfigDict) -> int:
     """Returns the shorter side in pixels that an image is resized to before its centre is cropped."""
     return config.data.resize or round(config.data.image_size * 256 / 224)
-
-
-def _normalize(dataset):
-    return functools.partial(augment.normalize, mean=dataset.mean, std=dataset.std)
 
 
 def _reading(config, report):

@@ -117,8 +117,8 @@ def _train_epoch(run, plan, interrupts, progress, pace):
         begin, stop, metrics = pending.popleft()
         values = {key: np.atleast_1d(value)[: stop - begin] for key, value in fetch(metrics).items()}
         pace.measure(stop - begin)
-        _check_finite(values, begin, plan)
-        sums = _add(sums, values)
+        check_finite(values, begin, plan.learning_rate)
+        sums = add(sums, values)
         images += int(values["count"].sum())
         progress.update(stop, epoch, float(values["loss"][-1]), images / (time.perf_counter() - started))
 
@@ -145,15 +145,19 @@ def _train_epoch(run, plan, interrupts, progress, pace):
     run = at_this_step()
     if not sums["count"]:
         raise AllImagesSkipped(f"every image of epoch {epoch} was skipped, see bad_images.jsonl: are the files there?")
-    seconds = time.perf_counter() - started
-    row = {
+    row = epoch_row(sums, float(plan.learning_rate(step - 1)), time.perf_counter() - started, images)
+    return dataclasses.replace(run, metrics=row, memory={**run.memory, "epoch": epoch, "sums": no_sums()})
+
+
+def epoch_row(sums: dict[str, Any], learning_rate: float, seconds: float, images: int) -> dict[str, Any]:
+    """Returns an epoch's row of the metrics from the sums over its steps; `images` were read in those seconds."""
+    return {
         "train/loss": sums["loss"] / sums["count"],
         "train/accuracy": sums["correct"] / sums["count"],
-        "train/learning_rate": float(plan.learning_rate(step - 1)),
+        "train/learning_rate": learning_rate,
         "time/train_seconds": seconds,
         "time/images_per_second": images / seconds,
     }
-    return dataclasses.replace(run, metrics=row, memory={**run.memory, "epoch": epoch, "sums": no_sums()})
 
 
 def _wish(interrupts, is_save_due=lambda: False):
@@ -167,7 +171,8 @@ def _signum(wish):
     return wish - 1 if wish > 1 else None
 
 
-def _add(sums, values):
+def add(sums: dict[str, Any], values: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Adds the metrics of a dispatch, an entry a step, to the sums of an epoch."""
     # One step after the other, so that the sums don't depend on how steps were grouped into dispatches.
     loss = sums["loss"]
     for value, count in zip(values["loss"].astype(np.float64), values["count"], strict=True):
@@ -179,7 +184,8 @@ def _add(sums, values):
     }
 
 
-def _check_finite(values, begin, plan):
+def check_finite(values: dict[str, np.ndarray], begin: int, learning_rate: Callable[[int], Any]) -> None:
+    """Raises NonFiniteLoss if a step of a dispatch, the first of which is `begin`, has a loss that is not finite."""
     finite = np.isfinite(values["loss"]) & np.isfinite(values["gradient_norm"])
     if finite.all():
         return
@@ -187,5 +193,5 @@ def _check_finite(values, begin, plan):
     step = begin + at + 1
     raise NonFiniteLoss(
         f"step {step}: loss {values['loss'][at]}, gradient norm {values['gradient_norm'][at]}, learning rate "
-        f"{plan.learning_rate(step - 1):.6g}; a smaller optim.learning_rate or a longer optim.warmup usually helps"
+        f"{float(learning_rate(step - 1)):.6g}; a smaller optim.learning_rate or a longer optim.warmup usually helps"
     )

@@ -36,6 +36,25 @@ def record(run: Run, log: str, row: dict[str, Any]) -> Run:
     return dataclasses.replace(run, memory={**run.memory, "history": history})
 
 
+def without_times(memory: dict[str, Any]) -> dict[str, Any]:
+    """Returns a run's memory as it is saved: without what the clock said."""
+    history = {log: [timeless(row) for row in rows] for log, rows in memory["history"].items()}
+    return {**memory, "history": history}
+
+
+def at_best(memory: dict[str, Any]) -> dict[str, Any]:
+    """Returns the memory that a run had when its best epoch ended, from that of a later one."""
+    best = memory["best"]
+    history = {log: [row for row in rows if row["step"] <= best["step"]] for log, rows in memory["history"].items()}
+    accuracy = [0.0] * len(memory["accuracy"])
+    for row in history["per_class"]:
+        if row["split"] == "validation":
+            accuracy = [old if new is None else new for old, new in zip(accuracy, row["accuracy"], strict=True)]
+    images = memory["images"] // memory["step"] * best["step"]
+    past = {"step": best["step"], "epoch": best["epoch"], "images": images, "accuracy": accuracy}
+    return {**memory, **past, "sums": no_sums(), "history": history}
+
+
 def timeless(row: dict[str, Any]) -> dict[str, Any]:
     """Leaves out the keys that depend on the clock or the machine."""
     return {key: value for key, value in row.items() if not key.startswith("time/")}

@@ -85,7 +85,7 @@ def sgd(
     *,
     momentum: float = 0.9,
     nesterov: bool = False,
-    weight_decay: float = 0.0,
+    weight_decay: float | Array = 0.0,
     decay_mask: Any | None = None,
 ) -> optax.GradientTransformation:
     """Returns stochastic gradient descent with momentum and coupled weight decay.

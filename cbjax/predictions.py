@@ -16,7 +16,7 @@ from cbjax.config import ConfigError
 from cbjax.data import DataError
 from cbjax.data.decode import DecodeError, decode
 from cbjax.data.files import SUFFIXES, list_images
-from cbjax.run import load
+from cbjax.restore import load
 from cbjax.storage import Place
 
 FORMATS = (".csv", ".jsonl")

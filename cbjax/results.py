@@ -46,7 +46,7 @@ def finish(
     tests: dict[int, Evaluation] = {}  # by step: the last state may be the best
     for name, (step, state) in states.items():
         if step not in tests:
-            tests[step] = parts.evaluate("test")(state.params, state.batch_stats)
+            tests[step] = parts.evaluate("test")(state)
         test = tests[step]
         (row,) = (row for row in history if row["step"] == step)
         validation = {

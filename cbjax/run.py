@@ -1,36 +1,59 @@
-"""`train` and `load`: a whole run from its config, and the same run again from its work directory."""
+"""`train`: a whole run from its config, resumed from wherever its work directory stands."""
 
 import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable
 
 import jax
 from clu import parameter_overview, platform
 from ml_collections import ConfigDict
 
-from cbjax import build, callbacks, config_test_time, data, memory, processes, sharding, startup
+from cbjax import build, callbacks, data, memory, processes, sharding, startup
 from cbjax import config as configs
 from cbjax import workdir as workdirs
 from cbjax.bad_images import BadImages
 from cbjax.checkpoint import Checkpoints
 from cbjax.config import ConfigError
-from cbjax.data import augment
+from cbjax.data import sources
 from cbjax.interrupts import Interrupted, Interrupts
 from cbjax.loop import AllImagesSkipped, NonFiniteLoss, Plan, fit
-from cbjax.predict import make_predict
 from cbjax.profile import trace
-from cbjax.progress import progress_bar
+from cbjax.programs import Programs
+from cbjax.progress import Silent, progress_bar
 from cbjax.report import report
+from cbjax.restore import open_workdir, with_predict
 from cbjax.results import finish
-from cbjax.storage import Place
 from cbjax.types import Run
 from cbjax.workdir import WorkdirError
 
 
-def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = False, profile: int = 0) -> Run:
+@dataclasses.dataclass(frozen=True)
+class Shared:
+    """What the runs of a sweep share.
+
+    Attributes:
+      known: programs of earlier runs by their key.
+      load: reads a data source, as `sources.load` does.
+      tell: takes a line for the user.
+      bar: is told of the progress; None for a bar of the run's own.
+    """
+
+    known: dict[str, Programs] = dataclasses.field(default_factory=dict)
+    load: Callable[..., data.Source] = sources.load
+    tell: Callable[[str], None] = print
+    bar: Silent | None = None
+
+
+def train(
+    config: ConfigDict,
+    workdir: str | os.PathLike,
+    *,
+    extend: bool = False,
+    profile: int = 0,
+    shared: Shared | None = None,
+) -> Run:
     """Trains as the config says, from wherever the work directory stands, and leaves results and a report there.
 
     Call it again after an interrupt, a kill or a lost machine, with the same config and work directory: it goes on from
@@ -42,6 +65,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
       workdir: where the run is kept, a folder or gs://BUCKET/FOLDER; made if it does not exist.
       extend: allows `num_epochs` to be larger than that of the run in the work directory.
       profile: writes a trace of at least so many steps to `workdir/profile`; 0 for none.
+      shared: given by a sweep, which also writes a report of all its runs in the place of each one's.
 
     Returns:
       The finished run: the state after the last step, and the final metrics.
@@ -54,17 +78,19 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
       Interrupted: after SIGINT or SIGTERM, once the state is saved.
     """
     config = workdirs.with_absolute_paths(configs.resolve(config))
-    home = _open(workdir)
+    home = open_workdir(workdir)
     place = home.files
     noted = processes.from_first(lambda: workdirs.check_resume(place, config, extend))
     mesh = _make_mesh(config, config.devices)
     if config.deterministic:
         startup.check_deterministic(sharding.platform(mesh))
-    dataset = data.prepare(config.data, config.seed if config.data.seed is None else config.data.seed)
+    within = shared or Shared()
+    dataset = data.of_config(config, within.load)
     facts = workdirs.describe_data(dataset)
     processes.from_first(lambda: workdirs.check_same_data(place, facts, config.data.on_bad_image))
+    tell = within.tell if processes.is_first() else _say_nothing
     bad_images = BadImages(place, written=home.send)
-    parts = build.build(config, dataset, mesh, bad_images.add)
+    parts = build.build(config, dataset, mesh, bad_images.add, within.known)
     total = parts.batches.epoch_end(config.num_epochs)
     with contextlib.ExitStack() as stack:
         processes.from_first(lambda: stack.enter_context(workdirs.lock(place)))
@@ -83,16 +109,16 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
         state = sharding.replicate(state, mesh)
         run = Run(config, parts.model, state, {}, dataset.class_names, memory=remembered)
         if step == total and has_results:
-            _tell(f"restored step {step}: finished", *(f"noted: {line}" for line in noted))
-            if processes.is_first() and not (place / "report.md").exists():
+            _each(tell, f"restored step {step}: finished", *(f"noted: {line}" for line in noted))
+            if shared is None and processes.is_first() and not (place / "report.md").exists():
                 report([place], place)
                 home.send()
-            return _with_predict(dataclasses.replace(run, metrics=workdirs.read_final_metrics(place)), facts)
+            return with_predict(dataclasses.replace(run, metrics=workdirs.read_final_metrics(place)), facts)
         if restored is None:
-            _tell(f"training in {home.root}: {total} steps on {sharding.describe(mesh)}", *dataset.notes)
-            _tell(*(parts.pretrained().notes if parts.pretrained else ()))
+            _each(tell, f"training in {home.root}: {total} steps on {sharding.describe(mesh)}", *dataset.notes)
+            _each(tell, *(parts.pretrained().notes if parts.pretrained else ()))
         else:
-            _tell(f"resumed at step {step} of {total}", *(f"noted: {line}" for line in noted))
+            _each(tell, f"resumed at step {step} of {total}", *(f"noted: {line}" for line in noted))
             # Of an extended run the moment may lie before deferred weights begin, again.
             put = functools.partial(_place_weights, mesh=mesh)
             run = callbacks.set_weights(run, parts.weights, parts.start_epoch, put) if extend else run
@@ -110,78 +136,18 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
             )
             home.send()
         if profile:
-            advance = stack.enter_context(trace(parts.advance, profile, place / "profile", _tell))
+            advance = stack.enter_context(trace(parts.advance, profile, place / "profile", tell))
             parts = dataclasses.replace(parts, advance=advance)
         with Interrupts() as interrupts:
-            run = _fit(run, parts, checkpoints, logs, bad_images, interrupts)
+            run = _fit(run, parts, checkpoints, logs, bad_images, interrupts, within.bar)
         # Everything is saved: from here on a signal acts as usual, and the same command ends what it stopped.
         run = finish(run, parts, dataset, checkpoints, logs, place)
         bad_images.share()
     if processes.is_first():
-        report([place], place)
+        if shared is None:
+            report([place], place)
         home.send()
-    return _with_predict(run, facts)
-
-
-def load(workdir: str | os.PathLike, *, checkpoint: str = "last") -> Run:
-    """Reads a run from its work directory alone; the data that it was trained on need not be there.
-
-    Args:
-      workdir: a work directory with at least one checkpoint.
-      checkpoint: "last", or "best": that of the highest held-out balanced accuracy.
-
-    Returns:
-      The run on this machine's first device: `predict` takes raw images, `metrics` are the final ones of a finished
-      run.
-
-    Raises:
-      WorkdirError: if the directory holds no run or no such checkpoint.
-    """
-    home = _open(workdir)
-    place = home.files
-    config, facts = workdirs.read_config(place), workdirs.read_facts(place)
-    state, remembered = _restore(home, config, facts, sharding.make_mesh(1), checkpoint)
-    model = build.build_model(config, len(facts["class_names"]))
-    metrics = workdirs.read_final_metrics(place)
-    return _with_predict(Run(config, model, state, metrics, tuple(facts["class_names"]), memory=remembered), facts)
-
-
-def evaluate(
-    workdir: str | os.PathLike, *, split: str = "test", checkpoint: str = "last", overrides: Sequence[str] = ()
-) -> dict[str, float]:
-    """Evaluates a run's checkpoint on one of its own splits; the work directory stays as it is.
-
-    Args:
-      workdir: of the run.
-      split: "validation" or "test".
-      checkpoint: "last" or "best".
-      overrides: "data.image_size=320", of `config_test_time.KEYS`; without any the figures are those of the training,
-        to the bit on the same devices.
-
-    Returns:
-      The metrics by name.
-
-    Raises:
-      WorkdirError: if the directory holds no run or no such checkpoint.
-      DataError: if the data are missing, or not those of the run.
-      ConfigError: if the run has no such split, or an override is wrong.
-    """
-    home = _open(workdir)
-    place = home.files
-    config, changes = config_test_time.change(workdirs.read_config(place), overrides)
-    facts = workdirs.read_facts(place)
-    if not facts["sizes"].get(split):
-        raise ConfigError(f"split={split!r}: the run has no such images; it has {facts['sizes']}")
-    # The batch fits some of this machine's devices, if not those of the machine that trained.
-    most = min(config.devices or sharding.count_devices(), sharding.count_devices())
-    batch_size = config.evaluation.batch_size or config.batch_size
-    mesh = sharding.make_mesh(max(count for count in range(1, most + 1) if batch_size % count == 0))
-    dataset = data.prepare(config.data, config.seed if config.data.seed is None else config.data.seed)
-    workdirs.check_same_data(place, workdirs.describe_data(dataset), config.data.on_bad_image)
-    state, _ = _restore(home, config, facts, mesh, checkpoint)
-    _tell(*(f"evaluated with {line}" for line in changes))
-    parts = build.build(config, dataset, mesh, BadImages(None).add)
-    return parts.evaluate(split)(state.params, state.batch_stats).metrics
+    return with_predict(run, facts)
 
 
 def _close(checkpoints, kind, error, trace):
@@ -189,12 +155,6 @@ def _close(checkpoints, kind, error, trace):
     # or mix with the step that they are in.
     if kind is None or jax.process_count() == 1 or issubclass(kind, (Interrupted, NonFiniteLoss)):
         checkpoints.close()
-
-
-def _open(workdir):
-    if not str(workdir):
-        raise WorkdirError("the work directory must have a name; got an empty one")
-    return Place(workdir)
 
 
 def _make_mesh(config, num_devices):
@@ -208,27 +168,6 @@ def _make_mesh(config, num_devices):
     return mesh
 
 
-def _restore(home, config, facts, mesh, checkpoint):
-    if checkpoint not in ("last", "best"):
-        raise ConfigError(f"checkpoint={checkpoint!r}: must be 'last' or 'best'")
-    model = build.build_model(config, len(facts["class_names"]))
-    key = jax.random.key(config.seed)
-    like = jax.eval_shape(lambda: build.initial_state(key, config, model, facts["image_shape"], facts["counts"]))
-    like = sharding.placed(like, mesh)
-    with contextlib.closing(Checkpoints(home.root, print, reading=True)) as checkpoints:
-        restored = checkpoints.restore(like)
-        if restored is None:
-            raise WorkdirError(f"{home.root}: no checkpoint to load; `cbjax train` with this --workdir makes one")
-        if checkpoint == "best":
-            best = restored[2]["best"]
-            if best is None:
-                raise WorkdirError(
-                    f"{home.root}: nothing was held out for validation, so no checkpoint is the best; use the last"
-                )
-            return checkpoints.restore_step(like, best["step"])
-    return restored[1:]
-
-
 def _fit(
     run: Run,
     parts: build.Parts,
@@ -236,6 +175,7 @@ def _fit(
     logs: workdirs.Logs | None,
     bad_images: BadImages,
     interrupts: Interrupts,
+    bar: Silent | None,
 ) -> Run:
     config = run.config
     write_checkpoint = callbacks.save_to(checkpoints)
@@ -262,7 +202,8 @@ def _fit(
     after_epoch = build.build_callbacks(config, parts, functools.partial(_place_weights, mesh=parts.mesh), log, save)
     total, step = parts.batches.epoch_end(config.num_epochs), run.memory["step"]
     try:
-        with progress_bar(total, step, config.log.progress if logs else "off") as progress:
+        shown = progress_bar(total, step, config.log.progress if logs else "off")
+        with shown if bar is None else contextlib.nullcontext(bar) as progress:
             return fit(run, plan, after_epoch, interrupts, progress)
     except AllImagesSkipped:
         bad_images.share()
@@ -274,25 +215,14 @@ def _fit(
         raise NonFiniteLoss(f"{error}; {kept}") from None
 
 
-def _with_predict(run: Run, facts: dict[str, Any]) -> Run:
-    # On one device whatever the run was trained on: predictions are small beside training.
-    params, batch_stats = sharding.on_one_device((run.state.params, run.state.batch_stats))
-    predict = make_predict(
-        run.model,
-        params,
-        batch_stats,
-        image_shape=tuple(facts["image_shape"]),
-        image_dtype=facts["image_dtype"],
-        normalize=functools.partial(augment.normalize, mean=tuple(facts["mean"]), std=tuple(facts["std"])),
-        probabilities=build.build_probabilities(run.config),
-    )
-    return dataclasses.replace(run, predict=predict)
-
-
 def _place_weights(weights, mesh):
     return sharding.replicate(processes.same(weights), mesh)
 
 
-def _tell(*lines: str) -> None:
-    for line in lines if processes.is_first() else ():
-        print(line, flush=True)
+def _each(tell: Callable[[str], None], *lines: str) -> None:
+    for line in lines:
+        tell(line)
+
+
+def _say_nothing(line: str) -> None:
+    """Of several processes the first one speaks."""

@@ -201,6 +201,42 @@ def data_parallel(
     return one_at_a_time
 
 
+def run_parallel(
+    function: Callable[..., Any], mesh: Mesh, *, per_device: int, shared: Sequence[int] = (), donate: Sequence[int] = ()
+) -> Callable[..., Any]:
+    """Compiles a computation of one run for several: each device of a mesh does `per_device` of them, on its own.
+
+    Args:
+      function: of one run; no collectives.
+      mesh: the devices.
+      per_device: runs of a device, side by side (`jax.vmap`).
+      shared: arguments that are the same for all runs.
+      donate: arguments whose memory the outputs may take over.
+
+    Returns:
+      The compiled function. Its other arguments and all its outputs have an axis of runs in front, of devices ×
+      per_device.
+    """
+
+    def device_share(*args):
+        if per_device > 1:
+            return jax.vmap(function, in_axes=[None if i in shared else 0 for i in range(len(args))])(*args)
+        # A single run is not mapped: XLA's convolutions over several kernels are slow.
+        one = [arg if i in shared else jax.tree.map(lambda leaf: leaf[0], arg) for i, arg in enumerate(args)]
+        return jax.tree.map(lambda leaf: leaf[None], function(*one))
+
+    def over_devices(*args):
+        specs = tuple(_spec(None if i in shared else 0) for i in range(len(args)))
+        return jax.shard_map(device_share, mesh=mesh, in_specs=specs, out_specs=_spec(0))(*args)
+
+    return jax.jit(over_devices, donate_argnums=tuple(donate))
+
+
+def spread(tree: Any, mesh: Mesh) -> Any:
+    """Places arrays with an axis of runs in front on the devices of a mesh, each device its share of the runs."""
+    return jax.device_put(tree, NamedSharding(mesh, _spec(0)))
+
+
 def _spec(axis: int | None) -> PartitionSpec:
     return PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, AXIS)
 

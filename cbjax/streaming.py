@@ -14,8 +14,7 @@ from cbjax.types import Array, Batch, TrainState
 
 
 def make_advance(
-    train_step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]],
-    normalize: Callable[[Array], Array],
+    program: Callable[..., tuple[TrainState, dict[str, Any]]],
     examples: Split,
     batches: Batches,
     transform: Transform,
@@ -23,25 +22,21 @@ def make_advance(
     *,
     num_steps: int,
     mesh: Mesh,
-    kind: str,
 ) -> Callable[[TrainState, int, int], tuple[TrainState, dict[str, Any]]]:
     """Returns (state, first, last) -> (state, metrics), which takes the one step `first`.
 
     Args:
-      train_step: from `train_step.make_train_step`, with the axis "data".
-      normalize: uint8 images to the network's input, on the device.
+      program: from `make_program`, on the same mesh.
       examples: the training images, encoded.
       batches: the order of the images.
       transform: (encoded image, place in the training sequence) -> image of the network's size.
       reading: how images are read.
       num_steps: of the whole training; nothing behind them is read.
       mesh: the devices.
-      kind: "shard_map" or "pmap".
 
     Returns:
       The function. It reads ahead for the step behind the one that it took; asked for another, it starts there anew.
     """
-    compiled = make_program(train_step, normalize, mesh, kind)
     index, count = sharding.place_among_processes(mesh)
     reader = _Reader(
         lambda first: stream(
@@ -54,7 +49,7 @@ def make_advance(
     def advance(state, first, last):
         if last != first + 1:
             raise ValueError(f"a streamed dispatch takes one step, got {first} to {last}")
-        result = compiled(state, reader.take(first))
+        result = program(state, reader.take(first))
         # The device computes while the host waits for the next batch and sends it.
         reader.look_ahead()
         return result
@@ -64,14 +59,21 @@ def make_advance(
 
 def make_program(
     train_step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]],
-    normalize: Callable[[Array], Array],
+    normalize: Callable[[Any, Array], Array],
     mesh: Mesh,
     kind: str,
 ) -> Callable[..., tuple[TrainState, dict[str, Any]]]:
-    """Returns the compiled (state, batch of raw images) -> (state, metrics)."""
+    """Returns the compiled (state, batch of raw images) -> (state, metrics).
+
+    Args:
+      train_step: from `train_step.make_train_step`, with the axis "data".
+      normalize: (settings of the state, uint8 images) -> the network's input.
+      mesh: the devices.
+      kind: "shard_map" or "pmap".
+    """
 
     def step(state, batch):
-        return train_step(state, {**batch, "image": normalize(batch["image"])})
+        return train_step(state, {**batch, "image": normalize(state.settings, batch["image"])})
 
     return sharding.data_parallel(step, mesh, split=(None, 0), split_outputs=(None, None), kind=kind, donate=(0,))
 

@@ -4,7 +4,6 @@
 says goes to standard output as JSON. A config for `pmap` is compiled for `shard_map`, which gives equal results.
 """
 
-import functools
 import json
 import sys
 import time
@@ -16,52 +15,53 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cbjax import abstract_data, build, evaluate, inputs, resident, roofline, sharding, streaming, tpu
+from cbjax import abstract_data, roofline, sharding, tpu
 from cbjax import config as configs
 from cbjax.abstract_data import AbstractData
 from cbjax.config import ConfigError
-from cbjax.data import augment
 from cbjax.data.sampling import Batches
+from cbjax.programs import Programs, build_programs
+from cbjax.types import Trained, TrainState
 
 Lower = Callable[[], Any]
 
 
 def train_program(config: ConfigDict, data: AbstractData, mesh: Mesh) -> tuple[Lower, Any]:
     """Returns a function that lowers the training program, and the shapes of its state."""
-    batches = Batches(int(data.counts.sum()), config.batch_size, config.seed)
-    steps = build.build_steps(config, batches, data.image_shape, data.counts)
-    state = sharding.placed(steps.state, mesh)
+    programs, state = _programs(config, data, mesh)
     size = config.batch_size
-    normalize = functools.partial(augment.normalize, mean=data.mean, std=data.std)
-    if data.resident:
-        count = inputs.steps_per_resident_dispatch(config, batches, mesh)
-        prepare = inputs.build_augmentation(config, normalize)
-        program: Any = resident.make_program(
-            steps.train_step, prepare, steps_per_dispatch=count, mesh=mesh, kind="shard_map"
-        )
-        images = _images(int(data.counts.sum()), data, mesh)
-        if count == 1:
-            return lambda: program.lower(state, images, sharding.abstract((size,), jnp.int32, mesh, 0)), state
-        indices = sharding.abstract((count, size), jnp.int32, mesh, 1)
-        return lambda: program.lower(state, images, indices, sharding.abstract((), jnp.int32, mesh)), state
-    program = streaming.make_program(steps.train_step, normalize, mesh, "shard_map")
-    return lambda: program.lower(state, _batch(size, data, mesh)), state
+    if not data.resident:
+        return lambda: programs.train.lower(state, _batch(size, data, mesh)), state
+    images, count = _images(int(data.counts.sum()), data, mesh), programs.steps_per_dispatch
+    if count == 1:
+        return lambda: programs.train.lower(state, images, sharding.abstract((size,), jnp.int32, mesh, 0)), state
+    indices = sharding.abstract((count, size), jnp.int32, mesh, 1)
+    return lambda: programs.train.lower(state, images, indices, sharding.abstract((), jnp.int32, mesh)), state
 
 
 def evaluation_program(config: ConfigDict, data: AbstractData, mesh: Mesh) -> Lower:
     """Returns a function that lowers the evaluation of one batch."""
-    batches = Batches(int(data.counts.sum()), config.batch_size, config.seed)
-    steps = build.build_steps(config, batches, data.image_shape, data.counts)
-    state = sharding.placed(steps.state, mesh)
+    programs, state = _programs(config, data, mesh)
+    trained = Trained(state.params, state.batch_stats, state.settings)
     size = config.evaluation.batch_size or config.batch_size
-    normalize = functools.partial(augment.normalize, mean=data.mean, std=data.std)
-    if data.resident:
-        program: Any = evaluate.make_program(steps.eval_step, normalize, mesh, "shard_map")
-        chosen, mask = sharding.abstract((size,), jnp.int32, mesh, 0), sharding.abstract((size,), bool, mesh, 0)
-        images = _images(data.num_test, data, mesh)
-        return lambda: program.lower(state.params, state.batch_stats, images, chosen, mask)
-    program = evaluate.make_streamed_program(steps.eval_step, normalize, mesh, "shard_map")
-    return lambda: program.lower(state.params, state.batch_stats, _batch(size, data, mesh))
+    if not data.resident:
+        return lambda: programs.evaluate.lower(trained, _batch(size, data, mesh))
+    chosen, mask = sharding.abstract((size,), jnp.int32, mesh, 0), sharding.abstract((size,), bool, mesh, 0)
+    return lambda: programs.evaluate.lower(trained, _images(data.num_test, data, mesh), chosen, mask)
+
+
+def _programs(config: ConfigDict, data: AbstractData, mesh: Mesh) -> tuple[Programs, TrainState]:
+    batches = Batches(int(data.counts.sum()), config.batch_size, config.seed)
+    programs = build_programs(
+        config,
+        batches,
+        data.image_shape,
+        len(data.counts),
+        mesh,
+        streamed=not data.resident,
+        kind="shard_map",
+    )
+    return programs, sharding.placed(programs.state, mesh)
 
 
 def measure(lower: Lower) -> dict[str, Any]:

@@ -40,6 +40,8 @@ class TrainState:
       opt_state: state of the optax transformation.
       class_weights: [C] float32, an argument of the step so that new weights do not recompile it.
       key: the run's random key; a step folds its number into it.
+      settings: numbers of the config and the data, by name (`build.settings`): arguments of the step, so that runs that
+        differ in them alone share its program.
     """
 
     step: Array
@@ -48,6 +50,15 @@ class TrainState:
     opt_state: Any
     class_weights: Array
     key: Array
+    settings: Any = dataclasses.field(default_factory=dict)
+
+
+class Trained(NamedTuple):
+    """What an evaluation reads of a `TrainState`, under the same names."""
+
+    params: Any
+    batch_stats: Any
+    settings: Any
 
 
 @dataclasses.dataclass(frozen=True)

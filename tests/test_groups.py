@@ -11,7 +11,7 @@ from cbjax import groups
 from cbjax.cli import main
 from cbjax.config import ConfigError
 from cbjax.report import report, table_for_terminal
-from cbjax.run import evaluate
+from cbjax.restore import evaluate
 from cbjax.writers import read_rows
 from tests.test_report import make_run, printed, tables
 
@@ -92,7 +92,7 @@ def test_a_name_comes_before_an_index():
 
 
 def test_an_unknown_class_is_refused_before_anything_compiles(tmp_path, monkeypatch):
-    monkeypatch.setattr(cbjax.run.build, "build_steps", lambda *args: pytest.fail("it went on"))
+    monkeypatch.setattr(cbjax.build, "build_programs", lambda *args: pytest.fail("it went on"))
     config = load("evaluation.groups=rare=8,ten", "data.test=20")
     with pytest.raises(ConfigError, match=r"evaluation.groups must name classes of the data, .* got 'ten' in rare"):
         cbjax.train(config, tmp_path)

@@ -109,7 +109,7 @@ def test_a_step_at_reduced_size(recipe, images):
     # A warm-up from zero leaves all as it was, at this first step.
     assert any(jax.tree.leaves(changed)) == (float(parts.schedule(0)) > 0)
     assert parts.has_validation == (config.weights.name == "difficulty" or config.data.validation > 0)
-    found = parts.evaluate("test")(state.params, state.batch_stats)
+    found = parts.evaluate("test")(state)
     assert len(found.outputs) == len(dataset.test) and np.isfinite(list(found.metrics.values())).all()
 
 

@@ -10,11 +10,11 @@ import pytest
 
 import cbjax
 from cbjax import config as configs
-from cbjax import losses, run
+from cbjax import losses, restore
 from cbjax.config import ConfigError
 from cbjax.data import DataError
 from cbjax.loop import NonFiniteLoss
-from cbjax.run import evaluate
+from cbjax.restore import evaluate
 from cbjax.workdir import WorkdirError, with_absolute_paths
 from cbjax.writers import read_rows
 
@@ -348,4 +348,4 @@ def test_a_run_is_read_from_another_folder(tmp_path, monkeypatch):
 def test_records_are_immutable(finished):
     with pytest.raises(dataclasses.FrozenInstanceError):
         finished[0].state = None
-    assert run.load is cbjax.load
+    assert restore.load is cbjax.load

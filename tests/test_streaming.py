@@ -14,7 +14,7 @@ from cbjax.data import DataError, augment, normalization
 from cbjax.data.crops import EvalTransform
 from cbjax.interrupts import Interrupted, Interrupts
 from cbjax.memory import timeless
-from cbjax.run import evaluate
+from cbjax.restore import evaluate
 from cbjax.writers import read_rows
 from tests.photos import photo, write_csv, write_list, write_tree
 from tests.test_sources import write_encoded

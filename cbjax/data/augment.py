@@ -57,7 +57,7 @@ def crop_flip(keys: Array, images: Array, padding: int = 0, flip: bool = False, 
     return jax.vmap(one)(keys, images)
 
 
-def normalize(images: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
+def normalize(images: Array, mean: Sequence[float] | Array, std: Sequence[float] | Array) -> Array:
     """Returns (images - mean) / std in float32.
 
     Args:
@@ -66,14 +66,17 @@ def normalize(images: Array, mean: Sequence[float], std: Sequence[float]) -> Arr
       std: as mean, above 0.
 
     Raises:
-      ValueError: if mean or std does not fit the channels, or a std is not above 0.
+      ValueError: if mean or std does not fit the channels, or a std is not above 0; traced values are not checked.
     """
     channels = images.shape[-1]
-    shift, scale = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    shift, scale = (
+        value.astype(jnp.float32) if isinstance(value, jax.core.Tracer) else np.asarray(value, np.float32)
+        for value in (mean, std)
+    )
     for name, value in (("mean", shift), ("std", scale)):
         if value.shape != (channels,):
             raise ValueError(f"{name} must have one value for each of the {channels} channels, got shape {value.shape}")
-    if not (scale > 0).all():
+    if isinstance(scale, np.ndarray) and not (scale > 0).all():
         raise ValueError(f"std must be above 0 in every channel, got {scale.tolist()}")
     # In the images' rank, because the tests forbid silent promotion.
     shape = (1,) * (images.ndim - 1) + (channels,)

@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,12 @@ class Dataset:
         return self.train.multi_label
 
 
-def prepare(data: Mapping[str, Any], seed: int) -> Dataset:
+def of_config(config: Any, load: Callable[..., Source] = sources.load) -> Dataset:
+    """Prepares the data of a run's config; arguments and errors as `prepare`."""
+    return prepare(config.data, config.seed if config.data.seed is None else config.data.seed, load)
+
+
+def prepare(data: Mapping[str, Any], seed: int, load: Callable[..., Source] = sources.load) -> Dataset:
     """Loads a source, holds out validation and test images, and makes the rest long-tailed.
 
     Splits that the source brings are used; what is missing is drawn from its training images by the seed, before the
@@ -54,13 +59,14 @@ def prepare(data: Mapping[str, Any], seed: int) -> Dataset:
       data: name, and as needed: `sources.PLACES`, classes, longtail, imbalance, counts, majority_ratio, train_size,
         validation, test, normalization. Other keys are ignored.
       seed: of all draws, at least 0.
+      load: reads a source; given by a sweep, which reads one once for all its runs.
 
     Raises:
       DataError: if the data are missing, or what is asked does not fit them.
     """
     if seed != int(seed) or seed < 0:
         raise DataError(f"data.seed must be a whole number of at least 0, got {seed}")
-    source = sources.load(data["name"], **{key: data[key] for key in sources.PLACES if data.get(key) is not None})
+    source = load(data["name"], **{key: data[key] for key in sources.PLACES if data.get(key) is not None})
     if source.train.multi_label:
         indices, notes = _choose_multi_hot(source, data, seed)
         classes, class_names = None, source.class_names

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cbjax import build, losses
+from cbjax import components, losses
 from cbjax import config as configs
 from cbjax.data.sampling import Batches
 
@@ -20,7 +20,7 @@ def test_the_rate_drops_with_the_first_step_of_an_epoch(num_examples, batch_size
     config.optim.decay_at = (0.6, 0.8)
     config.batch_size = batch_size
     batches = Batches(num_examples, batch_size, 0)
-    schedule = build.build_schedule(config, batches)
+    schedule = components.build_schedule(config, batches)
     peak = config.optim.learning_rate
     for drops, fraction in enumerate(config.optim.decay_at):
         step = batches.epoch_end(round(fraction * num_epochs))
@@ -37,7 +37,7 @@ def test_goyals_schedule():
     config.optim.warmup_epochs, config.optim.warmup_from = 5, "base"
     config.optim.decay_at, config.optim.decay_factor = (1 / 3, 2 / 3, 8 / 9), 0.1
     batches = Batches(images, batch, 0)
-    schedule = build.build_schedule(configs.resolve(config), batches)
+    schedule = components.build_schedule(configs.resolve(config), batches)
     per_epoch = images / batch
     warm = round(5 * per_epoch)
     first_of = {epoch: -(-epoch * images // batch) for epoch in (30, 60, 80)}
@@ -58,7 +58,7 @@ def test_goyals_schedule():
         np.testing.assert_allclose(schedule(step), rate, rtol=1e-6)
     # The CB authors' warm-up starts at zero.
     config.optim.warmup_from = 0.0
-    schedule = build.build_schedule(configs.resolve(config), batches)
+    schedule = components.build_schedule(configs.resolve(config), batches)
     np.testing.assert_allclose([schedule(0), schedule(391), schedule(782)], [0, 3.2 * 391 / 782, 3.2], rtol=1e-6)
 
 
@@ -77,16 +77,16 @@ def test_the_rate_grows_with_the_batch(batch_size, reference, warmup_from, expec
     config = configs.load("cifar_lt:cdb", [f"batch_size={batch_size}", f"optim.schedule={name}"])
     config.optim.learning_rate, config.optim.reference_batch_size = 0.1, reference
     config.optim.warmup_steps, config.optim.warmup_from = 10, warmup_from
-    schedule = build.build_schedule(configs.resolve(config), Batches(50_000, batch_size, 0))
+    schedule = components.build_schedule(configs.resolve(config), Batches(50_000, batch_size, 0))
     np.testing.assert_allclose([schedule(10), schedule(0)], expected, rtol=1e-6)
 
 
 def test_decay_leaves_out_batch_norm_and_the_last_bias():
     config = configs.load("cifar_lt:cdb", ["model.name=resnet18", "optim.decay_rule=kernels"])
-    config.optim.weight_decay, config.optim.momentum = 1.0, 0.0
-    params, _ = jax.eval_shape(build.build_model(config, 10).init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    config.optim.momentum = 0.0
+    params, _ = jax.eval_shape(components.build_model(config, 10).init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), params)
-    tx = build.build_optimizer(config, lambda step: 1.0, params)
+    tx = components.build_optimizer(config, lambda step: 1.0, params, 1.0)
     updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
     decayed = {
         jax.tree_util.keystr(path, simple=True, separator="/")
@@ -108,9 +108,9 @@ def test_decay_leaves_out_batch_norm_and_the_last_bias():
 @pytest.mark.parametrize("name", ["resnet20", "resnet10"])
 def test_the_model_has_its_options(monkeypatch, overrides, axis, group, name):
     seen = {}
-    monkeypatch.setattr(build.models, "build", lambda name, num_classes, **options: seen.update(options))
+    monkeypatch.setattr(components.models, "build", lambda name, num_classes, **options: seen.update(options))
     extra = ["model.dtype=bfloat16", "model.remat=true", "model.zero_last_scale=false"] if name == "resnet10" else []
-    build.build_model(configs.load("cifar_lt:cdb", [f"model.name={name}", *overrides, *extra]), 100)
+    components.build_model(configs.load("cifar_lt:cdb", [f"model.name={name}", *overrides, *extra]), 100)
     assert (seen["batch_norm_axis"], seen["batch_norm_size"]) == (axis, group)
     if extra:
         assert (seen["dtype"], seen["remat"], seen["zero_last_scale"]) == ("bfloat16", True, False)
@@ -120,11 +120,11 @@ def test_only_training_smooths_labels():
     config = configs.load("cifar_lt:cdb", ["loss.label_smoothing=0.1"])
     arguments = jnp.array([[2.0, 0.0, -1.0]]), jnp.array([0]), jnp.ones(3)
     plain = losses.softmax_cross_entropy(*arguments)
-    np.testing.assert_array_equal(build.build_loss(config, smooth=False)(*arguments), plain)
-    np.testing.assert_allclose(build.build_loss(config)(*arguments), plain + 0.1 * (2 - 1 / 3), rtol=1e-6)
-    assert build.build_loss(configs.load("cifar_lt:cui"))(*arguments).shape == (1,)
+    np.testing.assert_array_equal(components.build_loss(config, 1.0, smooth=False)(*arguments), plain)
+    np.testing.assert_allclose(components.build_loss(config, 1.0)(*arguments), plain + 0.1 * (2 - 1 / 3), rtol=1e-6)
+    assert components.build_loss(configs.load("cifar_lt:cui"), 1.0)(*arguments).shape == (1,)
 
 
 def test_fractions_are_those_that_were_written():
     # 0.55 * 100 in binary is above 55.
-    assert build._exactly(0.55) * 100 == 55 and 0.55 * 100 > 55
+    assert components.exactly(0.55) * 100 == 55 and 0.55 * 100 > 55
