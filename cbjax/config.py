@@ -10,7 +10,7 @@ import inspect
 import json
 import traceback
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from ml_collections import ConfigDict
@@ -34,7 +34,6 @@ __all__ = [
     "from_json",
     "learning_rates",
     "load",
-    "load_sweep",
     "resolve",
     "to_json",
 ]
@@ -94,46 +93,28 @@ def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
     Raises:
       ConfigError: if the file cannot be found or run, or a key or a combination is wrong.
     """
-    values, given = _read_config(name_or_path), _read_overrides(overrides)
+    values, given = read(name_or_path), read_overrides(overrides)
     return _resolve(values | given, given)
 
 
-def load_sweep(name_or_path: str | Path, overrides: Sequence[str] = ()) -> list[tuple[str, ConfigDict]]:
-    """Reads a sweep: a file whose `get_runs()` lists (name, configuration as for `load`, {dotted key: value}).
+def combine(base: Mapping[str, Any], changes: Mapping[str, Any], for_all: Mapping[str, Any]) -> ConfigDict:
+    """Resolves a run of a sweep.
 
     Args:
-      name_or_path: "digits_lt" (a file of the package's sweeps), or a path.
-      overrides: "num_epochs=2", for every run; they come last.
-
-    Returns:
-      (name, resolved configuration) of each run; the name is its folder below the sweep's.
+      base: what `read` gave.
+      changes: dotted key -> value, of this run; each must have an effect in it.
+      for_all: what `read_overrides` gave for every run, which comes last.
 
     Raises:
-      ConfigError: if the file or one of its runs is wrong.
+      ConfigError: if a key or a combination is wrong.
     """
-    path, runs = _call(name_or_path, "get_runs", folder="sweeps")
-    for_all = _read_overrides(overrides)
-    try:
-        runs = [(str(PurePosixPath(name)), spec, dict(changes)) for name, spec, changes in runs]
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"{path}: get_runs() must list (name, configuration, overrides) of each run; {error}"
-        ) from error
-    resolved: dict[str, ConfigDict] = {}
-    for name, spec, changes in runs:
-        if name in resolved or name == "." or name.startswith("/") or ".." in name.split("/"):
-            raise ConfigError(f"{path}: the name of a run must be a folder of its own below the sweep's; got {name!r}")
-        try:
-            given = accept(changes)
-            resolved[name] = _resolve(_read_config(spec) | given | for_all, given)
-        except ConfigError as error:
-            raise ConfigError(f"run {name} of {path}: {error}") from error
-    return list(resolved.items())
+    given = accept(changes)
+    return _resolve({**base, **given, **for_all}, given)
 
 
 def change(config: Config, overrides: Sequence[str]) -> ConfigDict:
     """Applies overrides, as of `load`, to a configuration and checks the whole; raises ConfigError."""
-    given = _read_overrides(overrides)
+    given = read_overrides(overrides)
     return _resolve(_complete(config) | given, given)
 
 
@@ -259,7 +240,8 @@ def _complete(config: Config) -> dict[str, Any]:
     return {key: entry.default for key, entry in KEYS.items()} | accept(dict(_flat(config)))
 
 
-def _read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+def read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """Reads "key=value" texts; returns dotted key -> value in the key's own type. Raises ConfigError."""
     if isinstance(overrides, str):
         raise ConfigError(f"overrides must be a list of key=value; got {overrides!r}")
     pairs = [override.partition("=") for override in overrides]
@@ -267,16 +249,17 @@ def _read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     return accept({key.strip(): text.strip() for key, _, text in pairs}, as_text=True)
 
 
-def _read_config(spec: str | Path) -> dict[str, Any]:
-    path, result = _call(spec, "get_config")
+def read(spec: str | Path) -> dict[str, Any]:
+    """Reads a configuration file, named as for `load`; returns dotted key -> value, combinations unchecked."""
+    path, result = call(spec, "get_config")
     try:
         return _complete(result)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def _call(spec: str | Path, function_name: str, folder: str = "") -> tuple[Path, Any]:
-    """Runs a configuration file and returns its path and what its function returns."""
+def call(spec: str | Path, function_name: str, folder: str = "") -> tuple[Path, Any]:
+    """Runs a function of a configuration file, found as for `load`; returns the file's path and what it returns."""
     path, recipe = _find(str(spec), folder)
     try:
         # Not imported: that would leave a __pycache__ beside the user's file.

@@ -1,10 +1,16 @@
 """What a person at a terminal sees while training runs."""
 
 import contextlib
-from collections.abc import Iterator
+import datetime
+import time
+from collections.abc import Callable, Iterator, Sequence
 
-from rich.console import Console
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
 
 
 class Silent:
@@ -42,3 +48,99 @@ def progress_bar(total_steps: int, step: int, mode: str = "auto") -> Iterator[Si
     )
     with Progress(*columns, console=console, transient=True) as progress:
         yield Bar(progress, total_steps, step)
+
+
+class Board(Silent):
+    """What a sweep shows: its runs by what became of them, and the one that is being trained."""
+
+    def __init__(self, total: int, done: int, failed: int, tell: Callable[[str], None] | None):
+        self.total, self.done, self.failed = total, done, failed
+        self.running: list[str] = []
+        self.bar: Silent = self
+        self._tell, self._ended, self._begun = tell, 0, time.perf_counter()
+
+    def line(self, text: str) -> None:
+        """Shows a line of the run that is being trained."""
+        if self._tell is not None:
+            self._tell(text)
+
+    def begin(self, names: Sequence[str]) -> None:
+        """Says which runs are being trained from now on."""
+        self.running = list(names)
+        what = self.running[0] if len(names) == 1 else f"{self.running[0]} and {len(names) - 1} more"
+        self.line(f"{self.done + self.failed + 1} of {self.total}, {what}:")
+
+    def end(self, name: str, error: str | None) -> None:
+        """Says that a run is over, and its error if it failed."""
+        self.running = [other for other in self.running if other != name]
+        self._ended += 1
+        if error is None:
+            self.done += 1
+        else:
+            self.failed += 1
+            self.line(f"run {name} failed: {error}")
+
+    def seconds_left(self) -> float | None:
+        """Estimates the time that the other runs will take, from those that ended since the start; None before."""
+        if not self._ended:
+            return None
+        return (time.perf_counter() - self._begun) / self._ended * (self.total - self.done - self.failed)
+
+
+class LiveBoard(Board):
+    """A board as a table at a terminal, with lines above it."""
+
+    def __init__(self, total: int, done: int, failed: int, live: Live):
+        super().__init__(total, done, failed, live.console.print)
+        self._live, self._now = live, ""
+        self._show()
+
+    def update(self, step: int, epoch: int, loss: float, images_per_second: float) -> None:
+        """Shows the step that was last read from the device."""
+        self._now = f"epoch {epoch}  loss {loss:.4f}  {images_per_second:,.0f} images/s"
+        self._show()
+
+    def line(self, text: str) -> None:
+        """Shows failures alone: the table says the rest."""
+        if text.startswith("run "):
+            self._live.console.print(Text(text), soft_wrap=True)
+
+    def begin(self, names: Sequence[str]) -> None:
+        """Says which runs are being trained from now on."""
+        super().begin(names)
+        self._now = ""
+        self._show()
+
+    def end(self, name: str, error: str | None) -> None:
+        """Says that a run is over, and its error if it failed."""
+        super().end(name, error)
+        self._show()
+
+    def _show(self) -> None:
+        table = Table("done", "running", "failed", "to do", "time left", box=box.SIMPLE_HEAD)
+        left, running = self.seconds_left(), len(self.running)
+        clock = "" if left is None else str(datetime.timedelta(seconds=round(left)))
+        waiting = self.total - self.done - self.failed - running
+        table.add_row(*(str(count) for count in (self.done, running, self.failed, waiting)), clock)
+        now = f"{self.running[0]}  {self._now}" if self.running else ""
+        self._live.update(Group(table, Text(now, no_wrap=True, overflow="ellipsis")))
+
+
+@contextlib.contextmanager
+def board(total: int, done: int, failed: int, tell: Callable[[str], None] | None) -> Iterator[Board]:
+    """Yields the board of a sweep: a live table at a terminal; else lines to `tell`, or to nobody.
+
+    Args:
+      total: runs.
+      done, failed: of them, before.
+      tell: called with a line; None to show nothing.
+    """
+    console = Console(stderr=True)
+    if tell is None or not (console.is_terminal or console.is_jupyter):
+        shown = Board(total, done, failed, tell)
+        if done:
+            shown.line(f"{done} of {total} runs: finished before")
+        yield shown
+        return
+    with Live(console=console, auto_refresh=True, refresh_per_second=4) as live:
+        yield LiveBoard(total, done, failed, live)

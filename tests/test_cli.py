@@ -54,31 +54,32 @@ def test_train_prints_the_table_and_where_the_report_is(tmp_path, capsys):
 def test_a_sweep_skips_what_is_finished(tmp_path, capsys):
     sweep = tmp_path / "sweep.py"
     sweep.write_text(
-        "def get_runs():\n"
-        "    return [(f'{name}/seed_{seed}', 'digits_lt', {**settings, 'seed': seed, 'num_epochs': 1})\n"
-        "            for name, settings in (('ce', {}), ('cdb', {'weights.name': 'difficulty'}))\n"
-        "            for seed in range(2)]\n"
+        "from cbjax.variants import *\n"
+        "METHODS = {'ce': {}, 'cdb': {'weights.name': 'difficulty'}}\n"
+        "def get_sweep():\n"
+        "    return Sweep('digits_lt', product(choices('method', METHODS), seeds(2)))\n"
     )
-    arguments = ("sweep", f"--config={sweep}", f"--workdir={tmp_path / 'runs'}")
+    arguments = ("sweep", f"--config={sweep}", f"--workdir={tmp_path / 'runs'}", "--mode=loop", "--config.num_epochs=1")
     assert call(*arguments) == 0
     first = capsys.readouterr().out
-    assert "run 4 of 4, cdb/seed_1:" in first and "finished before" not in first
+    assert "4 of 4, cdb/seed_1:" in first and "finished before" not in first
     report = (tmp_path / "runs" / "report.md").read_text()
     assert "cdb" in report and "±" in report
     assert call(*arguments) == 0
     second = capsys.readouterr().out
-    assert second.count("finished before") == 4 and "training in" not in second
+    assert "4 of 4 runs: finished before" in second and "training in" not in second
     assert (tmp_path / "runs" / "report.md").read_text() == report
 
 
 def test_a_run_that_diverges_does_not_stop_the_others(tmp_path, capsys):
     sweep = tmp_path / "sweep.py"
     sweep.write_text(
-        "def get_runs():\n"
-        "    return [('bad', 'digits_lt', {'optim.learning_rate': 1e25, 'num_epochs': 1}),\n"
-        "            ('good', 'digits_lt', {'num_epochs': 1})]\n"
+        "from cbjax.variants import *\n"
+        "def get_sweep():\n"
+        "    return Sweep('digits_lt', choices('rate', {'bad': {'optim.learning_rate': 1e25}, 'good': {}}))\n"
     )
-    assert call("sweep", f"--config={sweep}", f"--workdir={tmp_path / 'runs'}") == 1
+    arguments = ("sweep", f"--config={sweep}", f"--workdir={tmp_path / 'runs'}", "--mode=loop", "--config.num_epochs=1")
+    assert call(*arguments) == 1
     shown = capsys.readouterr().out
     assert re.search(r"run bad failed: step \d+: loss", shown)
     assert "good" in (tmp_path / "runs" / "report.md").read_text()

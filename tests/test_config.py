@@ -255,49 +255,6 @@ def test_the_number_of_epochs_may_grow_with_extend():
         config.check_resume(old, config.load("digits_lt", ["num_epochs=200", "seed=1"]), extend=True)
 
 
-def test_the_sweep_of_the_default():
-    runs = config.load_sweep("digits_lt", ["num_epochs=2"])
-    assert runs == config.load_sweep(
-        Path(__file__).parents[1] / "configs" / "sweeps" / "digits_lt.py", ["num_epochs=2"]
-    )
-    assert [name for name, _ in runs] == [
-        f"{method}/seed_{s}" for method in ("ce", "cb_focal", "cdb") for s in range(3)
-    ]
-    by_name = dict(runs)
-    assert {run.num_epochs for run in by_name.values()} == {2}
-    assert by_name["cb_focal/seed_1"].loss.name == "focal"
-    assert by_name["cb_focal/seed_1"].weights.name == "class_balanced"
-    assert by_name["cdb/seed_2"].weights.name == "difficulty"
-    assert config.difference(by_name["ce/seed_2"], by_name["cdb/seed_2"]) == (
-        [],
-        ["weights.name", "difficulty.tau"],
-    )
-    assert config.fingerprint(by_name["ce/seed_0"]) != config.fingerprint(by_name["ce/seed_1"])
-    # What is meant for every run need not have an effect in each of them.
-    assert len(config.load_sweep("digits_lt", ["loss.gamma=2"])) == 9
-
-
-@pytest.mark.parametrize(
-    ("runs", "message"),
-    [
-        ("[('a', 'digits_lt', {'seed': -1})]", "run a of .*mine.py: seed must be a whole number"),
-        ("[('a', 'digits_lt', {'loss.gamma': 2.0})]", "run a of .*loss.gamma must be left at 1.0"),
-        ("[('a', 'digit_lt', {})]", "run a of .*did you mean digits_lt"),
-        ("[('a', 'digits_lt', {}), ('a', 'digits_lt', {})]", "a folder of its own below the sweep's; got 'a'"),
-        ("[('../a', 'digits_lt', {})]", "a folder of its own below the sweep's; got '../a'"),
-        ("[('', 'digits_lt', {})]", "a folder of its own"),
-        ("[('/a', 'digits_lt', {})]", "a folder of its own"),
-        ("[('a', 'digits_lt')]", "must list .name, configuration, overrides. of each run; not enough values"),
-        ("3", "must list .name, configuration, overrides. of each run"),
-    ],
-)
-def test_a_wrong_sweep_is_refused(tmp_path, runs, message):
-    path = write(tmp_path, f"def get_runs():\n    return {runs}\n")
-    with pytest.raises(ConfigError, match=message):
-        config.load_sweep(path)
-    assert "has no function get_config()" in refusal(path)
-
-
 def test_config_imports_nothing_heavy():
     program = (
         "import sys; from cbjax import config; config.load('digits_lt');"

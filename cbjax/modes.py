@@ -1,0 +1,153 @@
+"""Which way of training the runs of a sweep is fastest on the devices at hand: measured, on runs of the sweep.
+
+"loop" trains one run after another, each over all devices; "vmap" several as one program on one device; "devices"
+several on every device. All three give the same results.
+"""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from cbjax import build, data, programs, run_group, sharding
+from cbjax.build import Parts
+from cbjax.data import Dataset, Source, sources
+from cbjax.run_group import Member
+from cbjax.types import Run
+from cbjax.variants import PlannedRun
+
+MODES = ("auto", "loop", "vmap", "devices")
+LARGEST = 64  # runs of a group
+SHARE = 0.8  # of a device's memory that a group may fill
+GAIN = 1.1  # a larger group must be so much faster to be worth it
+_SECONDS = 1.0  # of measuring, after the first dispatch
+
+
+class Choice(NamedTuple):
+    """A mode, the runs of a group, and what was measured: rows of mode, runs, run-steps a second (None: no memory)."""
+
+    mode: str
+    group_size: int
+    measured: list[dict[str, Any]]
+
+
+def choose(
+    runs: Sequence[PlannedRun], mode: str, group_size: int | None, load: Callable[..., Source] = sources.load
+) -> Choice:
+    """Chooses how to train runs of one shape.
+
+    Args:
+      runs: the runs; the first ones are measured with.
+      mode: one of MODES; "auto" for the fastest.
+      group_size: runs of a group; None for the fastest that fits into memory.
+      load: reads a data source.
+    """
+    devices = sharding.count_devices()
+    if mode == "loop":
+        return Choice("loop", 1, [])
+    modes = [mode] if mode != "auto" else ["vmap", "devices"] if devices > 1 else ["vmap"]
+    if group_size is not None and mode != "auto":
+        return Choice(mode, group_size, [])
+    dataset = data.of_config(runs[0].config, load)
+    parts = build.build(runs[0].config, dataset, sharding.make_mesh(1))
+    measured = [_row("loop", 1, _loop_rate(runs[0], dataset))]
+    largest = min(group_size or LARGEST, len(runs))
+    for name in modes:
+        best = measured[0]["run_steps_per_second"] if mode == "auto" else 0.0
+        size = devices if name == "devices" else 2
+        while size <= largest:
+            mesh = sharding.make_mesh(devices if name == "devices" else 1)
+            per_device = size // mesh.devices.size
+            fits = per_device * run_bytes(parts, dataset) < SHARE * device_bytes()
+            rate = _group_rate(runs[:size], mesh, per_device, load) if fits else None
+            measured.append(_row(name, size, rate))
+            if rate is None or rate < GAIN * best:
+                break
+            best, size = rate, 2 * size
+    rated = [row for row in measured if row["run_steps_per_second"] and (mode == "auto" or row["mode"] == mode)]
+    if not rated:
+        return Choice("loop", 1, measured)
+    # The first of those that are about as fast: the smaller group, and before any group the loop.
+    top = max(row["run_steps_per_second"] for row in rated)
+    chosen = next(row for row in rated if GAIN * row["run_steps_per_second"] >= top)
+    return Choice(chosen["mode"], chosen["runs"], measured)
+
+
+def run_bytes(parts: Parts, dataset: Dataset) -> float:
+    """Estimates the memory of a device that one run of a group takes, bytes.
+
+    That of its data, of its state, the best state and a copy while it is saved, and of what the compiler says that a
+    step of it alone needs.
+    """
+    splits = [split for split in (dataset.train, dataset.validation, dataset.test) if split is not None]
+    images = float(sum(np.asarray(split.images).nbytes + split.labels.nbytes for split in splits))
+    state = sum(leaf.size * 4 for leaf in jax.tree.leaves(parts.programs.state))
+    return images + 4 * state + _step_bytes(parts, dataset)
+
+
+def device_bytes() -> float:
+    """Returns the memory of a device, bytes; of a CPU's its share of what is free."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return float(stats["bytes_limit"])
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / jax.local_device_count()
+
+
+def _step_bytes(parts: Parts, dataset: Dataset) -> int:
+    mesh, size, count = parts.mesh, parts.batches.batch_size, parts.programs.steps_per_dispatch
+    train = dataset.train
+    images = {
+        "image": sharding.abstract(train.images.shape, train.images.dtype, mesh),
+        "label": sharding.abstract(train.labels.shape, train.labels.dtype, mesh),
+    }
+    order: tuple[Any, ...] = (sharding.abstract((size,), np.int32, mesh, 0),)
+    if count > 1:
+        order = (sharding.abstract((count, size), np.int32, mesh, 1), sharding.abstract((), np.int32, mesh))
+    lowered = parts.programs.train.lower(sharding.placed(parts.programs.state, mesh), images, *order)
+    return lowered.compile().memory_analysis().temp_size_in_bytes
+
+
+def _row(mode, size, rate):
+    return {"mode": mode, "runs": size, "run_steps_per_second": rate and round(rate, 3)}
+
+
+def _loop_rate(run: PlannedRun, dataset: Dataset) -> float:
+    mesh = sharding.make_mesh(run.config.devices)
+    parts = build.build(run.config, dataset, mesh)
+    state = parts.init()
+    steps = min(parts.steps_per_dispatch, parts.batches.epoch_end(1))
+    state, _ = parts.advance(state, 0, steps)
+    jax.block_until_ready(state)
+    return _rate(lambda state: parts.advance(state, 0, steps)[0], state, steps)
+
+
+def _group_rate(runs: Sequence[PlannedRun], mesh: Any, per_device: int, load: Callable[..., Source]) -> float:
+    members = []
+    for run in runs:
+        dataset = data.of_config(run.config, load)
+        parts = build.build(run.config, dataset, sharding.make_mesh(1))
+        start = Run(run.config, parts.model, parts.programs.state, {}, dataset.class_names)
+        members.append(Member(run.name, start, parts, dataset, lambda run: None))
+    first = members[0]
+    shape, num_classes = first.dataset.train.images.shape[1:], len(first.dataset.class_names)
+    compiled = programs.build_group_programs(
+        first.run.config, first.parts.batches, shape, num_classes, mesh, per_device
+    )
+    advance = run_group.make_advance(members, compiled, mesh)
+    steps = min(first.parts.steps_per_dispatch, first.parts.batches.epoch_end(1))
+    state, _ = advance(run_group.start(members, mesh).state, 0, steps)
+    jax.block_until_ready(state)
+    return _rate(lambda state: advance(state, 0, steps)[0], state, steps * len(members))
+
+
+def _rate(advance, state, steps) -> float:
+    """Returns steps a second: the median of several dispatches after the first."""
+    seconds: list[float] = []
+    while not seconds or (sum(seconds) < _SECONDS and len(seconds) < 20):
+        begin = time.perf_counter()
+        state = jax.block_until_ready(advance(state))
+        seconds.append(time.perf_counter() - begin)
+    return steps / float(np.median(seconds))

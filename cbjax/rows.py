@@ -1,0 +1,112 @@
+"""The figures of a sweep in long form: a CSV with a row for each finished run."""
+
+import csv
+import io
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from cbjax import config as configs
+from cbjax.variants import PlannedRun, Sweep
+
+FIELDS = (
+    "table",
+    "method",
+    "setting",
+    "cell",
+    "seed",
+    "metric",
+    "last",
+    "best",
+    "device",
+    "seconds",
+    "commit",
+    "config",
+)
+# Name of a table's metric -> the test split's own, and whether it counts errors.
+MEASURES = {
+    "accuracy": ("accuracy", False),
+    "error": ("accuracy", True),
+    "balanced_accuracy": ("balanced_accuracy", False),
+    "top5_error": ("top5_accuracy", True),
+    "macro_recall": ("macro_recall", False),
+    "macro_precision": ("macro_precision", False),
+}
+
+
+class RowsError(ValueError):
+    """A file of rows that cannot be read; the message says where and why."""
+
+
+def row(name: str, sweep: Sweep, run: PlannedRun, workdir: pathlib.Path) -> dict[str, str]:
+    """Returns the row of a finished run.
+
+    Args:
+      name: of the sweep.
+      sweep: for its table's axes and metric; without a table the method is the run's name without its seed.
+      run: the run.
+      workdir: its work directory, with `results.json` and `environment.json`.
+    """
+    results = json.loads((workdir / "results.json").read_text())
+    environment = json.loads((workdir / "environment.json").read_text())
+    axes = {axis: label for axis, label in run.labels.items() if axis != "seed"}
+    rows, column = (sweep.table.rows, sweep.table.columns) if sweep.table else (tuple(axes), None)
+    metric = sweep.table.metric if sweep.table else "balanced_accuracy"
+    return {
+        "table": name,
+        "method": axes[rows[0]],
+        "setting": ", ".join(axes[axis] for axis in rows[1:]),
+        "cell": axes[column] if column else "",
+        "seed": str(run.config.seed),
+        "metric": metric,
+        "last": _figure(results, "last", metric),
+        "best": _figure(results, "best", metric),
+        "device": environment["devices"],
+        "seconds": f"{results['seconds']:.1f}",
+        "commit": environment["commit"] or "",
+        "config": configs.fingerprint(run.config)[:16],
+    }
+
+
+def read(path: str | os.PathLike) -> list[dict[str, str]]:
+    """Reads a file of rows; one that is not there has none.
+
+    Raises:
+      RowsError: if it is no such file.
+    """
+    path = pathlib.Path(path)
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        rows, columns = list(reader), tuple(reader.fieldnames or ())
+    if columns != FIELDS or any(None in one or None in one.values() for one in rows):
+        raise RowsError(
+            f"{path} must be a CSV with the columns {','.join(FIELDS)}; got {','.join(columns) or 'nothing'}"
+        )
+    return rows
+
+
+def add(path: str | os.PathLike, new: Iterable[Mapping[str, Any]]) -> None:
+    """Adds rows to a file, in the place of those of the same config, and writes it whole or not at all."""
+    path = pathlib.Path(path)
+    merged = {one["config"]: one for one in read(path)} | {one["config"]: dict(one) for one in new}
+    text = io.StringIO()
+    writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(merged.values())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text.getvalue(), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _figure(results: Mapping[str, Any], checkpoint: str, metric: str) -> str:
+    """Returns a metric of the test split in per cent, empty where the run has no such checkpoint."""
+    key, counts_errors = MEASURES[metric]
+    if not results.get(checkpoint):
+        return ""
+    share = results[checkpoint]["test"][key]
+    return f"{100 * (1 - share if counts_errors else share):.4f}"

@@ -1,0 +1,126 @@
+"""A group of runs from their configs to their work directories, resumed from wherever it stands."""
+
+import contextlib
+import dataclasses
+import pathlib
+import shutil
+from collections.abc import Callable, Sequence
+
+from jax.sharding import Mesh
+
+from cbjax import build, data, programs, run_group, sharding
+from cbjax import config as configs
+from cbjax import workdir as workdirs
+from cbjax.checkpoint import Checkpoints
+from cbjax.memory import at_best, without_times
+from cbjax.programs import GroupPrograms
+from cbjax.progress import Silent
+from cbjax.results import finish
+from cbjax.run import Shared
+from cbjax.run_group import Group, Member
+from cbjax.types import Run
+from cbjax.variants import PlannedRun
+
+
+def train_group(
+    planned: Sequence[PlannedRun],
+    workdir: pathlib.Path,
+    folder: pathlib.Path,
+    mesh: Mesh,
+    per_device: int,
+    known: dict[str, GroupPrograms],
+    shared: Shared,
+) -> dict[str, str]:
+    """Trains runs of one shape as one program, and leaves in `workdir/NAME` of each what it would leave alone.
+
+    Args:
+      planned: the runs, as many as the devices of the mesh times `per_device`.
+      workdir: the sweep's folder.
+      folder: the group's own, for its checkpoints; empty once all its runs have ended.
+      mesh: the devices over which the runs are spread.
+      per_device: runs side by side on a device.
+      known: programs of earlier groups by their key, which this one takes if it can, and adds its own to.
+      shared: what it shares with other groups and runs.
+
+    Returns:
+      name -> error of the runs that diverged.
+
+    Raises:
+      ConfigError, DataError: if a run's config does not fit its data, or a work directory holds another run.
+      Interrupted: after a signal, once the state is saved.
+    """
+    with contextlib.ExitStack() as stack:
+        places = [workdir / run.name for run in planned]
+        for place in places:
+            stack.enter_context(workdirs.lock(place))
+        logs: list[workdirs.Logs] = []
+        members = [
+            _member(run, place, logs, k, shared) for k, (run, place) in enumerate(zip(planned, places, strict=True))
+        ]
+        first = members[0]
+        shape, num_classes = first.dataset.train.images.shape[1:], len(first.dataset.class_names)
+        arguments = (first.run.config, first.parts.batches, shape, num_classes, mesh)
+        key = f"{per_device} {programs.program_key(*arguments)}"
+        if key not in known:
+            known[key] = programs.build_group_programs(*arguments, per_device)
+        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(folder, print)))
+        runs = run_group.start(members, mesh)
+        run_group.restore(runs, checkpoints, mesh)
+        for member, run, place in zip(members, runs.runs, places, strict=True):
+            facts = workdirs.describe_data(member.dataset)
+            described = f"{sharding.describe(mesh)}, {len(members)} runs as one program"
+            workdirs.write_start(place, run.config, facts, member.dataset.indices, described)
+            history, board = run.memory["history"], run.config.log.tensorboard
+            logs.append(stack.enter_context(contextlib.closing(workdirs.Logs(place, history, board))))
+        run_group.fit(runs, known[key], mesh, checkpoints, shared.bar or Silent())
+        checkpoints.finish()
+        _finish(runs, known[key], mesh, places, logs)
+        failed = dict(runs.failed)
+    shutil.rmtree(folder, ignore_errors=True)
+    return failed
+
+
+def _member(planned: PlannedRun, place: pathlib.Path, logs: list[workdirs.Logs], index: int, shared: Shared) -> Member:
+    config = workdirs.with_absolute_paths(configs.resolve(planned.config))
+    workdirs.check_resume(place, config)
+    dataset = data.of_config(config, shared.load)
+    workdirs.check_same_data(place, workdirs.describe_data(dataset), config.data.on_bad_image)
+    # The parts of a run alone, on one device; of its programs only the first state is made.
+    parts = build.build(config, dataset, sharding.make_mesh(1), known=shared.known)
+    run = Run(config, parts.model, parts.programs.state, {}, dataset.class_names)
+    return Member(planned.name, run, parts, dataset, _writer(logs, index))
+
+
+def _writer(logs: Sequence[workdirs.Logs], index: int) -> Callable[[Run], None]:
+    def write(run: Run) -> None:
+        logs[index].write(run)  # opened after the runs' histories are known
+
+    return write
+
+
+def _finish(
+    runs: Group,
+    compiled: GroupPrograms,
+    mesh: Mesh,
+    places: Sequence[pathlib.Path],
+    logs: Sequence[workdirs.Logs],
+) -> None:
+    """Evaluates the test split and writes each run's last and best checkpoint and its results."""
+    tests = run_group.evaluate_test(runs, compiled, mesh)
+    one = sharding.make_mesh(1)
+    for k in runs.alive():
+        member, run = runs.members[k], runs.runs[k]
+        best = run.memory["best"]
+        state = sharding.replicate(run_group.member_state(runs.state, k), one)
+        with contextlib.closing(Checkpoints(places[k], print)) as checkpoints:
+            best_step = best and best["step"]
+            if best is not None and best_step != run.memory["step"]:
+                at = sharding.replicate(run_group.member_state(runs.best, k), one)
+                checkpoints.save(best_step, at, without_times(at_best(run.memory)), best_step)
+            checkpoints.save(run.memory["step"], state, without_times(run.memory), best_step)
+            parts = dataclasses.replace(member.parts, evaluate=_found(tests[k]))
+            finish(dataclasses.replace(run, state=state), parts, member.dataset, checkpoints, logs[k], places[k])
+
+
+def _found(tests: dict) -> Callable:
+    return lambda split: lambda state: tests[int(state.step)]

@@ -1,0 +1,263 @@
+"""Sweeps as a user meets them: three ways to train the same runs, what a kill leaves, failures, shards and rows."""
+
+import json
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+import cbjax
+from cbjax import modes, rows, variants
+from cbjax.config import ConfigError
+from cbjax.modes import Choice
+from cbjax.sweep import sweep
+from cbjax.variants import Sweep, choices, product, seeds
+from cbjax.writers import read_rows
+from tests import processes
+
+METHODS = {"ce": {}, "cdb": {"weights.name": "difficulty", "optim.learning_rate": 0.05}}
+QUICK = ["data.test=20", "log.tensorboard=false", "devices=1", "num_epochs=2"]
+TEXT = f"""
+from cbjax.variants import Sweep, choices, product, seeds
+
+def get_sweep():
+    return Sweep("digits_lt", product(choices("method", {METHODS}), seeds(2)))
+"""
+
+
+@pytest.fixture
+def described(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(TEXT)
+    return path
+
+
+def train(path, workdir, *overrides, **options):
+    described, runs = variants.load(path, [*QUICK, *overrides])
+    return sweep("mine", described, runs, workdir, **options)
+
+
+def logs(workdir, log="metrics"):
+    """Returns run -> its rows without what the clock said."""
+    found = {}
+    for path in sorted(workdir.rglob(f"{log}.jsonl")):
+        found[str(path.parent.relative_to(workdir))] = [
+            {key: value for key, value in row.items() if not key.startswith("time/")} for row in read_rows(path)
+        ]
+    return found
+
+
+def assert_equal(ours, theirs, tolerance=1e-5):
+    assert ours.keys() == theirs.keys() and len(ours) > 0
+    for name, run in ours.items():
+        assert [row.keys() for row in run] == [row.keys() for row in theirs[name]]
+        for row, other in zip(run, theirs[name], strict=True):
+            for key, value in row.items():
+                np.testing.assert_allclose(value, other[key], rtol=tolerance, atol=tolerance, err_msg=f"{name} {key}")
+
+
+@pytest.fixture(scope="module")
+def loop(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("loop")
+    path = workdir / "mine.py"
+    path.write_text(TEXT)
+    _, failed = train(path, workdir / "runs", mode="loop")
+    assert failed == {}
+    return workdir / "runs"
+
+
+@pytest.mark.parametrize("mode", ["vmap", "devices"])
+def test_a_group_gives_each_run_what_it_gets_alone(described, loop, tmp_path, mode):
+    _, failed = train(described, tmp_path / "runs", mode=mode, group_size=4)
+    assert failed == {} and json.loads((tmp_path / "runs" / "plan.json").read_text())["mode"] == mode
+    for log in ("metrics", "class_weights"):
+        if log == "metrics":
+            assert_equal(logs(tmp_path / "runs", log), logs(loop, log))
+    # Its work directories are a run's own: the last and the best checkpoint, and what loads them.
+    for checkpoint in ("last", "best"):
+        ours = cbjax.load(tmp_path / "runs" / "cdb" / "seed_1", checkpoint=checkpoint)
+        theirs = cbjax.load(loop / "cdb" / "seed_1", checkpoint=checkpoint)
+        for a, b in zip(jax.tree.leaves(ours.state.params), jax.tree.leaves(theirs.state.params), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(ours.state.class_weights, theirs.state.class_weights, rtol=1e-5)
+    assert not (tmp_path / "runs" / "groups").exists() or not any((tmp_path / "runs" / "groups").iterdir())
+
+
+def test_rows_say_what_came_out_and_stand_for_runs_that_are_gone(described, loop, tmp_path):
+    kept = rows.read(loop / "results.csv")
+    assert [(row["method"], row["seed"]) for row in kept] == [("ce", "0"), ("ce", "1"), ("cdb", "0"), ("cdb", "1")]
+    for row in kept:
+        results = json.loads((loop / row["method"] / f"seed_{row['seed']}" / "results.json").read_text())
+        for checkpoint in ("last", "best"):
+            share = results[checkpoint]["test"]["balanced_accuracy"]
+            assert float(row[checkpoint]) == pytest.approx(100 * share, abs=1e-4)
+    path = tmp_path / "kept.csv"
+    rows.add(path, kept[1:])
+    told = []
+    train(described, tmp_path / "runs", mode="loop", results=path, tell=told.append)
+    assert [line for line in told if line.startswith("training in")] == [told[2]] and "ce/seed_0" in told[2]
+    assert {row["config"] for row in rows.read(path)} == {row["config"] for row in kept}
+    # A kill may come between a run's results and its row: the next call adds it.
+    train(described, tmp_path / "runs", mode="loop", part=(1, 4))
+    assert [row["config"] for row in rows.read(tmp_path / "runs" / "results_1_of_4.csv")] == [kept[0]["config"]]
+
+
+def test_a_run_that_diverges_leaves_its_group_alone(loop, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from cbjax.variants import *\n"
+        "def get_sweep():\n"
+        "    return Sweep('digits_lt', choices('method', {'bad': {'optim.learning_rate': 1e25}, 'ce': {}}))\n"
+    )
+    _, failed = train(path, tmp_path / "runs", mode="vmap", group_size=2)
+    assert list(failed) == ["bad"] and "learning rate 1e+25" in failed["bad"]
+    assert_equal({"seed_0": logs(tmp_path / "runs")["ce"]}, {"seed_0": logs(loop)["ce/seed_0"]})
+    note = json.loads((tmp_path / "runs" / "bad" / "failed.json").read_text())
+    assert note["diverged"] and note["error"] == failed["bad"]
+    told = []
+    _, again = train(path, tmp_path / "runs", tell=told.append)
+    assert again == failed and not any("training in" in line for line in told)
+
+
+def test_another_failure_does_not_stop_the_others_and_is_tried_again(described, tmp_path, monkeypatch):
+    real = cbjax.run.data.of_config
+
+    def of_config(config, load):
+        if config.seed == 0:
+            raise OSError(5, "Input/output error", "disk")
+        return real(config, load)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cbjax.run.data, "of_config", of_config)
+        _, failed = train(described, tmp_path / "runs", "num_epochs=1", mode="loop")
+    assert sorted(failed) == ["cdb/seed_0", "ce/seed_0"] and "Input/output error" in failed["ce/seed_0"]
+    assert len(rows.read(tmp_path / "runs" / "results.csv")) == 2
+    _, failed = train(described, tmp_path / "runs", "num_epochs=1")
+    assert failed == {} and len(rows.read(tmp_path / "runs" / "results.csv")) == 4
+
+
+def test_shards_make_the_whole_in_any_number_of_processes(described, loop, tmp_path):
+    for index in (1, 2, 3):
+        train(described, tmp_path / "runs", mode="loop", part=(index, 3))
+    found = [row for index in (1, 2, 3) for row in rows.read(tmp_path / "runs" / f"results_{index}_of_3.csv")]
+    assert {row["config"] for row in found} == {row["config"] for row in rows.read(loop / "results.csv")}
+    assert logs(tmp_path / "runs") == logs(loop)
+
+
+@pytest.mark.parametrize(
+    ("options", "num_epochs"), [(("--mode=vmap", "--group-size=4"), 20), (("--mode=loop", "--shard=1/2"), 6)]
+)
+def test_a_killed_sweep_goes_on_to_the_same_rows_bit_for_bit(described, tmp_path, options, num_epochs):
+    settings = (*QUICK[:-1], f"num_epochs={num_epochs}", "checkpoint.every_minutes=0.0005")
+    overrides = [f"--config.{one}" for one in settings]
+    command = ("sweep", f"--config={described}", *options, *overrides)
+    whole = processes.run(*command, f"--workdir={tmp_path / 'whole'}")
+    assert whole.returncode == 0, whole.stderr
+    killed = processes.start(*command, f"--workdir={tmp_path / 'killed'}")
+    assert processes.wait_for(killed, lambda: any((tmp_path / "killed").rglob("checksums/*.json")))
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert not (tmp_path / "killed" / "report.md").exists()
+    again = processes.run(*command, f"--workdir={tmp_path / 'killed'}")
+    assert again.returncode == 0, again.stderr
+    assert logs(tmp_path / "killed") == logs(tmp_path / "whole")
+    ours, theirs = (
+        {r["config"]: (r["last"], r["best"]) for path in (tmp_path / one).glob("results*.csv") for r in rows.read(path)}
+        for one in ("killed", "whole")
+    )
+    assert ours == theirs and len(ours) == (2 if "--shard=1/2" in options else 4)
+
+
+def test_what_auto_measured_is_written_down_and_read_again(described, tmp_path, monkeypatch):
+    asked = []
+
+    def choose(runs, mode, group_size, load):
+        asked.append((len(runs), mode, group_size))
+        return Choice("vmap", 2, [{"mode": "loop", "runs": 1, "run_steps_per_second": 1.0}])
+
+    monkeypatch.setattr(modes, "choose", choose)
+    train(described, tmp_path / "runs", "num_epochs=1")
+    train(described, tmp_path / "runs", "num_epochs=1")
+    plan = json.loads((tmp_path / "runs" / "plan.json").read_text())
+    assert asked == [(4, "auto", None)]
+    assert (plan["mode"], plan["group_size"], len(plan["groups"])) == ("vmap", 2, 2) and plan["measured"]
+    with pytest.raises(ConfigError, match=r"were begun with .*auto"):
+        train(described, tmp_path / "runs", "num_epochs=1", mode="loop")
+
+
+@pytest.mark.parametrize(
+    ("rates", "expected"),
+    [
+        ({1: 10, 2: 5}, ("loop", 1)),
+        ({1: 10, 2: 10.5}, ("loop", 1)),
+        ({1: 10, 2: 19, 4: 36, 8: 37}, ("vmap", 4)),
+        ({1: 10, 2: 19, 4: None}, ("vmap", 2)),
+    ],
+)
+def test_auto_takes_the_smallest_group_that_is_about_as_fast(monkeypatch, rates, expected):
+    _, runs = variants.load("digits_lt", ["devices=1"])
+    monkeypatch.setattr(modes, "_loop_rate", lambda run, dataset: rates[1])
+    monkeypatch.setattr(modes, "_group_rate", lambda runs, mesh, per_device, load: rates[len(runs)])
+    monkeypatch.setattr(modes, "run_bytes", lambda parts, dataset: 1.0)
+    monkeypatch.setattr(modes, "device_bytes", lambda: 3.0 if None in rates.values() else 1e9)
+    monkeypatch.setattr(modes.sharding, "count_devices", lambda: 1)
+    choice = modes.choose(runs, "auto", None)
+    assert (choice.mode, choice.group_size) == expected
+    assert [row["run_steps_per_second"] for row in choice.measured] == list(rates.values())
+
+
+def test_a_dry_run_lists_the_runs_and_makes_nothing(described, tmp_path):
+    done = processes.run("sweep", f"--config={described}", "--dry-run", "--shard=2/2")
+    assert done.returncode == 0 and done.stdout.split() == ["ce/seed_1", "cdb/seed_1"]
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]
+
+
+def test_a_sweep_of_variants_needs_no_file(tmp_path):
+    described = Sweep("digits_lt", product(choices("method", {"ce": {}}), seeds(1)))
+    config = cbjax.config.load("digits_lt", [*QUICK, "num_epochs=1"])
+    _, failed = sweep(
+        "mine", described, [variants.PlannedRun("ce/seed_0", {"method": "ce", "seed": "0"}, config)], tmp_path
+    )
+    assert failed == {} and (tmp_path / "report.md").exists()
+
+
+def test_runs_that_differ_in_numbers_share_their_programs(tmp_path):
+    """What a run of a sweep is built of is what it is built of alone, and only the first of a shape compiles."""
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from cbjax.variants import *\n"
+        "FOCAL = {'loss.name': 'focal', 'weights.name': 'class_balanced'}\n"
+        "def get_sweep():\n"
+        "    return Sweep('digits_lt', choices('method', {\n"
+        "        'first': {**FOCAL, 'loss.gamma': 1.0},\n"
+        "        'second': {**FOCAL, 'loss.gamma': 0.5, 'weights.beta': 0.9, 'optim.learning_rate': 0.03, 'seed': 1},\n"
+        "        'third': {**FOCAL, 'loss.gamma': 2.0, 'optim.weight_decay': 1e-3, 'weights.start': 0.5},\n"
+        "    }))\n"
+    )
+    compiled, inside = [], []
+
+    def count(event, duration, **names):
+        if event == "/jax/core/compile/backend_compile_duration" and inside:
+            compiled.append(inside[-1])
+
+    real = cbjax.run.train
+
+    def one(config, workdir, **options):
+        inside.append(workdir.name)
+        try:
+            return real(config, workdir, **options)
+        finally:
+            inside.clear()
+
+    jax.monitoring.register_event_duration_secs_listener(count)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cbjax.sweep.train", one)
+        train(path, tmp_path / "runs", mode="loop")
+    jax.monitoring.clear_event_listeners()
+    assert "first" in compiled and "second" not in compiled and "third" not in compiled
+    _, runs = variants.load(path, QUICK)
+    for run in runs[1:]:
+        real(run.config, tmp_path / "alone" / run.name)
+    together, alone = logs(tmp_path / "runs"), logs(tmp_path / "alone")
+    assert {name: together[name] for name in alone} == alone

@@ -1,0 +1,104 @@
+"""Sweep files: how runs are combined, named and checked."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cbjax import config, variants
+from cbjax.config import ConfigError
+from cbjax.variants import Sweep, Table, Variant, chain, choices, product, seeds, values, zipped
+
+SWEEPS = Path(__file__).parents[1] / "configs" / "sweeps"
+LISTS = st.lists(
+    st.integers(0, 9), min_size=1, max_size=4, unique=True
+)  # of different keys, so that every product is allowed
+
+
+def test_products_chains_and_zips():
+    methods = choices("method", {"CE": {}, "focal": {"loss.name": "focal"}})
+    gammas = values("setting", "loss.gamma", [0.5, 2], "gamma {}")
+    both = product(methods[1:], gammas, seeds(2, first=5))
+    assert [dict(one.labels) for one in both] == [
+        {"method": "focal", "setting": f"gamma {gamma}", "seed": str(seed)} for gamma in (0.5, 2) for seed in (5, 6)
+    ]
+    assert both[-1].overrides == {"loss.name": "focal", "loss.gamma": 2, "seed": 6}
+    assert chain(methods[:1], both)[0] == methods[0] and len(chain(methods, both)) == 6
+    pairs = zipped(gammas, values("rate", "optim.learning_rate", [0.1, 0.2]))
+    assert [tuple(one.overrides.values()) for one in pairs] == [(0.5, 0.1), (2, 0.2)]
+
+
+@given(LISTS, LISTS, LISTS)
+def test_a_product_has_each_combination_once_and_its_last_list_changes_fastest(first, second, third):
+    lists = [values(key, f"k.{key}", numbers) for key, numbers in zip("abc", (first, second, third), strict=True)]
+    found = [tuple(one.overrides.values()) for one in product(*lists)]
+    assert found == [(a, b, c) for a in first for b in second for c in third]
+
+
+@pytest.mark.parametrize(
+    ("combine", "message"),
+    [
+        (lambda: product(seeds(2), seeds(1)), "give the axis seed"),
+        (lambda: product(values("a", "seed", [1]), seeds(1)), "give the key seed"),
+        (lambda: zipped(seeds(2), values("a", "loss.gamma", [1, 2, 3])), "equally long; got lengths 2, 3"),
+    ],
+)
+def test_lists_that_do_not_go_together_are_refused(combine, message):
+    with pytest.raises(ValueError, match=message):
+        combine()
+
+
+def test_the_sweep_of_the_default():
+    _, runs = variants.load("digits_lt", ["num_epochs=2"])
+    assert runs == variants.load(SWEEPS / "digits_lt.py", ["num_epochs=2"])[1]
+    names = [f"{method}/seed_{seed}" for method in ("ce", "cb_focal", "cdb") for seed in range(3)]
+    assert [run.name for run in runs] == names
+    by_name = {run.name: run.config for run in runs}
+    assert {one.num_epochs for one in by_name.values()} == {2}
+    assert by_name["cb_focal/seed_1"].loss.name == "focal"
+    assert by_name["cb_focal/seed_1"].weights.name == "class_balanced"
+    assert by_name["cdb/seed_2"].weights.name == "difficulty"
+    assert config.difference(by_name["ce/seed_2"], by_name["cdb/seed_2"]) == ([], ["weights.name", "difficulty.tau"])
+    # What is meant for every run need not have an effect in each of them.
+    assert len(variants.load("digits_lt", ["loss.gamma=2"])[1]) == 9
+
+
+@pytest.mark.parametrize(
+    ("sweep", "message"),
+    [
+        ("Sweep('digits_lt', choices('a', {'x': {'seed': -1}}))", "run x of .*mine.py: seed must be a whole number"),
+        ("Sweep('digits_lt', choices('a', {'x': {'loss.gamma': 2.0}}))", "run x of .*loss.gamma must be left at 1.0"),
+        ("Sweep('digit_lt', seeds(1))", "did you mean digits_lt"),
+        ("Sweep('digits_lt', chain(seeds(1), seeds(1)))", "needs names of its own"),
+        ("Sweep('digits_lt', [])", "a sweep needs a run; got none"),
+        ("[('a', 'digits_lt', {})]", "get_sweep.. must return a cbjax.variants.Sweep; got list"),
+        ("Sweep('digits_lt', seeds(1), Table('T', ('method',), 'cell'))", "has none on method, cell"),
+        ("Sweep('digits_lt', seeds(1), Table('T', (), 'seed', metric='loss'))", "metric must be one of .*; got 'loss'"),
+    ],
+)
+def test_a_wrong_sweep_is_refused(tmp_path, sweep, message):
+    path = tmp_path / "mine.py"
+    path.write_text(f"from cbjax.variants import *\ndef get_sweep():\n    return {sweep}\n")
+    with pytest.raises(ConfigError, match=message):
+        variants.load(path)
+
+
+@given(st.dictionaries(st.sampled_from(["method", "setting", "seed"]), st.text(max_size=12), min_size=1))
+def test_folders_stay_below_the_sweep_s(labels):
+    named = {axis: name for axis, name in labels.items() if name or axis == "seed"}
+    parts = [part for part in variants.folder(labels).split("/") if part]
+    assert len(parts) == len([name for name in named.values() if name]) and not {".", ".."} & set(parts)
+
+
+@given(st.integers(1, 20), st.integers(1, 6))
+def test_shards_are_all_runs_each_once(num_runs, count):
+    runs = [variants.PlannedRun(str(i), {}, None) for i in range(num_runs)]
+    shards = [variants.shard(runs, i + 1, count) for i in range(count)]
+    assert sorted(int(run.name) for part in shards for run in part) == list(range(num_runs))
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
+
+
+def test_variants_are_plain_records():
+    assert choices("a", {"x": {"seed": 1}}) == [Variant({"a": "x"}, {"seed": 1})]
+    assert Sweep("digits_lt", []).table is None and Table("T", (), "a").metric == "accuracy"
