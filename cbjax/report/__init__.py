@@ -1,20 +1,25 @@
 """Reports from work directories: Markdown with pictures, and the same figures as a table for the terminal."""
 
+import json
 import os
 import pathlib
+import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from cbjax import rows
 from cbjax.report.comparison import comparison_page
 from cbjax.report.one_run import run_page
+from cbjax.report.paper_table import NAMES, paper_page, paper_table
 from cbjax.report.read import CHECKPOINTS, LeftOut, Method, ReportError, RunRecord, group, read_runs
 from cbjax.report.sections import PICTURES
+from cbjax.report.sweep_pictures import sweep_pictures
 from cbjax.report.table import results_table
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["ReportError", "report", "table_for_terminal"]
+__all__ = ["ReportError", "has_table", "report", "report_sweep", "sweep_table_for_terminal", "table_for_terminal"]
 
 Directories = Sequence[str | os.PathLike] | str | os.PathLike
 
@@ -46,6 +51,62 @@ def report(workdirs: Directories, out: str | os.PathLike) -> pathlib.Path:
     path = out / "report.md"
     path.write_text(page, encoding="utf-8")
     return path
+
+
+def report_sweep(workdir: str | os.PathLike) -> pathlib.Path:
+    """Writes `report.md` of a sweep, in the layout of its table, from the rows of its results.
+
+    Returns:
+      The path of `report.md`.
+
+    Raises:
+      ReportError: if the directory holds no sweep.
+    """
+    place = pathlib.Path(workdir)
+    description, found = _sweep(place)
+    pictures = sweep_pictures(place, description["table"], found)
+    path = place / "report.md"
+    path.write_text(paper_page(description["table"], found, description["name"], pictures), encoding="utf-8")
+    return path
+
+
+def has_table(workdir: str | os.PathLike) -> bool:
+    """Says whether a directory holds a sweep with a table."""
+    path = pathlib.Path(workdir) / "sweep.json"
+    return path.exists() and json.loads(path.read_text())["table"] is not None
+
+
+def sweep_table_for_terminal(workdir: str | os.PathLike) -> "Table":
+    """Returns the table of a sweep at the last epoch, for rich to print."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    description, found = _sweep(pathlib.Path(workdir))
+    layout = description["table"]
+    title = f"{layout['title']}: {NAMES[layout['metric']]}, last epoch, mean ± std (n) [the paper's]"
+    table = Table(title=Text(title), box=box.SIMPLE_HEAD, title_justify="left")
+    header, body = paper_table(layout, found, "last")
+    for place, name in enumerate(header):
+        table.add_column(Text(name), justify="right" if place else "left")
+    for line in body:
+        # Without the paper's deviations the lines are shorter.
+        table.add_row(*(Text(re.sub(r"\[([\d.]+) ± [\d.]+\]", r"[\1]", cell).replace(" ± ", "±")) for cell in line))
+    return table
+
+
+def _sweep(place: pathlib.Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    path = place / "sweep.json"
+    if not path.exists():
+        raise ReportError(f"{place} holds no sweep: there is no sweep.json; `cbjax sweep --workdir={place}` makes one")
+    description = json.loads(path.read_text())
+    if description["table"] is None:
+        raise ReportError(f"{place}: the sweep has no table, and none of its work directories is there")
+    # The shards of a sweep write beside each other.
+    files = dict.fromkeys([pathlib.Path(description["results"]), *sorted(place.glob("results*.csv"))])
+    known = {run["config"] for run in description["runs"]}
+    found = {row["config"]: row for file in files for row in rows.read(file) if row["config"] in known}
+    return description, list(found.values())
 
 
 def table_for_terminal(workdirs: Directories) -> "Table":

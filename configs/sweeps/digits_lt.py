@@ -13,6 +13,8 @@ Expected accuracy on test, last epoch, mean ± standard deviation of the 3 seeds
     | cdb      | 90.5 ± 2.8 | 75.1 ± 8.5 | 61.3 ± 12.2 |
 """
 
+from cbjax.variants import Sweep, choices, product, seeds
+
 METHODS = {
     "ce": {},
     "cb_focal": {"loss.name": "focal", "weights.name": "class_balanced"},
@@ -20,10 +22,6 @@ METHODS = {
 }
 
 
-def get_runs():
-    """Returns (folder, configuration, overrides) of each run."""
-    return [
-        (f"{method}/seed_{seed}", "digits_lt", {**overrides, "seed": seed})
-        for method, overrides in METHODS.items()
-        for seed in range(3)
-    ]
+def get_sweep():
+    """Returns every method with seeds 0, 1 and 2."""
+    return Sweep("digits_lt", product(choices("method", METHODS), seeds(3)))

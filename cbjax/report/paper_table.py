@@ -1,0 +1,115 @@
+"""The table of a sweep in the paper's own layout: what was measured, cell by cell, beside what the paper prints."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cbjax.report.table import markdown_table
+
+CHECKPOINTS = {"last": "Last epoch", "best": "Best epoch, chosen on held-out validation"}
+FAR = 1.5  # points from the paper's figure
+NAMES = {
+    "accuracy": "test accuracy, %",
+    "error": "test error, %",
+    "balanced_accuracy": "balanced test accuracy, %",
+    "top5_error": "top-5 test error, %",
+    "macro_recall": "macro recall on test, %",
+    "macro_precision": "macro precision on test, %",
+}
+
+
+def paper_table(
+    table: Mapping[str, Any], rows: Sequence[Mapping[str, str]], checkpoint: str
+) -> tuple[list[str], list[list[str]]]:
+    """Lays out the rows of a sweep.
+
+    Args:
+      table: a `variants.Table` as JSON (`variants.table_as_json`).
+      rows: as from `rows.read`; figures in per cent.
+      checkpoint: "last" or "best".
+
+    Returns:
+      The header, and a line for each method and setting in the order of the table: in each cell mean ± standard
+      deviation (n) of what was measured, and the paper's figure in brackets; a dash where there is none of the two.
+    """
+    figures = figures_of(rows, checkpoint)
+    paper = {(_row_key(one["row"]), one["column"]): one for one in table["paper"]}
+    columns, lines = table["column_names"], [_row_key(row) for row in table["row_names"]]
+    body = []
+    for line in lines:
+        cells = []
+        for column in columns:
+            measured, printed = figures.get((line, column)), paper.get((line, column))
+            cells.append(_cell(measured, printed) or "–")
+        if any(cell != "–" for cell in cells):
+            body.append([" ".join(part for part in line if part), *cells])
+    return [f"{', '.join(table['rows'])} \\ {table['columns']}", *columns], body
+
+
+def paper_page(
+    table: Mapping[str, Any], rows: Sequence[Mapping[str, str]], name: str, pictures: Sequence[str] = ()
+) -> str:
+    """Returns the report of a sweep with a table, as Markdown; `pictures` are lines that show them."""
+    parts = [
+        f"# {table['title']}",
+        "",
+        f"`cbjax sweep --config={name}`; {NAMES[table['metric']]}: mean ± standard "
+        "deviation (n runs) of what was measured, [the paper's figure].",
+        "",
+    ]
+    for checkpoint, title in CHECKPOINTS.items():
+        header, body = paper_table(table, rows, checkpoint)
+        if any(row[checkpoint] for row in rows):
+            parts += [f"## {title}", "", markdown_table(header, body), ""]
+    if far := _far(table, rows):
+        parts += [f"More than {FAR} points from the paper at the last epoch: {'; '.join(far)}.", ""]
+    parts += [*table["notes"], ""] if table["notes"] else []
+    parts += [line for picture in pictures for line in (picture, "")]
+    parts += [_cost(rows), ""]
+    return "\n".join(parts)
+
+
+def figures_of(rows: Sequence[Mapping[str, str]], checkpoint: str) -> dict[tuple[tuple[str, str], str], list[float]]:
+    """Returns (row, column) -> the figures of its runs."""
+    found: dict[tuple, list[float]] = {}
+    for row in rows:
+        if row[checkpoint]:
+            found.setdefault(((row["method"], row["setting"]), row["cell"]), []).append(float(row[checkpoint]))
+    return found
+
+
+def _row_key(names: Sequence[str]) -> tuple[str, str]:
+    return names[0], ", ".join(names[1:])
+
+
+def _cell(measured: Sequence[float] | None, printed: Mapping[str, Any] | None) -> str:
+    ours = "" if not measured else f"{_mean(measured, _std(measured))} ({len(measured)})"
+    theirs = "" if printed is None else f"[{_mean([printed['mean']], printed['std'])}]"
+    return " ".join(part for part in (ours, theirs) if part)
+
+
+def _mean(figures: Sequence[float], std: float | None) -> str:
+    mean = f"{statistics.fmean(figures):.2f}"
+    return mean if std is None else f"{mean} ± {std:.2f}"
+
+
+def _std(figures: Sequence[float]) -> float | None:
+    return statistics.stdev(figures) if len(figures) > 1 else None
+
+
+def _far(table: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> list[str]:
+    figures = figures_of(rows, "last")
+    far = []
+    for one in table["paper"]:
+        measured = figures.get((_row_key(one["row"]), one["column"]))
+        if measured and abs(gap := statistics.fmean(measured) - one["mean"]) > FAR:
+            far.append(f"{' '.join(filter(None, one['row']))} at {one['column']} ({gap:+.1f})")
+    return far
+
+
+def _cost(rows: Sequence[Mapping[str, str]]) -> str:
+    if not rows:
+        return "No run has finished."
+    hours = sum(float(row["seconds"]) for row in rows) / 3600
+    devices = ", ".join(dict.fromkeys(row["device"] for row in rows))
+    return f"{len(rows)} runs; {hours:.1f} hours of training, on {devices}."

@@ -1,0 +1,115 @@
+"""The table of a sweep beside the paper's: figures recomputed, gaps named, and the files of `configs/sweeps`."""
+
+import json
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cbjax import rows, variants
+from cbjax.cli import main
+from cbjax.report import sweep_plots
+from cbjax.report.paper_table import paper_page, paper_table
+from cbjax.variants import Sweep, Table, choices, product, seeds
+
+FILES = sorted((Path(__file__).parents[1] / "configs" / "sweeps").glob("*.py"))
+PAPER = {("CE", ""): {"10": (5.0, 0.5), "100": (9.0, None)}, ("EQL", ""): {"10": (4.0, None)}}
+SWEEP = Sweep(
+    "digits_lt",
+    product(
+        choices("imbalance", {"100": {}, "10": {}}),
+        choices("method", {"CE": {}, "CDB": {}}),
+        choices("setting", {"": {}}),
+        seeds(2),
+    ),
+    Table("A table", ("method", "setting"), "imbalance", "error", PAPER, notes=("A note.",)),
+)
+FIGURES = {("CE", "10"): (6.0, 8.0), ("CE", "100"): (9.5, 9.5), ("CDB", "10"): (3.0,)}
+
+
+def measured():
+    blank = dict.fromkeys(rows.FIELDS, "") | {"metric": "error", "seconds": "1800", "device": "1 x cpu"}
+    return [
+        {**blank, "method": method, "cell": cell, "seed": str(seed), "last": str(figure), "best": str(figure - 1)}
+        for (method, cell), figures in FIGURES.items()
+        for seed, figure in enumerate(figures)
+    ]
+
+
+def test_cells_hold_mean_deviation_n_and_the_paper_s_figure():
+    header, body = paper_table(variants.table_as_json(SWEEP), measured(), "last")
+    assert header == ["method, setting \\ imbalance", "10", "100"]
+    assert body == [
+        ["CE", f"7.00 ± {statistics.stdev((6, 8)):.2f} (2) [5.00 ± 0.50]", "9.50 ± 0.00 (2) [9.00]"],
+        ["EQL", "[4.00]", "–"],
+        ["CDB", "3.00 (1)", "–"],
+    ]
+    _, best = paper_table(variants.table_as_json(SWEEP), measured(), "best")
+    assert best[2] == ["CDB", "2.00 (1)", "–"]
+
+
+def test_the_page_names_what_is_far_from_the_paper_and_what_it_cost():
+    page = paper_page(variants.table_as_json(SWEEP), measured(), "mine")
+    assert "More than 1.5 points from the paper at the last epoch: CE at 10 (+2.0)." in page
+    assert "A note." in page and "5 runs; 2.5 hours of training, on 1 x cpu." in page
+    assert page.index("## Last epoch") < page.index("## Best epoch")
+    assert "No run has finished." in paper_page(variants.table_as_json(SWEEP), [], "mine")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_figure_of_the_paper_has_its_row_and_column(path):
+    """All sweeps that come with cbjax resolve, in each recipe that their heads name."""
+    recipes = [word for word in path.read_text().split() if word.startswith(f"--config={path.stem}:")]
+    for name in dict.fromkeys([str(path), *(f"{path}:{word.split(':')[1].strip(',.')}" for word in recipes)]):
+        sweep, runs = variants.load(name)
+        assert len({run.name for run in runs}) == len(runs)
+        layout = variants.table_as_json(sweep)
+        if layout is None:
+            continue
+        own = {(tuple(run.labels[axis] for axis in layout["rows"]), run.labels[layout["columns"]]) for run in runs}
+        for one in layout["paper"]:
+            # A method that cbjax does not have yet is the paper's alone.
+            same_method = {row for row, _ in own if row[0] == one["row"][0]}
+            assert not same_method or (tuple(one["row"]), one["column"]) in own, (name, one)
+
+
+@pytest.fixture
+def swept(tmp_path):
+    """A sweep of MNIST's table 2 with made-up figures, as its folder would be."""
+    described, runs = variants.load("cdb_table2:short")
+    layout = variants.table_as_json(described)
+    listed = [{"name": run.name, "labels": dict(run.labels), "config": f"{i:016x}"} for i, run in enumerate(runs)]
+    blank = dict.fromkeys(rows.FIELDS, "") | {"metric": "error", "seconds": "240", "device": "1 x cpu"}
+    figures = [
+        blank
+        | {"method": run.labels["method"], "setting": run.labels["setting"], "cell": run.labels["ratio"]}
+        | {"seed": run.labels["seed"], "last": f"{i % 7:.1f}", "best": f"{i % 5:.1f}", "config": listed[i]["config"]}
+        for i, run in enumerate(runs)
+    ]
+    rows.add(tmp_path / "results_1_of_2.csv", figures[::2])
+    rows.add(tmp_path / "results_2_of_2.csv", figures[1::2])
+    description = {"name": "cdb_table2:short", "config": "mnist_binary", "table": layout, "runs": listed}
+    (tmp_path / "sweep.json").write_text(json.dumps({**description, "results": str(tmp_path / "results.csv")}))
+    return tmp_path
+
+
+def test_a_sweep_s_report_comes_from_the_rows_of_all_shards(swept, capsys):
+    assert main(["report", str(swept)]) == 0
+    shown = capsys.readouterr().out
+    assert "CDB table 2" in shown and "(3) [4.03]" in " ".join(shown.split())
+    page = (swept / "report.md").read_text()
+    assert "105 runs; 7.0 hours of training" in page and "A short form: 800 epochs" in page
+    for name in ("matrix.png", "settings.png", "weights_by_difficulty.png"):
+        assert f"]({name})" in page
+        with Image.open(swept / name) as picture:
+            assert np.asarray(picture.convert("L")).std() > 10
+    assert "effective_number.png" not in page
+    assert main(["report", str(swept)]) == 0 and (swept / "report.md").read_text() == page
+
+
+def test_settings_are_read_from_their_names():
+    assert sweep_plots.read_setting("beta 0.9999") == ("beta", 0.9999)
+    assert sweep_plots.read_setting("tau 2") == ("tau", 2.0)
+    assert sweep_plots.read_setting("dynamic tau") is None and sweep_plots.read_setting("") is None
