@@ -69,7 +69,9 @@ def decode(data: bytes) -> np.ndarray:
 def decode_at_least(
     data: bytes, head: JpegHead | None, height: int, width: int, bottom: int | None = None
 ) -> tuple[np.ndarray, int]:
-    """As `decode`, at 1/2, 1/4 or 1/8 of the size and without the last rows where the file allows it.
+    """As `decode`, at 1/2, 1/4 or 1/8 of the size and without the last rows where the file allows it, for training.
+
+    By libjpeg's fast cosine transform, tf.data's default: some 1.4 levels of 255 apart, and 7 % more images a second.
 
     Args:
       data: the content of a file.
@@ -161,7 +163,7 @@ def _decode_jpeg(data):
 
 
 def _decode_part(data, head, scale, rows):
-    """As `_decode_jpeg`, on a smaller scale and of the first rows alone."""
+    """As `_decode_jpeg`, faster, on a smaller scale and of the first rows alone."""
     import simplejpeg
 
     if rows < head.height:
@@ -174,7 +176,7 @@ def _decode_part(data, head, scale, rows):
         size = simplejpeg.decode_jpeg_header(data, **options)[:2]
     buffer = _buffer(3 * size[0] * size[1])
     try:
-        return simplejpeg.decode_jpeg(data, "RGB", buffer=buffer, **options)
+        return simplejpeg.decode_jpeg(data, "RGB", buffer=buffer, fastdct=True, **options)
     except ValueError as error:
         # The pixels are there by then. Anything else that it may say comes first and is what it says.
         if rows < head.height and _REST.fullmatch(str(error)):
