@@ -20,6 +20,7 @@ from cbjax.config_schema import KEYS, REQUIRED, ConfigError, accept, did_you_mea
 
 __all__ = [
     "HOW_KEYS",
+    "READING_KEYS",
     "ConfigError",
     "change",
     "check",
@@ -38,12 +39,8 @@ __all__ = [
     "to_json",
 ]
 
-# Keys that say where or how a run is computed, not what: they may differ on a resume.
-HOW_KEYS = (
-    "parallel",
-    "devices",
-    "deterministic",
-    "steps_per_dispatch",
+# Keys that say where images are and how they are read.
+READING_KEYS = (
     "data.data_dir",
     "data.file",
     "data.root",
@@ -53,6 +50,14 @@ HOW_KEYS = (
     "data.on_bad_image",  # before the first bad image both do the same
     "data.threads",
     "data.workers",
+)
+# Keys that say where or how a run is computed, not what: they may differ on a resume.
+HOW_KEYS = (
+    "parallel",
+    "devices",
+    "deterministic",
+    "steps_per_dispatch",
+    *READING_KEYS,
     "evaluation.batch_size",
     "checkpoint.every_epochs",
     "checkpoint.every_minutes",

@@ -15,15 +15,7 @@ KEYS = (
     "evaluation.groups",
     "parallel",
     "devices",
-    "data.data_dir",
-    "data.file",
-    "data.root",
-    "data.train_list",
-    "data.validation_list",
-    "data.test_list",
-    "data.on_bad_image",
-    "data.threads",
-    "data.workers",
+    *configs.READING_KEYS,
 )
 
 

@@ -3,8 +3,8 @@
 Command: cbjax sweep --config=cb_table2 --workdir=runs/cb_table2          (plain losses, and CB with the paper's choice)
          cbjax sweep --config=cb_table2:grid --workdir=runs/cb_table2     (CB with each loss and beta as well)
          cbjax sweep --config=cb_table2:cifar20 --workdir=runs/cb_cifar20 (the appendix: the grid on CIFAR-20)
-Time: 70 runs of a seed (grid: 260, cifar20: 130), 3 seeds; a run has 17,500 to 78,200 steps of 128 images, 200 epochs.
-    On 2 CPU cores about a minute an epoch; not measured on a GPU yet.
+Time: 70 runs of a seed (grid: 260, cifar20: 130), 3 seeds; a run has 14,800 to 78,200 steps of 128 images, 200 epochs.
+    On 2 CPU cores about a minute for 85 steps; not measured on a GPU yet.
 Data: CIFAR-10 and -100 by TFDS; `cbjax datasets` says whether they are ready and how to prepare them.
 Source: table 2; the recipe is `cifar_lt:cui`, which holds nothing out. The paper's row "class-balanced" is the best of
     the grid on test, column by column: here it stands beside the setting that reached it, and nothing is chosen.

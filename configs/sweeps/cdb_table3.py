@@ -3,7 +3,7 @@
 Command: cbjax sweep --config=cdb_table3 --workdir=runs/cdb_table3      (methods)
          cbjax sweep --config=cdb_table3:tau --workdir=runs/cdb_table4  (tau, table 4)
 Time: 25 runs of a seed (tau: 35), 3 seeds; a run has 13,400 to 27,600 steps of 128 images, 200 epochs.
-    On 2 CPU cores about a minute an epoch; not measured on a GPU yet.
+    On 2 CPU cores about a minute for 85 steps; not measured on a GPU yet.
 Data: CIFAR-100 by TFDS; `cbjax datasets` says whether it is ready and how to prepare it.
 Source: tables 3 and 4; the recipe is `cifar_lt:cdb`. L2RW, Meta-Weight-Net, EQL and LDAM-DRW are the paper's alone.
     CB has the beta and gamma of Cui et al. 2019 for each imbalance.
