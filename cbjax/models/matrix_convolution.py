@@ -1,8 +1,8 @@
 """A convolution and its 2x2 max-pool as one matrix product, for small images.
 
 XLA's convolutions on CPU are slow for kernels with few channels, some four times slower inside `lax.scan`, and
-become grouped ones under `vmap` over models. A matrix product is fast in all three. It does up to eight times the
-arithmetic of the convolution, so it is for LeNet-sized layers only, which are small enough for that on any device.
+become grouped ones under `vmap` over models. A matrix product is fast in all three. It does about twice the arithmetic
+of the convolution and copies its input several times, so it is for LeNet-sized layers only.
 """
 
 import jax.numpy as jnp
@@ -32,9 +32,10 @@ class ConvolutionAndPool(nn.Module):
 def convolve_and_pool(images: Array, kernel: Array, padding: int) -> Array:
     """Computes the 2x2 max-pool, stride 2, of a convolution with stride 1.
 
-    Two output rows 2r and 2r + 1 see the k + 1 input rows from 2r on. Those rows, flattened, times a banded matrix give
-    every output of the two rows at once. The matrix's columns are ordered by the position of an output in its 2x2
-    window first, so that pooling is the maximum of four slices.
+    A tile of two output rows and 2t output columns (t = 2 where the pooled width is even, else 1) sees k + 1 input rows
+    and 2t + k - 1 input columns. Those pixels, flattened, times a banded matrix give the whole tile at once: small
+    tiles waste little arithmetic on the band's zeros, wide ones copy fewer pixels twice. The matrix's columns are
+    ordered by the position of an output in its 2x2 window first, so that pooling is the maximum of four slices.
 
     Equal values in a window share its gradient, where XLA's own pooling gives it to the first.
 
@@ -57,11 +58,17 @@ def convolve_and_pool(images: Array, kernel: Array, padding: int) -> Array:
         raise ValueError(
             f"the kernel's size must be odd and the output's height and width even: {size}, {rows}, {columns}"
         )
-    pairs = images.reshape(batch, height // 2, 2 * width * channels)
-    bands = [pairs[:, i : i + rows // 2] for i in range((size + 1) // 2)]
-    outputs = jnp.concatenate(bands, axis=2) @ _banded_matrix(kernel, width)
-    phases = outputs.reshape(batch, rows // 2, 4, columns // 2, -1)
-    return jnp.max(phases, axis=2)
+    step = 4 if columns % 4 == 0 else 2
+    seen = step + size - 1
+    pairs = images.reshape(batch, height // 2, 2, width, channels)
+    tiles = []
+    for left in range(0, columns, step):
+        band = pairs[:, :, :, left : left + seen].reshape(batch, height // 2, -1)
+        tiles.append(jnp.concatenate([band[:, i : i + rows // 2] for i in range((size + 1) // 2)], axis=2))
+    matrix = _banded_matrix(kernel, seen)
+    outputs = jnp.stack(tiles, axis=2).reshape(-1, matrix.shape[0]) @ matrix
+    phases = outputs.reshape(outputs.shape[0], 4, -1)
+    return jnp.max(phases, axis=1).reshape(batch, rows // 2, columns // 2, -1)
 
 
 def _banded_matrix(kernel: Array, width: int) -> Array:
