@@ -64,7 +64,7 @@ KEYS: dict[str, Key] = {
     "parallel": Key("shard_map", choice("shard_map", "pmap"), "how a step is spread over devices; equal results"),
     "devices": Key(None, integer(1), "number of local devices to use (none: all)"),
     "deterministic": Key(False, boolean(), "bit-equal repetition on a GPU, at some speed"),
-    "steps_per_dispatch": Key(None, integer(1), "steps in one dispatch (none: 1 on CPU, an epoch elsewhere)"),
+    "steps_per_dispatch": Key(None, integer(1), "steps in one dispatch (none: an epoch; 1 on CPU with convolutions)"),
     "data.name": Key(None, either(choice(*SOURCES), prefixed(TFDS_PREFIX, "NAME")), "data set"),
     "data.data_dir": Key(None, text("a folder"), "TFDS folder (none: CBJAX_DATA_DIR, else TFDS's own)"),
     "data.file": Key(None, text("a .npz file"), "the user's file, for data.name=arrays"),

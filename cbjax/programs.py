@@ -17,7 +17,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cbjax import components, evaluate, resident, sharding, streaming
+from cbjax import components, evaluate, models, resident, sharding, streaming
 from cbjax import config as configs
 from cbjax.config import ConfigError, learning_rates
 from cbjax.data import augment
@@ -237,9 +237,9 @@ def steps_per_resident_dispatch(config: ConfigDict, batches: Batches, mesh: Mesh
     """Returns how many steps a dispatch takes at most where the images lie on the devices."""
     if config.steps_per_dispatch is not None:
         return config.steps_per_dispatch
-    # XLA's convolutions inside a loop are about ten times slower on CPU; elsewhere one dispatch an epoch saves the
-    # host's time.
-    return batches.epoch_end(1) if sharding.on_accelerator(mesh) else 1
+    # One dispatch an epoch saves the host's time, but not with XLA's convolutions on CPU, which are slow inside a loop.
+    loops = sharding.on_accelerator(mesh) or config.model.name in models.OF_MATRIX_PRODUCTS
+    return batches.epoch_end(1) if loops else 1
 
 
 def _augmentation(config):

@@ -67,9 +67,9 @@ def loop(tmp_path_factory):
     return workdir / "runs"
 
 
-@pytest.mark.parametrize("mode", ["vmap", "devices"])
-def test_a_group_gives_each_run_what_it_gets_alone(described, loop, tmp_path, mode):
-    _, failed = train(described, tmp_path / "runs", mode=mode, group_size=4)
+@pytest.mark.parametrize(("mode", "overrides"), [("vmap", ()), ("vmap", ("steps_per_dispatch=1",)), ("devices", ())])
+def test_a_group_gives_each_run_what_it_gets_alone(described, loop, tmp_path, mode, overrides):
+    _, failed = train(described, tmp_path / "runs", *overrides, mode=mode, group_size=4)
     assert failed == {} and json.loads((tmp_path / "runs" / "plan.json").read_text())["mode"] == mode
     for log in ("metrics", "class_weights"):
         if log == "metrics":

@@ -17,6 +17,8 @@ MODELS: dict[str, Callable[..., Model]] = {
     **{f"resnet{depth}": functools.partial(resnet_cifar, depth=depth) for depth in (20, 32, 44, 56, 110)},
     **{f"resnet{depth}": functools.partial(resnet_imagenet, depth=depth) for depth in DEPTHS},
 }
+# Networks without a convolution of XLA's, which on CPU is some ten times slower inside a loop of steps.
+OF_MATRIX_PRODUCTS = ("digits_cnn", "lenet5")
 
 
 def build(name: str, num_classes: int, **options: Any) -> Model:
