@@ -1,5 +1,6 @@
 """The figures of a sweep in long form: a CSV with a row for each finished run."""
 
+import contextlib
 import csv
 import io
 import json
@@ -51,23 +52,38 @@ def row(name: str, sweep: Sweep, run: PlannedRun, workdir: pathlib.Path) -> dict
     """
     results = json.loads((workdir / "results.json").read_text())
     environment = json.loads((workdir / "environment.json").read_text())
-    axes = {axis: label for axis, label in run.labels.items() if axis != "seed"}
-    rows, column = (sweep.table.rows, sweep.table.columns) if sweep.table else (tuple(axes), None)
-    metric = sweep.table.metric if sweep.table else "balanced_accuracy"
-    return {
-        "table": name,
-        "method": axes[rows[0]],
-        "setting": ", ".join(axes[axis] for axis in rows[1:]),
-        "cell": axes[column] if column else "",
-        "seed": str(run.config.seed),
-        "metric": metric,
-        "last": _figure(results, "last", metric),
-        "best": _figure(results, "best", metric),
+    names = _names(name, sweep, run)
+    return names | {
+        "last": _figure(results, "last", names["metric"]),
+        "best": _figure(results, "best", names["metric"]),
         "device": environment["devices"],
         "seconds": f"{results['seconds']:.1f}",
         "commit": environment["commit"] or "",
-        "config": configs.fingerprint(run.config)[:16],
+        "config": config_hash(run),
     }
+
+
+def config_hash(run: PlannedRun) -> str:
+    """Returns the hash of a run's whole resolved config by which its row is known."""
+    return configs.fingerprint(run.config)[:16]
+
+
+def from_neighbours(path: pathlib.Path, name: str, sweep: Sweep, runs: Iterable[PlannedRun]) -> list[dict[str, str]]:
+    """Returns rows for those of the runs that another table beside `path` has, under the names of this sweep.
+
+    Tables share runs: CDB with dynamic tau stands in tables 1 and 2 of its paper, of the same configs.
+    """
+    known = {one["config"] for one in read(path)}
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for neighbour in sorted(set(path.parent.glob("*.csv")) - {path}):
+        with contextlib.suppress(RowsError):  # a CSV of something else
+            found |= {(one["config"], one["metric"]): one for one in read(neighbour)}
+    named = [_names(name, sweep, run) | {"config": config_hash(run)} for run in runs]
+    return [
+        found[one["config"], one["metric"]] | one
+        for one in named
+        if one["config"] not in known and (one["config"], one["metric"]) in found
+    ]
 
 
 def read(path: str | os.PathLike) -> list[dict[str, str]]:
@@ -101,6 +117,20 @@ def add(path: str | os.PathLike, new: Iterable[Mapping[str, Any]]) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text.getvalue(), encoding="utf-8")
     os.replace(temporary, path)
+
+
+def _names(name: str, sweep: Sweep, run: PlannedRun) -> dict[str, str]:
+    """Returns the part of a run's row that says where in its table it stands."""
+    axes = {axis: label for axis, label in run.labels.items() if axis != "seed"}
+    rows, column = (sweep.table.rows, sweep.table.columns) if sweep.table else (tuple(axes), None)
+    return {
+        "table": name,
+        "method": axes[rows[0]],
+        "setting": ", ".join(axes[axis] for axis in rows[1:]),
+        "cell": axes[column] if column else "",
+        "seed": str(run.config.seed),
+        "metric": sweep.table.metric if sweep.table else "balanced_accuracy",
+    }
 
 
 def _figure(results: Mapping[str, Any], checkpoint: str, metric: str) -> str:

@@ -44,8 +44,9 @@ def sweep(
 ) -> tuple[pathlib.Path, dict[str, str]]:
     """Trains each run in `workdir/NAME`, adds a row for each to the results, then reports on all of them in `workdir`.
 
-    A run whose row is in the results already is not trained again, whether its work directory is there or not. One that
-    fails is kept with its error and does not stop the others; the next call tries it again, unless it diverged.
+    A run whose row is in the results already, or in another table beside them, is not trained again, whether its work
+    directory is there or not. One that fails is kept with its error and does not stop the others; the next call tries
+    it again, unless it diverged.
 
     Args:
       name: of the sweep, which its rows bear.
@@ -69,12 +70,7 @@ def sweep(
     suffix = "" if part[1] == 1 else f"_{part[0]}_of_{part[1]}"
     path = pathlib.Path(results) if results is not None else place / f"results{suffix}.csv"
     mine = shard(runs, *part)
-    ended = processes.from_first(lambda: _ended(mine, place, path))
-    if first:
-        place.mkdir(parents=True, exist_ok=True)
-        _write_description(place, name, described, runs, path)
-        # A kill may come between a run's results and its row.
-        rows.add(path, [rows.row(name, described, run, place / run.name) for run in _without_rows(mine, place, path)])
+    ended = processes.from_first(lambda: _begin(name, described, runs, mine, place, path))
     left = [run for run in mine if run.name not in ended]
     failed = {run: error for run, error in ended.items() if error is not None}
     # A few sources at most, and those of one sweep are few: read once for all runs.
@@ -223,6 +219,24 @@ def _is_streamed(run: PlannedRun) -> bool:
     return run.config.data.name in STREAMED or run.config.data.name.startswith(TFDS_PREFIX)
 
 
+def _begin(
+    name: str,
+    described: Sweep,
+    runs: Sequence[PlannedRun],
+    mine: Sequence[PlannedRun],
+    place: pathlib.Path,
+    path: pathlib.Path,
+) -> dict[str, str | None]:
+    """Writes down what the sweep is and the rows that are there already; returns the runs that are over."""
+    _ended(mine, place, path)  # refuses folders of other configs before anything is written
+    place.mkdir(parents=True, exist_ok=True)
+    _write_description(place, name, described, runs, path)
+    # A kill may come between a run's results and its row.
+    rows.add(path, [rows.row(name, described, run, place / run.name) for run in _without_rows(mine, place, path)])
+    rows.add(path, rows.from_neighbours(path, name, described, mine))
+    return _ended(mine, place, path)
+
+
 def _ended(runs: Sequence[PlannedRun], place: pathlib.Path, path: pathlib.Path) -> dict[str, str | None]:
     """Returns the runs that are over: name -> None, or the error of one that diverged."""
     known = {one["config"] for one in rows.read(path)}
@@ -230,7 +244,7 @@ def _ended(runs: Sequence[PlannedRun], place: pathlib.Path, path: pathlib.Path) 
     for run in runs:
         finished = workdirs.is_finished(place / run.name, run.config)
         noted = place / run.name / FAILED
-        if finished or configs.fingerprint(run.config)[:16] in known:
+        if finished or rows.config_hash(run) in known:
             ended[run.name] = None
         elif noted.exists() and json.loads(noted.read_text())["diverged"]:
             ended[run.name] = json.loads(noted.read_text())["error"]
@@ -239,16 +253,14 @@ def _ended(runs: Sequence[PlannedRun], place: pathlib.Path, path: pathlib.Path) 
 
 def _without_rows(runs: Sequence[PlannedRun], place: pathlib.Path, path: pathlib.Path) -> list[PlannedRun]:
     known = {one["config"] for one in rows.read(path)}
-    missing = [run for run in runs if configs.fingerprint(run.config)[:16] not in known]
+    missing = [run for run in runs if rows.config_hash(run) not in known]
     return [run for run in missing if _has_results(place / run.name)]
 
 
 def _write_description(
     place: pathlib.Path, name: str, described: Sweep, runs: Sequence[PlannedRun], results: pathlib.Path
 ) -> None:
-    listed = [
-        {"name": run.name, "labels": dict(run.labels), "config": configs.fingerprint(run.config)[:16]} for run in runs
-    ]
+    listed = [{"name": run.name, "labels": dict(run.labels), "config": rows.config_hash(run)} for run in runs]
     description = {"name": name, "config": described.config, "results": str(results.absolute())}
     workdirs.write_json(
         place / "sweep.json", {**description, "table": variants.table_as_json(described), "runs": listed}

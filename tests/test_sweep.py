@@ -98,6 +98,16 @@ def test_rows_say_what_came_out_and_stand_for_runs_that_are_gone(described, loop
     train(described, tmp_path / "runs", mode="loop", results=path, tell=told.append)
     assert [line for line in told if line.startswith("training in")] == [told[2]] and "ce/seed_0" in told[2]
     assert {row["config"] for row in rows.read(path)} == {row["config"] for row in kept}
+    # Another table beside it that shares a run lends its row.
+    other, borrowed = tmp_path / "other.py", tmp_path / "other.csv"
+    other.write_text(described.read_text().replace("'ce'", "'plain'"))
+    (tmp_path / "notes.csv").write_text("of,something,else\n")
+    told.clear()
+    train(other, tmp_path / "other", mode="loop", results=borrowed, tell=told.append)
+    assert not any(line.startswith("training in") for line in told)
+    assert [(row["method"], row["last"]) for row in rows.read(borrowed)] == [
+        (row["method"].replace("ce", "plain"), row["last"]) for row in kept
+    ]
     # A kill may come between a run's results and its row: the next call adds it.
     train(described, tmp_path / "runs", mode="loop", part=(1, 4))
     assert [row["config"] for row in rows.read(tmp_path / "runs" / "results_1_of_4.csv")] == [kept[0]["config"]]
