@@ -6,7 +6,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cbjax.config import ConfigError
-from cbjax.data import longtail, normalization, splits
+from cbjax.data import longtail, splits
 
 # Name -> images of the training and of the test (or validation) split, classes, shape [H, W, channels] where it is
 # fixed. Source: the data sets' pages at tensorflow.org/datasets.
@@ -33,15 +33,12 @@ class AbstractData:
       counts: [C] training images of each class; where only their sum is known, divided evenly.
       num_test: images of the test split.
       resident: whether all images lie on every device.
-      mean, std: per channel. Of "standardize", whose values come from the images, they stand for any.
     """
 
     image_shape: tuple[int, int, int]
     counts: np.ndarray
     num_test: int
     resident: bool
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
 
 
 def describe(
@@ -84,18 +81,20 @@ def describe(
     if not test:  # the test images too come from the training split
         held_out_test = splits.per_class(available, data.test, "data.test")
         held_out, test = held_out + held_out_test, int(held_out_test.sum())
+    if (used := available <= held_out).any():
+        raise ConfigError(
+            f"data.validation and data.test hold out {held_out[used][0]} images of a class that has "
+            f"{available[used][0]} (--images divided by --classes): none is left to train on"
+        )
     options = {"imbalance": data.imbalance, "counts": data.counts, "train_size": data.train_size}
     if data.majority_ratio is not None:
         options["majority_ratio"] = data.majority_ratio
     fixed = known[3] if known else None
     side = image_size or data.image_size
     shape = fixed if fixed and not image_size else (side, side, fixed[2] if fixed else 3)
-    mean, std = normalization.NORMALIZATIONS.get(data.normalization, ((0.0,), (1.0,)))
     return AbstractData(
         image_shape=shape,
-        counts=longtail.counts_within(np.maximum(available - held_out, 1), data.longtail, **options),
+        counts=longtail.counts_within(available - held_out, data.longtail, **options),
         num_test=max(test, 1),
         resident=data.name == "arrays" or fixed is not None,
-        mean=mean * (shape[2] // len(mean)),
-        std=std * (shape[2] // len(std)),
     )

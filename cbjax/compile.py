@@ -84,14 +84,7 @@ def _bounds(answer, chip):
     fits = answer["train"]["fits"] and answer["evaluation"]["fits"]
     if not answer["train"]["fits"]:
         return {"fits": fits}
-    train = answer["train"]
-    times = roofline.bound(
-        chip,
-        answer["num_chips"],
-        flops=train["flops"],
-        bytes_accessed=train["bytes"],
-        collectives=[roofline.Collective(**one) for one in train["collectives"]],
-    )
+    times = roofline.bound_of(answer["train"], chip, answer["num_chips"])
     return {
         "fits": fits,
         "bound": {**times._asdict(), "step": times.step, "not_overlapped": times.not_overlapped},

@@ -47,10 +47,10 @@ def table(figures: dict[str, Any]) -> Table:
     )
     for kind, size in kinds:
         row(f"{kind} of {_decimal(size)}", lambda one, kind=kind, size=size: _times(one, kind, size))
-    row("least time: FLOPs / peak", lambda one: _time(_bound(one, chip, num_chips).compute))
-    row("least time: bytes / bandwidth", lambda one: _time(_bound(one, chip, num_chips).memory))
-    row("least time: links", lambda one: _time(_bound(one, chip, num_chips).links))
-    row("bound: a step takes at least", lambda one: _time(_bound(one, chip, num_chips).step))
+    row("least time: FLOPs / peak", lambda one: _time(roofline.bound_of(one, chip, num_chips).compute))
+    row("least time: bytes / bandwidth", lambda one: _time(roofline.bound_of(one, chip, num_chips).memory))
+    row("least time: links", lambda one: _time(roofline.bound_of(one, chip, num_chips).links))
+    row("bound: a step takes at least", lambda one: _time(roofline.bound_of(one, chip, num_chips).step))
     return result
 
 
@@ -90,16 +90,6 @@ def _parts(program):
         "temporaries": memory["temporaries"],
         "program": memory["program"],
     }
-
-
-def _bound(program, chip, num_chips):
-    return roofline.bound(
-        chip,
-        num_chips,
-        flops=program["flops"],
-        bytes_accessed=program["bytes"],
-        collectives=[roofline.Collective(**one) for one in program["collectives"]],
-    )
 
 
 def _largest(collective):

@@ -13,7 +13,7 @@ from cbjax.config_schema import (
     RESNETS,
     SOURCES,
     STREAMED,
-    TFDS_PREFIX,
+    is_streamed,
 )
 
 # A key in the first column has an effect only where the key in the second has one of the values in the third.
@@ -99,11 +99,6 @@ def problems(values: Mapping[str, Any], given: Collection[str] = ()) -> list[str
     ]
 
 
-def is_streamed(name: str) -> bool:
-    """Says whether the images of a source are read as they are needed."""
-    return name in STREAMED or name.startswith(TFDS_PREFIX)
-
-
 def divisible(key: str, batch_size: int, num_devices: int) -> Iterator[str]:
     """Yields what to do where the devices do not divide a batch; nothing where they do."""
     if batch_size % num_devices:
@@ -143,7 +138,7 @@ def scaled_learning_rate(values: Mapping[str, Any]) -> tuple[float, float]:
 def _without_effect(values, given):
     for key, on, where in EFFECTS:
         value, default = values[key], KEYS[key].default
-        applies = values[on] in where or (where is STREAMED and is_streamed(values[on]))
+        applies = values[on] in where or (where == STREAMED and is_streamed(values[on]))
         if value != default and not applies and (key in given or key in STATEMENTS):
             yield (
                 f"{key} must be left at {default} unless {on} is {' or '.join(where)}, for it has no effect where {on} "

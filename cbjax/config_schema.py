@@ -205,6 +205,11 @@ def show(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+def is_streamed(name: str) -> bool:
+    """Says whether the images of a source are read as they are needed."""
+    return name in STREAMED or name.startswith(TFDS_PREFIX)
+
+
 def did_you_mean(word: Any, names: Iterable[str]) -> str:
     """Ends a message with the name that is nearest to the word, if one is near."""
     nearest = difflib.get_close_matches(word, names, n=1) if isinstance(word, str) else []

@@ -7,8 +7,7 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cbjax import groups, resident, streaming
-from cbjax.config_schema import STREAMED
+from cbjax import config_schema, groups, resident, streaming
 from cbjax.data import Dataset, Encoded, samplers
 from cbjax.data.crops import EvalTransform, TrainTransform
 from cbjax.data.sampling import Batches
@@ -84,7 +83,7 @@ def build_evaluate(
 
 def evaluation_transform(config: ConfigDict) -> EvalTransform | None:
     """Returns encoded image -> the network's input size; None where images were of one size from the start."""
-    if config.data.name not in STREAMED and not config.data.name.startswith("tfds:"):
+    if not config_schema.is_streamed(config.data.name):
         return None
     return EvalTransform(config.data.image_size, evaluation_resize(config))
 

@@ -1,5 +1,6 @@
 """Predictions of a trained run for a folder of images or an .npz, written as CSV or JSON lines."""
 
+import concurrent.futures
 import contextlib
 import csv
 import json
@@ -93,16 +94,18 @@ def _from_folder(root: pathlib.Path, config: Any, shape: tuple[int, ...]) -> Ite
     if not files:
         raise DataError(f"{root} has no image, a file that ends in {', '.join(SUFFIXES)}")
     transform = inputs.evaluation_transform(config) or _fit(shape)
-    for first in range(0, len(files), BATCH):
-        part = files[first : first + BATCH]
-        yield [str(path.relative_to(root)) for path in part], np.stack([_read(path, transform) for path in part])
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for first in range(0, len(files), BATCH):
+            part = files[first : first + BATCH]
+            pixels = np.stack(list(pool.map(lambda path: _read(path, transform), part)))
+            yield [str(path.relative_to(root)) for path in part], pixels
 
 
 def _read(path, transform):
     try:
         return transform(path.read_bytes())
-    except DecodeError as error:
-        raise DataError(f"{path}: it cannot be decoded ({error}); repair it or leave it out") from error
+    except (DecodeError, OSError) as error:
+        raise DataError(f"{path}: it cannot be read ({error}); repair it or leave it out") from error
 
 
 def _fit(shape: tuple[int, ...]) -> Callable[[bytes], np.ndarray]:

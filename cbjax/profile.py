@@ -12,11 +12,12 @@ SKIPPED = 2  # dispatches at the start of a process: compilation, and the first 
 
 @contextlib.contextmanager
 def trace(
-    advance: Callable[..., Any], steps: int, folder: pathlib.Path, tell: Callable[[str], None]
+    advance: Callable[..., Any], steps: int, folder: pathlib.Path, shown: Any, tell: Callable[[str], None]
 ) -> Iterator[Callable[..., Any]]:
     """Yields `advance` (see `loop.Plan`), which writes one trace of at least `steps` steps, whole dispatches, once.
 
-    A run that ends before has a shorter trace, and none if it ends before its third dispatch.
+    A run that ends before has a shorter trace, and none if it ends before its third dispatch. `shown` is the folder
+    that is named to the user: that in a bucket, to which `folder` is sent.
     """
     dispatches, traced, running = 0, 0, False
 
@@ -24,7 +25,7 @@ def trace(
         nonlocal running
         running = False
         jax.profiler.stop_trace()
-        tell(f"trace of {traced} steps: {folder}")
+        tell(f"trace of {traced} steps: {shown}")
 
     def traced_advance(state, first, last):
         nonlocal dispatches, traced, running
@@ -46,3 +47,8 @@ def trace(
     finally:
         if running:
             stop()
+        elif not traced:
+            tell(
+                f"no trace: training ended within {SKIPPED} dispatches, which are not traced; more epochs or "
+                "--config.steps_per_dispatch=1 give more of them"
+            )

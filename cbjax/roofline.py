@@ -3,8 +3,8 @@
 import collections
 import math
 import re
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from cbjax.tpu import Chip
 
@@ -88,6 +88,12 @@ def bound(
     """
     sent = sum(one.times * one.size * _share_sent(one.kind, num_chips) for one in collectives)
     return Bound(flops / chip.flops, bytes_accessed / chip.hbm_bandwidth, sent / chip.link_bandwidth)
+
+
+def bound_of(program: Mapping[str, Any], chip: Chip, num_chips: int) -> Bound:
+    """As `bound`, of what `tpu_programs.measure` says of a program that fits."""
+    collectives = [Collective(**one) for one in program["collectives"]]
+    return bound(chip, num_chips, flops=program["flops"], bytes_accessed=program["bytes"], collectives=collectives)
 
 
 def _share_sent(kind: str, num_chips: int) -> float:

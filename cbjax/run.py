@@ -136,7 +136,8 @@ def train(
             )
             home.send()
         if profile:
-            advance = stack.enter_context(trace(parts.advance, profile, place / "profile", tell))
+            shown = home.root / "profile"
+            advance = stack.enter_context(trace(parts.advance, profile, place / "profile", shown, tell))
             parts = dataclasses.replace(parts, advance=advance)
         with Interrupts() as interrupts:
             run = _fit(run, parts, checkpoints, logs, bad_images, interrupts, within.bar)

@@ -60,11 +60,18 @@ class Place:
         now = self._state()
         for name in sorted(now, key=lambda name: (name in LAST, name)):
             if now[name] != self._sent.get(name):
+                if "/" in name:
+                    (self.root / name).parent.mkdir(parents=True, exist_ok=True)
                 (self.root / name).write_bytes((self.files / name).read_bytes())
         for name in self._sent.keys() - now.keys():
             (self.root / name).unlink(missing_ok=True)
         self._sent = now
 
     def _state(self):
-        files = [path for path in self.files.iterdir() if path.is_file() and not path.name.startswith(".")]
-        return {path.name: (path.stat().st_mtime_ns, path.stat().st_size) for path in files}
+        files = {path.relative_to(self.files): path.stat() for path in self.files.rglob("*") if path.is_file()}
+        sent = {path: about for path, about in files.items() if path.parts[0] not in CHECKPOINTS}
+        return {
+            path.as_posix(): (about.st_mtime_ns, about.st_size)
+            for path, about in sent.items()
+            if not path.name.startswith(".")
+        }

@@ -15,7 +15,7 @@ from cbjax import config as configs
 from cbjax import modes, processes, programs, rows, sharding, variants
 from cbjax import workdir as workdirs
 from cbjax.config import ConfigError
-from cbjax.config_schema import STREAMED, TFDS_PREFIX
+from cbjax.config_schema import is_streamed
 from cbjax.data import Source, sources
 from cbjax.interrupts import Interrupted
 from cbjax.loop import NonFiniteLoss
@@ -180,7 +180,7 @@ def _decide(left, mode, group_size, load, tell):
         shapes.setdefault(_shape(run), []).append(run)
     largest = max(shapes.values(), key=len)
     choice = modes.Choice("loop", 1, [])
-    alone = len(largest) == 1 or any(_is_streamed(run) for run in left) or processes.count() > 1
+    alone = len(largest) == 1 or any(is_streamed(run.config.data.name) for run in left) or processes.count() > 1
     if alone and mode in ("vmap", "devices"):
         raise ConfigError(
             f"mode={mode!r} needs several runs that differ in settings alone, of images that fit on the "
@@ -213,10 +213,6 @@ def _shape(run: PlannedRun) -> str:
         if section != "data" or key_name == "seed":
             (flat[section] if section else flat).pop(key_name)
     return json.dumps(flat)
-
-
-def _is_streamed(run: PlannedRun) -> bool:
-    return run.config.data.name in STREAMED or run.config.data.name.startswith(TFDS_PREFIX)
 
 
 def _begin(

@@ -19,6 +19,7 @@ from cbjax import abstract_data, roofline, sharding, tpu
 from cbjax import config as configs
 from cbjax.abstract_data import AbstractData
 from cbjax.config import ConfigError
+from cbjax.data import DataError
 from cbjax.data.sampling import Batches
 from cbjax.programs import Programs, build_programs
 from cbjax.types import Trained, TrainState
@@ -160,7 +161,7 @@ def main() -> None:
     """Reads a request from standard input and writes the answer, or {"error": …}, as the last line of output."""
     try:
         answer = compile_programs(json.load(sys.stdin))
-    except (ConfigError, tpu.TopologyError) as error:
+    except (ConfigError, DataError, tpu.TopologyError) as error:
         answer = {"error": str(error)}
     print(json.dumps(answer), flush=True)
 

@@ -33,14 +33,17 @@ def test_digits_agree_with_the_data():
     # Digits are not quite balanced, and here they are taken to be.
     np.testing.assert_allclose(about.counts, dataset.counts, rtol=0.1, atol=1)
     assert about.num_test == len(dataset.test.labels)
-    assert len(about.mean) == len(dataset.mean)
 
 
 def test_long_tailed_cifar_to_the_image():
     about = described("cifar_lt:cui")
     assert (about.image_shape, int(about.counts.sum()), about.num_test) == ((32, 32, 3), 10847, 10000)
     assert int(described("cifar_lt:cdb").counts.sum()) == 9754  # 450 · 100^(-i/99), truncated, summed
-    assert len(about.mean) == len(about.std) == 3
+
+
+def test_a_class_whose_images_are_all_held_out_is_refused():
+    with pytest.raises(ConfigError, match=r"hold out 600 images of a class that has 500 .*none is left to train on"):
+        described("cifar_lt:cdb", "data.validation=600")
 
 
 def test_classes_of_ones_own():

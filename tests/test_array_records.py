@@ -139,6 +139,22 @@ def test_what_is_missing_or_of_another_kind_is_said(tmp_path):
         sources.load("tfds:insects", data_dir=tmp_path)
 
 
+def test_a_configuration_of_a_set_has_a_name_of_its_own(tmp_path, capsys):
+    version = write_encoded(tmp_path, "insects", {"train": ROWS}, NAMES)
+    shutil.copytree(version, tmp_path / "insects" / "small" / "1.0.0")
+    shutil.rmtree(version)
+    small = sources.load("tfds:insects/small", data_dir=tmp_path)
+    assert small.train.labels.tolist() == LABELS
+    rows = {row.name: row for row in sources.describe(tmp_path)}
+    assert rows["tfds:insects/small"].ready and "tfds:insects" not in rows
+
+
+def test_a_set_without_a_training_split_says_what_it_has(tmp_path):
+    write_encoded(tmp_path, "insects", {"test": ROWS}, NAMES)
+    with pytest.raises(DataError, match=r"has no split train; it has test\. cbjax trains on the split train"):
+        sources.load("tfds:insects", data_dir=tmp_path)
+
+
 def test_prepared_sets_are_listed_by_name(tmp_path):
     version = write_encoded(tmp_path, "insects", {"train": ROWS, "test": ROWS[:1]}, NAMES)
     rows = {row.name: row for row in sources.describe(tmp_path)}

@@ -225,9 +225,12 @@ def test_the_tilde_is_the_users_home(tmp_path, monkeypatch, capsys):
 
 
 def test_a_profile_is_written(tmp_path, capsys):
-    assert call("train", *QUICK, f"--workdir={tmp_path}", "--config.data.test=20", "--profile=2") == 0
-    assert f"trace of 2 steps: {tmp_path / 'profile'}" in capsys.readouterr().out
-    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    run = ("train", *QUICK, "--config.data.test=20", "--profile=2")
+    assert call(*run, f"--workdir={tmp_path / 'whole'}") == 0
+    assert "no trace: training ended within 2 dispatches" in capsys.readouterr().out
+    assert call(*run, f"--workdir={tmp_path / 'steps'}", "--config.steps_per_dispatch=1") == 0
+    assert f"trace of 2 steps: {tmp_path / 'steps' / 'profile'}" in capsys.readouterr().out
+    assert list((tmp_path / "steps" / "profile").rglob("*.xplane.pb"))
 
 
 def test_help_names_every_command(capsys):

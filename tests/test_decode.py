@@ -35,7 +35,8 @@ def exif(orientation):
 
 
 def part_at_least(data, *needed):
-    return decode_at_least(data, jpeg_head(data), *needed)
+    head = jpeg_head(data)
+    return (decode(data), 1) if head is None else decode_at_least(data, head, *needed)
 
 
 COLOUR = Image.fromarray(SMOOTH)

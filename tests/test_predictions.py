@@ -69,7 +69,7 @@ def arrays(root, **contents):
         (lambda root: root / "absent", "out.csv", "there is no folder and no .npz"),
         (lambda root: root, "out.csv", "has no image, a file that ends in .jpg"),
         (lambda root: root, "out.txt", "--out must end in .csv or .jsonl"),
-        (bad_image, "out.csv", "bad.jpg: it cannot be decoded"),
+        (bad_image, "out.csv", "bad.jpg: it cannot be read"),
         (lambda root: arrays(root, images=np.zeros((2, 9, 9), np.uint8)), "out.csv", "the shape [N, 8, 8, 1]"),
         (lambda root: arrays(root, pictures=np.zeros(2)), "out.csv", "has no images among its keys"),
     ],

@@ -1,5 +1,8 @@
 """The sequence of batches: every image once an epoch, any step on its own, whatever the sizes."""
 
+import concurrent.futures
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -64,6 +67,20 @@ def test_another_order_fits_in():
     assert batches.indices_between(0, 3).tolist() == [[0, 0], [0, 1], [1, 1]]
     assert batches.indices(1).tolist() == [0, 1]
     assert asked == [0, 1]
+
+
+def test_threads_make_an_order_once():
+    asked = []
+
+    def order(epoch):
+        asked.append(epoch)
+        time.sleep(0.05)
+        return np.arange(8)
+
+    batches = Batches(8, 2, 0, order=order)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        assert [part.tolist() for part in pool.map(batches.indices, range(4))] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert asked == [0]
 
 
 def test_sizes_are_checked():

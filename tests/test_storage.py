@@ -109,12 +109,15 @@ def test_a_run_in_a_bucket_is_killed_resumed_and_loaded(bucket, tmp_path):
     assert processes.wait_for(process, lambda: len(python(listing.format("checksums"), bucket)) >= 2)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    done = processes.run(*there, **bucket)
+    done = processes.run(*there, "--profile=2", **bucket)
     assert done.returncode == 0, done.stderr
     assert "resumed at step " in done.stdout and "report: gs://bucket/runs/there/report.md" in done.stdout
     assert "restored step" in processes.run(*there, **bucket).stdout
     local = {path.name for path in (tmp_path / "here").iterdir() if not path.name.startswith((".", "events"))}
     assert local <= set(python(listing.format(""), bucket))
+    assert "steps: gs://bucket/runs/there/profile" in done.stdout
+    listing = "import json; from etils import epath; folder = epath.Path('gs://bucket/runs/there/profile'); "
+    assert python(listing + "print(json.dumps([str(p) for p in folder.glob('plugins/profile/*/*.xplane.pb')]))", bucket)
     program = (
         "import json, jax, numpy as np, cbjax; run = cbjax.load('gs://bucket/runs/there'); "
         "print(json.dumps([run.metrics, [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(run.state.params)]]))"

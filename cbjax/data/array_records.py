@@ -3,19 +3,17 @@
 import concurrent.futures
 import hashlib
 import os
-import pathlib
 import threading
 from typing import Any
 
 import numpy as np
 
 from cbjax.data import tfds
-from cbjax.data.files import make_split, with_test
+from cbjax.data.files import as_path, make_split, with_test
 from cbjax.data.records import DataError, Source
-from cbjax.storage import is_remote
 
 PREFIX = "tfds:"
-_BLOCK = 64  # records read at a time for their labels: some megabytes
+_BLOCK = 64  # records read at a time for their labels; of photographs some megabytes
 
 
 class Records:
@@ -70,7 +68,7 @@ class Records:
 
     def key(self) -> str:
         """Returns a digest of the set's description and of the names and sizes of the split's files."""
-        folder = _path(self.folder)
+        folder = as_path(self.folder)
         files = sorted((path.name, path.stat().length) for path in folder.glob(f"*-{self.split}.array_record-*"))
         content = (folder / "dataset_info.json").read_bytes() + repr(files).encode()
         return hashlib.sha256(content).hexdigest()[:16]
@@ -83,7 +81,7 @@ def load(name: str, data_dir: str | os.PathLike | None, image_size: int) -> Sour
     tested on where there is no labelled test split.
 
     Args:
-      name: "imagenet2012", or "tfds:" before any other.
+      name: "imagenet2012", or "tfds:" before any other NAME or NAME/CONFIG.
       data_dir: the TFDS folder, None for the default.
       image_size: side of the images to make.
 
@@ -123,7 +121,8 @@ def _labels(store, name, size):
     """Returns the labels of a split [N = size]; read from the records once, then from a file that keeps them."""
     file_name = f"cbjax-labels-{store.split}-{store.key()}.npy"
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    places = [_path(store.folder) / f".{file_name}", _path(cache).expanduser() / "cbjax" / f"{name}-{file_name}"]
+    own = f"{name.replace('/', '-')}-{file_name}"
+    places = [as_path(store.folder) / f".{file_name}", as_path(cache) / "cbjax" / own]
     kept = next((labels for labels in map(_kept, places) if labels is not None and len(labels) == size), None)
     if kept is not None:
         return kept
@@ -156,9 +155,3 @@ def _write(place, labels):
     with temporary.open("wb") as file:
         np.save(file, labels)
     temporary.replace(place)
-
-
-def _path(folder):
-    from etils import epath
-
-    return epath.Path(folder) if is_remote(os.fspath(folder)) else epath.Path(pathlib.Path(folder))

@@ -55,7 +55,7 @@ class TrainTransform:
         draws = uniform(self.seed, position, _DRAWS)
         head = decode.jpeg_head(data)
         if head is None:
-            pixels, reduced = decode.decode(data), 1
+            pixels, reduced = decode.decode_any(data), 1
             box = random_box(draws, pixels.shape[:2], self.smallest_area)
         else:
             box = random_box(draws, (head.height, head.width), self.smallest_area)

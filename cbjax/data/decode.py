@@ -63,11 +63,11 @@ def decode(data: bytes) -> np.ndarray:
         pixels = _decode_jpeg(data)
         if pixels is not None:
             return pixels
-    return _decode_any(data)
+    return decode_any(data)
 
 
 def decode_at_least(
-    data: bytes, head: JpegHead | None, height: int, width: int, bottom: int | None = None
+    data: bytes, head: JpegHead, height: int, width: int, bottom: int | None = None
 ) -> tuple[np.ndarray, int]:
     """As `decode`, at 1/2, 1/4 or 1/8 of the size and without the last rows where the file allows it, for training.
 
@@ -75,7 +75,7 @@ def decode_at_least(
 
     Args:
       data: the content of a file.
-      head: `jpeg_head(data)`.
+      head: `jpeg_head(data)`, not None.
       height, width: in pixels, which the whole image is to have at least; where it is smaller, it has its own size.
       bottom: rows of the file's image that are needed, in pixels; None for all.
 
@@ -86,18 +86,15 @@ def decode_at_least(
     Raises:
       DecodeError: if it is not a whole image, though not always if damaged below `bottom`; it is if cut off there.
     """
-    if head is not None:
-        # Only powers of two: the other scales of libjpeg take longer than the whole image.
-        scale = 1
-        while scale < 8 and -(-head.height // (2 * scale)) >= height and -(-head.width // (2 * scale)) >= width:
-            scale *= 2
-        rows = head.height
-        if bottom is not None and head.height_at:
-            rows = min(rows, bottom + _ROWS_BELOW * scale)
-        pixels = _decode_part(data, head, scale, rows)
-        if pixels is not None:
-            return pixels, scale
-    return _decode_any(data), 1
+    # Only powers of two: the other scales of libjpeg take longer than the whole image.
+    scale = 1
+    while scale < 8 and -(-head.height // (2 * scale)) >= height and -(-head.width // (2 * scale)) >= width:
+        scale *= 2
+    rows = head.height
+    if bottom is not None and head.height_at:
+        rows = min(rows, bottom + _ROWS_BELOW * scale)
+    pixels = _decode_part(data, head, scale, rows)
+    return (decode_any(data), 1) if pixels is None else (pixels, scale)
 
 
 def jpeg_head(data: bytes) -> JpegHead | None:
@@ -194,7 +191,7 @@ def _orientation(data):
         return 1
 
 
-def _decode_any(data):
+def decode_any(data):
     from PIL import Image
 
     try:

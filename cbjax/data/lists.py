@@ -40,16 +40,16 @@ def load_lists(lists: Mapping[str, str | None], root: str | os.PathLike | None, 
             f"{files['train']}: labels must be 0 to C - 1, each with a training image; the largest is {labels.max()}, "
             f"and without one: {quote(itertools.islice(without, 20))}"
         )
-    counts = np.bincount(labels)
-    if len(counts) < 2:
+    num_classes = len(present)
+    if num_classes < 2:
         raise DataError(f"{files['train']}: there must be at least 2 classes, got 1")
     for split, (_, found) in rows.items():
-        if (largest := max(found)) >= len(counts):
+        if (largest := max(found)) >= num_classes:
             line = found.index(largest) + 1
             raise DataError(
-                f"{files[split]}: label {largest} of image {line} is out of range: training has 0 to {len(counts) - 1}"
+                f"{files[split]}: label {largest} of image {line} is out of range: training has 0 to {num_classes - 1}"
             )
-    return _source(files, rows, root, _folder_names(*rows["train"], len(counts)), image_size)
+    return _source(files, rows, root, _folder_names(*rows["train"], num_classes), image_size)
 
 
 def load_csv(lists: Mapping[str, str | None], root: str | os.PathLike | None, image_size: int) -> Source:

@@ -2,7 +2,6 @@
 
 import functools
 import importlib.util
-import math
 import threading
 from collections.abc import Callable
 
@@ -41,7 +40,6 @@ def _by_cykooz():
     memory = threading.local()
 
     def resize(pixels, box, side):
-        pixels, box = _rows_of(pixels, box, side)
         height, width = pixels.shape[:2]
         top, left, box_height, box_width = box
         if getattr(memory, "side", None) != side:
@@ -55,14 +53,6 @@ def _by_cykooz():
         return np.frombuffer(memory.result.get_buffer(), np.uint8).reshape(side, side, 3)
 
     return resize
-
-
-def _rows_of(pixels, box, side):
-    """Leaves out the rows that no pixel of the result is made of, which need not be copied."""
-    top, left, height, width = box
-    reach = math.ceil(max(1.0, height / side)) + 1
-    first, last = max(0, int(top) - reach), math.ceil(top + height) + reach
-    return pixels[first:last], (top - first, left, height, width)
 
 
 def _by_pillow(pixels, box, side):

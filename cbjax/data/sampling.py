@@ -1,6 +1,7 @@
 """The training order: index arithmetic that any step can be computed from, hence resumed at."""
 
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -42,14 +43,13 @@ class Batches:
         if order is None:
             order = functools.partial(epoch_order, seed, num_examples=self.num_examples)
         self._make_order = order
-        # A step needs one epoch's order, two where it runs across an end; a third for what is read ahead.
-        self._order = functools.lru_cache(maxsize=3)(order)
+        self._order = _remembered(order)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_order"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _order=functools.lru_cache(maxsize=3)(state["_make_order"]))
+        self.__dict__.update(state, _order=_remembered(state["_make_order"]))
 
     def indices(self, step: int) -> np.ndarray:
         """Returns the [B] positions of one step; steps count from 0."""
@@ -72,3 +72,15 @@ class Batches:
     def epoch_end(self, epoch: int) -> int:
         """Returns the number of steps after which `epoch` epochs are complete."""
         return -(-epoch * self.num_examples // self.batch_size)
+
+
+def _remembered(order: Order) -> Order:
+    """Keeps the last orders, each made once by whichever thread is first."""
+    # A step needs one epoch's order, two where it runs across an end; a third for what is read ahead.
+    kept, lock = functools.lru_cache(maxsize=3)(order), threading.Lock()
+
+    def remembered(epoch):
+        with lock:
+            return kept(epoch)
+
+    return remembered

@@ -114,8 +114,10 @@ def describe(data_dir: str | os.PathLike | None = None) -> list[Readiness]:
         else:
             rows.append(_describe_prepared(name, data_dir))
     known = {_PREPARED.get(name, (name, ""))[0] for name in SOURCES}
-    for folder in sorted(tfds.data_folder(data_dir).glob("*/*/dataset_info.json")):
-        if (name := folder.parent.parent.name) not in known:
+    root = tfds.data_folder(data_dir)
+    # NAME/VERSION, or NAME/CONFIG/VERSION.
+    for description in sorted([*root.glob("*/*/dataset_info.json"), *root.glob("*/*/*/dataset_info.json")]):
+        if (name := description.parent.parent.relative_to(root).as_posix()) not in known:
             known.add(name)
             rows.append(_describe_prepared(array_records.PREFIX + name, data_dir))
     return rows

@@ -19,7 +19,6 @@ from cbjax.data.records import DataError, Encoded, Split
 from cbjax.data.sampling import Batches
 
 Transform = Callable[[bytes, int], np.ndarray]  # encoded image, place in the sequence -> [H, W, 3] uint8
-BAD_IMAGE = ("error", "skip")
 PADDING = -1
 _CHUNK = 16  # images a thread makes at a time: Grain's own time for an element is that of a tenth of an image
 
@@ -44,8 +43,9 @@ class Reading:
     Attributes:
       num_threads: that decode at the same time, in each worker process where there are some; None for one a core in
         all.
-      num_workers: processes besides this one, 0 for threads alone. One process can make some 3,000 images a second,
-        on any number of cores: for a quarter of a millisecond an image its threads wait for each other.
+      num_workers: processes besides this one, 0 for threads alone. One process makes an estimated
+        3,000 images a second at most, on any number of cores: for a quarter of a millisecond an image its threads
+        wait for each other.
       on_bad_image: "error", or "skip" to mask the place of an image that can't be read, which is black.
       report: (name, reason) of each image skipped, possibly many times.
     """

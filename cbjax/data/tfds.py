@@ -49,7 +49,7 @@ def find(name: str, data_dir: str | os.PathLike | None, splits: Sequence[str] = 
     """Finds the newest version of a data set, reading its description only.
 
     Args:
-      name: TFDS's name of the data set.
+      name: TFDS's name of the data set, NAME or NAME/CONFIG.
       data_dir: the TFDS folder, None for the default.
       splits: that it must have, with all their files.
 
@@ -74,8 +74,14 @@ def find(name: str, data_dir: str | os.PathLike | None, splits: Sequence[str] = 
         shards = {split["name"]: [int(length) for length in split["shardLengths"]] for split in info["splits"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder}/dataset_info.json is not readable ({error!r}); prepare it again", again) from error
+    if unknown := [split for split in splits if split not in shards]:
+        raise DataError(
+            f"the data set '{name}' in {folder} has no split {unknown[0]}; it has {', '.join(shards)}. cbjax trains on "
+            "the split train: put its images into folders (data.name=folder) or a list (data.name=list)"
+        )
     wanted = dict.fromkeys((*splits, *shards))
-    absent = [s for s in wanted if len(list(folder.glob(f"{name}-{s}.array_record-*"))) != len(shards.get(s, [0]))]
+    prefix = name.partition("/")[0]  # without its configuration
+    absent = [s for s in wanted if len(list(folder.glob(f"{prefix}-{s}.array_record-*"))) != len(shards[s])]
     if not absent:
         return Prepared(folder, {split: sum(shards[split]) for split in wanted})
     file_format = info.get("fileFormat", "tfrecord")
