@@ -89,7 +89,11 @@ def fit(group: Group, programs: GroupPrograms, mesh: Mesh, checkpoints: Checkpoi
     config, batches = first.run.config, first.parts.batches
     advance = make_advance(group.members, programs, mesh)
     validate = _make_evaluate(group.members, "validation", programs, mesh) if first.parts.has_validation else None
-    test = _make_evaluate(group.members, "test", programs, mesh) if config.evaluation.test_every else None
+    # The runs of a group may differ in when they are tested and saved.
+    settings = [member.run.config for member in group.members]
+    test_every = {own.evaluation.test_every for own in settings} - {0}
+    test = _make_evaluate(group.members, "test", programs, mesh) if test_every else None
+    save_after = 60 * min(own.checkpoint.every_minutes for own in settings)
     found: dict[str, list[Evaluation]] = {}
     after = [_callbacks(k, member, found) for k, member in enumerate(group.members)]
     keep_best = jax.jit(_keep_best, donate_argnums=1)
@@ -119,12 +123,12 @@ def fit(group: Group, programs: GroupPrograms, mesh: Mesh, checkpoints: Checkpoi
                     raise Interrupted(interrupts.signum, stop)
             if validate is not None:
                 found["validation"] = validate(group.state)
-            if test is not None and (group.epoch + 1) % config.evaluation.test_every == 0:
+            if test is not None and any((group.epoch + 1) % every == 0 for every in test_every):
                 found["test"] = test(group.state)
             improved = _end_epoch(group, after, time.perf_counter() - begun, mesh)
             if group.best is not None and improved.any():
                 group.best = keep_best(group.state, group.best, sharding.spread(improved, mesh))
-            is_due = checkpoints.seconds_since_save() > 60 * config.checkpoint.every_minutes
+            is_due = checkpoints.seconds_since_save() > save_after
             if is_due or interrupts.signum is not None or group.epoch == config.num_epochs:
                 save(group, checkpoints)
             if interrupts.signum is not None:

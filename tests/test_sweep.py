@@ -16,7 +16,10 @@ from cbjax.variants import Sweep, choices, product, seeds
 from cbjax.writers import read_rows
 from tests import processes
 
-METHODS = {"ce": {}, "cdb": {"weights.name": "difficulty", "optim.learning_rate": 0.05}}
+METHODS = {
+    "ce": {},
+    "cdb": {"weights.name": "difficulty", "optim.learning_rate": 0.05, "evaluation.test_every": 2},
+}
 QUICK = ["data.test=20", "log.tensorboard=false", "devices=1", "num_epochs=2"]
 TEXT = f"""
 from cbjax.variants import Sweep, choices, product, seeds
