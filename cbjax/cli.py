@@ -88,7 +88,7 @@ def _sweep(options, overrides):
 
     described, runs = variants.load(options.config, overrides)
     if options.dry_run:
-        return _list_runs(options, runs)
+        return _list_runs(options, runs, described.sizes)
     if options.workdir is None:
         raise ConfigError("needs --workdir=DIR, where everything is kept (or --dry-run)")
     _start(any(run.config.deterministic for run in runs), options)
@@ -110,11 +110,19 @@ def _sweep(options, overrides):
     return 1 if failed else 0
 
 
-def _list_runs(options, runs):
-    from cbjax import variants
+def _list_runs(options, runs, sizes):
+    from cbjax import cost, variants
+    from cbjax.data import DataError
 
-    for run in variants.shard(runs, *options.shard):
+    mine = variants.shard(runs, *options.shard)
+    for run in mine:
         print(run.name)
+    sys.stdout.flush()
+    # Beside the list, which may be read by a program.
+    try:
+        print(cost.describe(cost.run_costs([run.config for run in mine], sizes)), file=sys.stderr)
+    except (ConfigError, DataError) as error:
+        print(f"what it takes is not known before the data are read: {error}", file=sys.stderr)
     return 0
 
 

@@ -167,6 +167,7 @@ def _data(values):
         yield (
             f"model.name must be a network for {_size(image_size)} images where data.name is {name} "
             f"({', '.join(fitting)}); got {values['model.name']}, which needs {_size(needed)}"
+            + (f": or set data.image_size={needed[0]}" if is_streamed(name) else "")
         )
     if classes and (len(classes) == 1 or len(set(classes)) < len(classes)):
         yield f"data.classes must be at least two different classes; got {classes}"

@@ -102,11 +102,13 @@ class Sweep:
       config: the configuration that every run begins with, as for `config.load`.
       variants: what each run changes, from `cbjax.variants`.
       table: the layout of the results; None for the comparison of methods that any runs get.
+      sizes: "num_classes" and "num_images" (of training) for the estimate of a dry run, where `data.name` says neither.
     """
 
     config: str
     variants: Sequence[Variant]
     table: Table | None = None
+    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,7 +37,9 @@ class WorkdirError(ValueError):
 
 @contextlib.contextmanager
 def lock(workdir: pathlib.Path) -> Iterator[None]:
-    """Keeps other processes from training in the directory; the lock ends with the process, however it ends.
+    """Keeps other processes from training in a local directory; the lock ends with the process, however it ends.
+
+    Of a directory in a bucket it locks this process's own copy, which keeps nobody out.
 
     Raises:
       WorkdirError: if another process holds it.

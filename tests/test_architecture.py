@@ -13,7 +13,7 @@ LEVELS = [
     {"cli"},
     {"sweep", "predictions"},
     {"train_group", "modes"},
-    {"run", "run_group", "tpu_programs"},
+    {"run", "run_group", "tpu_programs", "cost"},
     {"restore"},
     {"results"},
     {"build"},

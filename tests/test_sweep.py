@@ -223,6 +223,7 @@ def test_auto_takes_the_smallest_group_that_is_about_as_fast(monkeypatch, rates,
 def test_a_dry_run_lists_the_runs_and_makes_nothing(described, tmp_path):
     done = processes.run("sweep", f"--config={described}", "--dry-run", "--shard=2/2")
     assert done.returncode == 0 and done.stdout.split() == ["ce/seed_1", "cdb/seed_1"]
+    assert "2 runs: " in done.stderr and "one H100" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]
 
 

@@ -2,9 +2,9 @@
 
 Command: cbjax sweep --config=cb_table3 --workdir=DIR
     One run a machine: --shard=1/27 and so on; the runs: --dry-run.
-Time: 27 runs of 38,454 to 112,603 steps of 1,024 images, 90 epochs of each set: 1.17e20 FLOP in all, from those of an
-    image in the heads of the configs `imagenet` and `inaturalist`. At a third of its 989 TFLOP/s one H100 would compute
-    for 99 hours, the 8 chips of a v5e slice at a third of their 197 each for 62. Not measured.
+Time: 27 runs of 38,454 to 112,603 steps of 1,024 images, 90 epochs of each set: 1.86e9 images and 1.15e20 FLOP in all,
+    by --dry-run. At a third of its 989 TFLOP/s one H100 would compute for 97 hours, the 8 chips of a v5e slice at a
+    third of their 197 each for 61. Not measured.
 Data: ILSVRC 2012, iNaturalist 2017 and 2018 by TFDS; `cbjax datasets` says whether they are ready.
 Source: table 3; the recipes are those of `imagenet` and `inaturalist`. Top-5 errors are in each run's results.
 Expected top-1 error %: the paper's, below, which the report prints beside what was measured.

@@ -1,0 +1,83 @@
+"""What a sweep takes before it is begun: images, steps and arithmetic, and the time of that on named devices."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from cbjax import abstract_data, components
+from cbjax import config as configs
+from cbjax.data.sampling import Batches
+from cbjax.tpu import CHIPS
+
+# Published peaks in bfloat16, FLOP/s, dense. Source: NVIDIA's data sheets; for TPUs see `tpu`.
+PEAKS = {
+    "one A100": 312e12,
+    "one H100": 989e12,
+    "8 chips of v5e": 8 * CHIPS["v5e"].flops,
+    "8 chips of v6e": 8 * CHIPS["v6e"].flops,
+}
+SHARE = 1 / 3  # of the peak, which large networks reach
+
+
+class Cost(NamedTuple):
+    """The training of one run, or of several together."""
+
+    steps: int
+    images: int
+    flops: float
+
+
+def run_costs(runs: Iterable[ConfigDict], sizes: Mapping[str, int]) -> list[Cost]:
+    """Counts the training of each run, evaluations not included; nothing is compiled and no data are read.
+
+    Args:
+      runs: their configs, resolved.
+      sizes: "num_classes", "num_images", "image_size" of data whose name does not say it (`abstract_data.describe`).
+
+    Raises:
+      ConfigError: if the sizes are neither known nor given.
+    """
+    known: dict[str, tuple[float, int]] = {}
+    costs = []
+    for config in runs:
+        about = abstract_data.describe(config, **sizes)
+        steps = Batches(int(about.counts.sum()), config.batch_size, 0).epoch_end(config.num_epochs)
+        shape = json.dumps([config.model.to_dict(), about.image_shape])
+        if shape not in known:
+            known[shape] = _features(config, about.image_shape)
+        flops, width = known[shape]
+        # A gradient takes twice what the network does; beside it the loss and the optimiser are nothing.
+        image = 3 * (flops + 2 * width * len(about.counts))
+        costs.append(Cost(steps, steps * config.batch_size, steps * config.batch_size * image))
+    return costs
+
+
+def describe(costs: Sequence[Cost]) -> str:
+    """Returns two lines for people: the counts of all runs together, and hours on each of the devices."""
+    steps, images, flops = (sum(numbers) for numbers in zip(*costs, strict=True))
+    hours = ", ".join(f"{name} {_few_digits(flops / (SHARE * peak) / 3600)}" for name, peak in PEAKS.items())
+    return (
+        f"{len(costs)} runs: {steps:,} steps, {images:.3g} images, {flops:.3g} FLOP of training\n"
+        f"hours of arithmetic alone, at a third of the published bfloat16 peak: {hours}; small networks wait for "
+        "memory instead, and reading images may take longer"
+    )
+
+
+def _few_digits(number: float) -> str:
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
+
+
+def _features(config: ConfigDict, image_shape: Sequence[int]) -> tuple[float, int]:
+    """Returns the arithmetic of an image up to the features, FLOP, and their number; traced, not compiled."""
+    alone = configs.change(config, ["model.batch_norm_size=None", "model.remat=False"])
+    model = components.build_model(alone, num_classes=2)
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    params, batch_stats = jax.eval_shape(model.init, jax.random.key(0), images)
+    lowered = jax.jit(lambda *args: model.features(*args, True)).lower(params, batch_stats, images)
+    features, _ = lowered.out_info
+    found: Any = lowered.cost_analysis()
+    return float(found["flops"]), features.shape[-1]

@@ -1,0 +1,42 @@
+"""What a sweep takes: steps and images as in training, arithmetic as counted by hand."""
+
+import math
+
+import pytest
+
+from cbjax import config as configs
+from cbjax import cost
+from cbjax.config import ConfigError
+
+# Output side, input and output channels of ResNet-32's 3x3 convolutions, and how many there are of a kind.
+CONVOLUTIONS = [(32, 3, 16, 1), (32, 16, 16, 10), (16, 16, 32, 1), (16, 32, 32, 9), (8, 32, 64, 1), (8, 64, 64, 9)]
+
+
+def test_a_run_of_cifar_is_counted_by_hand():
+    (found,) = cost.run_costs([configs.load("cifar_lt:cui")], {})
+    steps = math.ceil(200 * 10847 / 128)
+    # At an edge one of three taps falls on padding, which is not counted.
+    forward = 2 * (sum((3 * side - 2) ** 2 * a * b * number for side, a, b, number in CONVOLUTIONS) + 64 * 100)
+    assert (found.steps, found.images) == (steps, 128 * steps)
+    # Normalisation and activations are some hundredths beside the convolutions.
+    assert 1 < found.flops / (3 * forward * 128 * steps) < 1.05
+
+
+def test_runs_add_up_and_share_what_is_alike(monkeypatch):
+    asked = []
+    monkeypatch.setattr(cost, "_features", lambda config, shape: asked.append(shape) or (1e9, 10))
+    runs = [configs.load("digits_lt", [f"seed={seed}", f"num_epochs={10 * (seed + 1)}"]) for seed in range(2)]
+    costs = cost.run_costs(runs, {})
+    assert len(asked) == 1 and costs[1].flops == pytest.approx(2 * costs[0].flops, rel=0.05)
+    text = cost.describe(costs)
+    assert text.startswith(f"2 runs: {costs[0].steps + costs[1].steps:,} steps, ")
+    hours = 3 * sum(one.flops for one in costs) / 989e12 / 3600
+    assert f"one H100 {hours:.2g}, " in text
+
+
+def test_unknown_sizes_are_asked_for():
+    listed = configs.load("imagenet_lt")
+    with pytest.raises(ConfigError, match="does not say how many classes"):
+        cost.run_costs([listed], {})
+    sizes = {"num_classes": 1000, "num_images": 115846}
+    assert cost.run_costs([listed], sizes)[0].steps == math.ceil(90 * 115846 / 512)
