@@ -14,6 +14,7 @@ import numpy as np
 
 from cbjax import build, data, programs, run_group, sharding
 from cbjax.build import Parts
+from cbjax.config import ConfigError
 from cbjax.data import Dataset, Source, sources
 from cbjax.run_group import Member
 from cbjax.types import Run
@@ -44,15 +45,26 @@ def choose(
       mode: one of MODES; "auto" for the fastest.
       group_size: runs of a group; None for the fastest that fits into memory.
       load: reads a data source.
+
+    Raises:
+      ConfigError: if a group of the size that was asked for would not fit into memory.
     """
     devices = sharding.count_devices()
     if mode == "loop":
         return Choice("loop", 1, [])
     modes = [mode] if mode != "auto" else ["vmap", "devices"] if devices > 1 else ["vmap"]
-    if group_size is not None and mode != "auto":
-        return Choice(mode, group_size, [])
     dataset = data.of_config(runs[0].config, load)
     parts = build.build(runs[0].config, dataset, sharding.make_mesh(1))
+    room = SHARE * device_bytes() / run_bytes(parts, dataset)
+    if group_size is not None and mode != "auto":
+        # Of a group that is no multiple of the devices fewer work, with as many runs each.
+        used = max(n for n in range(1, devices + 1) if group_size % n == 0) if mode == "devices" else 1
+        if group_size > used * room:
+            raise ConfigError(
+                f"--group-size: {group_size} runs would need about {group_size / used / room:.1f} times the memory of "
+                f"a device; use at most {max(1, int(used * room))}"
+            )
+        return Choice(mode, group_size, [])
     measured = [_row("loop", 1, _loop_rate(runs[0], dataset))]
     largest = min(group_size or LARGEST, len(runs))
     for name in modes:
@@ -61,8 +73,7 @@ def choose(
         while size <= largest:
             mesh = sharding.make_mesh(devices if name == "devices" else 1)
             per_device = size // mesh.devices.size
-            fits = per_device * run_bytes(parts, dataset) < SHARE * device_bytes()
-            rate = _group_rate(runs[:size], mesh, per_device, load) if fits else None
+            rate = _group_rate(runs[:size], mesh, per_device, load) if per_device <= room else None
             measured.append(_row(name, size, rate))
             if rate is None or rate < GAIN * best:
                 break

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import cbjax
-from cbjax import modes, rows, variants
+from cbjax import build, data, modes, programs, rows, sharding, variants
 from cbjax.config import ConfigError
 from cbjax.modes import Choice
 from cbjax.sweep import sweep
@@ -197,6 +197,30 @@ def test_what_auto_measured_is_written_down_and_read_again(described, tmp_path, 
     assert (plan["mode"], plan["group_size"], len(plan["groups"])) == ("vmap", 2, 2) and plan["measured"]
     with pytest.raises(ConfigError, match=r"were begun with .*auto"):
         train(described, tmp_path / "runs", "num_epochs=1", mode="loop")
+
+
+def test_the_memory_of_a_group_is_estimated_and_a_group_that_does_not_fit_is_refused(monkeypatch):
+    _, runs = variants.load("digits_lt", ["devices=1"])
+    dataset, mesh = data.of_config(runs[0].config), sharding.make_mesh(1)
+    parts = build.build(runs[0].config, dataset, mesh)
+    size = modes.run_bytes(parts, dataset)
+    shape, num_classes = dataset.train.images.shape[1:], len(dataset.class_names)
+    group = programs.build_group_programs(runs[0].config, parts.batches, shape, num_classes, mesh, 4)
+    states = sharding.placed(
+        jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((4, *leaf.shape), leaf.dtype), parts.programs.state), mesh
+    )
+    images = {
+        "image": jax.ShapeDtypeStruct((4, *dataset.train.images.shape), np.uint8),
+        "label": jax.ShapeDtypeStruct((4, len(dataset.train)), np.int32),
+    }
+    order = jax.ShapeDtypeStruct((4, parts.steps_per_dispatch, parts.batches.batch_size), np.int32)
+    needed = group.train.lower(states, images, order, np.int32(1)).compile().memory_analysis()
+    needed = needed.argument_size_in_bytes + needed.temp_size_in_bytes
+    assert needed < 4 * size < 10 * needed
+    monkeypatch.setattr(modes, "device_bytes", lambda: 3 * size / modes.SHARE)
+    assert modes.choose(runs, "vmap", 3) == Choice("vmap", 3, [])
+    with pytest.raises(ConfigError, match=r"--group-size: 4 runs would need about 1\.3 times .*use at most 3"):
+        modes.choose(runs, "vmap", 4)
 
 
 @pytest.mark.parametrize(
