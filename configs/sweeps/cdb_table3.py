@@ -52,7 +52,9 @@ def get_sweep(recipe=None):
         columns="imbalance",
         metric="accuracy",
         paper={
-            row: {name: (cells[IMBALANCES.index(name)], None) for name in imbalances if cells[IMBALANCES.index(name)]}
+            row: {
+                name: (cell, None) for name, cell in zip(IMBALANCES, cells, strict=True) if cell and name in imbalances
+            }
             for row, cells in PAPER.items()
         },
         notes=(f"A short form: {SHORT_EPOCHS} epochs where the paper has 200.",) if recipe else (),
