@@ -195,6 +195,9 @@ def _decide(left, mode, group_size, load, tell):
         for same in shapes.values()
         for i in range(0, len(same), choice.group_size)
     ]
+    # In the order of the sweep, which puts the most telling runs first.
+    place = {run.name: number for number, run in enumerate(left)}
+    groups.sort(key=lambda names: place[names[0]])
     asked = {"mode": mode, "group_size": group_size}
     return {
         "asked": asked,

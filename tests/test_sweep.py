@@ -223,6 +223,26 @@ def test_the_memory_of_a_group_is_estimated_and_a_group_that_does_not_fit_is_ref
         modes.choose(runs, "vmap", 4)
 
 
+def test_runs_are_trained_in_the_order_of_the_sweep(tmp_path, monkeypatch):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from cbjax.variants import *\n"
+        "def get_sweep():\n"
+        "    losses = {'one': {}, 'two': {'loss.name': 'focal'}, 'three': {'weights.name': 'difficulty'}}\n"
+        "    return Sweep('digits_lt', product(choices('method', losses), seeds(3)))\n"
+    )
+    monkeypatch.setattr(modes, "choose", lambda *args: Choice("vmap", 2, []))
+    monkeypatch.setattr(
+        "cbjax.sweep._Trainer.train", lambda self, group, mode, whole: dict.fromkeys([run.name for run in group], "no")
+    )
+    monkeypatch.setattr("cbjax.sweep.report", lambda *args: None)
+    train(path, tmp_path / "runs")
+    groups = json.loads((tmp_path / "runs" / "plan.json").read_text())["groups"]
+    # One and three are of one shape: the third seed of the first goes with the first of the last.
+    assert [names[0] for names in groups] == ["one/seed_0", "one/seed_2", "two/seed_0", "two/seed_2", "three/seed_1"]
+    assert groups[1] == ["one/seed_2", "three/seed_0"]
+
+
 @pytest.mark.parametrize(
     ("rates", "expected"),
     [
