@@ -29,7 +29,7 @@ def matrix(path: pathlib.Path, rows: Sequence[str], columns: Sequence[str], figu
     means = np.array([[np.mean(figures.get((row, column), [np.nan])) for column in columns] for row in rows])
     lowest, highest = np.nanmin(means, axis=0), np.nanmax(means, axis=0)
     shades = (means - lowest) / np.where(highest > lowest, highest - lowest, 1.0)
-    figure = canvas.figure(1.6 + 0.75 * len(columns) + 0.07 * max(map(len, rows)), 1.0 + 0.32 * len(rows))
+    figure = canvas.figure(1.6 + 0.75 * len(columns) + 0.07 * max(map(len, rows)), 1.2 + 0.32 * len(rows))
     axes = figure.subplots()
     axes.imshow(np.ma.masked_invalid(shades), cmap="Blues", vmin=0, vmax=1.4, aspect="auto")
     for i, j in np.argwhere(np.isfinite(means)):
@@ -37,7 +37,7 @@ def matrix(path: pathlib.Path, rows: Sequence[str], columns: Sequence[str], figu
     axes.set_xticks(range(len(columns)), [canvas.short(name) for name in columns])
     axes.set_yticks(range(len(rows)), [canvas.short(name, 32) for name in rows])
     axes.tick_params(labelsize=8, length=0)
-    axes.set_title(f"{measure}; darker is higher in its column", fontsize=10)
+    figure.suptitle(f"{measure}\ndarker is higher in its column", fontsize=10)
     axes.spines[:].set_visible(False)
     canvas.save(figure, path)
 
