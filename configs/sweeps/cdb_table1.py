@@ -14,7 +14,7 @@ Source: table 1, "the best results obtained by" each loss; gamma and beta are no
     alone.
 Choices that the paper leaves open: He initialisation, standardised pixels, the mean of weighted losses over the batch
     (`means` has the sum of weighted losses over the sum of weights beside it, at the ratio 0.995).
-Expected error %: the paper's, below (what was measured so far is in `results/`), which the report prints beside what was measured.
+Expected error %: the paper's, below, which the report prints beside what was measured; so far: `results/README.md`.
 """
 
 from cbjax.variants import Sweep, Table, Variant, chain, choices, product, seeds, values

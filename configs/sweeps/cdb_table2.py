@@ -4,11 +4,10 @@ Command: cbjax sweep --config=cdb_table2 --workdir=runs/cdb_table2
          cbjax sweep --config=cdb_table2:short --workdir=runs/cdb_table2_short
     10 seeds: --config=cdb_table2:10, or cdb_table2:short_10. On several machines: --shard=1/4 and so on.
 Time: 7 settings x 5 ratios x 3 seeds = 105 runs of 200,000 steps; the short form, 800 epochs (40,000 steps), about 6
-    minutes a run on 2 CPU cores, from 0.45 seconds an epoch (median of 30). What was
-    measured: `results/README.md`.
+    minutes a run on one CPU core, of which a machine takes as many shards as it has.
 Data: MNIST by TFDS.
 Source: table 2; the choices that the paper leaves open are those of cdb_table1.
-Expected error %: the paper's, below, which the report prints beside what was measured.
+Expected error %: the paper's, below, which the report prints beside what was measured; so far: `results/README.md`.
 """
 
 from cbjax.variants import Sweep, Table, Variant, chain, choices, product, seeds, values
