@@ -46,7 +46,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     train.add_argument(
         "--profile", type=_positive, default=0, metavar="STEPS", help="write a trace of so many steps to DIR/profile"
     )
-    sweep.add_argument("--dry-run", action="store_true", help="list the runs and train none")
+    sweep.add_argument("--dry-run", action="store_true", help="list the runs and what they take, and train none")
     sweep.add_argument(
         "--mode",
         default="auto",

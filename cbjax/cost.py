@@ -24,7 +24,7 @@ SHARE = 1 / 3  # of the peak, which large networks reach
 
 
 class Cost(NamedTuple):
-    """The training of one run, or of several together."""
+    """The training of one run."""
 
     steps: int
     images: int
