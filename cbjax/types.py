@@ -40,8 +40,8 @@ class TrainState:
       opt_state: state of the optax transformation.
       class_weights: [C] float32, an argument of the step so that new weights do not recompile it.
       key: the run's random key; a step folds its number into it.
-      settings: numbers of the config and the data, by name (`programs.settings`): arguments of the step, so that runs that
-        differ in them alone share its program.
+      settings: numbers of the config and the data, by name (`programs.settings`): arguments of the step, so that runs
+        that differ in them alone share its program.
     """
 
     step: Array
