@@ -29,8 +29,8 @@ cdb: Sinha et al. 2020: CDB-CE with dynamic tau, 50 validation images per class 
     The paper names neither shortcut nor initialisation nor normalisation. The first two are those of the authors' code
     (subsample, he); the third is CIFAR's mean and deviation, as in their test script: their training script has
     ImageNet's. Their code further differs from the paper: 240 epochs with decay at 160 and 210, batch 32, 25 validation
-    images per class, another form of tau (--config.difficulty.formula=authors_code). Difficulty has a floor of 0.01
-    here (the paper: --config.difficulty.floor=0), which matters only for a class without a validation error.
+    images per class, another form of tau (--config.difficulty.formula=authors_code). Difficulty has no floor, as in the
+    paper: a class without a validation error has the weight 0 until it has one.
 """
 
 from cbjax.config import choose_recipe, default
@@ -76,4 +76,5 @@ def _cdb(config):
     config.model.shortcut = "subsample"
     config.model.initialization = "he"
     config.weights.name = "difficulty"
+    config.difficulty.floor = 0.0
     config.optim.weight_decay = 5e-4

@@ -1,11 +1,15 @@
 """MNIST 4 against 9, where 9 is the majority, with LeNet-5: the experiment of Sinha et al. 2020, sections 4.1 and 4.2.
 
 Command: cbjax train --config=mnist_binary --workdir=runs/mnist_binary/ce
-    with CDB: --config.weights.name=difficulty; other ratios: --config.data.majority_ratio=0.9
+    with CDB: --config.weights.name=difficulty --config.difficulty.floor=0 (the paper has no floor);
+    other ratios: --config.data.majority_ratio=0.9
 Time: 0.4 seconds an epoch of 50 steps of 100 images on a CPU core; as printed there are 4,000 epochs.
 Data: MNIST by TFDS; `cbjax datasets` says whether it is ready and how to prepare it. 5,000 training images, 500
     validation images per class from the other training images, 800 test images per class from the test set.
-Source: tables 1 and 2. Neither initialisation nor pixel scaling is given there, and no code was published for it.
+Source: tables 1 and 2. Neither initialisation nor pixel scaling is given there, and no code was published for it. The
+    experiment is that of Ren et al. 2018 ("Learning to reweight examples"), whose code has pixels in [0, 1] and first
+    values of a deviation near Glorot's: so here. Both matter much: with standardised pixels and He's first values cross
+    entropy errs 4 to 13 points more at ratio 0.995 (sweeps/results).
 Expected error %, mean of 10 runs on random splits (the paper's; measured so far: sweeps/results):
 
     | majority ratio        | 0.9  | 0.95 | 0.98 | 0.99 | 0.995 |
@@ -37,12 +41,12 @@ def get_config():
     config.data.train_size = 5000
     config.data.validation = 500
     config.data.test = 800
-    config.data.normalization = "standardize"
+    config.data.normalization = "unit"
 
     config.evaluation.groups = {"majority": ("9",), "minority": ("4",)}
 
     config.model.name = "lenet5"
-    config.model.initialization = "he"
+    config.model.initialization = "glorot"
 
     config.optim.learning_rate = 1e-3
     config.optim.momentum = 0.9

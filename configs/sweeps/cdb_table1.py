@@ -12,8 +12,9 @@ Data: MNIST by TFDS; `cbjax datasets` says whether it is ready and how to prepar
 Source: table 1, "the best results obtained by" each loss; gamma and beta are not given there: focal has gamma 0.5, 1
     and 2 here, CB 0.9999 and 0.999. Nothing is chosen on test: each setting is a row. EQL and L2RW are the paper's
     alone.
-Choices that the paper leaves open: He initialisation, standardised pixels, the mean of weighted losses over the batch
-    (`means` has the sum of weighted losses over the sum of weights beside it, at the ratio 0.995).
+Choices that the paper leaves open: pixels in [0, 1] and Glorot's initialisation (see `mnist_binary`), and the mean of
+    weighted losses over the batch, as in the authors' code for CIFAR; `means` has the sum of weighted losses over the
+    sum of weights, as in their code for ImageNet, beside it at the ratio 0.995. Difficulty has no floor, as printed.
 Expected error %: the paper's, below, which the report prints beside what was measured; so far: `results/README.md`.
 """
 
@@ -34,7 +35,7 @@ RECIPES = {None: (4000, 3), "10": (4000, 10), "short": (800, 3), "short_10": (80
 FOCAL = {"loss.name": "focal"}
 INVERSE = {"weights.name": "inverse_frequency"}
 CB = {"weights.name": "class_balanced", "weights.beta": 0.9999}
-CDB = {"weights.name": "difficulty"}
+CDB = {"weights.name": "difficulty", "difficulty.floor": 0.0}
 FIRST = {
     ("CE", ""): {},
     ("inverse frequency", ""): INVERSE,

@@ -23,6 +23,7 @@ PAPER = {
     "tau 7": ((0.96, 0.20), (1.20, 0.20), (2.04, 0.30), (2.64, 0.40), (4.13, 0.37)),
     "dynamic tau": ((0.74, 0.14), (1.27, 0.33), (1.65, 0.26), (2.39, 0.41), (3.71, 0.27)),
 }
+CDB = {"weights.name": "difficulty", "difficulty.floor": 0.0}
 RECIPES = {None: (4000, 3), "10": (4000, 10), "short": (800, 3), "short_10": (800, 10)}
 
 
@@ -32,7 +33,7 @@ def get_sweep(recipe=None):
         raise ValueError(f"the recipes are {', '.join(filter(None, RECIPES))}; got {recipe}")
     num_epochs, num_seeds = RECIPES[recipe]
     variants = product(
-        [Variant({}, {"num_epochs": num_epochs, "weights.name": "difficulty", "log.tensorboard": False})],
+        [Variant({}, {"num_epochs": num_epochs, "log.tensorboard": False, **CDB})],
         values("ratio", "data.majority_ratio", RATIOS),
         choices("method", {"CDB-CE": {}}),
         chain(
