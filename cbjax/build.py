@@ -106,9 +106,16 @@ def build(
     )
 
 
-def with_pretrained(state: TrainState, given: Pretrained, mesh: Mesh) -> TrainState:
-    """Puts pretrained weights into the state before the first step; a head that they lack stays as it is."""
-    params, batch_stats = sharding.replicate((given.params, given.batch_stats), mesh)
+def first_state(parts: Parts) -> TrainState:
+    """Makes the state before the first step, with pretrained weights where there are some.
+
+    A head that they lack stays as it is.
+    """
+    state = parts.init()
+    if parts.pretrained is None:
+        return state
+    given = parts.pretrained()
+    params, batch_stats = sharding.replicate((given.params, given.batch_stats), parts.mesh)
     return dataclasses.replace(state, params={**state.params, **params}, batch_stats=batch_stats)
 
 

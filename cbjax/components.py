@@ -17,15 +17,21 @@ from cbjax.data.sampling import Batches
 from cbjax.types import Array, Loss, Model, Run
 
 
-def build_model(config: ConfigDict, num_classes: int) -> Model:
-    """Builds the config's network; options that it does not have were checked to be at their defaults."""
+def build_model(config: ConfigDict, num_classes: int, axis: str | None = sharding.AXIS) -> Model:
+    """Builds the config's network; options that it does not have were checked to be at their defaults.
+
+    Args:
+      config: resolved.
+      num_classes: C.
+      axis: the mesh axis that a batch is split over; None where a device has the whole batch.
+    """
     prior = config.model.final_bias == "prior" or (config.model.final_bias == "auto" and config.loss.name != "softmax")
     options = {
         "shortcut": config.model.shortcut,
         "initialization": config.model.initialization,
         "final_bias": -math.log(num_classes - 1) if prior else 0.0,
         "zero_last_scale": config.model.zero_last_scale,
-        "batch_norm_axis": sharding.AXIS if config.model.batch_norm_size == "all" else None,
+        "batch_norm_axis": axis if config.model.batch_norm_size == "all" else None,
         "batch_norm_size": None if config.model.batch_norm_size == "all" else config.model.batch_norm_size,
         "dtype": config.model.dtype,
         "remat": config.model.remat,

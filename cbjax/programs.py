@@ -179,7 +179,7 @@ def build_steps(
     axis: str | None = sharding.AXIS,
 ) -> Steps:
     """Builds the steps of a run; arguments and errors as `build_programs`."""
-    model = components.build_model(config, num_classes)
+    model = components.build_model(config, num_classes, axis)
     make_state = functools.partial(initial_state, config, model, tuple(image_shape))
     channels = image_shape[-1]
     try:

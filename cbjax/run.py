@@ -104,7 +104,7 @@ def train(
         if restored is None and has_results:
             raise WorkdirError(f"{home.root} holds the results of a run and no checkpoint: move it away to train again")
         if restored is None and parts.pretrained is not None:
-            fresh = build.with_pretrained(fresh, parts.pretrained(), mesh)
+            fresh = build.first_state(parts)
         step, state, remembered = restored or (0, fresh, memory.start(len(dataset.class_names)))
         state = sharding.replicate(state, mesh)
         run = Run(config, parts.model, state, {}, dataset.class_names, memory=remembered)

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from cbjax import evaluate, groups, loop, memory, sharding
-from cbjax.build import Parts, build_callbacks
+from cbjax import build, evaluate, groups, loop, memory, sharding
+from cbjax.build import Parts
 from cbjax.checkpoint import Checkpoints
 from cbjax.data import Dataset
 from cbjax.evaluate import Evaluation
@@ -71,7 +71,7 @@ class Group:
 
 def start(members: Sequence[Member], mesh: Mesh) -> Group:
     """Makes a group of runs before their first step."""
-    state = stack([member.parts.init() for member in members], mesh)
+    state = stack([build.first_state(member.parts) for member in members], mesh)
     has_validation = members[0].parts.has_validation
     # A copy: the step takes over the memory of the state.
     best = jax.tree.map(jnp.copy, state) if has_validation else None
@@ -220,7 +220,7 @@ def _callbacks(place: int, member: Member, found: dict[str, list[Evaluation]]) -
         return lambda state: found[split][place]
 
     parts = dataclasses.replace(member.parts, evaluate=evaluate)
-    return build_callbacks(member.run.config, parts, _as_it_is, member.write, lambda run: None)
+    return build.build_callbacks(member.run.config, parts, _as_it_is, member.write, lambda run: None)
 
 
 def _add(group: Group, place: int, values: dict[str, np.ndarray], stop: int) -> None:
@@ -239,7 +239,9 @@ def _end_epoch(group: Group, after: Sequence[Sequence[Callback]], seconds: float
     """Calls each run's callbacks and places their class weights; returns which runs [K] are at their best so far."""
     weights = np.array(group.state.class_weights)
     improved = np.zeros(len(group.members), bool)
-    for k in group.alive():
+    alive = group.alive()
+    seconds /= len(alive)  # a run's share of the time, so that the times of runs add up
+    for k in alive:
         run, member = group.runs[k], group.members[k]
         sums, step = run.memory["sums"], run.memory["step"]
         row = loop.epoch_row(sums, float(member.parts.schedule(step - 1)), seconds, sums["count"])
