@@ -39,14 +39,12 @@ __all__ = [
     "to_json",
 ]
 
+# Keys that say which images are read where `data.name` does not: a folder may move, another is other data.
+SOURCE_KEYS = ("data.file", "data.root", "data.train_list", "data.validation_list", "data.test_list")
 # Keys that say where images are and how they are read.
 READING_KEYS = (
     "data.data_dir",
-    "data.file",
-    "data.root",
-    "data.train_list",
-    "data.validation_list",
-    "data.test_list",
+    *SOURCE_KEYS,
     "data.on_bad_image",  # before the first bad image both do the same
     "data.threads",
     "data.workers",
@@ -64,6 +62,8 @@ HOW_KEYS = (
     "log.tensorboard",
     "log.progress",
 )
+# Keys that came after figures were published under a fingerprint; at its default such a key does what was done before.
+LATER_KEYS: tuple[str, ...] = ()
 
 Config: TypeAlias = ConfigDict | Mapping[str, Any]
 T = TypeVar("T")
@@ -174,8 +174,11 @@ def from_json(text: str) -> ConfigDict:
 
 
 def fingerprint(config: Config) -> str:
-    """Returns the SHA-256 of the keys that say what is computed, as hexadecimal digits."""
-    what = {key: value for key, value in _complete(config).items() if key not in HOW_KEYS}
+    """Returns the SHA-256 of the keys that say what is computed from which data, as hexadecimal digits."""
+    given = _complete(config)
+    what = {key: value for key, value in given.items() if key not in HOW_KEYS}
+    what |= {key: given[key] for key in SOURCE_KEYS if given[key] is not None}
+    what = {key: value for key, value in what.items() if key not in LATER_KEYS or value != KEYS[key].default}
     return hashlib.sha256(json.dumps(what, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 

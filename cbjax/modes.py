@@ -1,7 +1,8 @@
 """Which way of training the runs of a sweep is fastest on the devices at hand: measured, on runs of the sweep.
 
 "loop" trains one run after another, each over all devices; "vmap" several as one program on one device; "devices"
-several on every device. All three give the same results.
+several on every device. All three give the same results. Where shares of a batch would change them, or the devices
+do not divide it, "auto" and what it leaves to train alone keep a run on one device.
 """
 
 import os
@@ -11,8 +12,11 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
-from cbjax import build, data, programs, run_group, sharding
+from cbjax import build, data, models, processes, programs, run_group, sharding
+from cbjax import config as configs
 from cbjax.build import Parts
 from cbjax.config import ConfigError
 from cbjax.data import Dataset, Source, sources
@@ -65,7 +69,7 @@ def choose(
                 f"a device; use at most {max(1, int(used * room))}"
             )
         return Choice(mode, group_size, [])
-    measured = [_row("loop", 1, _loop_rate(runs[0], dataset))]
+    measured = [_row("loop", 1, _loop_rate(runs[0], dataset, sharding.make_mesh(devices_alone(runs[0].config))))]
     largest = min(group_size or LARGEST, len(runs))
     for name in modes:
         best = measured[0]["run_steps_per_second"] if mode == "auto" else 0.0
@@ -73,7 +77,7 @@ def choose(
         while size <= largest:
             mesh = sharding.make_mesh(devices if name == "devices" else 1)
             per_device = size // mesh.devices.size
-            rate = _group_rate(runs[:size], mesh, per_device, load) if per_device <= room else None
+            rate = _if_it_fits(_group_rate, runs[:size], mesh, per_device, load) if per_device <= room else None
             measured.append(_row(name, size, rate))
             if rate is None or rate < GAIN * best:
                 break
@@ -85,6 +89,23 @@ def choose(
     top = max(row["run_steps_per_second"] for row in rated)
     chosen = next(row for row in rated if GAIN * row["run_steps_per_second"] >= top)
     return Choice(chosen["mode"], chosen["runs"], measured)
+
+
+def devices_alone(config: ConfigDict) -> int | None:
+    """Returns over how many devices a run alone gives what it gives in a group; None for all of them.
+
+    Over several each has a share of the batch, and statistics of BatchNorm are, by default, those of the share.
+    """
+    if config.devices is not None or sharding.count_devices() == 1:
+        return config.devices
+    if config.model.batch_norm_size is None and "batch_norm_size" in models.options_of(config.model.name):
+        return 1
+    try:
+        configs.check_shares(config, sharding.count_devices())
+        configs.check_devices(config.evaluation.batch_size or config.batch_size, sharding.count_devices())
+    except ConfigError:
+        return 1
+    return None
 
 
 def run_bytes(parts: Parts, dataset: Dataset) -> float:
@@ -104,7 +125,11 @@ def device_bytes() -> float:
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return float(stats["bytes_limit"])
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / jax.local_device_count()
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):  # not on every system
+        free = 4 << 30
+    return free / jax.local_device_count()
 
 
 def _step_bytes(parts: Parts, dataset: Dataset) -> int:
@@ -125,8 +150,7 @@ def _row(mode, size, rate):
     return {"mode": mode, "runs": size, "run_steps_per_second": rate and round(rate, 3)}
 
 
-def _loop_rate(run: PlannedRun, dataset: Dataset) -> float:
-    mesh = sharding.make_mesh(run.config.devices)
+def _loop_rate(run: PlannedRun, dataset: Dataset, mesh: Mesh) -> float:
     parts = build.build(run.config, dataset, mesh)
     state = parts.init()
     steps = min(parts.steps_per_dispatch, parts.batches.epoch_end(1))
@@ -135,7 +159,17 @@ def _loop_rate(run: PlannedRun, dataset: Dataset) -> float:
     return _rate(lambda state: parts.advance(state, 0, steps)[0], state, steps)
 
 
-def _group_rate(runs: Sequence[PlannedRun], mesh: Any, per_device: int, load: Callable[..., Source]) -> float:
+def _if_it_fits(measure, *args):
+    """Returns what is measured, or None where the device's memory was too small after all."""
+    try:
+        return measure(*args)
+    except Exception as error:
+        if "RESOURCE_EXHAUSTED" in str(processes.device_failure(error)):
+            return None
+        raise
+
+
+def _group_rate(runs: Sequence[PlannedRun], mesh: Mesh, per_device: int, load: Callable[..., Source]) -> float:
     members = []
     for run in runs:
         dataset = data.of_config(run.config, load)

@@ -64,6 +64,10 @@ class Board(Silent):
         if self._tell is not None:
             self._tell(text)
 
+    def warn(self, text: str) -> None:
+        """Shows what went wrong."""
+        self.line(text)
+
     def begin(self, names: Sequence[str]) -> None:
         """Says which runs are being trained from now on."""
         self.running = list(names)
@@ -78,7 +82,7 @@ class Board(Silent):
             self.done += 1
         else:
             self.failed += 1
-            self.line(f"run {name} failed: {error}")
+            self.warn(f"run {name} failed: {error}")
 
     def seconds_left(self) -> float | None:
         """Estimates the time that the other runs will take, from those that ended since the start; None before."""
@@ -91,7 +95,7 @@ class LiveBoard(Board):
     """A board as a table at a terminal, with lines above it."""
 
     def __init__(self, total: int, done: int, failed: int, live: Live):
-        super().__init__(total, done, failed, live.console.print)
+        super().__init__(total, done, failed, None)
         self._live, self._now = live, ""
         self._show()
 
@@ -100,10 +104,9 @@ class LiveBoard(Board):
         self._now = f"epoch {epoch}  loss {loss:.4f}  {images_per_second:,.0f} images/s"
         self._show()
 
-    def line(self, text: str) -> None:
-        """Shows failures alone: the table says the rest."""
-        if text.startswith("run "):
-            self._live.console.print(Text(text), soft_wrap=True)
+    def warn(self, text: str) -> None:
+        """Shows what went wrong above the table, which says the rest."""
+        self._live.console.print(Text(text), soft_wrap=True)
 
     def begin(self, names: Sequence[str]) -> None:
         """Says which runs are being trained from now on."""

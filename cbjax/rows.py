@@ -9,8 +9,9 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from cbjax import config as configs
+from cbjax.config import ConfigError
 from cbjax.variants import PlannedRun, Sweep
+from cbjax.writers import only_writer, replace
 
 FIELDS = (
     "table",
@@ -49,41 +50,36 @@ def row(name: str, sweep: Sweep, run: PlannedRun, workdir: pathlib.Path) -> dict
       sweep: for its table's axes and metric; without a table the method is the run's name without its seed.
       run: the run.
       workdir: its work directory, with `results.json` and `environment.json`.
+
+    Raises:
+      ConfigError: if the run has no such metric.
     """
     results = json.loads((workdir / "results.json").read_text())
     environment = json.loads((workdir / "environment.json").read_text())
     names = _names(name, sweep, run)
-    return names | {
+    return {
+        **names,
         "last": _figure(results, "last", names["metric"]),
         "best": _figure(results, "best", names["metric"]),
         "device": environment["devices"],
         "seconds": f"{results['seconds']:.1f}",
         "commit": environment["commit"] or "",
-        "config": config_hash(run),
     }
 
 
-def config_hash(run: PlannedRun) -> str:
-    """Returns the hash of a run's whole resolved config by which its row is known."""
-    return configs.fingerprint(run.config)[:16]
+def known(path: pathlib.Path, name: str, sweep: Sweep, runs: Iterable[PlannedRun]) -> list[dict[str, str]]:
+    """Returns the rows that a file, or another beside it, has of these runs, under the names of this sweep.
 
-
-def from_neighbours(path: pathlib.Path, name: str, sweep: Sweep, runs: Iterable[PlannedRun]) -> list[dict[str, str]]:
-    """Returns rows for those of the runs that another table beside `path` has, under the names of this sweep.
-
-    Tables share runs: CDB with dynamic tau stands in tables 1 and 2 of its paper, of the same configs.
+    Tables share runs: CDB with dynamic tau stands in tables 1 and 2 of its paper, of the same configs. A row counts
+    where it has the sweep's metric.
     """
-    known = {one["config"] for one in read(path)}
     found: dict[tuple[str, str], dict[str, str]] = {}
     for neighbour in sorted(set(path.parent.glob("*.csv")) - {path}):
         with contextlib.suppress(RowsError):  # a CSV of something else
             found |= {(one["config"], one["metric"]): one for one in read(neighbour)}
-    named = [_names(name, sweep, run) | {"config": config_hash(run)} for run in runs]
-    return [
-        found[one["config"], one["metric"]] | one
-        for one in named
-        if one["config"] not in known and (one["config"], one["metric"]) in found
-    ]
+    found |= {(one["config"], one["metric"]): one for one in read(path)}
+    named = [_names(name, sweep, run) for run in runs]
+    return [found[key] | one for one in named if (key := (one["config"], one["metric"])) in found]
 
 
 def read(path: str | os.PathLike) -> list[dict[str, str]]:
@@ -95,33 +91,38 @@ def read(path: str | os.PathLike) -> list[dict[str, str]]:
     path = pathlib.Path(path)
     if not path.exists():
         return []
-    with open(path, newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        rows, columns = list(reader), tuple(reader.fieldnames or ())
-    if columns != FIELDS or any(None in one or None in one.values() for one in rows):
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            rows, columns = list(reader), tuple(reader.fieldnames or ())
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise RowsError(f"{path} must be a CSV of rows, in UTF-8; {error}") from error
+    if columns != FIELDS:
         raise RowsError(
             f"{path} must be a CSV with the columns {','.join(FIELDS)}; got {','.join(columns) or 'nothing'}"
         )
+    for number, one in enumerate(rows, start=2):
+        if None in one or None in one.values():
+            raise RowsError(f"{path}, line {number}: must have {len(FIELDS)} fields; mend it or take the line away")
     return rows
 
 
 def add(path: str | os.PathLike, new: Iterable[Mapping[str, Any]]) -> None:
     """Adds rows to a file, in the place of those of the same config, and writes it whole or not at all."""
     path = pathlib.Path(path)
-    merged = {one["config"]: one for one in read(path)} | {one["config"]: dict(one) for one in new}
-    text = io.StringIO()
-    writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(merged.values())
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text.getvalue(), encoding="utf-8")
-    os.replace(temporary, path)
+    with only_writer(path.parent):
+        merged = {one["config"]: one for one in read(path)} | {one["config"]: dict(one) for one in new}
+        text = io.StringIO()
+        writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(merged.values())
+        replace(path, text.getvalue().encode())
 
 
 def _names(name: str, sweep: Sweep, run: PlannedRun) -> dict[str, str]:
-    """Returns the part of a run's row that says where in its table it stands."""
-    axes = {axis: label for axis, label in run.labels.items() if axis != "seed"}
+    """Returns the part of a run's row that says which run it is and where in its table it stands."""
+    axes = {axis: label for axis, label in run.labels.items() if axis != "seed"} or {"": name}
     rows, column = (sweep.table.rows, sweep.table.columns) if sweep.table else (tuple(axes), None)
     return {
         "table": name,
@@ -130,6 +131,7 @@ def _names(name: str, sweep: Sweep, run: PlannedRun) -> dict[str, str]:
         "cell": axes[column] if column else "",
         "seed": str(run.config.seed),
         "metric": sweep.table.metric if sweep.table else "balanced_accuracy",
+        "config": run.identity,
     }
 
 
@@ -138,5 +140,8 @@ def _figure(results: Mapping[str, Any], checkpoint: str, metric: str) -> str:
     key, counts_errors = MEASURES[metric]
     if not results.get(checkpoint):
         return ""
-    share = results[checkpoint]["test"][key]
+    measured = results[checkpoint]["test"]
+    if measured.get(key) is None:
+        raise ConfigError(f"the table's metric must be one that its runs have; got {metric}: no {key} was measured")
+    share = measured[key]
     return f"{100 * (1 - share if counts_errors else share):.4f}"

@@ -3,19 +3,16 @@
 import contextlib
 import functools
 import hashlib
-import json
 import os
 import pathlib
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from cbjax import config as configs
-from cbjax import modes, processes, programs, rows, sharding, variants
+from cbjax import plan, processes, rows, sharding, variants
 from cbjax import workdir as workdirs
 from cbjax.config import ConfigError
-from cbjax.config_schema import is_streamed
 from cbjax.data import Source, sources
 from cbjax.interrupts import Interrupted
 from cbjax.loop import NonFiniteLoss
@@ -26,6 +23,7 @@ from cbjax.run import Shared, train
 from cbjax.train_group import train_group
 from cbjax.variants import PlannedRun, Sweep, shard
 from cbjax.workdir import WorkdirError
+from cbjax.writers import only_writer
 
 FAILED = "failed.json"
 
@@ -75,17 +73,21 @@ def sweep(
     failed = {run: error for run, error in ended.items() if error is not None}
     # A few sources at most, and those of one sweep are few: read once for all runs.
     load = functools.lru_cache(maxsize=2)(sources.load)
-    plan = _plan(place / f"plan{suffix}.json", left, mode, group_size, load, tell if first else _say_nothing)
+    chosen = processes.from_first(
+        lambda: plan.plan(place / f"plan{suffix}.json", left, mode, group_size, load, tell if first else _say_nothing)
+    )
     by_name = {run.name: run for run in left}
     with board(
         len(mine), sum(error is None for error in ended.values()), len(failed), tell if first else None
     ) as shown:
-        trainer = _Trainer(place, shown, load)
-        for names in plan["groups"]:
+        for lost in failed:
+            shown.warn(f"run {lost} failed before: {failed[lost]}; to try it again remove {place / lost}")
+        trainer = _Trainer(place, shown, load, chosen["mode"], chosen["devices"])
+        for names in chosen["groups"]:
             group = [by_name[one] for one in names if one in by_name]
             if not group:
                 continue
-            outcome = trainer.train(group, plan["mode"], whole=len(group) == len(names))
+            outcome = trainer.train(group, whole=len(group) == len(names))
             for run in group:
                 error = outcome.get(run.name)
                 if error is not None:
@@ -105,117 +107,54 @@ def sweep(
 class _Trainer:
     """Trains groups one after another, which share their programs."""
 
-    def __init__(self, place: pathlib.Path, shown: Board, load: Callable[..., Source]):
-        self._place, self._shown = place, shown
+    def __init__(self, place: pathlib.Path, shown: Board, load: Callable[..., Source], mode: str, devices: int | None):
+        self._place, self._shown, self._mode, self._devices = place, shown, mode, devices
         self._shared = Shared(load=load, tell=shown.line, bar=shown.bar)
         self._known: dict[str, GroupPrograms] = {}
 
-    def train(self, group: Sequence[PlannedRun], mode: str, whole: bool) -> dict[str, str]:
+    def train(self, group: Sequence[PlannedRun], whole: bool) -> dict[str, str]:
         """Trains runs; returns name -> error of those that failed, each of which is also noted in its folder."""
         self._shown.begin([run.name for run in group])
-        if mode != "loop" and len(group) > 1 and whole:
-            return self._attempt(group, lambda: self._together(group, mode))
-        failed: dict[str, str] = {}
+        failed = None
         # What a kill left of a group that was being finished is trained alone, to the same results.
+        if self._mode != "loop" and len(group) > 1 and whole:
+            failed = self._together(group)
+        if failed is None:
+            failed = {run.name: error for run in group if (error := self._alone(run)) is not None}
         for run in group:
-            failed |= self._attempt([run], functools.partial(self._alone, run))
-        return failed
+            if run.name in failed:
+                _note(self._place / run.name, failed[run.name])
+            else:
+                (self._place / run.name / FAILED).unlink(missing_ok=True)
+        return {name: _said(error) for name, error in failed.items()}
 
-    def _attempt(self, group: Sequence[PlannedRun], work: Callable[[], dict[str, str]]) -> dict[str, str]:
+    def _alone(self, run: PlannedRun) -> Exception | None:
+        devices = [] if self._devices is None else [f"devices={self._devices}"]
         try:
-            failed = work()
+            train(configs.change(run.config, devices), self._place / run.name, shared=self._shared)
         except (Interrupted, KeyboardInterrupt):
             raise
         except Exception as error:
             if processes.count() > 1:
                 raise  # the others are not where this one is
-            failed = {run.name: _said(error) for run in group if not _has_results(self._place / run.name)}
-            for name in failed:
-                _note(self._place / name, error)
-            return failed
-        for name, said in failed.items():
-            _note(self._place / name, NonFiniteLoss(said))
-        return failed
+            return error
+        return None
 
-    def _alone(self, run: PlannedRun) -> dict[str, str]:
-        train(run.config, self._place / run.name, shared=self._shared)
-        return {}
-
-    def _together(self, group, mode):
-        devices = sharding.count_devices() if mode == "devices" else 1
+    def _together(self, group: Sequence[PlannedRun]) -> dict[str, Exception] | None:
+        """Returns the errors of runs that diverged; None where the group cannot be trained as one."""
+        devices = sharding.count_devices() if self._mode == "devices" else 1
         count = max(n for n in range(1, devices + 1) if len(group) % n == 0)
         names = "\n".join(run.name for run in group)
         folder = self._place / "groups" / hashlib.sha256(names.encode()).hexdigest()[:12]
-        mesh = sharding.make_mesh(count)
-        return train_group(group, self._place, folder, mesh, len(group) // count, self._known, self._shared)
-
-
-def _plan(
-    path: pathlib.Path,
-    left: Sequence[PlannedRun],
-    mode: str,
-    group_size: int | None,
-    load: Callable[..., Source],
-    tell: Callable[[str], None],
-) -> dict[str, Any]:
-    """Reads how the runs are trained, or decides it and writes it down; runs that are not in it come alone."""
-    plan: dict[str, Any] = {"mode": "loop", "groups": []}
-    if path.exists():
-        plan = json.loads(path.read_text())
-        asked = {"mode": mode, "group_size": group_size}
-        if mode != "auto" and plan["asked"] != asked:
-            raise ConfigError(
-                f"{path}: these runs were begun with {plan['asked']}; go on with that, or use another --workdir"
-            )
-    elif left:
-        plan = _decide(left, mode, group_size, load, tell)
-        workdirs.write_json(path, plan)
-    planned = {name for names in plan["groups"] for name in names}
-    return {**plan, "groups": [*plan["groups"], *([run.name] for run in left if run.name not in planned)]}
-
-
-def _decide(left, mode, group_size, load, tell):
-    shapes: dict[str, list[PlannedRun]] = {}
-    for run in left:
-        shapes.setdefault(_shape(run), []).append(run)
-    largest = max(shapes.values(), key=len)
-    choice = modes.Choice("loop", 1, [])
-    alone = len(largest) == 1 or any(is_streamed(run.config.data.name) for run in left) or processes.count() > 1
-    if alone and mode in ("vmap", "devices"):
-        raise ConfigError(
-            f"mode={mode!r} needs several runs that differ in settings alone, of images that fit on the "
-            "devices, and one process; use mode=loop"
-        )
-    if not alone and mode != "loop":
-        tell(f"choosing how to train {len(left)} runs" if mode == "auto" else f"measuring groups of runs, {mode}")
-        choice = modes.choose(largest, mode, group_size, load)
-        tell(f"mode {choice.mode}, {choice.group_size} runs at a time")
-    groups = [
-        [run.name for run in same[i : i + choice.group_size]]
-        for same in shapes.values()
-        for i in range(0, len(same), choice.group_size)
-    ]
-    # In the order of the sweep, which puts the most telling runs first.
-    place = {run.name: number for number, run in enumerate(left)}
-    groups.sort(key=lambda names: place[names[0]])
-    asked = {"mode": mode, "group_size": group_size}
-    return {
-        "asked": asked,
-        "mode": choice.mode,
-        "group_size": choice.group_size,
-        "measured": choice.measured,
-        "groups": groups,
-    }
-
-
-def _shape(run: PlannedRun) -> str:
-    """Returns a text that is equal for runs whose programs and data have the same shapes."""
-    flat = json.loads(configs.to_json(run.config))
-    for key in programs.ARGUMENTS:
-        section, _, key_name = key.rpartition(".")
-        if section != "data" or key_name == "seed":
-            (flat[section] if section else flat).pop(key_name)
-    return json.dumps(flat)
+        mesh, size = sharding.make_mesh(count), len(group) // count
+        try:
+            diverged = train_group(group, self._place, folder, mesh, size, self._known, self._shared)
+        except (Interrupted, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            self._shown.warn(f"{len(group)} runs as one program failed, so each is trained alone: {_said(error)}")
+            return None
+        return {name: NonFiniteLoss(said) for name, said in diverged.items()}
 
 
 def _begin(
@@ -226,52 +165,40 @@ def _begin(
     place: pathlib.Path,
     path: pathlib.Path,
 ) -> dict[str, str | None]:
-    """Writes down what the sweep is and the rows that are there already; returns the runs that are over."""
-    _ended(mine, place, path)  # refuses folders of other configs before anything is written
+    """Writes down what the sweep is and the rows that are there; returns the runs that are over, with their error."""
+    for run in mine:  # refuses folders of other configs before anything is written
+        workdirs.is_finished(place / run.name, run.config)
+    found = rows.known(path, name, described, mine)
+    with_row = {one["config"] for one in found}
+    left = [run for run in mine if run.identity not in with_row]
+    # A kill may come between a run's results and its row.
+    finished = [run for run in left if workdirs.is_finished(place / run.name, run.config)]
+    found += [rows.row(name, described, run, place / run.name) for run in finished]
     place.mkdir(parents=True, exist_ok=True)
     _write_description(place, name, described, runs, path)
-    # A kill may come between a run's results and its row.
-    rows.add(path, [rows.row(name, described, run, place / run.name) for run in _without_rows(mine, place, path)])
-    rows.add(path, rows.from_neighbours(path, name, described, mine))
-    return _ended(mine, place, path)
-
-
-def _ended(runs: Sequence[PlannedRun], place: pathlib.Path, path: pathlib.Path) -> dict[str, str | None]:
-    """Returns the runs that are over: name -> None, or the error of one that diverged."""
-    known = {one["config"] for one in rows.read(path)}
-    ended: dict[str, str | None] = {}
-    for run in runs:
-        finished = workdirs.is_finished(place / run.name, run.config)
+    rows.add(path, found)
+    ended: dict[str, str | None] = {run.name: None for run in mine if run.identity in with_row}
+    ended |= dict.fromkeys([run.name for run in finished])
+    for run in left:
         noted = place / run.name / FAILED
-        if finished or rows.config_hash(run) in known:
-            ended[run.name] = None
-        elif noted.exists() and json.loads(noted.read_text())["diverged"]:
-            ended[run.name] = json.loads(noted.read_text())["error"]
+        if run.name not in ended and noted.exists() and (note := workdirs.read_json(noted))["diverged"]:
+            ended[run.name] = note["error"]
     return ended
-
-
-def _without_rows(runs: Sequence[PlannedRun], place: pathlib.Path, path: pathlib.Path) -> list[PlannedRun]:
-    known = {one["config"] for one in rows.read(path)}
-    missing = [run for run in runs if rows.config_hash(run) not in known]
-    return [run for run in missing if _has_results(place / run.name)]
 
 
 def _write_description(
     place: pathlib.Path, name: str, described: Sweep, runs: Sequence[PlannedRun], results: pathlib.Path
 ) -> None:
-    listed = [{"name": run.name, "labels": dict(run.labels), "config": rows.config_hash(run)} for run in runs]
-    description = {"name": name, "config": described.config, "results": str(results.absolute())}
-    workdirs.write_json(
-        place / "sweep.json", {**description, "table": variants.table_as_json(described), "runs": listed}
-    )
-
-
-def _has_results(place: pathlib.Path) -> bool:
-    return (place / "results.json").exists()
+    listed = [{"name": run.name, "labels": dict(run.labels), "config": run.identity} for run in runs]
+    description = {"name": name, "config": described.config, "table": variants.table_as_json(described), "runs": listed}
+    path = place / "sweep.json"
+    with only_writer(place):  # of the parts of a sweep each may have a file of rows of its own
+        files = workdirs.read_json(path)["results"] if path.exists() else []
+        files = list(dict.fromkeys([*files, str(results.absolute())]))
+        workdirs.write_json(path, {**description, "results": files})
 
 
 def _note(place: pathlib.Path, error: Exception) -> None:
-    place.mkdir(parents=True, exist_ok=True)
     trace = "".join(traceback.format_exception(error))
     note = {
         "error": _said(error),
@@ -280,6 +207,7 @@ def _note(place: pathlib.Path, error: Exception) -> None:
         "time": time.time(),
     }
     with contextlib.suppress(OSError):  # a full disk must not stop the other runs
+        place.mkdir(parents=True, exist_ok=True)
         workdirs.write_json(place / FAILED, note)
 
 

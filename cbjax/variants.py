@@ -119,6 +119,11 @@ class PlannedRun:
     labels: Mapping[str, str]
     config: ConfigDict
 
+    @functools.cached_property
+    def identity(self) -> str:
+        """The hash of its whole resolved configuration, by which its row of results is known."""
+        return configs.fingerprint(self.config)[:16]
+
 
 def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> tuple[Sweep, list[PlannedRun]]:
     """Reads a sweep: a file whose `get_sweep()` returns a `Sweep`.
@@ -144,7 +149,11 @@ def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> tuple[Sweep
     for variant in sweep.variants:
         name = folder(variant.labels)
         if not name or name in runs:
-            raise ConfigError(f"{path}: each run needs names of its own on its axes; got {dict(variant.labels)} twice")
+            known = f"; so has {dict(runs[name].labels)}" if name in runs else ""
+            raise ConfigError(
+                f"{path}: each run needs a folder of its own, made of its names on the axes; {dict(variant.labels)} "
+                f"has {name or 'none'!r}{known}"
+            )
         try:
             changes = dict(variant.overrides)
             config = configs.combine(read(changes.pop("config", sweep.config)), changes, for_all)
@@ -153,6 +162,13 @@ def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> tuple[Sweep
         runs[name] = PlannedRun(name, dict(variant.labels), config)
     if not runs:
         raise ConfigError(f"{path}: a sweep needs a run; got none")
+    same: dict[str, str] = {}
+    for run in runs.values():
+        if run.identity in same:
+            raise ConfigError(
+                f"{path}: runs must differ in what they compute; {same[run.identity]} and {run.name} are the same"
+            )
+        same[run.identity] = run.name
     return sweep, list(runs.values())
 
 
@@ -212,9 +228,22 @@ def _check_table(path: Path, sweep: Sweep) -> None:
     if sweep.table.metric not in METRICS:
         raise ConfigError(f"{path}: the table's metric must be one of {', '.join(METRICS)}; got {sweep.table.metric!r}")
     axes: Any = (*sweep.table.rows, sweep.table.columns)
+    if not sweep.table.rows or "seed" in axes:
+        raise ConfigError(
+            f"{path}: the table's rows must be one axis or more, its columns another, and none of them the seed; got "
+            f"rows {list(sweep.table.rows)}, columns {sweep.table.columns!r}"
+        )
+    cells: dict[Any, Variant] = {}
     for variant in sweep.variants:
         if missing := [axis for axis in axes if axis not in variant.labels]:
             raise ConfigError(
                 f"{path}: each run needs a name on the axes of the table; {dict(variant.labels)} has "
                 f"none on {', '.join(missing)}"
+            )
+        place = (*(variant.labels[axis] for axis in axes), variant.labels.get("seed"))
+        other = cells.setdefault(place, variant)
+        if other is not variant:
+            raise ConfigError(
+                f"{path}: runs of one seed must stand in different cells of the table; {dict(other.labels)} and "
+                f"{dict(variant.labels)} do not: name the axis in which they differ in its rows"
             )

@@ -21,7 +21,7 @@ from cbjax.data import DataError, Dataset, Encoded
 from cbjax.memory import timeless
 from cbjax.storage import is_remote
 from cbjax.types import Run
-from cbjax.writers import JsonLinesWriter, MultiWriter, TensorBoardWriter, Writer, plain, read_rows, rewrite
+from cbjax.writers import JsonLinesWriter, MultiWriter, TensorBoardWriter, Writer, plain, read_rows, replace, rewrite
 
 # Config keys whose values are paths; in a work directory they are absolute.
 PATHS = {
@@ -57,9 +57,15 @@ def lock(workdir: pathlib.Path) -> Iterator[None]:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes a JSON file whole or not at all; numbers that are not finite become null."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
-    os.replace(temporary, path)
+    replace(path, (json.dumps(plain(value), indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """Reads a JSON file; raises WorkdirError, with its path, if it is missing or damaged."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise WorkdirError(f"{path} is missing or damaged: {error}") from error
 
 
 def read_config(workdir: pathlib.Path) -> ConfigDict:
@@ -81,7 +87,7 @@ def read_config(workdir: pathlib.Path) -> ConfigDict:
 
 def read_facts(workdir: pathlib.Path) -> dict[str, Any]:
     """Reads what `describe_data` said of the data of the run in a work directory."""
-    return _read_json(workdir / "data.json")
+    return read_json(workdir / "data.json")
 
 
 def read_final_metrics(workdir: pathlib.Path) -> dict[str, float]:
@@ -89,7 +95,7 @@ def read_final_metrics(workdir: pathlib.Path) -> dict[str, float]:
     path = workdir / "results.json"
     if not path.exists():
         return {}
-    results = _read_json(path)
+    results = read_json(path)
     final: dict[str, float] = {}
     for name in ("last", "best"):
         for split, values in (results[name] or {}).items():
@@ -256,13 +262,6 @@ class Logs:
         """Closes the files."""
         for writer in self._writers.values():
             writer.close()
-
-
-def _read_json(path):
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise WorkdirError(f"{path} is missing or damaged: {error}") from error
 
 
 def _readable_rows(path):

@@ -4,12 +4,14 @@ A process killed at any moment loses at most the row that it was writing: nothin
 """
 
 import contextlib
+import fcntl
 import json
 import math
 import os
 import pathlib
+import platform
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 Row = Mapping[str, Any]
@@ -141,13 +143,29 @@ def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 def rewrite(path: str | os.PathLike, rows: Iterable[Row]) -> None:
     """Replaces a file of JSON lines, all or nothing, by the bytes that a `JsonLinesWriter` writes for the rows."""
-    path = pathlib.Path(path)
-    temporary = path.with_name(path.name + ".tmp")
+    replace(pathlib.Path(path), b"".join(_line(row) for row in rows))
+
+
+def replace(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file whole or not at all, also where another process writes the same file."""
+    temporary = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}.tmp")
     with open(temporary, "wb") as file:
-        file.writelines(_line(row) for row in rows)
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def only_writer(folder: pathlib.Path) -> Iterator[None]:
+    """Keeps others that ask for it, on this machine or one that shares its locks, from writing in a folder; waits."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _line(row: Row) -> bytes:

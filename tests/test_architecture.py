@@ -12,6 +12,7 @@ PACKAGE = ROOT / "cbjax"
 LEVELS = [
     {"cli"},
     {"sweep", "predictions"},
+    {"plan"},
     {"train_group", "modes"},
     {"run", "run_group", "tpu_programs", "cost"},
     {"restore"},
@@ -42,7 +43,7 @@ BESIDE = {
     "groups": {"config", "config_schema"},
     "arguments": {"storage"},
     "progress": set(),
-    "rows": {"config", "variants"},
+    "rows": {"config", "variants", "writers"},
     "interrupts": set(),
     "startup": {"config"},
     "storage": set(),

@@ -1,8 +1,15 @@
 """Rows of results: what is written is read, whole or not at all, each config once."""
 
+import json
+import subprocess
+import sys
+
 import pytest
 
+from cbjax import config as configs
 from cbjax import rows
+from cbjax.config import ConfigError
+from cbjax.variants import PlannedRun, Sweep, Table, choices, folder, product, seeds
 
 ROW = dict.fromkeys(rows.FIELDS, "1") | {"method": "CB, beta 0.9", "device": "1 x cpu", "config": "aa"}
 
@@ -17,10 +24,69 @@ def test_rows_come_back_and_a_config_has_one(tmp_path):
     assert [found.name for found in tmp_path.iterdir()] == ["results.csv"]
 
 
-@pytest.mark.parametrize("text", ["a,b\n1,2\n", ",".join(rows.FIELDS) + "\n1,2\n", ""])
-def test_another_file_is_refused_and_kept(tmp_path, text):
+HEAD = ",".join(rows.FIELDS).encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a,b\n1,2\n", "with the columns table,method,.*; got a,b"),
+        (b"", "with the columns table,method,.*; got nothing"),
+        (HEAD + b"\n1,2\n", "results.csv, line 2: must have 12 fields"),
+        (HEAD + b"\n\xe9\n", "must be a CSV of rows, in UTF-8"),
+        (b"a" * 200_000, "must be a CSV of rows, in UTF-8; field larger"),
+    ],
+)
+def test_another_file_is_refused_and_kept(tmp_path, content, message):
     path = tmp_path / "results.csv"
-    path.write_text(text)
-    with pytest.raises(rows.RowsError, match=r"results.csv must be a CSV with the columns table,method,"):
+    path.write_bytes(content)
+    with pytest.raises(rows.RowsError, match=message):
         rows.add(path, [ROW])
-    assert path.read_text() == text
+    assert path.read_bytes() == content
+
+
+def test_processes_may_add_to_one_file_at_the_same_time(tmp_path):
+    program = (
+        "import sys; from cbjax import rows; row = dict.fromkeys(rows.FIELDS, '1')\n"
+        "for i in range(30): rows.add(sys.argv[1], [row | {'config': sys.argv[2] + str(i)}])"
+    )
+    path = tmp_path / "results.csv"
+    writers = [subprocess.Popen([sys.executable, "-c", program, path, name]) for name in "ab"]
+    assert [writer.wait() for writer in writers] == [0, 0]
+    assert {row["config"] for row in rows.read(path)} == {f"{name}{i}" for name in "ab" for i in range(30)}
+    assert [found.name for found in tmp_path.iterdir()] == ["results.csv"]
+
+
+def sweep(metric, *settings):
+    table = Table("T", ("method",), "cell", metric)
+    lists = product(choices("method", dict(settings)), choices("cell", {"1": {}}), seeds(1))
+    described = Sweep("digits_lt", lists, table)
+    found = [PlannedRun(folder(one.labels), one.labels, configs.load("digits_lt")) for one in lists]
+    return described, found
+
+
+def test_rows_take_the_names_of_the_sweep_that_asks_and_count_only_with_its_metric(tmp_path):
+    described, runs = sweep("error", ("CE", {}))
+    path, beside = tmp_path / "mine.csv", tmp_path / "other.csv"
+    rows.add(beside, [{**ROW, "config": runs[0].identity, "metric": "error", "last": "7"}])
+    (tmp_path / "latin.csv").write_bytes(b"\xe9")
+    (found,) = rows.known(path, "mine", described, runs)
+    assert (found["table"], found["method"], found["cell"], found["last"]) == ("mine", "CE", "1", "7")
+    rows.add(path, [found])
+    again, renamed = sweep("error", ("cross entropy", {}))
+    assert rows.known(path, "mine", again, renamed)[0]["method"] == "cross entropy"
+    assert rows.known(path, "mine", *sweep("accuracy", ("CE", {}))) == []
+
+
+def test_the_row_of_a_run_says_so_where_it_lacks_the_metric(tmp_path):
+    described, runs = sweep("top5_error", ("CE", {}))
+    results = {"last": {"test": {"accuracy": 0.5}}, "seconds": 1.0}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    (tmp_path / "environment.json").write_text(json.dumps({"devices": "1 x cpu", "commit": None}))
+    with pytest.raises(ConfigError, match="must be one that its runs have; got top5_error: no top5_accuracy"):
+        rows.row("mine", described, runs[0], tmp_path)
+    plain = Sweep("digits_lt", seeds(1))
+    results["last"]["test"]["balanced_accuracy"] = 0.25
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    row = rows.row("mine", plain, PlannedRun("seed_0", {"seed": "0"}, runs[0].config), tmp_path)
+    assert (row["method"], row["last"], row["best"]) == ("mine", "25.0000", "")

@@ -1,5 +1,6 @@
 """Sweeps as a user meets them: three ways to train the same runs, what a kill leaves, failures, shards and rows."""
 
+import dataclasses
 import json
 import signal
 
@@ -8,11 +9,17 @@ import numpy as np
 import pytest
 
 import cbjax
-from cbjax import build, data, modes, programs, rows, sharding, variants
+from cbjax import build, data, modes, plan, programs, rows, run_group, sharding, variants
+from cbjax import workdir as workdirs
 from cbjax.config import ConfigError
+from cbjax.data import sources
+from cbjax.data.sampling import Batches
 from cbjax.modes import Choice
+from cbjax.pretrained import Pretrained
 from cbjax.sweep import sweep
+from cbjax.types import Run
 from cbjax.variants import Sweep, choices, product, seeds
+from cbjax.workdir import WorkdirError
 from cbjax.writers import read_rows
 from tests import processes
 
@@ -22,6 +29,7 @@ METHODS = {
 }
 QUICK = ["data.test=20", "log.tensorboard=false", "devices=1", "num_epochs=2"]
 TEXT = f"""
+from cbjax.types import Run
 from cbjax.variants import Sweep, choices, product, seeds
 
 def get_sweep():
@@ -131,6 +139,7 @@ def test_a_run_that_diverges_leaves_its_group_alone(loop, tmp_path):
     told = []
     _, again = train(path, tmp_path / "runs", tell=told.append)
     assert again == failed and not any("training in" in line for line in told)
+    assert any("run bad failed before: " in line and "to try it again remove" in line for line in told)
 
 
 def test_another_failure_does_not_stop_the_others_and_is_tried_again(described, tmp_path, monkeypatch):
@@ -148,6 +157,37 @@ def test_another_failure_does_not_stop_the_others_and_is_tried_again(described, 
     assert len(rows.read(tmp_path / "runs" / "results.csv")) == 2
     _, failed = train(described, tmp_path / "runs", "num_epochs=1")
     assert failed == {} and len(rows.read(tmp_path / "runs" / "results.csv")) == 4
+
+
+def test_a_group_that_fails_as_one_is_trained_run_by_run(described, tmp_path, monkeypatch):
+    told = []
+    with workdirs.lock(tmp_path / "runs" / "ce" / "seed_1"):
+        _, failed = train(described, tmp_path / "runs", "num_epochs=1", mode="vmap", group_size=4, tell=told.append)
+    assert list(failed) == ["ce/seed_1"] and "another process is training here" in failed["ce/seed_1"]
+    assert any("4 runs as one program failed, so each is trained alone" in line for line in told)
+    assert (tmp_path / "runs" / "ce" / "seed_1" / "failed.json").exists()
+    _, failed = train(described, tmp_path / "runs", "num_epochs=1", mode="vmap", group_size=4)
+    assert failed == {} and not any((tmp_path / "runs").rglob("failed.json"))
+
+
+def test_the_runs_of_a_group_start_from_pretrained_weights_too():
+    config = cbjax.config.load("digits_lt", QUICK)
+    dataset, mesh = data.of_config(config), sharding.make_mesh(1)
+    parts = build.build(config, dataset, mesh)
+    params = jax.tree.map(np.zeros_like, parts.init().params)
+    given = Pretrained({"head": params["head"]}, {}, ())
+    members = [
+        run_group.Member(
+            str(number),
+            Run(config, parts.model, parts.programs.state, {}, dataset.class_names),
+            dataclasses.replace(parts, pretrained=one),
+            dataset,
+            print,
+        )
+        for number, one in enumerate((None, lambda: given))
+    ]
+    heads = run_group.start(members, mesh).state.params["head"]
+    assert np.any(heads["kernel"][0]) and not np.any(heads["kernel"][1])
 
 
 def test_shards_make_the_whole_in_any_number_of_processes(described, loop, tmp_path):
@@ -199,6 +239,56 @@ def test_what_auto_measured_is_written_down_and_read_again(described, tmp_path, 
         train(described, tmp_path / "runs", "num_epochs=1", mode="loop")
 
 
+def test_runs_that_a_plan_lacks_join_it_in_groups(described, tmp_path, monkeypatch):
+    monkeypatch.setattr(modes, "choose", lambda *args: Choice("vmap", 2, []))
+    _, runs = variants.load(described, QUICK)
+    path = tmp_path / "plan.json"
+
+    def planned(runs, mode="auto", group_size=None):
+        return plan.plan(path, runs, mode, group_size, sources.load, lambda line: None)["groups"]
+
+    assert planned(runs[:2]) == [["ce/seed_0", "ce/seed_1"]]
+    whole = planned(runs)
+    assert whole == [["ce/seed_0", "ce/seed_1"], ["cdb/seed_0", "cdb/seed_1"]] and planned(runs[1:]) == whole
+    with pytest.raises(ConfigError, match=r"were begun with .*'group_size': None"):
+        planned(runs, group_size=4)
+    path.write_text("")
+    with pytest.raises(WorkdirError, match=r"plan.json is missing or damaged"):
+        planned(runs)
+
+
+@pytest.mark.parametrize(
+    ("count", "mode", "size", "expected"),
+    [(29, "devices", 16, [16, 8, 5]), (31, "vmap", 16, [16, 15]), (3, "devices", 8, [3]), (6, "devices", 5, [5, 1])],
+)
+def test_what_is_left_of_the_last_group_still_fills_the_devices(count, mode, size, expected):
+    assert [len(group) for group in plan._cut(list(range(count)), size, mode)] == expected
+
+
+def test_a_run_alone_stays_on_one_device_where_shares_of_a_batch_would_change_it():
+    def devices(name, *overrides):
+        return modes.devices_alone(cbjax.config.load(name, list(overrides)))
+
+    assert sharding.count_devices() == 8
+    assert devices("digits_lt") is None and devices("digits_lt", "devices=2") == 2
+    assert devices("mnist_binary") == 1  # 100 images over 8 devices
+    assert devices("cifar_lt:cdb") == 1 and devices("cifar_lt:cdb", "model.batch_norm_size=all") is None
+    assert devices("cifar_lt:cdb", "model.batch_norm_size=16") is None
+
+
+def test_a_batch_that_the_devices_do_not_divide_is_trained_all_the_same(described, tmp_path):
+    _, failed = train(described, tmp_path / "runs", "devices=None", "batch_size=63", "num_epochs=1", group_size=3)
+    assert failed == {} and json.loads((tmp_path / "runs" / "plan.json").read_text())["devices"] == 1
+
+
+def test_statistics_over_the_whole_batch_stay_within_a_run_of_a_group():
+    config = cbjax.config.load("cifar_lt:cdb", ["model.name=resnet20", "model.batch_norm_size=all"])
+    steps = programs.build_steps(config, Batches(256, 128, 0), (32, 32, 3), 10, axis=None)
+    batch = {"image": np.zeros((2, 32, 32, 3), np.float32), "label": np.zeros(2, np.int32)}
+    # An axis of devices would be unbound here; in a group it is that of the runs.
+    jax.eval_shape(steps.train_step, steps.state, {**batch, "mask": np.ones(2, bool)})
+
+
 def test_the_memory_of_a_group_is_estimated_and_a_group_that_does_not_fit_is_refused(monkeypatch):
     _, runs = variants.load("digits_lt", ["devices=1"])
     dataset, mesh = data.of_config(runs[0].config), sharding.make_mesh(1)
@@ -233,7 +323,7 @@ def test_runs_are_trained_in_the_order_of_the_sweep(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(modes, "choose", lambda *args: Choice("vmap", 2, []))
     monkeypatch.setattr(
-        "cbjax.sweep._Trainer.train", lambda self, group, mode, whole: dict.fromkeys([run.name for run in group], "no")
+        "cbjax.sweep._Trainer.train", lambda self, group, whole: dict.fromkeys([run.name for run in group], "no")
     )
     monkeypatch.setattr("cbjax.sweep.report", lambda *args: None)
     train(path, tmp_path / "runs")
@@ -254,7 +344,7 @@ def test_runs_are_trained_in_the_order_of_the_sweep(tmp_path, monkeypatch):
 )
 def test_auto_takes_the_smallest_group_that_is_about_as_fast(monkeypatch, rates, expected):
     _, runs = variants.load("digits_lt", ["devices=1"])
-    monkeypatch.setattr(modes, "_loop_rate", lambda run, dataset: rates[1])
+    monkeypatch.setattr(modes, "_loop_rate", lambda run, dataset, mesh: rates[1])
     monkeypatch.setattr(modes, "_group_rate", lambda runs, mesh, per_device, load: rates[len(runs)])
     monkeypatch.setattr(modes, "run_bytes", lambda parts, dataset: 1.0)
     monkeypatch.setattr(modes, "device_bytes", lambda: 3.0 if None in rates.values() else 1e9)

@@ -70,11 +70,26 @@ def test_the_sweep_of_the_default():
         ("Sweep('digits_lt', choices('a', {'x': {'seed': -1}}))", "run x of .*mine.py: seed must be a whole number"),
         ("Sweep('digits_lt', choices('a', {'x': {'loss.gamma': 2.0}}))", "run x of .*loss.gamma must be left at 1.0"),
         ("Sweep('digit_lt', seeds(1))", "did you mean digits_lt"),
-        ("Sweep('digits_lt', chain(seeds(1), seeds(1)))", "needs names of its own"),
+        ("Sweep('digits_lt', chain(seeds(1), seeds(1)))", "needs a folder of its own.* has 'seed_0'; so has"),
+        (
+            "Sweep('digits_lt', values('a', 'seed', (1, 2), '<{}') + values('a', 'loss.gamma', (1,), '>1'))",
+            "so has .*<1",
+        ),
+        ("Sweep('digits_lt', choices('a', {'x': {}, 'y': {'seed': 0}}))", "in what they compute; x and y are the same"),
+        ("Sweep('digits_lt', seeds(1), Table('T', (), 'a'))", "rows must be one axis or more.*got rows"),
+        ("Sweep('digits_lt', seeds(1), Table('T', ('a',), 'seed'))", "none of them the seed"),
+        (
+            "Sweep('digits_lt', product(choices('a', {'x': {}}), choices('b', {'y': {}}), "
+            "values('rate', 'optim.learning_rate', (0.1, 0.2))), Table('T', ('a',), 'b'))",
+            "different cells of the table; .*'rate': '0.1'.* and .*'rate': '0.2'.* do not: name the axis",
+        ),
         ("Sweep('digits_lt', [])", "a sweep needs a run; got none"),
         ("[('a', 'digits_lt', {})]", "get_sweep.. must return a cbjax.variants.Sweep; got list"),
         ("Sweep('digits_lt', seeds(1), Table('T', ('method',), 'cell'))", "has none on method, cell"),
-        ("Sweep('digits_lt', seeds(1), Table('T', (), 'seed', metric='loss'))", "metric must be one of .*; got 'loss'"),
+        (
+            "Sweep('digits_lt', seeds(1), Table('T', ('a',), 'b', metric='loss'))",
+            "metric must be one of .*; got 'loss'",
+        ),
     ],
 )
 def test_a_wrong_sweep_is_refused(tmp_path, sweep, message):
