@@ -168,8 +168,8 @@ def _report(options, overrides):
     if options.out is None and len(options.directories) > 1:
         raise ConfigError("several directories: --out=DIR says where the report goes")
     out = options.out or options.directories[0]
-    if out == options.directories[0] and has_table(out):
-        _print_report([out], report_sweep(out))
+    if len(options.directories) == 1 and has_table(options.directories[0]):
+        _print_report(options.directories, report_sweep(options.directories[0], out))
     else:
         _print_report(options.directories, report(options.directories, out))
     return 0

@@ -58,7 +58,7 @@ def run_costs(runs: Iterable[ConfigDict], sizes: Mapping[str, int]) -> list[Cost
 
 def describe(costs: Sequence[Cost]) -> str:
     """Returns two lines for people: the counts of all runs together, and hours on each of the devices."""
-    steps, images, flops = (sum(numbers) for numbers in zip(*costs, strict=True))
+    steps, images, flops = (sum(getattr(cost, name) for cost in costs) for name in Cost._fields)
     hours = ", ".join(f"{name} {_few_digits(flops / (SHARE * peak) / 3600)}" for name, peak in PEAKS.items())
     return (
         f"{len(costs)} runs: {steps:,} steps, {images:.3g} images, {flops:.3g} FLOP of training\n"

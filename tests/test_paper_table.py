@@ -1,5 +1,6 @@
 """The table of a sweep beside the paper's: figures recomputed, gaps named, and the files of `configs/sweeps`."""
 
+import csv
 import json
 import statistics
 from pathlib import Path
@@ -91,7 +92,7 @@ def swept(tmp_path):
     rows.add(tmp_path / "results_1_of_2.csv", figures[::2])
     rows.add(tmp_path / "results_2_of_2.csv", figures[1::2])
     description = {"name": "cdb_table2:short", "config": "mnist_binary", "table": layout, "runs": listed}
-    (tmp_path / "sweep.json").write_text(json.dumps({**description, "results": str(tmp_path / "results.csv")}))
+    (tmp_path / "sweep.json").write_text(json.dumps({**description, "results": [str(tmp_path / "results.csv")]}))
     return tmp_path
 
 
@@ -109,7 +110,70 @@ def test_a_sweep_s_report_comes_from_the_rows_of_all_shards(swept, capsys):
     assert main(["report", str(swept)]) == 0 and (swept / "report.md").read_text() == page
 
 
+def test_a_sweep_s_report_has_its_cells_as_csv_and_may_go_elsewhere(swept, tmp_path_factory):
+    (swept / "0.9" / "broken").mkdir(parents=True)
+    out = tmp_path_factory.mktemp("paper") / "table"
+    assert main(["report", str(swept), f"--out={out}"]) == 0
+    assert {path.name for path in out.iterdir()} == {"report.md", "table.csv", "matrix.png", "settings.png"} | {
+        "weights_by_difficulty.png"
+    }
+    assert not (swept / "report.md").exists()
+    lines = csv.DictReader((out / "table.csv").read_text().splitlines())
+    cells = {(row["row"], row["ratio"]): row for row in lines}
+    kept = [row for path in swept.glob("results_*.csv") for row in rows.read(path)]
+    assert len(cells) == 35
+    for (name, ratio), cell in cells.items():
+        mine = [row for row in kept if (f"CDB-CE {row['setting']}", row["cell"]) == (name, ratio)]
+        assert int(cell["n"]) == len(mine) == 3
+        for checkpoint in ("last", "best"):
+            figures = [float(row[checkpoint]) for row in mine]
+            assert float(cell[checkpoint]) == pytest.approx(np.mean(figures), abs=1e-4)
+            assert float(cell[f"{checkpoint}_std"]) == pytest.approx(np.std(figures, ddof=1), abs=1e-4)
+    assert (cells["CDB-CE tau 2", "0.995"]["paper"], cells["CDB-CE tau 2", "0.995"]["paper_std"]) == (
+        "3.6500",
+        "0.4100",
+    )
+
+
+def test_a_sweep_s_report_names_the_runs_that_failed(swept):
+    name = json.loads((swept / "sweep.json").read_text())["runs"][0]["name"]
+    (swept / name).mkdir(parents=True)
+    (swept / name / "failed.json").write_text(json.dumps({"error": "it diverged", "diverged": True}))
+    main(["report", str(swept)])
+    assert f"Failed:\n\n- {name}: it diverged" in (swept / "report.md").read_text().replace("\\", "")
+
+
+def test_a_damaged_description_is_named(swept, capsys):
+    (swept / "sweep.json").write_text("")
+    assert main(["report", str(swept)]) == 2
+    assert "sweep.json is no JSON" in capsys.readouterr().err
+
+
+def test_a_line_has_one_colour_in_all_panels_and_the_legend_all_lines(tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(sweep_plots.canvas, "save", lambda figure, path: drawn.setdefault("figure", figure))
+    curves = {"1": {0.5: [1.0], 1.0: [2.0]}, "2": {0.5: [1.0], 1.0: [2.0]}}
+    levels = {"1": {"CDB": [3.0]}, "2": {"CE": [4.0], "CDB": [3.0]}}
+    sweep_plots.against_setting(tmp_path / "a.png", "CB", "beta", curves, levels, "error")
+    panels = [{line.get_label(): line.get_color() for line in axes.get_lines()} for axes in drawn["figure"].axes]
+    assert panels[0]["CDB"] == panels[1]["CDB"] != panels[1]["CE"]
+    assert [text.get_text() for text in drawn["figure"].legends[0].get_texts()] == ["CDB", "CB", "CE"]
+
+
+def test_measured_rows_belong_to_runs_that_the_sweeps_still_have():
+    """Each row of the repository says by which command it was measured, and that command still has its run."""
+    files = sorted((FILES[0].parent / "results").glob("*.csv"))
+    assert files
+    known = {}
+    for row in (row for path in files for row in rows.read(path)):
+        if row["table"] not in known:
+            name, *overrides = row["table"].split(" --config.")
+            known[row["table"]] = {run.identity: run for run in variants.load(name, overrides)[1]}
+        assert known[row["table"]][row["config"]].labels["seed"] == row["seed"]
+
+
 def test_settings_are_read_from_their_names():
     assert sweep_plots.read_setting("beta 0.9999") == ("beta", 0.9999)
     assert sweep_plots.read_setting("tau 2") == ("tau", 2.0)
+    assert sweep_plots.read_setting("version 1.2.3") is None
     assert sweep_plots.read_setting("dynamic tau") is None and sweep_plots.read_setting("") is None

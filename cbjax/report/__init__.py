@@ -1,6 +1,5 @@
 """Reports from work directories: Markdown with pictures, and the same figures as a table for the terminal."""
 
-import json
 import os
 import pathlib
 import re
@@ -10,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from cbjax import rows
 from cbjax.report.comparison import comparison_page
 from cbjax.report.one_run import run_page
-from cbjax.report.paper_table import NAMES, paper_page, paper_table
-from cbjax.report.read import CHECKPOINTS, LeftOut, Method, ReportError, RunRecord, group, read_runs
+from cbjax.report.paper_table import NAMES, paper_page, paper_table, table_csv
+from cbjax.report.read import CHECKPOINTS, LeftOut, Method, ReportError, RunRecord, group, read_json, read_runs
 from cbjax.report.sections import PICTURES
 from cbjax.report.sweep_pictures import sweep_pictures
 from cbjax.report.table import results_table
@@ -53,8 +52,12 @@ def report(workdirs: Directories, out: str | os.PathLike) -> pathlib.Path:
     return path
 
 
-def report_sweep(workdir: str | os.PathLike) -> pathlib.Path:
-    """Writes `report.md` of a sweep, in the layout of its table, from the rows of its results.
+def report_sweep(workdir: str | os.PathLike, out: str | os.PathLike | None = None) -> pathlib.Path:
+    """Writes `report.md` of a sweep, in the layout of its table, from the rows of its results; and `table.csv`.
+
+    Args:
+      workdir: of the sweep.
+      out: the directory to write to; None for the sweep's own.
 
     Returns:
       The path of `report.md`.
@@ -63,17 +66,21 @@ def report_sweep(workdir: str | os.PathLike) -> pathlib.Path:
       ReportError: if the directory holds no sweep.
     """
     place = pathlib.Path(workdir)
+    out = place if out is None else pathlib.Path(out)
+    out.mkdir(parents=True, exist_ok=True)
     description, found = _sweep(place)
-    pictures = sweep_pictures(place, description["table"], found)
-    path = place / "report.md"
-    path.write_text(paper_page(description["table"], found, description["name"], pictures), encoding="utf-8")
+    pictures = sweep_pictures(place, out, description["table"], found)
+    page = paper_page(description["table"], found, description["name"], pictures, _failed(place, description))
+    (out / "table.csv").write_text(table_csv(description["table"], found), encoding="utf-8")
+    path = out / "report.md"
+    path.write_text(page, encoding="utf-8")
     return path
 
 
 def has_table(workdir: str | os.PathLike) -> bool:
     """Says whether a directory holds a sweep with a table."""
     path = pathlib.Path(workdir) / "sweep.json"
-    return path.exists() and json.loads(path.read_text())["table"] is not None
+    return path.exists() and _description(path)["table"] is not None
 
 
 def sweep_table_for_terminal(workdir: str | os.PathLike) -> "Table":
@@ -99,14 +106,26 @@ def _sweep(place: pathlib.Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
     path = place / "sweep.json"
     if not path.exists():
         raise ReportError(f"{place} holds no sweep: there is no sweep.json; `cbjax sweep --workdir={place}` makes one")
-    description = json.loads(path.read_text())
+    description = _description(path)
     if description["table"] is None:
         raise ReportError(f"{place}: the sweep has no table, and none of its work directories is there")
     # The shards of a sweep write beside each other.
-    files = dict.fromkeys([pathlib.Path(description["results"]), *sorted(place.glob("results*.csv"))])
+    files = dict.fromkeys([*map(pathlib.Path, description["results"]), *sorted(place.glob("results*.csv"))])
     known = {run["config"] for run in description["runs"]}
     found = {row["config"]: row for file in files for row in rows.read(file) if row["config"] in known}
     return description, list(found.values())
+
+
+def _description(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        return read_json(path)
+    except ValueError as error:
+        raise ReportError(f"{path.parent}: {error}; the sweep's own command writes it again") from error
+
+
+def _failed(place: pathlib.Path, description: dict[str, Any]) -> dict[str, str]:
+    notes = {run["name"]: place / run["name"] / "failed.json" for run in description["runs"]}
+    return {name: read_json(path)["error"] for name, path in notes.items() if path.exists()}
 
 
 def table_for_terminal(workdirs: Directories) -> "Table":

@@ -42,10 +42,21 @@ def finish(axes: Any, title: str, x_label: str, y_label: str, grid: str = "y") -
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def legend_beside(figure: Any, axes: Any, title: str) -> None:
-    """A legend to the right of all panels."""
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", title=title, title_fontsize=8, fontsize=8, frameon=False)
+def legend_beside(figure: Any, title: str) -> None:
+    """A legend to the right of all panels, of what any of them shows."""
+    found: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    figure.legend(
+        list(found.values()),
+        list(found),
+        loc="outside right center",
+        title=title,
+        title_fontsize=8,
+        fontsize=8,
+        frameon=False,
+    )
 
 
 def grid(

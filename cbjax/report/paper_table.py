@@ -1,10 +1,12 @@
 """The table of a sweep in the paper's own layout: what was measured, cell by cell, beside what the paper prints."""
 
+import csv
+import io
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cbjax.report.table import markdown_table
+from cbjax.report.table import escape, markdown_table
 
 CHECKPOINTS = {"last": "Last epoch", "best": "Best epoch, chosen on held-out validation"}
 FAR = 1.5  # points from the paper's figure
@@ -46,10 +48,40 @@ def paper_table(
     return [f"{', '.join(table['rows'])} \\ {table['columns']}", *columns], body
 
 
+def table_csv(table: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> str:
+    """Returns the cells of the table as CSV, in per cent: a line for each that has a figure, ours or the paper's."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["row", table["columns"], "n", "last", "last_std", "best", "best_std", "paper", "paper_std"])
+    found = {checkpoint: figures_of(rows, checkpoint) for checkpoint in CHECKPOINTS}
+    paper = {(_row_key(one["row"]), one["column"]): one for one in table["paper"]}
+    for line in map(_row_key, table["row_names"]):
+        for column in table["column_names"]:
+            measured = [found[checkpoint].get((line, column), []) for checkpoint in CHECKPOINTS]
+            printed = paper.get((line, column), {"mean": None, "std": None})
+            if measured[0] or printed["mean"] is not None:
+                ours = [f for one in measured for f in ((statistics.fmean(one), _std(one)) if one else (None, None))]
+                figures = ["" if f is None else f"{f:.4f}" for f in (*ours, printed["mean"], printed["std"])]
+                writer.writerow([" ".join(filter(None, line)), column, len(measured[0]), *figures])
+    return text.getvalue()
+
+
 def paper_page(
-    table: Mapping[str, Any], rows: Sequence[Mapping[str, str]], name: str, pictures: Sequence[str] = ()
+    table: Mapping[str, Any],
+    rows: Sequence[Mapping[str, str]],
+    name: str,
+    pictures: Sequence[str] = (),
+    failed: Mapping[str, str] | None = None,
 ) -> str:
-    """Returns the report of a sweep with a table, as Markdown; `pictures` are lines that show them."""
+    """Returns the report of a sweep with a table, as Markdown.
+
+    Args:
+      table: as for `paper_table`.
+      rows: the same.
+      name: of the sweep.
+      pictures: lines that show them.
+      failed: run -> its error.
+    """
     parts = [
         f"# {table['title']}",
         "",
@@ -64,6 +96,8 @@ def paper_page(
     if far := _far(table, rows):
         parts += [f"More than {FAR} points from the paper at the last epoch: {'; '.join(far)}.", ""]
     parts += [*table["notes"], ""] if table["notes"] else []
+    if failed:
+        parts += ["Failed:", "", *(f"- {escape(run)}: {escape(error)}" for run, error in failed.items()), ""]
     parts += [line for picture in pictures for line in (picture, "")]
     parts += [_cost(rows), ""]
     return "\n".join(parts)

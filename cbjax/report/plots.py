@@ -83,9 +83,7 @@ def class_weights(
     # Once every panel is drawn: it ends the automatic limits that the panels share.
     panels[0].set_ylim(bottom=0)
     if len(members) <= LEGEND:
-        canvas.legend_beside(
-            figure, panels[0], "class (training images)" if len(counts) <= THINNED else "group of classes"
-        )
+        canvas.legend_beside(figure, "class (training images)" if len(counts) <= THINNED else "group of classes")
     else:
         bar = figure.colorbar(scale, ax=panels, shrink=0.9)
         bar.set_label("training images of the class", fontsize=9)
@@ -189,7 +187,7 @@ def _few_classes(path, names, counts, accuracy, measure) -> None:
         canvas.finish(axes, "", label, "", grid="x")
         axes.tick_params(axis="y", length=0)
     if len(accuracy) > 1:
-        canvas.legend_beside(figure, right, "")
+        canvas.legend_beside(figure, "")
     canvas.save(figure, path)
 
 

@@ -161,16 +161,16 @@ def read_run(path: pathlib.Path) -> RunRecord:
     Raises:
       OSError, ValueError: if it lacks a file that every run begins with, or a file is damaged.
     """
-    data = _read_json(path / "data.json")
+    data = read_json(path / "data.json")
     if not data.get("class_names") or len(data["class_names"]) != len(data.get("counts", ())):
         raise ValueError(f"{path / 'data.json'} needs class_names and as many counts")
-    results = _read_json(path / "results.json") if (path / "results.json").exists() else None
+    results = read_json(path / "results.json") if (path / "results.json").exists() else None
     environment = path / "environment.json"
     return RunRecord(
         path=path,
-        settings=flatten(_read_json(path / "config.json")),
+        settings=flatten(read_json(path / "config.json")),
         data=data,
-        environment=_read_json(environment) if environment.exists() else {},
+        environment=read_json(environment) if environment.exists() else {},
         rows=_rows(path / "metrics.jsonl"),
         weights=_rows(path / "class_weights.jsonl"),
         results=results if results and results.get("finished") else None,
@@ -230,7 +230,8 @@ def _find(root: pathlib.Path) -> list[pathlib.Path]:
     return found
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """Reads a JSON object; raises ValueError, with the file's name, if there is none."""
     try:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:

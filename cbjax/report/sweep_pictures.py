@@ -15,36 +15,40 @@ BETAS = (0.9, 0.99, 0.999, 0.9999)
 TAUS = (0.5, 1.0, 1.5, 2.0, 5.0)
 
 
-def sweep_pictures(place: pathlib.Path, table: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """Draws the pictures of a sweep into its folder and returns the lines that show them.
+def sweep_pictures(
+    place: pathlib.Path, out: pathlib.Path, table: Mapping[str, Any], rows: Sequence[Mapping[str, str]]
+) -> list[str]:
+    """Draws the pictures of a sweep and returns the lines that show them.
 
     Args:
       place: the sweep's folder.
+      out: the folder of the pictures.
       table: its layout (`variants.table_as_json`).
       rows: its rows.
     """
     for name in sweep_plots.PICTURES:
-        (place / name).unlink(missing_ok=True)
+        (out / name).unlink(missing_ok=True)
     figures = figures_of(rows, "last")
-    if not figures:
-        return []
     measure, columns = NAMES[table["metric"]], [name for name in table["column_names"] if _has(figures, name)]
     lines = list(dict.fromkeys((row[0], ", ".join(row[1:])) for row in table["row_names"]))
     lines = [line for line in lines if any((line, column) in figures for column in columns)]
+    if not lines:
+        return []
     named = {line: " ".join(part for part in line if part) for line in lines}
     means = {(named[line], column): values for (line, column), values in figures.items() if line in named}
-    sweep_plots.matrix(place / "matrix.png", [named[line] for line in lines], columns, means, measure)
+    sweep_plots.matrix(out / "matrix.png", [named[line] for line in lines], columns, means, measure)
     shown = [picture("matrix.png", f"Mean {measure}, last epoch")]
-    shown += _settings(place, lines, columns, figures, measure)
+    shown += _settings(out, lines, columns, figures, measure)
     settings = {found[0] for _, setting in lines if (found := sweep_plots.read_setting(setting))}
-    counts = _counts(place)
-    if "beta" in settings and counts is not None:
-        sweep_plots.effective_number(place / "effective_number.png", counts, BETAS)
-        sweep_plots.weights_by_count(place / "weights_by_count.png", counts, BETAS)
-        shown += [picture("effective_number.png", "Effective number of images of each class")]
-        shown += [picture("weights_by_count.png", "Weight against training images")]
+    run = next(place.rglob("data.json"), None)
+    if "beta" in settings and run is not None:
+        counts, of_run = np.asarray(json.loads(run.read_text())["counts"]), f"data of {run.parent.relative_to(place)}"
+        sweep_plots.effective_number(out / "effective_number.png", counts, BETAS)
+        sweep_plots.weights_by_count(out / "weights_by_count.png", counts, BETAS)
+        shown += [picture("effective_number.png", f"Effective number of images of each class, {of_run}")]
+        shown += [picture("weights_by_count.png", f"Weight against training images, {of_run}")]
     if "tau" in settings:
-        sweep_plots.weights_by_difficulty(place / "weights_by_difficulty.png", TAUS)
+        sweep_plots.weights_by_difficulty(out / "weights_by_difficulty.png", TAUS)
         shown += [picture("weights_by_difficulty.png", "Weight against difficulty")]
     return shown
 
@@ -53,7 +57,7 @@ def _has(figures, column):
     return any(known == column for _, known in figures)
 
 
-def _settings(place, lines, columns, figures, measure):
+def _settings(out, lines, columns, figures, measure):
     """Draws the method whose setting has the most values; the others are level lines."""
     curves: dict[tuple[str, str], list[tuple[float, tuple[str, str]]]] = {}
     for line in lines:
@@ -74,11 +78,5 @@ def _settings(place, lines, columns, figures, measure):
         column: {" ".join(filter(None, line)): figures[line, column] for line in others if (line, column) in figures}
         for column in columns
     }
-    sweep_plots.against_setting(place / "settings.png", method, name, drawn, levels, measure)
+    sweep_plots.against_setting(out / "settings.png", method, name, drawn, levels, measure)
     return [picture("settings.png", f"{method}: {measure} by {name}")]
-
-
-def _counts(place):
-    """Returns the training images of each class of one of the sweep's runs, if a work directory is there."""
-    path = next(place.rglob("data.json"), None)
-    return None if path is None else np.asarray(json.loads(path.read_text())["counts"])

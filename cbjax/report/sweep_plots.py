@@ -44,7 +44,7 @@ def matrix(path: pathlib.Path, rows: Sequence[str], columns: Sequence[str], figu
 
 def read_setting(setting: str) -> tuple[str, float] | None:
     """Returns the name and the number of a setting such as "beta 0.999"; None for any other text."""
-    match = re.fullmatch(r"(.*\S) ([\d.]+(?:e-?\d+)?)", setting)
+    match = re.fullmatch(r"(.*\S) (\d+(?:\.\d+)?(?:e[+-]?\d+)?)", setting)
     return (match[1], float(match[2])) if match else None
 
 
@@ -69,6 +69,7 @@ def against_setting(
     Source: Cui et al. 2019, figure 5 (beta); Sinha et al. 2020, tables 2 and 4 (tau).
     """
     figure, panels = canvas.grid(curves, width=3.4, height=2.8, beside=1.6, sharey=False)
+    others = list(dict.fromkeys(other for by_name in levels.values() for other in by_name))
     for axes, (column, points) in zip(panels, curves.items(), strict=True):
         numbers = sorted(points)
         # Values of beta crowd at 1: evenly spaced, under their own names.
@@ -78,11 +79,12 @@ def against_setting(
         axes.errorbar(
             places, means, deviations, color=canvas.COLOURS[0], marker="o", ms=4, lw=1.4, capsize=2, label=method
         )
-        for place, (other, values) in enumerate(levels.get(column, {}).items(), start=1):
-            axes.axhline(np.mean(values), lw=1.2, label=other, color=canvas.style(place)["color"], linestyle="--")
+        for other, values in levels.get(column, {}).items():
+            colour = canvas.style(1 + others.index(other))["color"]
+            axes.axhline(np.mean(values), lw=1.2, label=other, color=colour, linestyle="--")
         axes.set_xticks(places, [f"{number:g}" for number in numbers])
         canvas.finish(axes, column, name, measure)
-    canvas.legend_beside(figure, panels[0], "")
+    canvas.legend_beside(figure, "")
     canvas.save(figure, path)
 
 
@@ -99,7 +101,7 @@ def effective_number(path: pathlib.Path, counts: np.ndarray, betas: Sequence[flo
         axes.plot(weights.effective_number(ordered, beta), lw=1.4, label=f"beta {beta:g}", **canvas.style(place))
     axes.set_yscale("log")
     canvas.finish(axes, "Effective number of images", "class, by frequency", "images")
-    canvas.legend_beside(figure, axes, "")
+    canvas.legend_beside(figure, "")
     canvas.save(figure, path)
 
 
@@ -118,7 +120,7 @@ def weights_by_count(path: pathlib.Path, counts: np.ndarray, betas: Sequence[flo
     axes.set_xscale("log")
     axes.set_yscale("log")
     canvas.finish(axes, "Weight of a class, before scaling", "training images", "1 / effective number", grid="both")
-    canvas.legend_beside(figure, axes, "")
+    canvas.legend_beside(figure, "")
     canvas.save(figure, path)
 
 
@@ -134,5 +136,5 @@ def weights_by_difficulty(path: pathlib.Path, taus: Sequence[float]) -> None:
         weight = difficulty.difficulty_weights(accuracy, tau, floor=0.0, scale=False)
         axes.plot(1 - accuracy, weight, lw=1.4, label=f"tau {tau:g}", **canvas.style(place))
     canvas.finish(axes, "Weight of a class, before scaling", "difficulty: 1 - accuracy", "weight", grid="both")
-    canvas.legend_beside(figure, axes, "")
+    canvas.legend_beside(figure, "")
     canvas.save(figure, path)
