@@ -53,7 +53,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         choices=("auto", "loop", "vmap", "devices"),
         help="runs one after another, several on a device, or several on every device; auto measures",
     )
-    sweep.add_argument("--group-size", type=_positive, metavar="K", help="runs at a time (vmap, devices)")
+    sweep.add_argument("--group-size", type=_positive, metavar="K", help="runs at a time (auto: at most)")
     sweep.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help="train every N-th run from the I-th")
     sweep.add_argument(
         "--results", metavar="FILE", type=_local_directory, help="CSV of finished runs (default: DIR/results.csv)"

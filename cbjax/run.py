@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 
 import jax
-from clu import parameter_overview, platform
+from clu import platform
 from ml_collections import ConfigDict
 
 from cbjax import build, callbacks, data, memory, processes, sharding, startup
@@ -128,7 +128,7 @@ def train(
         logs: workdirs.Logs | None = None
         if processes.is_first():
             workdirs.write_start(place, config, facts, dataset.indices, sharding.describe(mesh))
-            (place / "parameters.txt").write_text(parameter_overview.get_parameter_overview(state.params) + "\n")
+            workdirs.write_parameters(place, state.params)
             logs = stack.enter_context(
                 contextlib.closing(
                     workdirs.Logs(place, remembered["history"], config.log.tensorboard, written=home.send)

@@ -69,6 +69,8 @@ def sweep(
     path = pathlib.Path(results) if results is not None else place / f"results{suffix}.csv"
     mine = shard(runs, *part)
     ended = processes.from_first(lambda: _begin(name, described, runs, mine, place, path))
+    if first and not ended and (count := len(rows.read(path))):
+        tell(f"{path} has {count} rows and none of these runs, whose settings differ")
     left = [run for run in mine if run.name not in ended]
     failed = {run: error for run, error in ended.items() if error is not None}
     # A few sources at most, and those of one sweep are few: read once for all runs.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from jax.sharding import Mesh
 
-from cbjax import build, data, programs, run_group, sharding
+from cbjax import build, data, programs, run_group, sharding, startup
 from cbjax import config as configs
 from cbjax import workdir as workdirs
 from cbjax.checkpoint import Checkpoints
@@ -58,6 +58,8 @@ def train_group(
             _member(run, place, logs, k, shared) for k, (run, place) in enumerate(zip(planned, places, strict=True))
         ]
         first = members[0]
+        if first.run.config.deterministic:
+            startup.check_deterministic(sharding.platform(mesh))
         shape, num_classes = first.dataset.train.images.shape[1:], len(first.dataset.class_names)
         arguments = (first.run.config, first.parts.batches, shape, num_classes, mesh)
         key = f"{per_device} {programs.program_key(*arguments)}"
@@ -70,6 +72,7 @@ def train_group(
             facts = workdirs.describe_data(member.dataset)
             described = f"{sharding.describe(mesh)}, {len(members)} runs as one program"
             workdirs.write_start(place, run.config, facts, member.dataset.indices, described)
+            workdirs.write_parameters(place, run_group.member_state(runs.state, len(logs)).params)
             history, board = run.memory["history"], run.config.log.tensorboard
             logs.append(stack.enter_context(contextlib.closing(workdirs.Logs(place, history, board))))
         run_group.fit(runs, known[key], mesh, checkpoints, shared.bar or Silent())

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from cbjax import config as configs
@@ -156,6 +157,11 @@ def check_same_data(workdir: pathlib.Path, facts: Mapping[str, Any], on_bad_imag
             "size; use the former files, or another work directory, or where only bad ones were removed or repaired, "
             "data.on_bad_image=skip"
         )
+
+
+def write_parameters(workdir: pathlib.Path, params: Any) -> None:
+    """Writes a table of the parameters, with their shapes and first statistics."""
+    (workdir / "parameters.txt").write_text(parameter_overview.get_parameter_overview(params) + "\n")
 
 
 def is_finished(workdir: pathlib.Path, config: ConfigDict) -> bool:

@@ -82,10 +82,10 @@ def loop(tmp_path_factory):
 def test_a_group_gives_each_run_what_it_gets_alone(described, loop, tmp_path, mode, overrides):
     _, failed = train(described, tmp_path / "runs", *overrides, mode=mode, group_size=4)
     assert failed == {} and json.loads((tmp_path / "runs" / "plan.json").read_text())["mode"] == mode
-    for log in ("metrics", "class_weights"):
-        if log == "metrics":
-            assert_equal(logs(tmp_path / "runs", log), logs(loop, log))
-    # Its work directories are a run's own: the last and the best checkpoint, and what loads them.
+    assert_equal(logs(tmp_path / "runs"), logs(loop))
+    # Its work directories are a run's own: its files, the last and the best checkpoint, and what loads them.
+    files = [{path.name for path in (place / "cdb" / "seed_1").iterdir()} for place in (tmp_path / "runs", loop)]
+    assert files[0] == files[1]
     for checkpoint in ("last", "best"):
         ours = cbjax.load(tmp_path / "runs" / "cdb" / "seed_1", checkpoint=checkpoint)
         theirs = cbjax.load(loop / "cdb" / "seed_1", checkpoint=checkpoint)
@@ -119,6 +119,9 @@ def test_rows_say_what_came_out_and_stand_for_runs_that_are_gone(described, loop
     assert [(row["method"], row["last"]) for row in rows.read(borrowed)] == [
         (row["method"].replace("ce", "plain"), row["last"]) for row in kept
     ]
+    told.clear()
+    train(described, tmp_path / "changed", "num_epochs=1", mode="loop", part=(1, 4), results=path, tell=told.append)
+    assert told[0] == f"{path} has 4 rows and none of these runs, whose settings differ"
     # A kill may come between a run's results and its row: the next call adds it.
     train(described, tmp_path / "runs", mode="loop", part=(1, 4))
     assert [row["config"] for row in rows.read(tmp_path / "runs" / "results_1_of_4.csv")] == [kept[0]["config"]]
