@@ -195,7 +195,9 @@ def _write_description(
     description = {"name": name, "config": described.config, "table": variants.table_as_json(described), "runs": listed}
     path = place / "sweep.json"
     with only_writer(place):  # of the parts of a sweep each may have a file of rows of its own
-        files = workdirs.read_json(path)["results"] if path.exists() else []
+        files: list[str] = []
+        with contextlib.suppress(WorkdirError):  # not there yet, or cut by a full disk
+            files = workdirs.read_json(path)["results"]
         files = list(dict.fromkeys([*files, str(results.absolute())]))
         workdirs.write_json(path, {**description, "results": files})
 

@@ -124,8 +124,15 @@ def _description(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _failed(place: pathlib.Path, description: dict[str, Any]) -> dict[str, str]:
-    notes = {run["name"]: place / run["name"] / "failed.json" for run in description["runs"]}
-    return {name: read_json(path)["error"] for name, path in notes.items() if path.exists()}
+    failed = {}
+    for run in description["runs"]:
+        path = place / run["name"] / "failed.json"
+        if path.exists():
+            try:
+                failed[run["name"]] = str(read_json(path)["error"])
+            except (ValueError, KeyError) as error:
+                failed[run["name"]] = f"the reason is lost: {error}"
+    return failed
 
 
 def table_for_terminal(workdirs: Directories) -> "Table":
