@@ -2,7 +2,7 @@
 
 "loop" trains one run after another, each over all devices; "vmap" several as one program on one device; "devices"
 several on every device. All three give the same results. Where shares of a batch would change them, or the devices
-do not divide it, "auto" and what it leaves to train alone keep a run on one device.
+do not divide it, a run that is trained alone stays on one device, unless "loop" was asked for.
 """
 
 import os
@@ -19,6 +19,7 @@ from cbjax import build, data, models, processes, programs, run_group, sharding
 from cbjax import config as configs
 from cbjax.build import Parts
 from cbjax.config import ConfigError
+from cbjax.config_schema import is_streamed
 from cbjax.data import Dataset, Source, sources
 from cbjax.run_group import Member
 from cbjax.types import Run
@@ -98,6 +99,8 @@ def devices_alone(config: ConfigDict) -> int | None:
     """
     if config.devices is not None or sharding.count_devices() == 1:
         return config.devices
+    if is_streamed(config.data.name) or processes.count() > 1:  # never in a group
+        return None
     if config.model.batch_norm_size is None and "batch_norm_size" in models.options_of(config.model.name):
         return 1
     try:

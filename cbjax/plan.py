@@ -35,8 +35,7 @@ def plan(
 
     Returns:
       What the file has: "asked", the mode and group size of the command; "mode", "group_size" and "measured" as in
-      `modes.Choice`; "devices", over which a run alone is spread, None for those of its config; "groups", the names
-      of the runs of each.
+      `modes.Choice`; "groups", the names of the runs of each.
 
     Raises:
       ConfigError: if the plan was made for another mode or group size, or no group can be made of the runs.
@@ -45,9 +44,9 @@ def plan(
     asked = {"mode": mode, "group_size": group_size}
     if not path.exists():
         if not left:
-            return {"mode": "loop", "devices": None, "groups": []}
-        choice, devices = _choose(left, mode, group_size, load, tell)
-        return _write(path, {"asked": asked, **choice._asdict(), "devices": devices, "groups": _groups(left, choice)})
+            return {"asked": asked, "mode": "loop", "groups": []}
+        choice = _choose(left, mode, group_size, load, tell)
+        return _write(path, {"asked": asked, **choice._asdict(), "groups": _groups(left, choice)})
     known = workdirs.read_json(path)
     if (mode != "auto" or group_size is not None) and known["asked"] != asked:
         raise ConfigError(
@@ -61,7 +60,7 @@ def plan(
     return _write(path, {**known, "groups": [*known["groups"], *_groups(new, choice)]})
 
 
-def _choose(left, mode, group_size, load, tell) -> tuple[Choice, int | None]:
+def _choose(left, mode, group_size, load, tell) -> Choice:
     # Of the shapes with the most runs the one with the most images, which takes the most memory.
     largest = max(_by_shape(left), key=lambda same: (len(same), _num_images(same[0])))
     alone = len(largest) == 1 or any(is_streamed(run.config.data.name) for run in left) or processes.count() > 1
@@ -71,11 +70,11 @@ def _choose(left, mode, group_size, load, tell) -> tuple[Choice, int | None]:
             "devices, and one process; use mode=loop"
         )
     if alone or mode == "loop":
-        return Choice("loop", 1, []), None
+        return Choice("loop", 1, [])
     tell(f"choosing how to train {len(left)} runs" if mode == "auto" else f"measuring groups of runs, {mode}")
     choice = modes.choose(largest, mode, group_size, load)
     tell(f"mode {choice.mode}, {choice.group_size} runs at a time")
-    return choice, modes.devices_alone(largest[0].config)
+    return choice
 
 
 def _groups(runs: Sequence[PlannedRun], choice: Choice) -> list[list[str]]:

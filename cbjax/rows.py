@@ -82,6 +82,12 @@ def known(path: pathlib.Path, name: str, sweep: Sweep, runs: Iterable[PlannedRun
     return [found[key] | one for one in named if (key := (one["config"], one["metric"])) in found]
 
 
+def strangers(path: pathlib.Path, name: str, runs: Iterable[PlannedRun]) -> int:
+    """Returns how many rows a file has under the name of a sweep that are of none of its runs."""
+    known = {run.identity for run in runs}
+    return sum(one["table"] == name and one["config"] not in known for one in read(path))
+
+
 def read(path: str | os.PathLike) -> list[dict[str, str]]:
     """Reads a file of rows; one that is not there has none.
 

@@ -121,11 +121,12 @@ def fit(group: Group, programs: GroupPrograms, mesh: Mesh, checkpoints: Checkpoi
                 if interrupts.signum is not None and stop < end:
                     save(group, checkpoints)
                     raise Interrupted(interrupts.signum, stop)
+            seconds = time.perf_counter() - begun
             if validate is not None:
                 found["validation"] = validate(group.state)
             if test is not None and any((group.epoch + 1) % every == 0 for every in test_every):
                 found["test"] = test(group.state)
-            improved = _end_epoch(group, after, time.perf_counter() - begun, mesh)
+            improved = _end_epoch(group, after, seconds, mesh)
             if group.best is not None and improved.any():
                 group.best = keep_best(group.state, group.best, sharding.spread(improved, mesh))
             is_due = checkpoints.seconds_since_save() > save_after

@@ -7,10 +7,10 @@ import os
 import pathlib
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from cbjax import config as configs
-from cbjax import plan, processes, rows, sharding, variants
+from cbjax import modes, plan, processes, rows, sharding, variants
 from cbjax import workdir as workdirs
 from cbjax.config import ConfigError
 from cbjax.data import Source, sources
@@ -69,8 +69,8 @@ def sweep(
     path = pathlib.Path(results) if results is not None else place / f"results{suffix}.csv"
     mine = shard(runs, *part)
     ended = processes.from_first(lambda: _begin(name, described, runs, mine, place, path))
-    if first and not ended and (count := len(rows.read(path))):
-        tell(f"{path} has {count} rows and none of these runs, whose settings differ")
+    if first and (strange := rows.strangers(path, name, runs)):
+        tell(f"{path} has {strange} rows of {name} whose settings are those of none of its runs")
     left = [run for run in mine if run.name not in ended]
     failed = {run: error for run, error in ended.items() if error is not None}
     # A few sources at most, and those of one sweep are few: read once for all runs.
@@ -84,14 +84,12 @@ def sweep(
     ) as shown:
         for lost in failed:
             shown.warn(f"run {lost} failed before: {failed[lost]}; to try it again remove {place / lost}")
-        trainer = _Trainer(place, shown, load, chosen["mode"], chosen["devices"])
+        trainer = _Trainer(place, shown, load, chosen["mode"], spread=chosen["asked"]["mode"] == "loop")
         for names in chosen["groups"]:
             group = [by_name[one] for one in names if one in by_name]
             if not group:
                 continue
-            outcome = trainer.train(group, whole=len(group) == len(names))
-            for run in group:
-                error = outcome.get(run.name)
+            for run, error in trainer.train(group, whole=len(group) == len(names)):
                 if error is not None:
                     failed[run.name] = error
                 elif first:
@@ -109,40 +107,40 @@ def sweep(
 class _Trainer:
     """Trains groups one after another, which share their programs."""
 
-    def __init__(self, place: pathlib.Path, shown: Board, load: Callable[..., Source], mode: str, devices: int | None):
-        self._place, self._shown, self._mode, self._devices = place, shown, mode, devices
+    def __init__(self, place: pathlib.Path, shown: Board, load: Callable[..., Source], mode: str, spread: bool):
+        self._place, self._shown, self._mode, self._spread = place, shown, mode, spread
         self._shared = Shared(load=load, tell=shown.line, bar=shown.bar)
         self._known: dict[str, GroupPrograms] = {}
 
-    def train(self, group: Sequence[PlannedRun], whole: bool) -> dict[str, str]:
-        """Trains runs; returns name -> error of those that failed, each of which is also noted in its folder."""
-        self._shown.begin([run.name for run in group])
-        failed = None
+    def train(self, group: Sequence[PlannedRun], whole: bool) -> Iterator[tuple[PlannedRun, str | None]]:
+        """Trains runs; yields each with its error, which is also noted in its folder, or None, as soon as it ended."""
+        errors = None
         # What a kill left of a group that was being finished is trained alone, to the same results.
         if self._mode != "loop" and len(group) > 1 and whole:
-            failed = self._together(group)
-        if failed is None:
-            failed = {run.name: error for run in group if (error := self._alone(run)) is not None}
+            self._shown.begin([run.name for run in group])
+            errors = self._together(group)
         for run in group:
-            if run.name in failed:
-                _note(self._place / run.name, failed[run.name])
-            else:
+            error = self._alone(run) if errors is None else errors.get(run.name)
+            if error is None:
                 (self._place / run.name / FAILED).unlink(missing_ok=True)
-        return {name: _said(error) for name, error in failed.items()}
+            yield run, error
 
-    def _alone(self, run: PlannedRun) -> Exception | None:
-        devices = [] if self._devices is None else [f"devices={self._devices}"]
+    def _alone(self, run: PlannedRun) -> str | None:
+        self._shown.begin([run.name])
+        config = run.config
+        if not self._spread and (devices := modes.devices_alone(config)) is not None:
+            config = configs.change(config, [f"devices={devices}"])
         try:
-            train(configs.change(run.config, devices), self._place / run.name, shared=self._shared)
+            train(config, self._place / run.name, shared=self._shared)
         except (Interrupted, KeyboardInterrupt):
             raise
         except Exception as error:
             if processes.count() > 1:
                 raise  # the others are not where this one is
-            return error
+            return _note(self._place / run.name, error)
         return None
 
-    def _together(self, group: Sequence[PlannedRun]) -> dict[str, Exception] | None:
+    def _together(self, group: Sequence[PlannedRun]) -> dict[str, str] | None:
         """Returns the errors of runs that diverged; None where the group cannot be trained as one."""
         devices = sharding.count_devices() if self._mode == "devices" else 1
         count = max(n for n in range(1, devices + 1) if len(group) % n == 0)
@@ -156,7 +154,7 @@ class _Trainer:
         except Exception as error:
             self._shown.warn(f"{len(group)} runs as one program failed, so each is trained alone: {_said(error)}")
             return None
-        return {name: NonFiniteLoss(said) for name, said in diverged.items()}
+        return {name: _note(self._place / name, NonFiniteLoss(said)) for name, said in diverged.items()}
 
 
 def _begin(
@@ -181,10 +179,15 @@ def _begin(
     rows.add(path, found)
     ended: dict[str, str | None] = {run.name: None for run in mine if run.identity in with_row}
     ended |= dict.fromkeys([run.name for run in finished])
-    for run in left:
+    for run in mine:
         noted = place / run.name / FAILED
-        if run.name not in ended and noted.exists() and (note := workdirs.read_json(noted))["diverged"]:
-            ended[run.name] = note["error"]
+        if run.name in ended:
+            noted.unlink(missing_ok=True)
+        else:
+            with contextlib.suppress(WorkdirError):  # none, or cut by a full disk: tried again
+                note = workdirs.read_json(noted)
+                if note.get("diverged"):
+                    ended[run.name] = note["error"]
     return ended
 
 
@@ -197,12 +200,13 @@ def _write_description(
     with only_writer(place):  # of the parts of a sweep each may have a file of rows of its own
         files: list[str] = []
         with contextlib.suppress(WorkdirError):  # not there yet, or cut by a full disk
-            files = workdirs.read_json(path)["results"]
+            files = workdirs.read_json(path).get("files", [])
         files = list(dict.fromkeys([*files, str(results.absolute())]))
-        workdirs.write_json(path, {**description, "results": files})
+        workdirs.write_json(path, {**description, "files": files})
 
 
-def _note(place: pathlib.Path, error: Exception) -> None:
+def _note(place: pathlib.Path, error: Exception) -> str:
+    """Writes down why a run failed; returns it as a line."""
     trace = "".join(traceback.format_exception(error))
     note = {
         "error": _said(error),
@@ -213,6 +217,7 @@ def _note(place: pathlib.Path, error: Exception) -> None:
     with contextlib.suppress(OSError):  # a full disk must not stop the other runs
         place.mkdir(parents=True, exist_ok=True)
         workdirs.write_json(place / FAILED, note)
+    return _said(error)
 
 
 def _said(error: Exception) -> str:

@@ -165,9 +165,15 @@ def write_parameters(workdir: pathlib.Path, params: Any) -> None:
 
 
 def is_finished(workdir: pathlib.Path, config: ConfigDict) -> bool:
-    """Says whether a work directory holds the finished run of this config; raises ConfigError for that of another."""
-    check_resume(workdir, with_absolute_paths(config))
-    return (workdir / "results.json").exists()
+    """Says whether a work directory holds the finished run of this config; raises ConfigError for that of another.
+
+    Of data that lie elsewhere now, which may be others, it says no: training reads them and tells.
+    """
+    config = with_absolute_paths(config)
+    check_resume(workdir, config)
+    if not (workdir / "results.json").exists():
+        return False
+    return not set(configs.difference(read_config(workdir), config)[0]) & set(configs.SOURCE_KEYS)
 
 
 def write_start(

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 Row = Mapping[str, Any]
+LOCK = ".lock"
 
 
 class Writer(Protocol):
@@ -159,13 +160,10 @@ def replace(path: pathlib.Path, content: bytes) -> None:
 @contextlib.contextmanager
 def only_writer(folder: pathlib.Path) -> Iterator[None]:
     """Keeps others that ask for it, on this machine or one that shares its locks, from writing in a folder; waits."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with open(folder / LOCK, "w") as file:  # a network's file systems share locks of files, not of folders
+        with contextlib.suppress(OSError):  # and some none at all
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _line(row: Row) -> bytes:

@@ -92,7 +92,7 @@ def swept(tmp_path):
     rows.add(tmp_path / "results_1_of_2.csv", figures[::2])
     rows.add(tmp_path / "results_2_of_2.csv", figures[1::2])
     description = {"name": "cdb_table2:short", "config": "mnist_binary", "table": layout, "runs": listed}
-    (tmp_path / "sweep.json").write_text(json.dumps({**description, "results": [str(tmp_path / "results.csv")]}))
+    (tmp_path / "sweep.json").write_text(json.dumps({**description, "files": [str(tmp_path / "results.csv")]}))
     return tmp_path
 
 
@@ -136,11 +136,21 @@ def test_a_sweep_s_report_has_its_cells_as_csv_and_may_go_elsewhere(swept, tmp_p
 
 
 def test_a_sweep_s_report_names_the_runs_that_failed(swept):
-    name = json.loads((swept / "sweep.json").read_text())["runs"][0]["name"]
-    (swept / name).mkdir(parents=True)
-    (swept / name / "failed.json").write_text(json.dumps({"error": "it diverged", "diverged": True}))
-    main(["report", str(swept)])
-    assert f"Failed:\n\n- {name}: it diverged" in (swept / "report.md").read_text().replace("\\", "")
+    first, second, third = json.loads((swept / "sweep.json").read_text())["runs"][:3]
+    for run in (first, second, third):
+        (swept / run["name"]).mkdir(parents=True)
+        (swept / run["name"] / "failed.json").write_text(json.dumps({"error": "it diverged", "diverged": True}))
+    (swept / third["name"] / "failed.json").write_text("")
+    # The first has a row: it failed once and finished later.
+    for path in swept.glob("results_*.csv"):
+        kept = [row for row in rows.read(path) if row["config"] not in (second["config"], third["config"])]
+        path.unlink()
+        rows.add(path, kept)
+    (swept / "results_of_something.csv").write_text("else\n")
+    assert main(["report", str(swept)]) == 0
+    page = (swept / "report.md").read_text().replace("\\", "")
+    assert f"Failed:\n\n- {second['name']}: it diverged\n- {third['name']}: the reason is lost" in page
+    assert f"- {first['name']}" not in page
 
 
 def test_a_damaged_description_is_named(swept, capsys):
@@ -158,6 +168,13 @@ def test_a_line_has_one_colour_in_all_panels_and_the_legend_all_lines(tmp_path, 
     panels = [{line.get_label(): line.get_color() for line in axes.get_lines()} for axes in drawn["figure"].axes]
     assert panels[0]["CDB"] == panels[1]["CDB"] != panels[1]["CE"]
     assert [text.get_text() for text in drawn["figure"].legends[0].get_texts()] == ["CDB", "CB", "CE"]
+    # Two names that were cut to the same text are two lines.
+    figure = sweep_plots.canvas.figure(2, 2)
+    axes = figure.subplots()
+    for height in (1, 2):
+        axes.plot([0, 1], [height, height], label="same")
+    sweep_plots.canvas.legend_beside(figure, "")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["same", "same"]
 
 
 def test_measured_rows_belong_to_runs_that_the_sweeps_still_have():

@@ -21,7 +21,7 @@ def test_rows_come_back_and_a_config_has_one(tmp_path):
     rows.add(path, [{**ROW, "last": "2"}])
     assert rows.read(path) == [{**ROW, "last": "2"}, {**ROW, "config": "bb"}]
     assert path.read_text().splitlines()[0] == ",".join(rows.FIELDS)
-    assert [found.name for found in tmp_path.iterdir()] == ["results.csv"]
+    assert {found.name for found in tmp_path.iterdir()} == {"results.csv", ".lock"}
 
 
 HEAD = ",".join(rows.FIELDS).encode()
@@ -54,7 +54,7 @@ def test_processes_may_add_to_one_file_at_the_same_time(tmp_path):
     writers = [subprocess.Popen([sys.executable, "-c", program, path, name]) for name in "ab"]
     assert [writer.wait() for writer in writers] == [0, 0]
     assert {row["config"] for row in rows.read(path)} == {f"{name}{i}" for name in "ab" for i in range(30)}
-    assert [found.name for found in tmp_path.iterdir()] == ["results.csv"]
+    assert {found.name for found in tmp_path.iterdir()} == {"results.csv", ".lock"}
 
 
 def sweep(metric, *settings):
@@ -76,6 +76,14 @@ def test_rows_take_the_names_of_the_sweep_that_asks_and_count_only_with_its_metr
     again, renamed = sweep("error", ("cross entropy", {}))
     assert rows.known(path, "mine", again, renamed)[0]["method"] == "cross entropy"
     assert rows.known(path, "mine", *sweep("accuracy", ("CE", {}))) == []
+
+
+def test_rows_of_a_sweep_that_changed_are_counted(tmp_path):
+    _, runs = sweep("error", ("CE", {}))
+    path = tmp_path / "mine.csv"
+    named = {**ROW, "table": "mine"}
+    rows.add(path, [{**named, "config": runs[0].identity}, {**named, "config": "bb"}, {**ROW, "table": "another"}])
+    assert rows.strangers(path, "mine", runs) == 1
 
 
 def test_the_row_of_a_run_says_so_where_it_lacks_the_metric(tmp_path):

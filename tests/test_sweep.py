@@ -1,23 +1,20 @@
 """Sweeps as a user meets them: three ways to train the same runs, what a kill leaves, failures, shards and rows."""
 
-import dataclasses
 import json
 import signal
+import time
 
 import jax
 import numpy as np
 import pytest
 
 import cbjax
-from cbjax import build, data, modes, plan, programs, rows, run_group, sharding, variants
+from cbjax import modes, plan, rows, run_group, variants
 from cbjax import workdir as workdirs
 from cbjax.config import ConfigError
 from cbjax.data import sources
-from cbjax.data.sampling import Batches
 from cbjax.modes import Choice
-from cbjax.pretrained import Pretrained
 from cbjax.sweep import sweep
-from cbjax.types import Run
 from cbjax.variants import Sweep, choices, product, seeds
 from cbjax.workdir import WorkdirError
 from cbjax.writers import read_rows
@@ -121,7 +118,7 @@ def test_rows_say_what_came_out_and_stand_for_runs_that_are_gone(described, loop
     ]
     told.clear()
     train(described, tmp_path / "changed", "num_epochs=1", mode="loop", part=(1, 4), results=path, tell=told.append)
-    assert told[0] == f"{path} has 4 rows and none of these runs, whose settings differ"
+    assert told[0] == f"{path} has 4 rows of mine whose settings are those of none of its runs"
     # A kill may come between a run's results and its row: the next call adds it.
     train(described, tmp_path / "runs", mode="loop", part=(1, 4))
     assert [row["config"] for row in rows.read(tmp_path / "runs" / "results_1_of_4.csv")] == [kept[0]["config"]]
@@ -158,8 +155,12 @@ def test_another_failure_does_not_stop_the_others_and_is_tried_again(described, 
         _, failed = train(described, tmp_path / "runs", "num_epochs=1", mode="loop")
     assert sorted(failed) == ["cdb/seed_0", "ce/seed_0"] and "Input/output error" in failed["ce/seed_0"]
     assert len(rows.read(tmp_path / "runs" / "results.csv")) == 2
+    (tmp_path / "runs" / "ce" / "seed_0" / "failed.json").write_text("")  # cut: tried again too
+    (tmp_path / "runs" / "ce" / "seed_1" / "failed.json").write_text('{"error": "of an earlier try"}')
+    (tmp_path / "runs" / "sweep.json").write_text("")
     _, failed = train(described, tmp_path / "runs", "num_epochs=1")
     assert failed == {} and len(rows.read(tmp_path / "runs" / "results.csv")) == 4
+    assert not any((tmp_path / "runs").rglob("failed.json"))
 
 
 def test_a_group_that_fails_as_one_is_trained_run_by_run(described, tmp_path, monkeypatch):
@@ -171,26 +172,6 @@ def test_a_group_that_fails_as_one_is_trained_run_by_run(described, tmp_path, mo
     assert (tmp_path / "runs" / "ce" / "seed_1" / "failed.json").exists()
     _, failed = train(described, tmp_path / "runs", "num_epochs=1", mode="vmap", group_size=4)
     assert failed == {} and not any((tmp_path / "runs").rglob("failed.json"))
-
-
-def test_the_runs_of_a_group_start_from_pretrained_weights_too():
-    config = cbjax.config.load("digits_lt", QUICK)
-    dataset, mesh = data.of_config(config), sharding.make_mesh(1)
-    parts = build.build(config, dataset, mesh)
-    params = jax.tree.map(np.zeros_like, parts.init().params)
-    given = Pretrained({"head": params["head"]}, {}, ())
-    members = [
-        run_group.Member(
-            str(number),
-            Run(config, parts.model, parts.programs.state, {}, dataset.class_names),
-            dataclasses.replace(parts, pretrained=one),
-            dataset,
-            print,
-        )
-        for number, one in enumerate((None, lambda: given))
-    ]
-    heads = run_group.start(members, mesh).state.params["head"]
-    assert np.any(heads["kernel"][0]) and not np.any(heads["kernel"][1])
 
 
 def test_shards_make_the_whole_in_any_number_of_processes(described, loop, tmp_path):
@@ -260,60 +241,12 @@ def test_runs_that_a_plan_lacks_join_it_in_groups(described, tmp_path, monkeypat
         planned(runs)
 
 
-@pytest.mark.parametrize(
-    ("count", "mode", "size", "expected"),
-    [(29, "devices", 16, [16, 8, 5]), (31, "vmap", 16, [16, 15]), (3, "devices", 8, [3]), (6, "devices", 5, [5, 1])],
-)
-def test_what_is_left_of_the_last_group_still_fills_the_devices(count, mode, size, expected):
-    assert [len(group) for group in plan._cut(list(range(count)), size, mode)] == expected
-
-
-def test_a_run_alone_stays_on_one_device_where_shares_of_a_batch_would_change_it():
-    def devices(name, *overrides):
-        return modes.devices_alone(cbjax.config.load(name, list(overrides)))
-
-    assert sharding.count_devices() == 8
-    assert devices("digits_lt") is None and devices("digits_lt", "devices=2") == 2
-    assert devices("mnist_binary") == 1  # 100 images over 8 devices
-    assert devices("cifar_lt:cdb") == 1 and devices("cifar_lt:cdb", "model.batch_norm_size=all") is None
-    assert devices("cifar_lt:cdb", "model.batch_norm_size=16") is None
-
-
-def test_a_batch_that_the_devices_do_not_divide_is_trained_all_the_same(described, tmp_path):
-    _, failed = train(described, tmp_path / "runs", "devices=None", "batch_size=63", "num_epochs=1", group_size=3)
-    assert failed == {} and json.loads((tmp_path / "runs" / "plan.json").read_text())["devices"] == 1
-
-
-def test_statistics_over_the_whole_batch_stay_within_a_run_of_a_group():
-    config = cbjax.config.load("cifar_lt:cdb", ["model.name=resnet20", "model.batch_norm_size=all"])
-    steps = programs.build_steps(config, Batches(256, 128, 0), (32, 32, 3), 10, axis=None)
-    batch = {"image": np.zeros((2, 32, 32, 3), np.float32), "label": np.zeros(2, np.int32)}
-    # An axis of devices would be unbound here; in a group it is that of the runs.
-    jax.eval_shape(steps.train_step, steps.state, {**batch, "mask": np.ones(2, bool)})
-
-
-def test_the_memory_of_a_group_is_estimated_and_a_group_that_does_not_fit_is_refused(monkeypatch):
-    _, runs = variants.load("digits_lt", ["devices=1"])
-    dataset, mesh = data.of_config(runs[0].config), sharding.make_mesh(1)
-    parts = build.build(runs[0].config, dataset, mesh)
-    size = modes.run_bytes(parts, dataset)
-    shape, num_classes = dataset.train.images.shape[1:], len(dataset.class_names)
-    group = programs.build_group_programs(runs[0].config, parts.batches, shape, num_classes, mesh, 4)
-    states = sharding.placed(
-        jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((4, *leaf.shape), leaf.dtype), parts.programs.state), mesh
-    )
-    images = {
-        "image": jax.ShapeDtypeStruct((4, *dataset.train.images.shape), np.uint8),
-        "label": jax.ShapeDtypeStruct((4, len(dataset.train)), np.int32),
-    }
-    order = jax.ShapeDtypeStruct((4, parts.steps_per_dispatch, parts.batches.batch_size), np.int32)
-    needed = group.train.lower(states, images, order, np.int32(1)).compile().memory_analysis()
-    needed = needed.argument_size_in_bytes + needed.temp_size_in_bytes
-    assert needed < 4 * size < 10 * needed
-    monkeypatch.setattr(modes, "device_bytes", lambda: 3 * size / modes.SHARE)
-    assert modes.choose(runs, "vmap", 3) == Choice("vmap", 3, [])
-    with pytest.raises(ConfigError, match=r"--group-size: 4 runs would need about 1\.3 times .*use at most 3"):
-        modes.choose(runs, "vmap", 4)
+def test_a_batch_that_the_devices_do_not_divide_is_trained_all_the_same(described, tmp_path, monkeypatch):
+    monkeypatch.setattr(modes, "choose", lambda *args: Choice("vmap", 3, []))
+    _, failed = train(described, tmp_path / "runs", "devices=None", "batch_size=63", "num_epochs=1")
+    environments = [json.loads(path.read_text()) for path in (tmp_path / "runs").rglob("environment.json")]
+    assert failed == {} and len(environments) == 4
+    assert "1 x cpu" in {one["devices"] for one in environments}  # the run that no group of three had a place for
 
 
 def test_runs_are_trained_in_the_order_of_the_sweep(tmp_path, monkeypatch):
@@ -325,9 +258,7 @@ def test_runs_are_trained_in_the_order_of_the_sweep(tmp_path, monkeypatch):
         "    return Sweep('digits_lt', product(choices('method', losses), seeds(3)))\n"
     )
     monkeypatch.setattr(modes, "choose", lambda *args: Choice("vmap", 2, []))
-    monkeypatch.setattr(
-        "cbjax.sweep._Trainer.train", lambda self, group, whole: dict.fromkeys([run.name for run in group], "no")
-    )
+    monkeypatch.setattr("cbjax.sweep._Trainer.train", lambda self, group, whole: [(run, "no") for run in group])
     monkeypatch.setattr("cbjax.sweep.report", lambda *args: None)
     train(path, tmp_path / "runs")
     groups = json.loads((tmp_path / "runs" / "plan.json").read_text())["groups"]
@@ -336,32 +267,56 @@ def test_runs_are_trained_in_the_order_of_the_sweep(tmp_path, monkeypatch):
     assert groups[1] == ["one/seed_2", "three/seed_0"]
 
 
-@pytest.mark.parametrize(
-    ("rates", "expected"),
-    [
-        ({1: 10, 2: 5}, ("loop", 1)),
-        ({1: 10, 2: 10.5}, ("loop", 1)),
-        ({1: 10, 2: 19, 4: 36, 8: 37}, ("vmap", 4)),
-        ({1: 10, 2: 19, 4: None}, ("vmap", 2)),
-    ],
-)
-def test_auto_takes_the_smallest_group_that_is_about_as_fast(monkeypatch, rates, expected):
-    _, runs = variants.load("digits_lt", ["devices=1"])
-    monkeypatch.setattr(modes, "_loop_rate", lambda run, dataset, mesh: rates[1])
-    monkeypatch.setattr(modes, "_group_rate", lambda runs, mesh, per_device, load: rates[len(runs)])
-    monkeypatch.setattr(modes, "run_bytes", lambda parts, dataset: 1.0)
-    monkeypatch.setattr(modes, "device_bytes", lambda: 3.0 if None in rates.values() else 1e9)
-    monkeypatch.setattr(modes.sharding, "count_devices", lambda: 1)
-    choice = modes.choose(runs, "auto", None)
-    assert (choice.mode, choice.group_size) == expected
-    assert [row["run_steps_per_second"] for row in choice.measured] == list(rates.values())
-
-
 def test_a_dry_run_lists_the_runs_and_makes_nothing(described, tmp_path):
     done = processes.run("sweep", f"--config={described}", "--dry-run", "--shard=2/2")
     assert done.returncode == 0 and done.stdout.split() == ["ce/seed_1", "cdb/seed_1"]
     assert "2 runs: " in done.stderr and "one H100" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]
+
+
+def test_a_run_of_other_data_is_not_over(tmp_path):
+    for name in "ab":
+        images = np.random.default_rng(ord(name)).integers(0, 255, (60, 8, 8), np.uint8)
+        np.savez(tmp_path / f"{name}.npz", images=images, labels=np.arange(60) % 3)
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from cbjax.variants import *\ndef get_sweep():\n    return Sweep('digits_lt', choices('method', {'ce': {}}))\n"
+    )
+    settings = (
+        "data.name=arrays",
+        "data.longtail=natural",
+        "data.imbalance=1",
+        "data.validation=5",
+        "data.test=5",
+        "batch_size=10",
+        "num_epochs=1",
+    )
+    train(path, tmp_path / "runs", *settings, f"data.file={tmp_path / 'a.npz'}", mode="loop")
+    _, failed = train(path, tmp_path / "runs", *settings, f"data.file={tmp_path / 'b.npz'}", mode="loop")
+    assert list(failed) == ["ce"] and "the data are not those that the run" in failed["ce"]
+    assert len(rows.read(tmp_path / "runs" / "results.csv")) == 1
+
+
+def test_a_group_s_time_is_that_of_its_training_and_each_run_has_its_share(described, tmp_path, monkeypatch):
+    slow, real = [], run_group.evaluate.make_group_evaluate
+
+    def make(*args, **kwargs):
+        found = real(*args, **kwargs)
+        return lambda state: slow.append(time.sleep(2.0)) or found(state)
+
+    monkeypatch.setattr(run_group.evaluate, "make_group_evaluate", make)
+    shares = []
+    monkeypatch.setattr(
+        run_group.loop,
+        "epoch_row",
+        lambda sums, rate, seconds, count, known=run_group.loop.epoch_row: (
+            shares.append(seconds) or known(sums, rate, seconds, count)
+        ),
+    )
+    begun = time.perf_counter()
+    train(described, tmp_path / "runs", "num_epochs=1", mode="vmap", group_size=4)
+    assert slow and len(shares) == 4 and len(set(shares)) == 1
+    assert sum(shares) < time.perf_counter() - begun - 2.0 * len(slow)
 
 
 def test_a_sweep_of_variants_needs_no_file(tmp_path):

@@ -1,5 +1,6 @@
 """Reports from work directories: Markdown with pictures, and the same figures as a table for the terminal."""
 
+import contextlib
 import os
 import pathlib
 import re
@@ -70,7 +71,7 @@ def report_sweep(workdir: str | os.PathLike, out: str | os.PathLike | None = Non
     out.mkdir(parents=True, exist_ok=True)
     description, found = _sweep(place)
     pictures = sweep_pictures(place, out, description["table"], found)
-    page = paper_page(description["table"], found, description["name"], pictures, _failed(place, description))
+    page = paper_page(description["table"], found, description["name"], pictures, _failed(place, description, found))
     (out / "table.csv").write_text(table_csv(description["table"], found), encoding="utf-8")
     path = out / "report.md"
     path.write_text(page, encoding="utf-8")
@@ -110,10 +111,12 @@ def _sweep(place: pathlib.Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
     if description["table"] is None:
         raise ReportError(f"{place}: the sweep has no table, and none of its work directories is there")
     # The shards of a sweep write beside each other.
-    files = dict.fromkeys([*map(pathlib.Path, description["results"]), *sorted(place.glob("results*.csv"))])
+    own = [row for file in description.get("files", []) for row in rows.read(file)]
+    for file in sorted(place.glob("results*.csv")):
+        with contextlib.suppress(rows.RowsError):  # a CSV of something else
+            own += rows.read(file)
     known = {run["config"] for run in description["runs"]}
-    found = {row["config"]: row for file in files for row in rows.read(file) if row["config"] in known}
-    return description, list(found.values())
+    return description, list({row["config"]: row for row in own if row["config"] in known}.values())
 
 
 def _description(path: pathlib.Path) -> dict[str, Any]:
@@ -123,11 +126,11 @@ def _description(path: pathlib.Path) -> dict[str, Any]:
         raise ReportError(f"{path.parent}: {error}; the sweep's own command writes it again") from error
 
 
-def _failed(place: pathlib.Path, description: dict[str, Any]) -> dict[str, str]:
-    failed = {}
+def _failed(place: pathlib.Path, description: dict[str, Any], rows: Sequence[dict[str, str]]) -> dict[str, str]:
+    failed, finished = {}, {row["config"] for row in rows}
     for run in description["runs"]:
         path = place / run["name"] / "failed.json"
-        if path.exists():
+        if path.exists() and run["config"] not in finished:
             try:
                 failed[run["name"]] = str(read_json(path)["error"])
             except (ValueError, KeyError) as error:

@@ -44,13 +44,15 @@ def finish(axes: Any, title: str, x_label: str, y_label: str, grid: str = "y") -
 
 def legend_beside(figure: Any, title: str) -> None:
     """A legend to the right of all panels, of what any of them shows."""
-    found: dict[str, Any] = {}
+    found: dict[tuple[str, int], Any] = {}
     for axes in figure.axes:
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            found.setdefault(label, handle)
+        handles, labels = axes.get_legend_handles_labels()
+        for place, (handle, label) in enumerate(zip(handles, labels, strict=True)):
+            # Names that were cut may be equal within a panel.
+            found.setdefault((label, labels[:place].count(label)), handle)
     figure.legend(
         list(found.values()),
-        list(found),
+        [label for label, _ in found],
         loc="outside right center",
         title=title,
         title_fontsize=8,
