@@ -164,10 +164,13 @@ def test_a_line_has_one_colour_in_all_panels_and_the_legend_all_lines(tmp_path, 
     monkeypatch.setattr(sweep_plots.canvas, "save", lambda figure, path: drawn.setdefault("figure", figure))
     curves = {"1": {0.5: [1.0], 1.0: [2.0]}, "2": {0.5: [1.0], 1.0: [2.0]}}
     levels = {"1": {"CDB": [3.0]}, "2": {"CE": [4.0], "CDB": [3.0]}}
-    sweep_plots.against_setting(tmp_path / "a.png", "CB", "beta", curves, levels, "error")
+    sweep_plots.against_setting(tmp_path / "a.png", "CB", "beta", curves, levels, {"2": {1.0: 1.5}}, "error")
+    assert [
+        list(line.get_ydata()) for line in drawn["figure"].axes[1].get_lines() if line.get_label() == "the paper"
+    ] == [pytest.approx([np.nan, 1.5], nan_ok=True)]
     panels = [{line.get_label(): line.get_color() for line in axes.get_lines()} for axes in drawn["figure"].axes]
     assert panels[0]["CDB"] == panels[1]["CDB"] != panels[1]["CE"]
-    assert [text.get_text() for text in drawn["figure"].legends[0].get_texts()] == ["CDB", "CB", "CE"]
+    assert [text.get_text() for text in drawn["figure"].legends[0].get_texts()] == ["CDB", "CB", "the paper", "CE"]
     # Two names that were cut to the same text are two lines.
     figure = sweep_plots.canvas.figure(2, 2)
     axes = figure.subplots()

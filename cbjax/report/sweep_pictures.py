@@ -38,7 +38,7 @@ def sweep_pictures(
     means = {(named[line], column): values for (line, column), values in figures.items() if line in named}
     sweep_plots.matrix(out / "matrix.png", [named[line] for line in lines], columns, means, measure)
     shown = [picture("matrix.png", f"Mean {measure}, last epoch")]
-    shown += _settings(out, lines, columns, figures, measure)
+    shown += _settings(out, table, lines, columns, figures, measure)
     settings = {found[0] for _, setting in lines if (found := sweep_plots.read_setting(setting))}
     run = next(place.rglob("data.json"), None)
     if "beta" in settings and run is not None:
@@ -57,7 +57,7 @@ def _has(figures, column):
     return any(known == column for _, known in figures)
 
 
-def _settings(out, lines, columns, figures, measure):
+def _settings(out, table, lines, columns, figures, measure):
     """Draws the method whose setting has the most values; the others are level lines."""
     curves: dict[tuple[str, str], list[tuple[float, tuple[str, str]]]] = {}
     for line in lines:
@@ -68,15 +68,17 @@ def _settings(out, lines, columns, figures, measure):
     if not curves or len(columns) > PANELS:
         return []
     (method, name), points = max(curves.items(), key=lambda item: len(item[1]))
-    drawn = {
-        column: {number: figures[line, column] for number, line in points if (line, column) in figures}
-        for column in columns
-    }
-    drawn = {column: by_number for column, by_number in drawn.items() if by_number}
     others = [line for line in lines if sweep_plots.read_setting(line[1]) is None]
-    levels = {
-        column: {" ".join(filter(None, line)): figures[line, column] for line in others if (line, column) in figures}
-        for column in columns
-    }
-    sweep_plots.against_setting(out / "settings.png", method, name, drawn, levels, measure)
+    printed = {((one["row"][0], ", ".join(one["row"][1:])), one["column"]): one["mean"] for one in table["paper"]}
+    drawn, levels, paper = {}, {}, {}
+    for column in columns:
+        title = f"{table['columns']} {column}"
+        curve = {number: figures[line, column] for number, line in points if (line, column) in figures}
+        if curve:
+            drawn[title] = curve
+        levels[title] = {
+            " ".join(filter(None, line)): figures[line, column] for line in others if (line, column) in figures
+        }
+        paper[title] = {number: printed[line, column] for number, line in points if (line, column) in printed}
+    sweep_plots.against_setting(out / "settings.png", method, name, drawn, levels, paper, measure)
     return [picture("settings.png", f"{method}: {measure} by {name}")]

@@ -35,7 +35,7 @@ def matrix(path: pathlib.Path, rows: Sequence[str], columns: Sequence[str], figu
     for i, j in np.argwhere(np.isfinite(means)):
         axes.text(j, i, f"{means[i, j]:.2f}", ha="center", va="center", fontsize=8)
     axes.set_xticks(range(len(columns)), [canvas.short(name) for name in columns])
-    axes.set_yticks(range(len(rows)), [canvas.short(name, 32) for name in rows])
+    axes.set_yticks(range(len(rows)), [canvas.short(name, 40) for name in rows])
     axes.tick_params(labelsize=8, length=0)
     figure.suptitle(f"{measure}\ndarker is higher in its column", fontsize=10)
     axes.spines[:].set_visible(False)
@@ -54,6 +54,7 @@ def against_setting(
     name: str,
     curves: Mapping[str, Mapping[float, Sequence[float]]],
     levels: Mapping[str, Mapping[str, Sequence[float]]],
+    paper: Mapping[str, Mapping[float, float]],
     measure: str,
 ) -> None:
     """Draws a metric against a setting, a panel per column of the table.
@@ -62,8 +63,9 @@ def against_setting(
       path: the PNG to write.
       method: whose setting it is.
       name: of the setting, such as "beta".
-      curves: column -> value of the setting -> the figures of its runs.
+      curves: column, under the title of its panel -> value of the setting -> the figures of its runs.
       levels: column -> another method -> its figures, drawn as a level line.
+      paper: column -> value of the setting -> what the paper prints.
       measure: what the figures are.
 
     Source: Cui et al. 2019, figure 5 (beta); Sinha et al. 2020, tables 2 and 4 (tau).
@@ -79,6 +81,9 @@ def against_setting(
         axes.errorbar(
             places, means, deviations, color=canvas.COLOURS[0], marker="o", ms=4, lw=1.4, capsize=2, label=method
         )
+        printed = [paper.get(column, {}).get(number, np.nan) for number in numbers]
+        if np.any(np.isfinite(printed)):
+            axes.plot(places, printed, color=canvas.GREY, marker="x", ms=4, lw=1.2, ls=":", label="the paper")
         for other, values in levels.get(column, {}).items():
             colour = canvas.style(1 + others.index(other))["color"]
             axes.axhline(np.mean(values), lw=1.2, label=other, color=colour, linestyle="--")
