@@ -1,6 +1,5 @@
 """The `cbjax` command. Whatever the user can mend is one message and exit status 2, without a traceback."""
 
-import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -96,7 +95,7 @@ def _sweep(options, overrides):
     from cbjax.sweep import sweep
 
     path, failed = sweep(
-        pathlib.Path(options.config).stem,
+        variants.sweep_name(options.config, overrides),
         described,
         runs,
         options.workdir,

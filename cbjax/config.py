@@ -268,7 +268,7 @@ def read(spec: str | Path) -> dict[str, Any]:
 
 def call(spec: str | Path, function_name: str, folder: str = "") -> tuple[Path, Any]:
     """Runs a function of a configuration file, found as for `load`; returns the file's path and what it returns."""
-    path, recipe = _find(str(spec), folder)
+    path, recipe = find(str(spec), folder)
     try:
         # Not imported: that would leave a __pycache__ beside the user's file.
         namespace: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
@@ -291,8 +291,8 @@ def call(spec: str | Path, function_name: str, folder: str = "") -> tuple[Path, 
         raise ConfigError(f"{where}: {type(error).__name__}: {error}") from error
 
 
-def _find(spec: str, folder: str) -> tuple[Path, str | None]:
-    """Returns the path of a configuration file, by path or by name, and the recipe behind a colon."""
+def find(spec: str, folder: str) -> tuple[Path, str | None]:
+    """Returns the path of a configuration file, by path or by name, and the recipe behind a colon; or ConfigError."""
     name, colon, recipe = (spec, "", "") if Path(spec).is_file() else spec.partition(":")
     path = Path(name).expanduser()
     if not path.is_file():

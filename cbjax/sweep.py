@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 
 from cbjax import config as configs
-from cbjax import modes, plan, processes, rows, sharding, variants
+from cbjax import data, modes, plan, processes, rows, sharding, variants
 from cbjax import workdir as workdirs
 from cbjax.config import ConfigError
 from cbjax.data import Source, sources
@@ -62,19 +62,20 @@ def sweep(
 
     Raises:
       ConfigError: before anything is trained, if a work directory holds a run of another config.
+      DataError: before anything is trained, if the data of a run that is left are missing or do not fit it.
     """
     place = pathlib.Path(workdir).expanduser().absolute()
     first = processes.is_first()
     suffix = "" if part[1] == 1 else f"_{part[0]}_of_{part[1]}"
     path = pathlib.Path(results) if results is not None else place / f"results{suffix}.csv"
     mine = shard(runs, *part)
-    ended = processes.from_first(lambda: _begin(name, described, runs, mine, place, path))
+    # A few sources at most, and those of one sweep are few: read once for all runs.
+    load = functools.lru_cache(maxsize=2)(sources.load)
+    ended = processes.from_first(lambda: _begin(name, described, runs, mine, place, path, load))
     if first and (strange := rows.strangers(path, name, runs)):
         tell(f"{path} has {strange} rows of {name} whose settings are those of none of its runs")
     left = [run for run in mine if run.name not in ended]
     failed = {run: error for run, error in ended.items() if error is not None}
-    # A few sources at most, and those of one sweep are few: read once for all runs.
-    load = functools.lru_cache(maxsize=2)(sources.load)
     chosen = processes.from_first(
         lambda: plan.plan(place / f"plan{suffix}.json", left, mode, group_size, load, tell if first else _say_nothing)
     )
@@ -164,31 +165,51 @@ def _begin(
     mine: Sequence[PlannedRun],
     place: pathlib.Path,
     path: pathlib.Path,
+    load: Callable[..., Source],
 ) -> dict[str, str | None]:
-    """Writes down what the sweep is and the rows that are there; returns the runs that are over, with their error."""
-    for run in mine:  # refuses folders of other configs before anything is written
+    """Writes down what the sweep is and the rows that are there; returns the runs that are over, with their error.
+
+    What is refused is so before anything is written.
+    """
+    for run in mine:
         workdirs.is_finished(place / run.name, run.config)
     found = rows.known(path, name, described, mine)
     with_row = {one["config"] for one in found}
-    left = [run for run in mine if run.identity not in with_row]
     # A kill may come between a run's results and its row.
-    finished = [run for run in left if workdirs.is_finished(place / run.name, run.config)]
+    finished = [
+        run for run in mine if run.identity not in with_row and workdirs.is_finished(place / run.name, run.config)
+    ]
     found += [rows.row(name, described, run, place / run.name) for run in finished]
-    place.mkdir(parents=True, exist_ok=True)
-    _write_description(place, name, described, runs, path)
-    rows.add(path, found)
     ended: dict[str, str | None] = {run.name: None for run in mine if run.identity in with_row}
     ended |= dict.fromkeys([run.name for run in finished])
     for run in mine:
-        noted = place / run.name / FAILED
-        if run.name in ended:
-            noted.unlink(missing_ok=True)
-        else:
+        if run.name not in ended:
             with contextlib.suppress(WorkdirError):  # none, or cut by a full disk: tried again
-                note = workdirs.read_json(noted)
+                note = workdirs.read_json(place / run.name / FAILED)
                 if note.get("diverged"):
                     ended[run.name] = note["error"]
+    _check_data([run for run in mine if run.name not in ended], load)
+    place.mkdir(parents=True, exist_ok=True)
+    _write_description(place, name, described, runs, path)
+    rows.add(path, found)
+    for run in (run for run in mine if run.name in ended and ended[run.name] is None):
+        (place / run.name / FAILED).unlink(missing_ok=True)
     return ended
+
+
+def _check_data(runs: Sequence[PlannedRun], load: Callable[..., Source]) -> None:
+    """Chooses the images of each run once, so that none is found wanting after hours of others; DataError."""
+    checked = set()
+    for run in runs:
+        asked = (run.config.seed, run.config.data.to_json_best_effort())
+        if asked not in checked:
+            checked.add(asked)
+            try:
+                data.of_config(run.config, load)
+            except data.DataError as error:
+                raise data.DataError(f"run {run.name}: {error}") from error
+            except OSError:  # of the disk, at this moment: the run may meet it or not
+                continue
 
 
 def _write_description(
@@ -221,7 +242,7 @@ def _note(place: pathlib.Path, error: Exception) -> str:
 
 
 def _said(error: Exception) -> str:
-    known = (ConfigError, NonFiniteLoss, WorkdirError, OSError)
+    known = (ConfigError, data.DataError, NonFiniteLoss, WorkdirError, OSError)
     return str(error) if isinstance(error, known) else f"{type(error).__name__}: {error}"
 
 

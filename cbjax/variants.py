@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import itertools
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,20 @@ def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> tuple[Sweep
             )
         same[run.identity] = run.name
     return sweep, list(runs.values())
+
+
+def sweep_name(name_or_path: str | Path, overrides: Sequence[str] = ()) -> str:
+    """Returns what the rows of a sweep bear: its file, its recipe and what was changed for every run.
+
+    Args:
+      name_or_path: as for `load`.
+      overrides: as for `load`.
+
+    Returns:
+      Such as "cdb_table1:short --config.seed=3", which as arguments of the command gives the same runs.
+    """
+    path, recipe = configs.find(str(name_or_path), "sweeps")
+    return shlex.join([f"{path.stem}:{recipe}" if recipe else path.stem, *(f"--config.{one}" for one in overrides)])
 
 
 def table_as_json(sweep: Sweep) -> dict[str, Any] | None:

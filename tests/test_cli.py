@@ -131,14 +131,16 @@ def test_mistakes_are_one_message(tmp_path, monkeypatch, capsys, arguments, mess
     assert not list(tmp_path.rglob("*")), "a refused command leaves nothing behind"
 
 
-@pytest.mark.parametrize("name", ["mnist", "cifar100"])
-def test_a_missing_data_set_says_how_to_get_it(tmp_path, capsys, name):
-    config = {"mnist": "mnist_binary", "cifar100": "cifar_lt:cdb"}[name]
+@pytest.mark.parametrize(
+    ("command", "config", "name"),
+    [("train", "mnist_binary", "mnist"), ("train", "cifar_lt:cdb", "cifar100"), ("sweep", "cdb_table1:short", "mnist")],
+)
+def test_a_missing_data_set_says_how_to_get_it(tmp_path, capsys, command, config, name):
     folder = tmp_path / "data"
     folder.mkdir()
     error = refused(
         capsys,
-        "train",
+        command,
         f"--config={config}",
         f"--workdir={tmp_path / 'run'}",
         f"--config.data.data_dir={folder}",

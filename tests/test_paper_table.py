@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import statistics
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cbjax import rows, variants
+from cbjax import arguments, rows, variants
 from cbjax.cli import main
 from cbjax.report import sweep_plots
 from cbjax.report.paper_table import paper_page, paper_table
@@ -187,8 +188,8 @@ def test_measured_rows_belong_to_runs_that_the_sweeps_still_have():
     known = {}
     for row in (row for path in files for row in rows.read(path)):
         if row["table"] not in known:
-            name, *overrides = row["table"].split(" --config.")
-            known[row["table"]] = {run.identity: run for run in variants.load(name, overrides)[1]}
+            options, overrides = arguments.parse(["sweep", *shlex.split(f"--config={row['table']}")])
+            known[row["table"]] = {run.identity: run for run in variants.load(options.config, overrides)[1]}
         assert known[row["table"]][row["config"]].labels["seed"] == row["seed"]
 
 

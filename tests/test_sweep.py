@@ -12,7 +12,7 @@ import cbjax
 from cbjax import modes, plan, rows, run_group, variants
 from cbjax import workdir as workdirs
 from cbjax.config import ConfigError
-from cbjax.data import sources
+from cbjax.data import DataError, sources
 from cbjax.modes import Choice
 from cbjax.sweep import sweep
 from cbjax.variants import Sweep, choices, product, seeds
@@ -140,6 +140,20 @@ def test_a_run_that_diverges_leaves_its_group_alone(loop, tmp_path):
     _, again = train(path, tmp_path / "runs", tell=told.append)
     assert again == failed and not any("training in" in line for line in told)
     assert any("run bad failed before: " in line and "to try it again remove" in line for line in told)
+
+
+def test_data_that_the_last_run_lacks_are_told_before_the_first_is_trained(tmp_path):
+    path, told = tmp_path / "mine.py", []
+    path.write_text(
+        "from cbjax.variants import Sweep, values\n"
+        "def get_sweep():\n"
+        "    return Sweep('digits_lt', values('held out', 'data.validation', (5, 500)))\n"
+    )
+    with pytest.raises(DataError, match=r"(?s)run 500: .*validation"):
+        train(path, tmp_path / "runs", mode="loop", tell=told.append)
+    assert told == [] and not (tmp_path / "runs").exists()
+    _, failed = train(path, tmp_path / "runs", mode="loop", part=(1, 2), tell=told.append)  # the part that has its data
+    assert failed == {} and (tmp_path / "runs" / "5" / "results.json").exists()
 
 
 def test_another_failure_does_not_stop_the_others_and_is_tried_again(described, tmp_path, monkeypatch):

@@ -1,12 +1,13 @@
 """Sweep files: how runs are combined, named and checked."""
 
+import shlex
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cbjax import config, variants
+from cbjax import arguments, config, variants
 from cbjax.config import ConfigError
 from cbjax.variants import Sweep, Table, Variant, chain, choices, product, seeds, values, zipped
 
@@ -62,6 +63,22 @@ def test_the_sweep_of_the_default():
     assert config.difference(by_name["ce/seed_2"], by_name["cdb/seed_2"]) == ([], ["weights.name", "difficulty.tau"])
     # What is meant for every run need not have an effect in each of them.
     assert len(variants.load("digits_lt", ["loss.gamma=2"])[1]) == 9
+
+
+@pytest.mark.parametrize(
+    ("spec", "overrides", "name"),
+    [
+        ("digits_lt", (), "digits_lt"),
+        ("cdb_table1:short", ("data.imbalance=3",), "cdb_table1:short --config.data.imbalance=3"),
+        (SWEEPS / "digits_lt.py", ("seed=1", "num_epochs=2"), "digits_lt --config.seed=1 --config.num_epochs=2"),
+        (f"{SWEEPS / 'cdb_table1.py'}:short", (), "cdb_table1:short"),
+        ("digits_lt", ("evaluation.groups=a=1; b=2",), "digits_lt '--config.evaluation.groups=a=1; b=2'"),
+    ],
+)
+def test_a_sweep_s_name_is_what_the_command_takes(spec, overrides, name):
+    assert variants.sweep_name(spec, overrides) == name
+    options, read = arguments.parse(["sweep", *shlex.split(f"--config={name}")])
+    assert options.config == name.split(" ")[0] and read == list(overrides)
 
 
 @pytest.mark.parametrize(
