@@ -76,9 +76,7 @@ def sweep(
         tell(f"{path} has {strange} rows of {name} whose settings are those of none of its runs")
     left = [run for run in mine if run.name not in ended]
     failed = {run: error for run, error in ended.items() if error is not None}
-    chosen = processes.from_first(
-        lambda: plan.plan(place / f"plan{suffix}.json", left, mode, group_size, load, tell if first else _say_nothing)
-    )
+    chosen = processes.from_first(lambda: plan.plan(place / f"plan{suffix}.json", left, mode, group_size, load, tell))
     by_name = {run.name: run for run in left}
     with board(
         len(mine), sum(error is None for error in ended.values()), len(failed), tell if first else None
@@ -244,7 +242,3 @@ def _note(place: pathlib.Path, error: Exception) -> str:
 def _said(error: Exception) -> str:
     known = (ConfigError, data.DataError, NonFiniteLoss, WorkdirError, OSError)
     return str(error) if isinstance(error, known) else f"{type(error).__name__}: {error}"
-
-
-def _say_nothing(line: str) -> None:
-    """Of several processes the first one speaks."""
