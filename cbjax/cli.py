@@ -216,11 +216,16 @@ def _datasets(options, overrides):
 
 def _print_report(directories, path):
     from rich.console import Console
+    from rich.measure import Measurement
 
     from cbjax.report import has_table, sweep_table_for_terminal, table_for_terminal
 
     is_sweep = len(directories) == 1 and has_table(directories[0])
-    Console().print(sweep_table_for_terminal(directories[0]) if is_sweep else table_for_terminal(directories))
+    table = sweep_table_for_terminal(directories[0]) if is_sweep else table_for_terminal(directories)
+    console = Console()
+    # A line that is too long for the terminal is read more easily than figures cut in their middle.
+    least = Measurement.get(console, console.options.update(max_width=10_000), table).minimum
+    Console(width=max(console.width, least)).print(table)
     print(f"report: {path}")
 
 

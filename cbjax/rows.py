@@ -6,7 +6,7 @@ import io
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cbjax.config import ConfigError
@@ -114,16 +114,28 @@ def read(path: str | os.PathLike) -> list[dict[str, str]]:
 
 
 def add(path: str | os.PathLike, new: Iterable[Mapping[str, Any]]) -> None:
-    """Adds rows to a file, in the place of those of the same config, and writes it whole or not at all."""
+    """Adds rows to a file, in the place of those of the same config and metric; writes it whole or not at all."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with only_writer(path.parent):
-        merged = {one["config"]: one for one in read(path)} | {one["config"]: dict(one) for one in new}
+        merged = {(one["config"], one["metric"]): dict(one) for one in (*read(path), *new)}
         text = io.StringIO()
         writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(merged.values())
         replace(path, text.getvalue().encode())
+
+
+def place(labels: Mapping[str, str], rows: Sequence[str], column: str | None) -> dict[str, str]:
+    """Returns where a run stands in a table: the fields "method", "setting" and "cell" of its row.
+
+    Args:
+      labels: axis -> the run's name on it.
+      rows: the table's axes of rows.
+      column: its axis of columns; None for a single one.
+    """
+    setting = ", ".join(filter(None, (labels[axis] for axis in rows[1:])))
+    return {"method": labels[rows[0]], "setting": setting, "cell": labels[column] if column else ""}
 
 
 def _names(name: str, sweep: Sweep, run: PlannedRun) -> dict[str, str]:
@@ -132,9 +144,7 @@ def _names(name: str, sweep: Sweep, run: PlannedRun) -> dict[str, str]:
     rows, column = (sweep.table.rows, sweep.table.columns) if sweep.table else (tuple(axes), None)
     return {
         "table": name,
-        "method": axes[rows[0]],
-        "setting": ", ".join(axes[axis] for axis in rows[1:]),
-        "cell": axes[column] if column else "",
+        **place(axes, rows, column),
         "seed": str(run.config.seed),
         "metric": sweep.table.metric if sweep.table else "balanced_accuracy",
         "config": run.identity,

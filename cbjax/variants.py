@@ -16,9 +16,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cbjax import config as configs
+from cbjax import sweep_table
 from cbjax.config import ConfigError
-
-METRICS = ("accuracy", "error", "balanced_accuracy", "top5_error", "macro_recall", "macro_precision")
+from cbjax.sweep_table import Table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,16 +36,22 @@ class Variant:
 
 def choices(axis: str, options: Mapping[str, Mapping[str, Any]]) -> list[Variant]:
     """Lists variants given by name: {"CE": {}, "CDB": {"weights.name": "difficulty"}} on the axis "method"."""
+    if not isinstance(options, Mapping) or not all(isinstance(one, Mapping) for one in options.values()):
+        raise ValueError(f"choices must be {{name: {{key: value}}}}, with {{}} for no change; got {options!r}")
     return [Variant({axis: str(name)}, dict(overrides)) for name, overrides in options.items()]
 
 
 def values(axis: str, key: str, numbers: Iterable[Any], label: str = "{}") -> list[Variant]:
     """Lists variants of one key, each named by its value as `label` writes it: "beta {}" gives "beta 0.999"."""
+    if isinstance(numbers, str) or not isinstance(numbers, Iterable):
+        raise ValueError(f"the values of {key} must be a list, such as (10, 50); got {numbers!r}")
     return [Variant({axis: label.format(number)}, {key: number}) for number in numbers]
 
 
 def seeds(count: int, first: int = 0) -> list[Variant]:
     """Lists `count` variants of the key "seed" on the axis "seed", from `first` on."""
+    if not isinstance(count, int) or count < 1:
+        raise ValueError(f"the number of seeds must be a whole number of at least 1; got {count!r}")
     return values("seed", "seed", range(first, first + count))
 
 
@@ -53,46 +59,27 @@ def product(*lists: Sequence[Variant]) -> list[Variant]:
     """Combines every variant of each list with every one of the others; the last list changes fastest.
 
     Raises:
-      ValueError: if two lists name the same axis or the same key.
+      ValueError: if two lists name the same axis or the same key, or one is no list of variants.
     """
-    return [_together(variants) for variants in itertools.product(*lists)]
+    return [_together(variants) for variants in itertools.product(*map(_listed, lists))]
 
 
 def zipped(*lists: Sequence[Variant]) -> list[Variant]:
     """Combines the first variant of each list, the second ones, and so on.
 
     Raises:
-      ValueError: if the lists are not equally long, or two of them name the same axis or the same key.
+      ValueError: if the lists are not equally long, two of them name the same axis or the same key, or one is no list
+        of variants.
     """
+    lists = tuple(map(_listed, lists))
     if len({len(one) for one in lists}) > 1:
         raise ValueError(f"zipped lists must be equally long; got lengths {', '.join(str(len(one)) for one in lists)}")
     return [_together(variants) for variants in zip(*lists, strict=True)]
 
 
 def chain(*lists: Sequence[Variant]) -> list[Variant]:
-    """Lists the variants of one list behind those of the one before it."""
-    return list(itertools.chain(*lists))
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """How the figures of a sweep are laid out, and what the paper prints there.
-
-    Attributes:
-      title: a line above it.
-      rows: axes whose names make a row, in order, such as ("method", "setting").
-      columns: the axis across.
-      metric: one of METRICS, of the test split, in per cent.
-      paper: row (the names, in the order of `rows`) -> column -> (mean, standard deviation or None), in per cent.
-      notes: lines below it.
-    """
-
-    title: str
-    rows: tuple[str, ...]
-    columns: str
-    metric: str = "accuracy"
-    paper: Mapping[tuple[str, ...], Mapping[str, tuple[float, float | None]]] = dataclasses.field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    """Lists the variants of one list behind those of the one before it; ValueError if one is no list of variants."""
+    return list(itertools.chain(*map(_listed, lists)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +90,8 @@ class Sweep:
       config: the configuration that every run begins with, as for `config.load`.
       variants: what each run changes, from `cbjax.variants`.
       table: the layout of the results; None for the comparison of methods that any runs get.
-      sizes: "num_classes" and "num_images" (of training) for the estimate of a dry run, where `data.name` says neither.
+      sizes: "num_classes", "num_images" (of training) and "image_size" for the estimate of a dry run, where `data.name`
+        does not say them.
     """
 
     config: str
@@ -141,10 +129,9 @@ def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> tuple[Sweep
       ConfigError: if the file or one of its runs is wrong.
     """
     path, sweep = configs.call(name_or_path, "get_sweep", folder="sweeps")
-    if not isinstance(sweep, Sweep):
-        raise ConfigError(f"{path}: get_sweep() must return a cbjax.variants.Sweep; got {type(sweep).__name__}")
-    _check_table(path, sweep)
+    sweep = _check(path, sweep)
     for_all = configs.read_overrides(overrides)
+    _check_overrides(path, sweep, for_all)
     read = functools.cache(configs.read)
     runs: dict[str, PlannedRun] = {}
     for variant in sweep.variants:
@@ -163,6 +150,12 @@ def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> tuple[Sweep
         runs[name] = PlannedRun(name, dict(variant.labels), config)
     if not runs:
         raise ConfigError(f"{path}: a sweep needs a run; got none")
+    for name in runs:
+        if outer := [str(folder) for folder in Path(name).parents if str(folder) in runs]:
+            raise ConfigError(
+                f"{path}: the folder of a run must not lie in another's; that of {dict(runs[name].labels)} would lie "
+                f"in that of {dict(runs[outer[0]].labels)}: give the latter a name on each axis, or put the seeds last"
+            )
     same: dict[str, str] = {}
     for run in runs.values():
         if run.identity in same:
@@ -188,31 +181,8 @@ def sweep_name(name_or_path: str | Path, overrides: Sequence[str] = ()) -> str:
 
 
 def table_as_json(sweep: Sweep) -> dict[str, Any] | None:
-    """Returns the layout of a sweep's table as JSON values, the paper's rows and columns first; None without one."""
-    table = sweep.table
-    if table is None:
-        return None
-    own = [tuple(one.labels[axis] for axis in table.rows) for one in sweep.variants]
-    row_names = list(dict.fromkeys([*table.paper, *own]))
-    # The settings of a method side by side.
-    methods = list(dict.fromkeys(names[0] for names in row_names))
-    row_names.sort(key=lambda names: methods.index(names[0]))
-    printed = [column for cells in table.paper.values() for column in cells]
-    paper = [
-        {"row": list(row), "column": column, "mean": mean, "std": std}
-        for row, cells in table.paper.items()
-        for column, (mean, std) in cells.items()
-    ]
-    return {
-        "title": table.title,
-        "rows": list(table.rows),
-        "columns": table.columns,
-        "metric": table.metric,
-        "row_names": [list(names) for names in row_names],
-        "column_names": list(dict.fromkeys([*printed, *(one.labels[table.columns] for one in sweep.variants)])),
-        "paper": paper,
-        "notes": list(table.notes),
-    }
+    """Returns the layout of a sweep's table as JSON values (`sweep_table.as_json`); None without one."""
+    return None if sweep.table is None else sweep_table.as_json(sweep.table, [one.labels for one in sweep.variants])
 
 
 def shard(runs: Sequence[PlannedRun], index: int, count: int) -> list[PlannedRun]:
@@ -237,28 +207,50 @@ def _together(variants: Sequence[Variant]) -> Variant:
     return Variant(labels, overrides)
 
 
-def _check_table(path: Path, sweep: Sweep) -> None:
-    if sweep.table is None:
-        return
-    if sweep.table.metric not in METRICS:
-        raise ConfigError(f"{path}: the table's metric must be one of {', '.join(METRICS)}; got {sweep.table.metric!r}")
-    axes: Any = (*sweep.table.rows, sweep.table.columns)
-    if not sweep.table.rows or "seed" in axes:
-        raise ConfigError(
-            f"{path}: the table's rows must be one axis or more, its columns another, and none of them the seed; got "
-            f"rows {list(sweep.table.rows)}, columns {sweep.table.columns!r}"
+def _listed(variants: Any) -> list[Variant]:
+    listed = list(variants) if isinstance(variants, Iterable) else [variants]
+    if isinstance(variants, str) or not isinstance(variants, Iterable) or not all(_is_variant(one) for one in listed):
+        raise ValueError(
+            f"must be a list of variants, as from choices(), values() or seeds(), or [Variant(…)]; got {variants!r}"
         )
-    cells: dict[Any, Variant] = {}
-    for variant in sweep.variants:
-        if missing := [axis for axis in axes if axis not in variant.labels]:
+    return listed
+
+
+def _is_variant(one: Any) -> bool:
+    return isinstance(one, Variant) and isinstance(one.labels, Mapping) and isinstance(one.overrides, Mapping)
+
+
+def _check(path: Path, sweep: Any) -> Sweep:
+    """Returns what a file gave, if it is a sweep; ConfigError."""
+    if not isinstance(sweep, Sweep):
+        raise ConfigError(f"{path}: get_sweep() must return a cbjax.variants.Sweep; got {type(sweep).__name__}")
+    if not isinstance(sweep.config, str | Path) or not isinstance(sweep.table, Table | None):
+        raise ConfigError(
+            f"{path}: a Sweep is made of a config's name, a list of variants and a Table or None, in this order; its "
+            f"config is {type(sweep.config).__name__}, its table {type(sweep.table).__name__}"
+        )
+    try:
+        listed = _listed(sweep.variants)
+    except ValueError as error:
+        raise ConfigError(f"{path}: the second of a Sweep {error}") from error
+    for one in listed:
+        if not all(isinstance(text, str) for text in (*one.labels, *one.labels.values())):
+            raise ConfigError(f"{path}: axes and names on them must be texts; got {dict(one.labels)}")
+    known = ("num_classes", "num_images", "image_size")
+    if not isinstance(sweep.sizes, Mapping) or not sweep.sizes.keys() <= set(known):
+        raise ConfigError(f"{path}: the sizes of a sweep are {', '.join(known)}; got {sweep.sizes!r}")
+    if sweep.table is not None:
+        sweep_table.check(path, sweep.table, [one.labels for one in listed])
+    return dataclasses.replace(sweep, variants=listed)
+
+
+def _check_overrides(path: Path, sweep: Sweep, for_all: Mapping[str, Any]) -> None:
+    """Refuses to change for every run what runs differ in: they would keep names that say otherwise."""
+    for key in for_all:
+        by_value = {repr(one.overrides[key]): one for one in sweep.variants if key in one.overrides}
+        if len(by_value) > 1:
             raise ConfigError(
-                f"{path}: each run needs a name on the axes of the table; {dict(variant.labels)} has "
-                f"none on {', '.join(missing)}"
-            )
-        place = (*(variant.labels[axis] for axis in axes), variant.labels.get("seed"))
-        other = cells.setdefault(place, variant)
-        if other is not variant:
-            raise ConfigError(
-                f"{path}: runs of one seed must stand in different cells of the table; {dict(other.labels)} and "
-                f"{dict(variant.labels)} do not: name the axis in which they differ in its rows"
+                f"{path}: {key} cannot be changed for every run, since runs differ in it: it is "
+                f"{' and '.join(f'{value} in {folder(one.labels)}' for value, one in list(by_value.items())[:2])}; "
+                "change the file, or a copy of it"
             )

@@ -32,14 +32,15 @@ LEVELS = [
 ]
 # These stand beside: any but the maths may import them.
 BESIDE = {
-    "variants": {"config"},
+    "variants": {"config", "sweep_table"},
+    "sweep_table": {"config"},
     "config": {"config_rules", "config_schema", "config_kinds"},
     "config_test_time": {"config", "config_schema"},
     "config_rules": {"config_schema", "config_kinds"},
     "config_schema": {"config_kinds"},
     "config_kinds": set(),
     "writers": set(),
-    "report": {"metrics", "weights", "difficulty", "writers", "config", "groups", "rows"},
+    "report": {"metrics", "weights", "difficulty", "writers", "config", "groups", "rows", "sweep_table"},
     "groups": {"config", "config_schema"},
     "arguments": {"storage"},
     "progress": set(),

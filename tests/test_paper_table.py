@@ -14,6 +14,7 @@ from cbjax import arguments, rows, variants
 from cbjax.cli import main
 from cbjax.report import sweep_plots
 from cbjax.report.paper_table import paper_page, paper_table
+from cbjax.sweep_table import read_setting
 from cbjax.variants import Sweep, Table, choices, product, seeds
 
 FILES = sorted((Path(__file__).parents[1] / "configs" / "sweeps").glob("*.py"))
@@ -136,6 +137,53 @@ def test_a_sweep_s_report_has_its_cells_as_csv_and_may_go_elsewhere(swept, tmp_p
     )
 
 
+def test_rows_that_another_table_shares_stand_under_this_table_s_names_and_only_with_its_metric(swept):
+    kept = rows.read(swept / "results_1_of_2.csv")
+    (swept / "results_1_of_2.csv").unlink()
+    rows.add(swept / "results_1_of_2.csv", [{**row, "method": "another", "setting": "", "cell": "x"} for row in kept])
+    rows.add(swept / "results_1_of_2.csv", [{**row, "metric": "accuracy", "last": "99"} for row in kept])
+    assert len(rows.read(swept / "results_1_of_2.csv")) == 2 * len(kept)
+    assert main(["report", str(swept)]) == 0
+    cells = list(csv.DictReader((swept / "table.csv").read_text().splitlines()))
+    assert (
+        len(cells) == 35 and {cell["n"] for cell in cells} == {"3"} and max(float(cell["last"]) for cell in cells) < 7
+    )
+
+
+def test_a_report_says_which_file_of_rows_is_gone(swept):
+    description = json.loads((swept / "sweep.json").read_text())
+    (swept / "sweep.json").write_text(json.dumps({**description, "files": ["/elsewhere/kept.csv"]}))
+    assert main(["report", str(swept)]) == 0
+    assert "Rows are missing that stood in /elsewhere/kept.csv" in (swept / "report.md").read_text().replace("\\", "")
+
+
+def test_a_grid_of_betas_is_drawn_with_each_method_and_classes_that_have_images(tmp_path, capsys):
+    numbers = {f"beta {beta}": {"weights.name": "class_balanced", "weights.beta": beta} for beta in (0.99, 0.9)}
+    runs = product(
+        choices("cell", {f"set {i}": {} for i in range(12)}),
+        choices("method", {"CB softmax": {}, "CB | focal": {"loss.name": "focal"}}),
+        choices("setting", numbers),
+    )
+    paper = {("CB softmax", "beta 0.99"): {"set 1": (5.0, None)}}
+    layout = variants.table_as_json(Sweep("digits_lt", runs, Table("Grid", ("method", "setting"), "cell", paper=paper)))
+    assert layout["row_names"][:2] == [["CB softmax", "beta 0.9"], ["CB softmax", "beta 0.99"]]
+    listed = [
+        {"name": variants.folder(one.labels), "labels": one.labels, "config": str(i)} for i, one in enumerate(runs)
+    ]
+    description = {"name": "grid", "config": "digits_lt", "table": layout, "runs": listed}
+    (tmp_path / "sweep.json").write_text(json.dumps(description))
+    blank = dict.fromkeys(rows.FIELDS, "") | {"metric": "accuracy", "seconds": "1", "last": "50"}
+    rows.add(tmp_path / "results.csv", [{**blank, "config": one["config"]} for one in listed])
+    for run, content in zip(listed[1:], ("", '{"counts": [100, 10, 0]}'), strict=False):
+        (tmp_path / run["name"]).mkdir(parents=True)
+        (tmp_path / run["name"] / "data.json").write_text(content)
+    assert main(["report", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count("50.00") == 48, "no figure is cut"
+    page = (tmp_path / "report.md").read_text()
+    assert {path.name for path in tmp_path.glob("*.png")} == set(sweep_plots.PICTURES) - {"weights_by_difficulty.png"}
+    assert f"data of {listed[2]['name']}" in page.replace("\\_", "_") and "CB \\| focal beta 0.9 |" in page
+
+
 def test_a_sweep_s_report_names_the_runs_that_failed(swept):
     first, second, third = json.loads((swept / "sweep.json").read_text())["runs"][:3]
     for run in (first, second, third):
@@ -163,15 +211,24 @@ def test_a_damaged_description_is_named(swept, capsys):
 def test_a_line_has_one_colour_in_all_panels_and_the_legend_all_lines(tmp_path, monkeypatch):
     drawn = {}
     monkeypatch.setattr(sweep_plots.canvas, "save", lambda figure, path: drawn.setdefault("figure", figure))
-    curves = {"1": {0.5: [1.0], 1.0: [2.0]}, "2": {0.5: [1.0], 1.0: [2.0]}}
-    levels = {"1": {"CDB": [3.0]}, "2": {"CE": [4.0], "CDB": [3.0]}}
-    sweep_plots.against_setting(tmp_path / "a.png", "CB", "beta", curves, levels, {"2": {1.0: 1.5}}, "error")
-    assert [
-        list(line.get_ydata()) for line in drawn["figure"].axes[1].get_lines() if line.get_label() == "the paper"
-    ] == [pytest.approx([np.nan, 1.5], nan_ok=True)]
+    first = sweep_plots.Panel({"CB": {0.5: [1.0], 1.0: [2.0]}}, {"CDB": [3.0]}, {})
+    second = sweep_plots.Panel(
+        {"CB": {0.5: [1.0], 1.0: [2.0]}, "CB focal": {1.0: [5.0, 7.0]}},
+        {"CE": [4.0], "CDB": [3.0]},
+        {"CB": {1.0: 1.5}},
+    )
+    sweep_plots.against_setting(tmp_path / "a.png", "beta", {"1": first, "2": second}, "error")
+    lines = drawn["figure"].axes[1].get_lines()
+    assert [list(line.get_ydata()) for line in lines if line.get_label() == "the paper"] == [
+        pytest.approx([np.nan, 1.5], nan_ok=True)
+    ]
+    assert [(list(line.get_xdata()), list(line.get_ydata())) for line in lines if list(line.get_ydata()) == [6.0]] == [
+        ([1], [6.0])
+    ]
     panels = [{line.get_label(): line.get_color() for line in axes.get_lines()} for axes in drawn["figure"].axes]
     assert panels[0]["CDB"] == panels[1]["CDB"] != panels[1]["CE"]
-    assert [text.get_text() for text in drawn["figure"].legends[0].get_texts()] == ["CDB", "CB", "the paper", "CE"]
+    texts = [text.get_text() for text in drawn["figure"].legends[0].get_texts()]
+    assert sorted(texts) == ["CB", "CB focal", "CDB", "CE", "the paper"]
     # Two names that were cut to the same text are two lines.
     figure = sweep_plots.canvas.figure(2, 2)
     axes = figure.subplots()
@@ -194,7 +251,7 @@ def test_measured_rows_belong_to_runs_that_the_sweeps_still_have():
 
 
 def test_settings_are_read_from_their_names():
-    assert sweep_plots.read_setting("beta 0.9999") == ("beta", 0.9999)
-    assert sweep_plots.read_setting("tau 2") == ("tau", 2.0)
-    assert sweep_plots.read_setting("version 1.2.3") is None
-    assert sweep_plots.read_setting("dynamic tau") is None and sweep_plots.read_setting("") is None
+    assert read_setting("beta 0.9999") == ("beta", 0.9999)
+    assert read_setting("tau 2") == ("tau", 2.0)
+    assert read_setting("version 1.2.3") is None
+    assert read_setting("dynamic tau") is None and read_setting("") is None

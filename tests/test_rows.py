@@ -20,6 +20,8 @@ def test_rows_come_back_and_a_config_has_one(tmp_path):
     rows.add(path, [ROW, {**ROW, "config": "bb"}])
     rows.add(path, [{**ROW, "last": "2"}])
     assert rows.read(path) == [{**ROW, "last": "2"}, {**ROW, "config": "bb"}]
+    rows.add(path, [{**ROW, "metric": "error"}])  # of another table, which shares the run
+    assert [row["metric"] for row in rows.read(path)] == ["1", "1", "error"]
     assert path.read_text().splitlines()[0] == ",".join(rows.FIELDS)
     assert {found.name for found in tmp_path.iterdir()} == {"results.csv", ".lock"}
 

@@ -81,6 +81,13 @@ def test_a_sweep_s_name_is_what_the_command_takes(spec, overrides, name):
     assert options.config == name.split(" ")[0] and read == list(overrides)
 
 
+CELLS = "product(choices('a', {'x': {}}), values('b', 'seed', (1, 2)))"
+
+
+def paper(figures):
+    return f"Sweep('digits_lt', {CELLS}, Table('T', ('a',), 'b', paper={figures}))"
+
+
 @pytest.mark.parametrize(
     ("sweep", "message"),
     [
@@ -107,6 +114,32 @@ def test_a_sweep_s_name_is_what_the_command_takes(spec, overrides, name):
             "Sweep('digits_lt', seeds(1), Table('T', ('a',), 'b', metric='loss'))",
             "metric must be one of .*; got 'loss'",
         ),
+        ("Sweep('digits_lt', seeds(1), Table('T', 'method', 'a'))", "rows must be a tuple of texts.*; got 'method'"),
+        ("Sweep('digits_lt', seeds(1), Table('T', ('a',), ('b',)))", "columns must be the name of one axis; got"),
+        (f"Sweep('digits_lt', {CELLS}, Table('T', ('a',), 'b', notes='A note.'))", "notes must be a tuple of texts"),
+        (f"Sweep('digits_lt', {CELLS} + {CELLS}, Table('T', ('a',), 'b'))", "a run is there twice: {'a': 'x'"),
+        (paper("{'x': {'1': (5.0, None)}}"), "must be a tuple of 1 texts, its names on a; got 'x'"),
+        (paper("{('x', 'y'): {'1': (5.0, None)}}"), "must be a tuple of 1 texts"),
+        (paper("{('x',): {1: (5.0, None)}}"), "must be texts, such as '1'; got 1 in the row"),
+        (
+            paper("{('x',): {'1': 5.0}}"),
+            "must be .mean, standard deviation or None.*; got 5.0 in the row .* column 1",
+        ),
+        (paper("{('x',): {'1': (None, 5.0)}}"), "must be .mean, standard deviation or None.*; got .None, 5.0"),
+        (paper("{('x',): {'1.0': (5.0, None)}}"), "where the runs have '1', '2'; got '1.0'"),
+        ("Sweep(seeds(1), 'digits_lt')", "a Sweep is made of a config's name, .* in this order; its config is list"),
+        ("Sweep('digits_lt', Variant({'a': 'x'}, {}))", r"second of a Sweep must be a list of variants.*; got Variant"),
+        ("Sweep('digits_lt', [Variant({'a': 1}, {})])", "names on them must be texts; got {'a': 1}"),
+        ("Sweep('digits_lt', seeds(1), sizes={'classes': 3})", "sizes .* are num_classes, num_images, image_size; got"),
+        ("Sweep('digits_lt', choices('a', ['x', 'y']))", "line 3: .*choices must be {name: {key: value}}.*; got"),
+        ("Sweep('digits_lt', values('a', 'seed', 3))", "values of seed must be a list, such as .*; got 3"),
+        ("Sweep('digits_lt', seeds(0))", "number of seeds must be a whole number of at least 1; got 0"),
+        ("Sweep('digits_lt', product(choices('a', {'x': {}}), 3))", "must be a list of variants.*; got 3"),
+        (
+            "Sweep('digits_lt', product(choices('a', {'': {}, 'x': {'loss.name': 'focal'}}), choices('b', {'c': {}}))"
+            " + [Variant({'b': 'c', 'd': 'e'}, {'seed': 2})])",
+            "must not lie in another's; that of {'b': 'c', 'd': 'e'} would lie in that of {'a': '', 'b': 'c'}",
+        ),
     ],
 )
 def test_a_wrong_sweep_is_refused(tmp_path, sweep, message):
@@ -114,6 +147,13 @@ def test_a_wrong_sweep_is_refused(tmp_path, sweep, message):
     path.write_text(f"from cbjax.variants import *\ndef get_sweep():\n    return {sweep}\n")
     with pytest.raises(ConfigError, match=message):
         variants.load(path)
+
+
+def test_what_runs_differ_in_cannot_be_changed_for_all_of_them():
+    with pytest.raises(ConfigError, match=r"seed cannot be changed for every run.*: it is 0 in .*seed_0 and 1 in "):
+        variants.load("digits_lt", ["seed=3"])
+    # One value of all runs can, and a run's key that the others leave alone.
+    assert variants.load("cdb_table3:short", ["num_epochs=2"])[1][0].config.num_epochs == 2
 
 
 @given(st.dictionaries(st.sampled_from(["method", "setting", "seed"]), st.text(max_size=12), min_size=1))

@@ -70,7 +70,8 @@ def report_sweep(workdir: str | os.PathLike, out: str | os.PathLike | None = Non
     out = place if out is None else pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
     description, found = _sweep(place)
-    pictures = sweep_pictures(place, out, description["table"], found)
+    names = [run["name"] for run in description["runs"]]
+    pictures = sweep_pictures(place, out, description["table"], found, names)
     page = paper_page(description["table"], found, description["name"], pictures, _failed(place, description, found))
     (out / "table.csv").write_text(table_csv(description["table"], found), encoding="utf-8")
     path = out / "report.md"
@@ -111,12 +112,20 @@ def _sweep(place: pathlib.Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
     if description["table"] is None:
         raise ReportError(f"{place}: the sweep has no table, and none of its work directories is there")
     # The shards of a sweep write beside each other.
-    own = [row for file in description.get("files", []) for row in rows.read(file)]
+    named = [pathlib.Path(file) for file in description.get("files", [])]
+    own = [row for file in named for row in rows.read(file)]
     for file in sorted(place.glob("results*.csv")):
         with contextlib.suppress(rows.RowsError):  # a CSV of something else
             own += rows.read(file)
-    known = {run["config"] for run in description["runs"]}
-    return description, list({row["config"]: row for row in own if row["config"] in known}.values())
+    table = description["table"]
+    # Of runs that another table shares, a file may have rows under its names, or of its metric.
+    places = {run["config"]: rows.place(run["labels"], table["rows"], table["columns"]) for run in description["runs"]}
+    mine = [row for row in own if row["config"] in places and row["metric"] == table["metric"]]
+    found = {row["config"]: {**row, **places[row["config"]]} for row in mine}
+    if lost := [str(file) for file in named if not file.exists() and file.parent != place]:
+        note = f"Rows are missing that stood in {', '.join(lost)}: not there now."
+        description["table"] = {**table, "notes": [*table["notes"], note]}
+    return description, list(found.values())
 
 
 def _description(path: pathlib.Path) -> dict[str, Any]:

@@ -23,10 +23,12 @@ def marker(epochs: np.ndarray) -> dict[str, Any]:
     return {"marker": "o", "ms": 4} if len(epochs) == 1 else {}
 
 
-def short(text: str, length: int = 24) -> str:
-    """One line of text, cut to a length, its dollars kept from being read as mathematics."""
+def short(text: str, length: int = 24, ends: bool = False) -> str:
+    """One line of text, cut to a length, behind or in its middle, its dollars kept from being read as mathematics."""
     text = " ".join(str(text).split())
-    text = (text if len(text) <= length else text[: length - 1] + "…").replace("$", r"\$")
+    if len(text) > length:
+        text = f"{text[: length // 2]}…{text[-(length - length // 2 - 1) :]}" if ends else text[: length - 1] + "…"
+    text = text.replace("$", r"\$")
     # Legends leave out labels that begin with an underscore.
     return f" {text}" if text.startswith("_") else text
 

@@ -26,7 +26,7 @@ def paper_table(
     """Lays out the rows of a sweep.
 
     Args:
-      table: a `variants.Table` as JSON (`variants.table_as_json`).
+      table: a `sweep_table.Table` as JSON (`sweep_table.as_json`).
       rows: as from `rows.read`; figures in per cent.
       checkpoint: "last" or "best".
 
@@ -35,8 +35,8 @@ def paper_table(
       deviation (n) of what was measured, and the paper's figure in brackets; a dash where there is none of the two.
     """
     figures = figures_of(rows, checkpoint)
-    paper = {(_row_key(one["row"]), one["column"]): one for one in table["paper"]}
-    columns, lines = table["column_names"], [_row_key(row) for row in table["row_names"]]
+    paper = {(row_key(one["row"]), one["column"]): one for one in table["paper"]}
+    columns, lines = table["column_names"], [row_key(row) for row in table["row_names"]]
     body = []
     for line in lines:
         cells = []
@@ -54,8 +54,8 @@ def table_csv(table: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> st
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["row", table["columns"], "n", "last", "last_std", "best", "best_std", "paper", "paper_std"])
     found = {checkpoint: figures_of(rows, checkpoint) for checkpoint in CHECKPOINTS}
-    paper = {(_row_key(one["row"]), one["column"]): one for one in table["paper"]}
-    for line in map(_row_key, table["row_names"]):
+    paper = {(row_key(one["row"]), one["column"]): one for one in table["paper"]}
+    for line in map(row_key, table["row_names"]):
         for column in table["column_names"]:
             measured = [found[checkpoint].get((line, column), []) for checkpoint in CHECKPOINTS]
             printed = paper.get((line, column), {"mean": None, "std": None})
@@ -83,7 +83,7 @@ def paper_page(
       failed: run -> its error.
     """
     parts = [
-        f"# {table['title']}",
+        f"# {escape(table['title'])}",
         "",
         f"`cbjax sweep --config={name}`; {NAMES[table['metric']]}: mean ± standard "
         "deviation (n runs) of what was measured, [the paper's figure].",
@@ -92,10 +92,11 @@ def paper_page(
     for checkpoint, title in CHECKPOINTS.items():
         header, body = paper_table(table, rows, checkpoint)
         if any(row[checkpoint] for row in rows):
-            parts += [f"## {title}", "", markdown_table(header, body), ""]
+            body = [[escape(label), *cells] for label, *cells in body]
+            parts += [f"## {title}", "", markdown_table([escape(name) for name in header], body), ""]
     if far := _far(table, rows):
         parts += [f"More than {FAR} points from the paper at the last epoch: {'; '.join(far)}.", ""]
-    parts += [*table["notes"], ""] if table["notes"] else []
+    parts += [line for note in table["notes"] for line in (escape(note), "")]
     if failed:
         parts += ["Failed:", "", *(f"- {escape(run)}: {escape(error)}" for run, error in failed.items()), ""]
     parts += [line for picture in pictures for line in (picture, "")]
@@ -112,8 +113,9 @@ def figures_of(rows: Sequence[Mapping[str, str]], checkpoint: str) -> dict[tuple
     return found
 
 
-def _row_key(names: Sequence[str]) -> tuple[str, str]:
-    return names[0], ", ".join(names[1:])
+def row_key(names: Sequence[str]) -> tuple[str, str]:
+    """Returns method and setting, as rows have them, of a row's names on its axes."""
+    return names[0], ", ".join(filter(None, names[1:]))
 
 
 def _cell(measured: Sequence[float] | None, printed: Mapping[str, Any] | None) -> str:
@@ -135,7 +137,7 @@ def _far(table: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> list[st
     figures = figures_of(rows, "last")
     far = []
     for one in table["paper"]:
-        measured = figures.get((_row_key(one["row"]), one["column"]))
+        measured = figures.get((row_key(one["row"]), one["column"]))
         if measured and abs(gap := statistics.fmean(measured) - one["mean"]) > FAR:
             far.append(f"{' '.join(filter(None, one['row']))} at {one['column']} ({gap:+.1f})")
     return far

@@ -1,7 +1,7 @@
 """The pictures of a sweep, after the papers' figures: errors as a matrix, against a setting, and the weights behind."""
 
+import dataclasses
 import pathlib
-import re
 from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
@@ -35,60 +35,64 @@ def matrix(path: pathlib.Path, rows: Sequence[str], columns: Sequence[str], figu
     for i, j in np.argwhere(np.isfinite(means)):
         axes.text(j, i, f"{means[i, j]:.2f}", ha="center", va="center", fontsize=8)
     axes.set_xticks(range(len(columns)), [canvas.short(name) for name in columns])
-    axes.set_yticks(range(len(rows)), [canvas.short(name, 40) for name in rows])
+    axes.set_yticks(range(len(rows)), [canvas.short(name, 40, ends=True) for name in rows])
     axes.tick_params(labelsize=8, length=0)
     figure.suptitle(f"{measure}\ndarker is higher in its column", fontsize=10)
     axes.spines[:].set_visible(False)
     canvas.save(figure, path)
 
 
-def read_setting(setting: str) -> tuple[str, float] | None:
-    """Returns the name and the number of a setting such as "beta 0.999"; None for any other text."""
-    match = re.fullmatch(r"(.*\S) (\d+(?:\.\d+)?(?:e[+-]?\d+)?)", setting)
-    return (match[1], float(match[2])) if match else None
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """A column of a table, to be drawn against a setting.
+
+    Attributes:
+      curves: method -> value of the setting -> the figures of its runs.
+      levels: another row -> its figures, drawn as a level line.
+      paper: method -> value of the setting -> what the paper prints.
+    """
+
+    curves: Mapping[str, Mapping[float, Sequence[float]]]
+    levels: Mapping[str, Sequence[float]]
+    paper: Mapping[str, Mapping[float, float]]
 
 
-def against_setting(
-    path: pathlib.Path,
-    method: str,
-    name: str,
-    curves: Mapping[str, Mapping[float, Sequence[float]]],
-    levels: Mapping[str, Mapping[str, Sequence[float]]],
-    paper: Mapping[str, Mapping[float, float]],
-    measure: str,
-) -> None:
+def against_setting(path: pathlib.Path, name: str, panels: Mapping[str, Panel], measure: str) -> None:
     """Draws a metric against a setting, a panel per column of the table.
 
     Args:
       path: the PNG to write.
-      method: whose setting it is.
       name: of the setting, such as "beta".
-      curves: column, under the title of its panel -> value of the setting -> the figures of its runs.
-      levels: column -> another method -> its figures, drawn as a level line.
-      paper: column -> value of the setting -> what the paper prints.
+      panels: title -> what is drawn.
       measure: what the figures are.
 
     Source: Cui et al. 2019, figure 5 (beta); Sinha et al. 2020, tables 2 and 4 (tau).
     """
-    figure, panels = canvas.grid(curves, width=3.4, height=2.8, beside=1.6, sharey=False)
-    others = list(dict.fromkeys(other for by_name in levels.values() for other in by_name))
-    for axes, (column, points) in zip(panels, curves.items(), strict=True):
-        numbers = sorted(points)
+    figure, places = canvas.grid(panels, width=3.4, height=2.8, beside=1.6, sharey=False)
+    methods = list(dict.fromkeys(method for panel in panels.values() for method in panel.curves))
+    others = list(dict.fromkeys(other for panel in panels.values() for other in panel.levels))
+    for axes, (title, panel) in zip(places, panels.items(), strict=True):
         # Values of beta crowd at 1: evenly spaced, under their own names.
-        places = range(len(numbers))
-        means = [np.mean(points[number]) for number in numbers]
-        deviations = [np.std(points[number], ddof=1) if len(points[number]) > 1 else 0.0 for number in numbers]
-        axes.errorbar(
-            places, means, deviations, color=canvas.COLOURS[0], marker="o", ms=4, lw=1.4, capsize=2, label=method
-        )
-        printed = [paper.get(column, {}).get(number, np.nan) for number in numbers]
-        if np.any(np.isfinite(printed)):
-            axes.plot(places, printed, color=canvas.GREY, marker="x", ms=4, lw=1.2, ls=":", label="the paper")
-        for other, values in levels.get(column, {}).items():
-            colour = canvas.style(1 + others.index(other))["color"]
-            axes.axhline(np.mean(values), lw=1.2, label=other, color=colour, linestyle="--")
-        axes.set_xticks(places, [f"{number:g}" for number in numbers])
-        canvas.finish(axes, column, name, measure)
+        numbers = sorted({number for curve in panel.curves.values() for number in curve})
+        for method, curve in panel.curves.items():
+            own = [number for number in numbers if number in curve]
+            x, style = [numbers.index(number) for number in own], canvas.style(methods.index(method))
+            means = [np.mean(curve[number]) for number in own]
+            deviations = [np.std(curve[number], ddof=1) if len(curve[number]) > 1 else 0.0 for number in own]
+            axes.errorbar(
+                x, means, deviations, marker="o", ms=4, lw=1.4, capsize=2, label=canvas.short(method), **style
+            )
+            printed = [panel.paper.get(method, {}).get(number, np.nan) for number in own]
+            if np.any(np.isfinite(printed)):
+                colour = canvas.GREY if len(methods) == 1 else style["color"]
+                axes.plot(x, printed, color=colour, marker="x", ms=4, lw=1.2, ls=":", label="the paper")
+        for other, values in panel.levels.items():
+            place = len(methods) + others.index(other)
+            dashes = "--" if place < len(canvas.COLOURS) else "-."
+            colour = canvas.style(place)["color"]
+            axes.axhline(np.mean(values), lw=1.2, label=canvas.short(other), color=colour, linestyle=dashes)
+        axes.set_xticks(range(len(numbers)), [f"{number:g}" for number in numbers])
+        canvas.finish(axes, title, name, measure)
     canvas.legend_beside(figure, "")
     canvas.save(figure, path)
 

@@ -1,0 +1,148 @@
+"""How the figures of a sweep are laid out beside a paper's, and what such a layout must obey."""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+from cbjax.config import ConfigError
+
+METRICS = ("accuracy", "error", "balanced_accuracy", "top5_error", "macro_recall", "macro_precision")
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """How the figures of a sweep are laid out, and what the paper prints there.
+
+    Attributes:
+      title: a line above it.
+      rows: axes whose names make a row, in order, such as ("method", "setting").
+      columns: the axis across.
+      metric: one of METRICS, of the test split, in per cent.
+      paper: row (the names, in the order of `rows`) -> column -> (mean, standard deviation or None), in per cent.
+      notes: lines below it.
+    """
+
+    title: str
+    rows: tuple[str, ...]
+    columns: str
+    metric: str = "accuracy"
+    paper: Mapping[tuple[str, ...], Mapping[str, tuple[float, float | None]]] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def check(path: Path, table: Table, labels: Sequence[Mapping[str, str]]) -> None:
+    """Checks a table against the names of its runs.
+
+    Args:
+      path: of the sweep's file, for messages.
+      table: the table.
+      labels: of each run, axis -> name.
+
+    Raises:
+      ConfigError: if the table is badly made, a run has no cell, runs of one seed share one, or the paper's figures
+        stand in columns that no run has.
+    """
+    listed: dict[str, Any] = {"rows": table.rows, "notes": table.notes}  # any, as a user may have written them
+    for name, given in listed.items():
+        if isinstance(given, str) or not all(isinstance(one, str) for one in given):
+            raise ConfigError(f"{path}: the table's {name} must be a tuple of texts, such as ('a',); got {given!r}")
+    if not isinstance(table.columns, str):
+        raise ConfigError(f"{path}: the table's columns must be the name of one axis; got {table.columns!r}")
+    if table.metric not in METRICS:
+        raise ConfigError(f"{path}: the table's metric must be one of {', '.join(METRICS)}; got {table.metric!r}")
+    axes = (*table.rows, table.columns)
+    if not table.rows or "seed" in axes or table.columns in table.rows:
+        raise ConfigError(
+            f"{path}: the table's rows must be one axis or more, its columns another, and none of them the seed; got "
+            f"rows {list(table.rows)}, columns {table.columns!r}"
+        )
+    _check_cells(path, axes, labels)
+    for row, cells in table.paper.items():
+        _check_paper(path, table, row, cells)
+    printed = {column for cells in table.paper.values() for column in cells}
+    own = dict.fromkeys(one[table.columns] for one in labels)
+    if printed and not printed & own.keys():
+        raise ConfigError(
+            f"{path}: the paper's figures must stand in columns of the axis {table.columns!r}, where the runs have "
+            f"{', '.join(map(repr, own))}; got {', '.join(sorted(map(repr, printed)))}"
+        )
+
+
+def as_json(table: Table, labels: Iterable[Mapping[str, str]]) -> dict[str, Any]:
+    """Returns the layout of a table as JSON values, the paper's rows and columns first, settings by their number."""
+    runs = list(labels)
+    row_names = _in_order([*table.paper, *(tuple(one[axis] for axis in table.rows) for one in runs)])
+    printed = [column for cells in table.paper.values() for column in cells]
+    paper = [
+        {"row": list(row), "column": column, "mean": mean, "std": std}
+        for row, cells in table.paper.items()
+        for column, (mean, std) in cells.items()
+    ]
+    return {
+        "title": table.title,
+        "rows": list(table.rows),
+        "columns": table.columns,
+        "metric": table.metric,
+        "row_names": [list(names) for names in row_names],
+        "column_names": list(dict.fromkeys([*printed, *(one[table.columns] for one in runs)])),
+        "paper": paper,
+        "notes": list(table.notes),
+    }
+
+
+def _in_order(row_names: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Puts the rows of a method side by side, and those of one kind of setting, such as beta, by their number."""
+    kinds: dict[tuple[str, Any], int] = {}
+    keys = {}
+    for names in dict.fromkeys(row_names):
+        kind, number = read_setting(names[-1]) or (names[-1], 0.0)
+        first = kinds.setdefault((names[0], None), len(kinds))
+        keys[names] = (first, kinds.setdefault((names[0], (*names[1:-1], kind)), len(kinds)), number)
+    return sorted(keys, key=keys.__getitem__)
+
+
+def read_setting(setting: str) -> tuple[str, float] | None:
+    """Returns the name and the number of a setting such as "beta 0.999"; None for any other text."""
+    match = re.fullmatch(r"(.*\S) (\d+(?:\.\d+)?(?:e[+-]?\d+)?)", setting)
+    return (match[1], float(match[2])) if match else None
+
+
+def _check_cells(path: Path, axes: Sequence[str], labels: Sequence[Mapping[str, str]]) -> None:
+    cells: dict[Any, Mapping[str, str]] = {}
+    for one in labels:
+        if missing := [axis for axis in axes if axis not in one]:
+            raise ConfigError(
+                f"{path}: each run needs a name on the axes of the table; {dict(one)} has none on {', '.join(missing)}"
+            )
+        place = (*(one[axis] for axis in axes), one.get("seed"))
+        other = cells.setdefault(place, one)
+        if other is not one and dict(other) == dict(one):
+            raise ConfigError(f"{path}: a run is there twice: {dict(one)}")
+        if other is not one:
+            raise ConfigError(
+                f"{path}: runs of one seed must stand in different cells of the table; {dict(other)} and {dict(one)} "
+                "do not: name the axis in which they differ in its rows"
+            )
+
+
+def _check_paper(path: Path, table: Table, row: Any, cells: Any) -> None:
+    if not isinstance(row, tuple) or len(row) != len(table.rows) or not all(isinstance(name, str) for name in row):
+        raise ConfigError(
+            f"{path}: a row of the paper's figures must be a tuple of {len(table.rows)} texts, its names on "
+            f"{', '.join(table.rows)}; got {row!r}"
+        )
+    for column, cell in cells.items():
+        if not isinstance(column, str):
+            raise ConfigError(
+                f"{path}: columns of the paper's figures must be texts, such as '{column}'; got {column!r} in the row "
+                f"{row}"
+            )
+        mean, std = cell if isinstance(cell, tuple) and len(cell) == 2 else (None, None)
+        if not isinstance(mean, Real) or not isinstance(std, Real | None):
+            raise ConfigError(
+                f"{path}: a figure of the paper must be (mean, standard deviation or None), in per cent; got {cell!r} "
+                f"in the row {row}, column {column}"
+            )
