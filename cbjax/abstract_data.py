@@ -24,6 +24,10 @@ KNOWN: dict[str, tuple[int, int, int, tuple[int, int, int] | None]] = {
 }
 
 
+class UnknownSizes(ConfigError):
+    """The numbers of classes and images, or their size, are not known without the data, and were not given."""
+
+
 @dataclasses.dataclass(frozen=True)
 class AbstractData:
     """The shapes of a data set.
@@ -54,8 +58,8 @@ def describe(
         cropped to it.
 
     Raises:
-      ConfigError: if the number of classes or images or their size is neither known nor given, or does not fit the
-        config.
+      UnknownSizes: if the number of classes or images or their size is neither known nor given.
+      ConfigError: if they do not fit the config.
     """
     data = config.data
     known = KNOWN.get(data.name)
@@ -64,7 +68,7 @@ def describe(
         given["--image_size"] = image_size
     missing = [flag for flag, value in given.items() if not value]
     if missing:
-        raise ConfigError(
+        raise UnknownSizes(
             f"data.name={data.name!r} does not say how many classes and training images there are and of what size, "
             f"and the data are not read: give {' and '.join(missing)}"
         )

@@ -111,6 +111,7 @@ def _sweep(options, overrides):
 
 def _list_runs(options, runs, sizes):
     from cbjax import cost, variants
+    from cbjax.abstract_data import UnknownSizes
     from cbjax.data import DataError
 
     mine = variants.shard(runs, *options.shard)
@@ -120,8 +121,14 @@ def _list_runs(options, runs, sizes):
     # Beside the list, which may be read by a program.
     try:
         print(cost.describe(cost.run_costs([run.config for run in mine], sizes)), file=sys.stderr)
+    except UnknownSizes:
+        print(
+            "what it takes is not known before the data are read, unless the sweep's file gives "
+            "Sweep(…, sizes={'num_classes': …, 'num_images': …, 'image_size': …})",
+            file=sys.stderr,
+        )
     except (ConfigError, DataError) as error:
-        print(f"what it takes is not known before the data are read: {error}", file=sys.stderr)
+        print(f"what it takes could not be told: {error}", file=sys.stderr)
     return 0
 
 
@@ -220,12 +227,14 @@ def _print_report(directories, path):
 
     from cbjax.report import has_table, sweep_table_for_terminal, table_for_terminal
 
-    is_sweep = len(directories) == 1 and has_table(directories[0])
-    table = sweep_table_for_terminal(directories[0]) if is_sweep else table_for_terminal(directories)
     console = Console()
-    # A line that is too long for the terminal is read more easily than figures cut in their middle.
-    least = Measurement.get(console, console.options.update(max_width=10_000), table).minimum
-    Console(width=max(console.width, least)).print(table)
+    if len(directories) == 1 and has_table(directories[0]):
+        table = sweep_table_for_terminal(directories[0], console.width)
+        # A line that is too long for the terminal is read more easily than figures cut in their middle.
+        least = Measurement.get(console, console.options.update(max_width=10_000), table).minimum
+        Console(width=max(console.width, least)).print(table)
+    else:
+        console.print(table_for_terminal(directories))
     print(f"report: {path}")
 
 

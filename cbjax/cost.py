@@ -13,22 +13,27 @@ from cbjax import config as configs
 from cbjax.data.sampling import Batches
 from cbjax.tpu import CHIPS
 
-# Published peaks in bfloat16, FLOP/s, dense. Source: NVIDIA's data sheets; for TPUs see `tpu`.
+# Published peaks, FLOP/s, dense, in bfloat16 and of float32 values. JAX multiplies the latter as TF32 on these GPUs, at
+# half the rate, and in one bfloat16 pass on TPUs. Source: NVIDIA's data sheets; for TPUs see `tpu`.
 PEAKS = {
-    "one A100": 312e12,
-    "one H100": 989e12,
-    "8 chips of v5e": 8 * CHIPS["v5e"].flops,
-    "8 chips of v6e": 8 * CHIPS["v6e"].flops,
+    "one A100": (312e12, 156e12),
+    "one H100": (989e12, 494.5e12),
+    "8 chips of v5e": (8 * CHIPS["v5e"].flops,) * 2,
+    "8 chips of v6e": (8 * CHIPS["v6e"].flops,) * 2,
 }
 SHARE = 1 / 3  # of the peak, which large networks reach
+# FLOP of a step. Below it launching kernels and moving memory take longer than the arithmetic: ResNet-32 at a batch of
+# 128 has 5e10, half a millisecond of an H100 at its full float32 rate would be 2.5e11.
+LARGE = 2e11
 
 
 class Cost(NamedTuple):
-    """The training of one run."""
+    """The training of one run; `float32` is the part of `flops` on float32 values."""
 
     steps: int
     images: int
     flops: float
+    float32: float
 
 
 def run_costs(runs: Iterable[ConfigDict], sizes: Mapping[str, int]) -> list[Cost]:
@@ -52,19 +57,31 @@ def run_costs(runs: Iterable[ConfigDict], sizes: Mapping[str, int]) -> list[Cost
         flops, width = known[shape]
         # A gradient takes twice what the network does; beside it the loss and the optimiser are nothing.
         image = 3 * (flops + 2 * width * len(about.counts))
-        costs.append(Cost(steps, steps * config.batch_size, steps * config.batch_size * image))
+        all_images = steps * config.batch_size
+        in_float32 = config.model.dtype == "float32"
+        costs.append(Cost(steps, all_images, all_images * image, all_images * image * in_float32))
     return costs
 
 
 def describe(costs: Sequence[Cost]) -> str:
     """Returns two lines for people: the counts of all runs together, and hours on each of the devices."""
-    steps, images, flops = (sum(getattr(cost, name) for cost in costs) for name in Cost._fields)
-    hours = ", ".join(f"{name} {_few_digits(flops / (SHARE * peak) / 3600)}" for name, peak in PEAKS.items())
-    return (
-        f"{len(costs)} runs: {steps:,} steps, {images:.3g} images, {flops:.3g} FLOP of training\n"
-        f"hours of arithmetic alone, at a third of the published bfloat16 peak: {hours}; small networks wait for "
-        "memory instead, and reading images may take longer"
-    )
+    steps, images, flops = (sum(getattr(cost, name) for cost in costs) for name in ("steps", "images", "flops"))
+    large = [cost for cost in costs if cost.flops >= LARGE * cost.steps]
+    counts = f"{len(costs)} runs: {steps:,} steps, {images:.3g} images, {flops:.3g} FLOP of training\n"
+    if not large:
+        return (
+            f"{counts}how long it takes is not known: at {flops / steps:.2g} FLOP a step devices wait for their "
+            "memory, not for the arithmetic"
+        )
+    hours = ", ".join(f"{name} {_few_digits(_hours(large, *peaks))}" for name, peaks in PEAKS.items())
+    but = "" if len(large) == len(costs) else f", of {len(large)} runs: the steps of the others are too small to say"
+    told = f"hours of arithmetic alone at a third of the published peak{but}: {hours}; reading images may take longer"
+    return counts + told
+
+
+def _hours(costs: Iterable[Cost], bfloat16: float, float32: float) -> float:
+    seconds = sum((cost.flops - cost.float32) / bfloat16 + cost.float32 / float32 for cost in costs)
+    return seconds / SHARE / 3600
 
 
 def _few_digits(number: float) -> str:

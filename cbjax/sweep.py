@@ -186,7 +186,7 @@ def _begin(
                 note = workdirs.read_json(place / run.name / FAILED)
                 if note.get("diverged"):
                     ended[run.name] = note["error"]
-    _check_data([run for run in mine if run.name not in ended], load)
+    _check_data([run for run in mine if run.name not in ended], described, load)
     place.mkdir(parents=True, exist_ok=True)
     _write_description(place, name, described, runs, path)
     rows.add(path, found)
@@ -195,15 +195,18 @@ def _begin(
     return ended
 
 
-def _check_data(runs: Sequence[PlannedRun], load: Callable[..., Source]) -> None:
+def _check_data(runs: Sequence[PlannedRun], described: Sweep, load: Callable[..., Source]) -> None:
     """Chooses the images of each run once, so that none is found wanting after hours of others; DataError."""
+    metric = described.table.metric if described.table else None
     checked = set()
     for run in runs:
         asked = (run.config.seed, run.config.data.to_json_best_effort())
         if asked not in checked:
             checked.add(asked)
             try:
-                data.of_config(run.config, load)
+                classes = data.of_config(run.config, load).class_names
+                if metric == "top5_error" and len(classes) <= 5:
+                    raise data.DataError(f"the table's metric {metric} needs more than 5 classes; got {len(classes)}")
             except data.DataError as error:
                 raise data.DataError(f"run {run.name}: {error}") from error
             except OSError:  # of the disk, at this moment: the run may meet it or not

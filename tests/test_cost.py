@@ -30,8 +30,18 @@ def test_runs_add_up_and_share_what_is_alike(monkeypatch):
     assert len(asked) == 1 and costs[1].flops == pytest.approx(2 * costs[0].flops, rel=0.05)
     text = cost.describe(costs)
     assert text.startswith(f"2 runs: {costs[0].steps + costs[1].steps:,} steps, ")
-    hours = 3 * sum(one.flops for one in costs) / 989e12 / 3600
-    assert f"one H100 {hours:.2g}, " in text
+
+
+def test_hours_are_told_where_the_arithmetic_decides_at_the_rate_of_its_type():
+    large = cost.Cost(steps=10, images=10, flops=3.6e18, float32=0.0)
+    assert "one H100 3, " in cost.describe([large._replace(flops=3600 * 989e12)])
+    assert "one H100 6, " in cost.describe([large._replace(flops=3600 * 989e12, float32=3600 * 989e12)])
+    tpu = 3600 * 8 * 197e12
+    assert "8 chips of v5e 3, " in cost.describe([large._replace(flops=tpu, float32=tpu)])
+    small = cost.Cost(steps=1000, images=1000, flops=1e12, float32=1e12)
+    text = cost.describe([small, large])
+    assert "of 1 runs: the steps of the others are too small to say" in text and f"{3.6e18 + 1e12:.3g} FLOP" in text
+    assert "not known: at 1e+09 FLOP a step" in cost.describe([small])
 
 
 def test_unknown_sizes_are_asked_for():

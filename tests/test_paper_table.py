@@ -101,7 +101,7 @@ def swept(tmp_path):
 def test_a_sweep_s_report_comes_from_the_rows_of_all_shards(swept, capsys):
     assert main(["report", str(swept)]) == 0
     shown = capsys.readouterr().out
-    assert "CDB table 2" in shown and "(3) [4.03]" in " ".join(shown.split())
+    assert "CDB table 2" in shown and "(3)" in shown and "[4.03]" in shown
     page = (swept / "report.md").read_text()
     assert "105 runs; 7.0 hours of training" in page and "A short form: 800 epochs" in page
     for name in ("matrix.png", "settings.png", "weights_by_difficulty.png"):
@@ -110,6 +110,16 @@ def test_a_sweep_s_report_comes_from_the_rows_of_all_shards(swept, capsys):
             assert np.asarray(picture.convert("L")).std() > 10
     assert "effective_number.png" not in page
     assert main(["report", str(swept)]) == 0 and (swept / "report.md").read_text() == page
+
+
+@pytest.mark.parametrize("width", [20, 60, 80, 130, 200])
+def test_a_terminal_cuts_no_figure(swept, width, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert main(["report", str(swept)]) == 0
+    shown = capsys.readouterr().out
+    assert "…" not in shown and shown.count("[") == shown.count("]") == 36  # the paper's 35 figures, and the title
+    widest = max(len(line) for line in shown.splitlines()[:-1])
+    assert widest <= max(width, 74), "the words of a line take 74 columns"
 
 
 def test_a_sweep_s_report_has_its_cells_as_csv_and_may_go_elsewhere(swept, tmp_path_factory):

@@ -156,6 +156,18 @@ def test_data_that_the_last_run_lacks_are_told_before_the_first_is_trained(tmp_p
     assert failed == {} and (tmp_path / "runs" / "5" / "results.json").exists()
 
 
+def test_a_metric_that_the_data_do_not_have_is_told_before_the_first_run(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from cbjax.variants import *\n"
+        "def get_sweep():\n"
+        "    runs = product(values('a', 'data.classes', [('1', '2', '3')], 'x'), choices('b', {'y': {}}), seeds(1))\n"
+        "    return Sweep('digits_lt', runs, Table('T', ('a',), 'b', 'top5_error'))\n"
+    )
+    with pytest.raises(DataError, match="run x/y/seed_0: .* top5_error needs more than 5 classes; got 3"):
+        train(path, tmp_path / "runs", mode="loop")
+
+
 def test_another_failure_does_not_stop_the_others_and_is_tried_again(described, tmp_path, monkeypatch):
     real = cbjax.run.data.of_config
 
@@ -284,7 +296,7 @@ def test_runs_are_trained_in_the_order_of_the_sweep(tmp_path, monkeypatch):
 def test_a_dry_run_lists_the_runs_and_makes_nothing(described, tmp_path):
     done = processes.run("sweep", f"--config={described}", "--dry-run", "--shard=2/2")
     assert done.returncode == 0 and done.stdout.split() == ["ce/seed_1", "cdb/seed_1"]
-    assert "2 runs: " in done.stderr and "one H100" in done.stderr
+    assert "2 runs: 1,154 steps" in done.stderr and "FLOP a step" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]
 
 

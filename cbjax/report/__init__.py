@@ -85,8 +85,14 @@ def has_table(workdir: str | os.PathLike) -> bool:
     return path.exists() and _description(path)["table"] is not None
 
 
-def sweep_table_for_terminal(workdir: str | os.PathLike) -> "Table":
-    """Returns the table of a sweep at the last epoch, for rich to print."""
+def sweep_table_for_terminal(workdir: str | os.PathLike, width: int) -> "Table":
+    """Returns the table of a sweep at the last epoch, for rich to print.
+
+    Args:
+      workdir: of the sweep.
+      width: of the terminal. Where it is too small cells have several lines, but no figure is cut; a table that is
+        wider even so keeps its own width.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -96,12 +102,27 @@ def sweep_table_for_terminal(workdir: str | os.PathLike) -> "Table":
     title = f"{layout['title']}: {NAMES[layout['metric']]}, last epoch, mean ± std (n) [the paper's]"
     table = Table(title=Text(title), box=box.SIMPLE_HEAD, title_justify="left")
     header, body = paper_table(layout, found, "last")
-    for place, name in enumerate(header):
-        table.add_column(Text(name), justify="right" if place else "left")
+    # Without the paper's deviations the lines are shorter.
+    body = [[re.sub(r"\[([\d.]+) ± [\d.]+\]", r"[\1]", cell).replace(" ± ", "±") for cell in line] for line in body]
+    for name, room in zip(header, _widths([header, *body], width), strict=True):
+        table.add_column(Text(name), justify="left" if name == header[0] else "right", width=room)
     for line in body:
-        # Without the paper's deviations the lines are shorter.
-        table.add_row(*(Text(re.sub(r"\[([\d.]+) ± [\d.]+\]", r"[\1]", cell).replace(" ± ", "±")) for cell in line))
+        table.add_row(*map(Text, line))
     return table
+
+
+def _widths(lines: Sequence[Sequence[str]], width: int) -> list[int]:
+    """Returns the widths of columns: of their longest words, and of their longest cells as far as there is room."""
+    columns = list(zip(*lines, strict=True))
+    whole = [max(map(len, column)) for column in columns]
+    found = [max(len(word) for cell in column for word in cell.split()) for column in columns]
+    room = width - sum(found) - 3 * len(columns) - 1  # the box and its padding
+    for place in sorted(range(len(columns)), key=lambda place: whole[place] - found[place]):
+        more = min(whole[place] - found[place], room)
+        # A column of figures either has each in one line, or its words below each other.
+        if more > 0 and (place == 0 or found[place] + more == whole[place]):
+            found[place], room = found[place] + more, room - more
+    return found
 
 
 def _sweep(place: pathlib.Path) -> tuple[dict[str, Any], list[dict[str, str]]]:

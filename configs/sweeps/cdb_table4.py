@@ -1,7 +1,7 @@
 """Table 4 of Sinha et al. 2020: long-tailed CIFAR-100 with ResNet-32, accuracy of CDB-CE by tau and imbalance.
 
 Command: cbjax sweep --config=cdb_table4 --workdir=runs/cdb_table4
-Time: 35 runs of a seed, 3 seeds; a run has 13,400 to 27,600 steps of 128 images, 200 epochs. On 2 CPU cores about a
+Time: 35 runs of a seed, 3 seeds; a run has 13,400 to 27,522 steps of 128 images, 200 epochs. On 2 CPU cores about a
     minute for 85 steps; not measured on a GPU yet.
 Data: CIFAR-100 by TFDS; `cbjax datasets` says whether it is ready and how to prepare it.
 Source: table 4; the recipe is `cifar_lt:cdb`, as in cdb_table3. tau 0 is plain cross entropy.
