@@ -6,6 +6,7 @@ import pytest
 
 from cbjax import config as configs
 from cbjax import cost
+from cbjax.cli import main
 from cbjax.config import ConfigError
 
 # Output side, input and output channels of ResNet-32's 3x3 convolutions, and how many there are of a kind.
@@ -42,6 +43,14 @@ def test_hours_are_told_where_the_arithmetic_decides_at_the_rate_of_its_type():
     text = cost.describe([small, large])
     assert "of 1 runs: the steps of the others are too small to say" in text and f"{3.6e18 + 1e12:.3g} FLOP" in text
     assert "not known: at 1e+09 FLOP a step" in cost.describe([small])
+
+
+def test_a_dry_run_says_where_unknown_sizes_are_given(tmp_path, capsys):
+    path = tmp_path / "mine.py"
+    path.write_text("from cbjax.variants import *\ndef get_sweep():\n    return Sweep('imagenet_lt', seeds(2))\n")
+    assert main(["sweep", f"--config={path}", "--dry-run"]) == 0
+    told = capsys.readouterr()
+    assert told.out.split() == ["seed_0", "seed_1"] and "Sweep(…, sizes={'num_classes': …" in told.err
 
 
 def test_unknown_sizes_are_asked_for():

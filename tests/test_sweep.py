@@ -164,7 +164,7 @@ def test_a_metric_that_the_data_do_not_have_is_told_before_the_first_run(tmp_pat
         "    runs = product(values('a', 'data.classes', [('1', '2', '3')], 'x'), choices('b', {'y': {}}), seeds(1))\n"
         "    return Sweep('digits_lt', runs, Table('T', ('a',), 'b', 'top5_error'))\n"
     )
-    with pytest.raises(DataError, match="run x/y/seed_0: .* top5_error needs more than 5 classes; got 3"):
+    with pytest.raises(DataError, match=r"run x/y/seed_0: .* top5_error needs more than 5 classes; got 3"):
         train(path, tmp_path / "runs", mode="loop")
 
 
