@@ -192,6 +192,7 @@ def test_a_grid_of_betas_is_drawn_with_each_method_and_classes_that_have_images(
     page = (tmp_path / "report.md").read_text()
     assert {path.name for path in tmp_path.glob("*.png")} == set(sweep_plots.PICTURES) - {"weights_by_difficulty.png"}
     assert f"data of {listed[2]['name']}" in page.replace("\\_", "_") and "CB \\| focal beta 0.9 |" in page
+    assert "by beta, the first 9 of 12 columns" in page
 
 
 def test_a_sweep_s_report_names_the_runs_that_failed(swept):

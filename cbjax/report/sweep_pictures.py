@@ -103,9 +103,9 @@ def _settings(out, table, lines, columns, figures, measure):
                 levels={_name(line): figures[line, column] for line in others if (line, column) in figures},
                 paper={method: _of_column(printed, of, column) for method, of in methods.items()},
             )
-    panels = dict(list(panels.items())[:PANELS])
-    sweep_plots.against_setting(out / "settings.png", kind, panels, measure)
-    return [picture("settings.png", f"{', '.join(methods)}: {measure} by {kind}")]
+    sweep_plots.against_setting(out / "settings.png", kind, dict(list(panels.items())[:PANELS]), measure)
+    part = f", the first {PANELS} of {len(panels)} columns" if len(panels) > PANELS else ""
+    return [picture("settings.png", f"{', '.join(methods)}: {measure} by {kind}{part}")]
 
 
 def _of_column(figures, lines, column):
