@@ -68,7 +68,9 @@ def test_two_processes_are_one_with_as_many_devices(one, tmp_path, parallel):
     assert [status for status, _, _ in ends] == [0, 0], ends
     (_, first, _), (_, second, _) = ends
     assert "4 x cpu of 2 processes" in first and "report: " in first
-    assert not [line for line in second.splitlines() if not line.startswith("[Gloo]")], "the first process speaks"
+    # Gloo's threads write into each other's lines.
+    said = [line for line in second.splitlines() if "[Gloo]" not in line and "peer ranks" not in line]
+    assert not said, "the first process speaks"
     for ours, theirs in zip(parameters(tmp_path), parameters(one), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
     for name in ("metrics", "per_class", "class_weights"):
