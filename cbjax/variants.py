@@ -174,7 +174,7 @@ def sweep_name(name_or_path: str | Path, overrides: Sequence[str] = ()) -> str:
       overrides: as for `load`.
 
     Returns:
-      Such as "cdb_table1:short --config.seed=3", which as arguments of the command gives the same runs.
+      Such as "cdb_table1:short --config.batch_size=50", which as arguments of the command gives the same runs.
     """
     path, recipe = configs.find(str(name_or_path), "sweeps")
     return shlex.join([f"{path.stem}:{recipe}" if recipe else path.stem, *(f"--config.{one}" for one in overrides)])
