@@ -1,6 +1,7 @@
 """Two real processes with two devices each: equal to one with four, one writer, one step to stop at."""
 
 import json
+import shutil
 import signal
 import socket
 import time
@@ -85,7 +86,7 @@ def test_two_processes_are_one_with_as_many_devices(one, tmp_path, parallel):
 
 def test_sigterm_of_one_saves_the_same_step_on_all_and_the_restart_ends_bit_equal(tmp_path):
     plain, stopped = tmp_path / "plain", tmp_path / "stopped"
-    epochs = "--config.num_epochs=30"
+    epochs = "--config.num_epochs=10"
     assert [status for status, _, _ in end(start_two(plain, epochs))] == [0, 0]
     both = start_two(stopped, epochs)
     assert processes.wait_for_checkpoint(both[0], stopped)
@@ -119,12 +120,12 @@ def test_a_lost_process_ends_the_others_and_one_process_goes_on(tmp_path):
     assert f"resumed at step {saved} of" in out
 
 
-def test_a_mistake_is_said_by_all(tmp_path):
-    end(start_two(tmp_path, "--config.num_epochs=1"))
-    (status, _, first), (status2, _, second) = end(start_two(tmp_path, "--config.num_epochs=2"))
+def test_a_mistake_is_said_by_all(one, tmp_path):
+    workdir = shutil.copytree(one, tmp_path / "run")
+    (status, _, first), (status2, _, second) = end(start_two(workdir, "--config.num_epochs=2"))
     assert (status, status2) == (2, 2)
-    assert "num_epochs: 1 there, 2 here" in first and "Traceback" not in first
-    assert "the first process says:" in second and "num_epochs: 1 there, 2 here" in second
+    assert "num_epochs: 3 there, 2 here" in first and "Traceback" not in first
+    assert "the first process says:" in second and "num_epochs: 3 there, 2 here" in second
 
 
 @pytest.mark.parametrize(

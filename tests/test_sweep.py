@@ -209,7 +209,7 @@ def test_shards_make_the_whole_in_any_number_of_processes(described, loop, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("options", "num_epochs"), [(("--mode=vmap", "--group-size=4"), 20), (("--mode=loop", "--shard=1/2"), 6)]
+    ("options", "num_epochs"), [(("--mode=vmap", "--group-size=4"), 8), (("--mode=loop", "--shard=1/2"), 6)]
 )
 def test_a_killed_sweep_goes_on_to_the_same_rows_bit_for_bit(described, tmp_path, options, num_epochs):
     settings = (*QUICK[:-1], f"num_epochs={num_epochs}", "checkpoint.every_minutes=0.0005")
