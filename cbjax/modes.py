@@ -5,7 +5,7 @@ several on every device. All three give the same results. Where shares of a batc
 do not divide it, a run that is trained alone stays on one device, unless "loop" was asked for.
 """
 
-import os
+import json
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cbjax import build, data, models, processes, programs, run_group, sharding
+from cbjax import build, data, host_memory, models, processes, programs, run_group, sharding
 from cbjax import config as configs
 from cbjax.build import Parts
 from cbjax.config import ConfigError
@@ -26,7 +26,7 @@ from cbjax.types import Run
 from cbjax.variants import PlannedRun
 
 MODES = ("auto", "loop", "vmap", "devices")
-LARGEST = 64  # runs of a group
+LARGEST = 64  # runs of a group on a device
 SHARE = 0.8  # of a device's memory that a group may fill
 GAIN = 1.1  # a larger group must be so much faster to be worth it
 _SECONDS = 1.0  # of measuring, after the first dispatch
@@ -52,15 +52,19 @@ def choose(
       load: reads a data source.
 
     Raises:
-      ConfigError: if a group of the size that was asked for would not fit into memory.
+      ConfigError: if a group of the size that was asked for would not fit into memory, or there are fewer devices than
+        a run asks for.
     """
     devices = sharding.count_devices()
     if mode == "loop":
         return Choice("loop", 1, [])
     modes = [mode] if mode != "auto" else ["vmap", "devices"] if devices > 1 else ["vmap"]
+    try:
+        alone = sharding.make_mesh(devices_alone(runs[0].config))
+    except ValueError as error:
+        raise ConfigError(f"run {runs[0].name}: {error}") from None
     dataset = data.of_config(runs[0].config, load)
-    parts = build.build(runs[0].config, dataset, sharding.make_mesh(1))
-    room = SHARE * device_bytes() / run_bytes(parts, dataset)
+    room = runs_that_fit(runs[0], load, {})
     if group_size is not None and mode != "auto":
         # Of a group that is no multiple of the devices fewer work, with as many runs each.
         used = max(n for n in range(1, devices + 1) if group_size % n == 0) if mode == "devices" else 1
@@ -70,13 +74,14 @@ def choose(
                 f"a device; use at most {max(1, int(used * room))}"
             )
         return Choice(mode, group_size, [])
-    measured = [_row("loop", 1, _loop_rate(runs[0], dataset, sharding.make_mesh(devices_alone(runs[0].config))))]
-    largest = min(group_size or LARGEST, len(runs))
+    measured = [_row("loop", 1, _loop_rate(runs[0], dataset, alone))]
     for name in modes:
         best = measured[0]["run_steps_per_second"] if mode == "auto" else 0.0
-        size = devices if name == "devices" else 2
+        spread = devices if name == "devices" else 1
+        largest = min(group_size or LARGEST * spread, len(runs))
+        size = max(2, min(spread, largest))
         while size <= largest:
-            mesh = sharding.make_mesh(devices if name == "devices" else 1)
+            mesh = sharding.make_mesh(min(spread, size))
             per_device = size // mesh.devices.size
             rate = _if_it_fits(_group_rate, runs[:size], mesh, per_device, load) if per_device <= room else None
             measured.append(_row(name, size, rate))
@@ -111,16 +116,35 @@ def devices_alone(config: ConfigDict) -> int | None:
     return None
 
 
-def run_bytes(parts: Parts, dataset: Dataset) -> float:
+def runs_that_fit(run: PlannedRun, load: Callable[..., Source], known: dict[str, int]) -> float:
+    """Estimates how many runs of a run's shape fit into the memory of a device, at least 1.
+
+    Args:
+      run: one of them.
+      load: reads a data source.
+      known: what a step of other shapes needs by what decides it, to which that of this one is added.
+    """
+    # A group has no pmap, and what pmap compiles cannot be asked.
+    config = configs.change(run.config, ["parallel=shard_map"])
+    dataset = data.of_config(config, load)
+    parts = build.build(config, dataset, sharding.make_mesh(1))
+    shape = (config.model.to_json_best_effort(), config.batch_size, config.optim.accumulation, config.loss.name)
+    key = json.dumps([*shape, dataset.train.images.shape[1:], len(dataset.class_names), parts.steps_per_dispatch == 1])
+    if key not in known:
+        known[key] = _step_bytes(parts, dataset)
+    return max(1.0, SHARE * device_bytes() / run_bytes(parts, dataset, known[key]))
+
+
+def run_bytes(parts: Parts, dataset: Dataset, step_bytes: int) -> float:
     """Estimates the memory of a device that one run of a group takes, bytes.
 
-    That of its data, of its state, the best state and a copy while it is saved, and of what the compiler says that a
-    step of it alone needs.
+    That of its data, of its state, the best state and a copy while it is saved, and of a step of it alone, of which the
+    compiler says what it needs.
     """
     splits = [split for split in (dataset.train, dataset.validation, dataset.test) if split is not None]
     images = float(sum(np.asarray(split.images).nbytes + split.labels.nbytes for split in splits))
     state = sum(leaf.size * 4 for leaf in jax.tree.leaves(parts.programs.state))
-    return images + 4 * state + _step_bytes(parts, dataset)
+    return images + 4 * state + step_bytes
 
 
 def device_bytes() -> float:
@@ -128,11 +152,7 @@ def device_bytes() -> float:
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return float(stats["bytes_limit"])
-    try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError):  # not on every system
-        free = 4 << 30
-    return free / jax.local_device_count()
+    return host_memory.free_bytes() / jax.local_device_count()
 
 
 def _step_bytes(parts: Parts, dataset: Dataset) -> int:

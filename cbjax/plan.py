@@ -1,12 +1,13 @@
 """Which runs of a sweep are trained together and how: decided once, and written down before the first run."""
 
+import hashlib
 import json
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cbjax import abstract_data, modes, processes, programs, sharding
 from cbjax import config as configs
+from cbjax import modes, processes, programs, sharding
 from cbjax import workdir as workdirs
 from cbjax.config import ConfigError
 from cbjax.config_schema import is_streamed
@@ -17,19 +18,26 @@ from cbjax.variants import PlannedRun
 
 def plan(
     path: pathlib.Path,
+    mine: Sequence[PlannedRun],
     left: Sequence[PlannedRun],
     mode: str,
     group_size: int | None,
+    sizes: Mapping[str, Sequence[int]],
     load: Callable[..., Source],
     tell: Callable[[str], None],
 ) -> dict[str, Any]:
     """Reads how runs are trained, or decides it and writes it down.
 
+    A group with a checkpoint stays as it is, with runs that are over, so that it goes on from there. Of any other those
+    that are left stay together. Runs that the plan lacks join it, in groups of its size.
+
     Args:
       path: of the plan, a JSON file.
-      left: the runs that are not over; those that the plan lacks join it, in groups of its size.
+      mine: all runs of this part of the sweep.
+      left: those that are not over.
       mode: one of `modes.MODES`.
       group_size: runs of a group; None to choose.
+      sizes: name -> the images of each split of a run that is left, those to train on first, and its classes.
       load: reads a data source.
       tell: called with a line for each event.
 
@@ -42,34 +50,72 @@ def plan(
       WorkdirError: if the file is damaged.
     """
     asked = {"mode": mode, "group_size": group_size}
-    if not path.exists():
+    known = check(path, mode, group_size)
+    if known is None:
         if not left:
             return {"asked": asked, "mode": "loop", "groups": []}
-        choice = _choose(left, mode, group_size, load, tell)
-        return _write(path, {"asked": asked, **choice._asdict(), "groups": _groups(left, choice)})
-    known = workdirs.read_json(path)
+        shapes = _by_shape(left, sizes)
+        choice = _choose(shapes, sizes, mode, group_size, load, tell)
+        return _write(path, {"asked": asked, **choice._asdict(), "groups": _groups(shapes, left, choice, load, tell)})
+    names, over = {run.name for run in mine}, {run.name for run in mine} - {run.name for run in left}
+    groups = []
+    for group in known["groups"]:
+        rest = [name for name in group if name in names and name not in over]
+        begun = is_begun(path.parent / folder(group)) and names.issuperset(group)
+        groups.append(group if begun or not rest else rest)
+    planned = {name for group in groups for name in group}
+    new = [run for run in left if run.name not in planned]
+    choice = Choice(known["mode"], known["group_size"], known["measured"])
+    groups += _groups(_by_shape(new, sizes), new, choice, load, tell)
+    return known if groups == known["groups"] else _write(path, {**known, "groups": groups})
+
+
+def check(path: pathlib.Path, mode: str, group_size: int | None) -> dict[str, Any] | None:
+    """Reads a plan; None if there is none.
+
+    Raises:
+      ConfigError: if it was made for another mode or group size.
+      WorkdirError: if the file is damaged.
+    """
+    if not path.exists():
+        return None
+    known, asked = workdirs.read_json(path), {"mode": mode, "group_size": group_size}
     if (mode != "auto" or group_size is not None) and known["asked"] != asked:
         raise ConfigError(
-            f"{path}: these runs were begun with {known['asked']}; go on with that, or use another --workdir"
+            f"{path}: these runs were begun with {_as_options(known['asked'])}; got {_as_options(asked)}: go on with "
+            "the former, or use another --workdir"
         )
-    planned = {name for names in known["groups"] for name in names}
-    new = [run for run in left if run.name not in planned]
-    if not new:
-        return known
-    choice = Choice(known["mode"], known["group_size"], known["measured"])
-    return _write(path, {**known, "groups": [*known["groups"], *_groups(new, choice)]})
+    return known
 
 
-def _choose(left, mode, group_size, load, tell) -> Choice:
+def folder(names: Sequence[str]) -> str:
+    """Returns where, within the sweep's folder, a group of runs has its checkpoints."""
+    return f"groups/{hashlib.sha256(chr(10).join(names).encode()).hexdigest()[:12]}"
+
+
+def is_begun(place: pathlib.Path) -> bool:
+    """Says whether a group's folder has a checkpoint."""
+    return any((place / "checksums").glob("*.json"))
+
+
+def _as_options(asked):
+    size = asked["group_size"]
+    return f"--mode={asked['mode']}" + (f" --group-size={size}" if size is not None else "")
+
+
+def _choose(shapes, sizes, mode, group_size, load, tell) -> Choice:
+    if mode == "loop":
+        return Choice("loop", 1, [])
     # Of the shapes with the most runs the one with the most images, which takes the most memory.
-    largest = max(_by_shape(left), key=lambda same: (len(same), _num_images(same[0])))
+    largest = max(shapes, key=lambda same: (len(same), *sizes.get(same[0].name, ())))
+    left = [run for same in shapes for run in same]
     alone = len(largest) == 1 or any(is_streamed(run.config.data.name) for run in left) or processes.count() > 1
     if alone and mode in ("vmap", "devices"):
         raise ConfigError(
             f"mode={mode!r} needs several runs that differ in settings alone, of images that fit on the "
             "devices, and one process; use mode=loop"
         )
-    if alone or mode == "loop":
+    if alone:
         return Choice("loop", 1, [])
     tell(f"choosing how to train {len(left)} runs" if mode == "auto" else f"measuring groups of runs, {mode}")
     choice = modes.choose(largest, mode, group_size, load)
@@ -77,10 +123,17 @@ def _choose(left, mode, group_size, load, tell) -> Choice:
     return choice
 
 
-def _groups(runs: Sequence[PlannedRun], choice: Choice) -> list[list[str]]:
-    groups = [
-        [run.name for run in group] for same in _by_shape(runs) for group in _cut(same, choice.group_size, choice.mode)
-    ]
+def _groups(shapes, runs, choice, load, tell) -> list[list[str]]:
+    known: dict[str, int] = {}
+    groups = []
+    for same in shapes:
+        size = choice.group_size
+        if size > 1 and len(same) > 1:
+            devices = sharding.count_devices() if choice.mode == "devices" else 1
+            size = min(size, int(modes.runs_that_fit(same[0], load, known)) * devices)
+            if size < min(choice.group_size, len(same)):
+                tell(f"{len(same)} runs as {same[0].name}: {size} at a time, for more would not fit into memory")
+        groups += [[run.name for run in group] for group in _cut(same, size, choice.mode)]
     # In the order of the sweep, which puts the most telling runs first.
     place = {run.name: number for number, run in enumerate(runs)}
     return sorted(groups, key=lambda names: place[names[0]])
@@ -96,24 +149,19 @@ def _cut(runs, size, mode):
         runs = runs[size:]
 
 
-def _by_shape(runs: Sequence[PlannedRun]) -> list[list[PlannedRun]]:
+def _by_shape(runs: Sequence[PlannedRun], sizes: Mapping[str, Sequence[int]]) -> list[list[PlannedRun]]:
     """Returns the runs whose programs and data have the same shapes."""
     shapes: dict[str, list[PlannedRun]] = {}
     for run in runs:
         flat = json.loads(configs.to_json(run.config))
+        of_data = dict(flat["data"])
         for key in programs.ARGUMENTS:
             section, _, key_name = key.rpartition(".")
-            if section != "data" or key_name == "seed":
-                (flat[section] if section else flat).pop(key_name)
-        shapes.setdefault(json.dumps(flat), []).append(run)
+            (flat[section] if section else flat).pop(key_name)
+        # Of data that could not be read just now those of the same settings have the same sizes.
+        shape = [flat, sizes.get(run.name, {**of_data, "seed": None})]
+        shapes.setdefault(json.dumps(shape), []).append(run)
     return list(shapes.values())
-
-
-def _num_images(run: PlannedRun) -> int:
-    try:
-        return int(abstract_data.describe(run.config).counts.sum())
-    except ConfigError:  # not known before the data are read
-        return 0
 
 
 def _write(path, found):

@@ -57,7 +57,8 @@ class Board(Silent):
         self.total, self.done, self.failed = total, done, failed
         self.running: list[str] = []
         self.bar: Silent = self
-        self._tell, self._ended, self._begun = tell, 0, time.perf_counter()
+        self._tell, self._begun = tell, time.perf_counter()
+        self._trained, self._num_epochs, self._first, self._epoch = 0.0, 0, 0, 0
 
     def line(self, text: str) -> None:
         """Shows a line of the run that is being trained."""
@@ -68,16 +69,23 @@ class Board(Silent):
         """Shows what went wrong."""
         self.line(text)
 
-    def begin(self, names: Sequence[str]) -> None:
-        """Says which runs are being trained from now on."""
+    def update(self, step: int, epoch: int, loss: float, images_per_second: float) -> None:
+        """Takes note of the epoch that the runs are in."""
+        self._first = self._first or epoch  # a run that is resumed does not begin with its first
+        self._epoch = epoch
+
+    def begin(self, names: Sequence[str], num_epochs: int) -> None:
+        """Says which runs are being trained from now on, and for how many epochs each."""
         self.running = list(names)
+        self._num_epochs, self._first, self._epoch = num_epochs, 0, 0
         what = self.running[0] if len(names) == 1 else f"{self.running[0]} and {len(names) - 1} more"
         self.line(f"{self.done + self.failed + 1} of {self.total}, {what}:")
 
     def end(self, name: str, error: str | None) -> None:
         """Says that a run is over, and its error if it failed."""
+        if name in self.running:
+            self._trained += self._share(self._num_epochs + 1)
         self.running = [other for other in self.running if other != name]
-        self._ended += 1
         if error is None:
             self.done += 1
         else:
@@ -85,10 +93,16 @@ class Board(Silent):
             self.warn(f"run {name} failed: {error}")
 
     def seconds_left(self) -> float | None:
-        """Estimates the time that the other runs will take, from those that ended since the start; None before."""
-        if not self._ended:
+        """Estimates the time that the other runs will take, from the epochs trained since the start; None before."""
+        trained = self._trained + len(self.running) * self._share(self._epoch)
+        if not trained:
             return None
-        return (time.perf_counter() - self._begun) / self._ended * (self.total - self.done - self.failed)
+        left = self.total - self.done - self.failed - len(self.running) * max(0, self._epoch - 1) / self._num_epochs
+        return (time.perf_counter() - self._begun) / trained * left
+
+    def _share(self, epoch: int) -> float:
+        """The part of a run that was trained since it began here, when it is in this epoch."""
+        return (epoch - (self._first or 1)) / self._num_epochs if epoch else 0.0
 
 
 class LiveBoard(Board):
@@ -101,6 +115,7 @@ class LiveBoard(Board):
 
     def update(self, step: int, epoch: int, loss: float, images_per_second: float) -> None:
         """Shows the step that was last read from the device."""
+        super().update(step, epoch, loss, images_per_second)
         self._now = f"epoch {epoch}  loss {loss:.4f}  {images_per_second:,.0f} images/s"
         self._show()
 
@@ -108,9 +123,9 @@ class LiveBoard(Board):
         """Shows what went wrong above the table, which says the rest."""
         self._live.console.print(Text(text), soft_wrap=True)
 
-    def begin(self, names: Sequence[str]) -> None:
-        """Says which runs are being trained from now on."""
-        super().begin(names)
+    def begin(self, names: Sequence[str], num_epochs: int) -> None:
+        """Says which runs are being trained from now on, and for how many epochs each."""
+        super().begin(names, num_epochs)
         self._now = ""
         self._show()
 

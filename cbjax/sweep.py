@@ -2,12 +2,14 @@
 
 import contextlib
 import functools
-import hashlib
 import os
 import pathlib
+import re
+import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from cbjax import config as configs
 from cbjax import data, modes, plan, processes, rows, sharding, variants
@@ -22,7 +24,7 @@ from cbjax.report import report, report_sweep
 from cbjax.run import Shared, train
 from cbjax.train_group import train_group
 from cbjax.variants import PlannedRun, Sweep, shard
-from cbjax.workdir import WorkdirError
+from cbjax.workdir import BusyError, WorkdirError
 from cbjax.writers import only_writer
 
 FAILED = "failed.json"
@@ -61,7 +63,8 @@ def sweep(
       The path of the report, and name -> error of the runs that failed, now or before.
 
     Raises:
-      ConfigError: before anything is trained, if a work directory holds a run of another config.
+      ConfigError: before anything is trained, if a work directory holds a run of another config, or the folder a run
+        or another sweep, or its runs were begun in another mode.
       DataError: before anything is trained, if the data of a run that is left are missing or do not fit it.
     """
     place = pathlib.Path(workdir).expanduser().absolute()
@@ -71,13 +74,19 @@ def sweep(
     mine = shard(runs, *part)
     # A few sources at most, and those of one sweep are few: read once for all runs.
     load = functools.lru_cache(maxsize=2)(sources.load)
-    ended = processes.from_first(lambda: _begin(name, described, runs, mine, place, path, load))
+    planned = place / f"plan{suffix}.json"
+
+    def begin():
+        plan.check(planned, mode, group_size)
+        return _begin(name, described, runs, mine, place, path, load)
+
+    ended, sizes = processes.from_first(begin)
     if first and (strange := rows.strangers(path, name, runs)):
         tell(f"{path} has {strange} rows of {name} whose settings are those of none of its runs")
     left = [run for run in mine if run.name not in ended]
     failed = {run: error for run, error in ended.items() if error is not None}
-    chosen = processes.from_first(lambda: plan.plan(place / f"plan{suffix}.json", left, mode, group_size, load, tell))
-    by_name = {run.name: run for run in left}
+    chosen = processes.from_first(lambda: plan.plan(planned, mine, left, mode, group_size, sizes, load, tell))
+    by_name, waiting = {run.name: run for run in mine}, {run.name for run in left}
     with board(
         len(mine), sum(error is None for error in ended.values()), len(failed), tell if first else None
     ) as shown:
@@ -85,16 +94,20 @@ def sweep(
             shown.warn(f"run {lost} failed before: {failed[lost]}; to try it again remove {place / lost}")
         trainer = _Trainer(place, shown, load, chosen["mode"], spread=chosen["asked"]["mode"] == "loop")
         for names in chosen["groups"]:
-            group = [by_name[one] for one in names if one in by_name]
-            if not group:
+            if waiting.isdisjoint(names):
+                if first and all((place / one / "results.json").exists() for one in names):
+                    shutil.rmtree(place / plan.folder(names), ignore_errors=True)  # a kill left it behind
                 continue
-            for run, error in trainer.train(group, whole=len(group) == len(names)):
+            group = [by_name[one] for one in names]
+            for run, error in trainer.train(group, [run for run in group if run.name in waiting]):
                 if error is not None:
                     failed[run.name] = error
                 elif first:
                     rows.add(path, [rows.row(name, described, run, place / run.name)])
                 shown.end(run.name, error)
     if first:
+        with contextlib.suppress(OSError):  # empty, except of groups that failed
+            (place / "groups").rmdir()
         made = [place / run.name for run in runs if (place / run.name / "config.json").exists()]
         if described.table is not None:
             report_sweep(place)
@@ -111,21 +124,23 @@ class _Trainer:
         self._shared = Shared(load=load, tell=shown.line, bar=shown.bar)
         self._known: dict[str, GroupPrograms] = {}
 
-    def train(self, group: Sequence[PlannedRun], whole: bool) -> Iterator[tuple[PlannedRun, str | None]]:
-        """Trains runs; yields each with its error, which is also noted in its folder, or None, as soon as it ended."""
+    def train(self, group: Sequence[PlannedRun], left: Sequence[PlannedRun]) -> Iterator[tuple[PlannedRun, str | None]]:
+        """Trains the runs of a group that are left; yields each with its error, or None, as soon as it ended.
+
+        The error is noted in its folder, too.
+        """
         errors = None
-        # What a kill left of a group that was being finished is trained alone, to the same results.
-        if self._mode != "loop" and len(group) > 1 and whole:
-            self._shown.begin([run.name for run in group])
-            errors = self._together(group)
-        for run in group:
+        if self._mode != "loop" and len(group) > 1:
+            self._shown.begin([run.name for run in left], group[0].config.num_epochs)
+            errors = self._together(group, left)
+        for run in left:
             error = self._alone(run) if errors is None else errors.get(run.name)
             if error is None:
                 (self._place / run.name / FAILED).unlink(missing_ok=True)
             yield run, error
 
     def _alone(self, run: PlannedRun) -> str | None:
-        self._shown.begin([run.name])
+        self._shown.begin([run.name], run.config.num_epochs)
         config = run.config
         if not self._spread and (devices := modes.devices_alone(config)) is not None:
             config = configs.change(config, [f"devices={devices}"])
@@ -134,24 +149,29 @@ class _Trainer:
         except (Interrupted, KeyboardInterrupt):
             raise
         except Exception as error:
-            if processes.count() > 1:
-                raise  # the others are not where this one is
+            # All processes meet a loss that is not finite; at anything else the others are not where this one is.
+            if processes.count() > 1 and not isinstance(error, NonFiniteLoss):
+                raise
             return _note(self._place / run.name, error)
         return None
 
-    def _together(self, group: Sequence[PlannedRun]) -> dict[str, str] | None:
-        """Returns the errors of runs that diverged; None where the group cannot be trained as one."""
+    def _together(self, group: Sequence[PlannedRun], left: Sequence[PlannedRun]) -> dict[str, str] | None:
+        """Returns the errors of runs; None where the group cannot be trained as one."""
         devices = sharding.count_devices() if self._mode == "devices" else 1
         count = max(n for n in range(1, devices + 1) if len(group) % n == 0)
-        names = "\n".join(run.name for run in group)
-        folder = self._place / "groups" / hashlib.sha256(names.encode()).hexdigest()[:12]
+        folder = self._place / plan.folder([run.name for run in group])
         mesh, size = sharding.make_mesh(count), len(group) // count
         try:
             diverged = train_group(group, self._place, folder, mesh, size, self._known, self._shared)
         except (Interrupted, KeyboardInterrupt):
             raise
         except Exception as error:
+            busy = isinstance(error, BusyError)
+            if plan.is_begun(folder) and not busy:  # the next call goes on from its checkpoint
+                return {run.name: _note(self._place / run.name, error) for run in left}
             self._shown.warn(f"{len(group)} runs as one program failed, so each is trained alone: {_said(error)}")
+            if not busy:
+                shutil.rmtree(folder, ignore_errors=True)
             return None
         return {name: _note(self._place / name, NonFiniteLoss(said)) for name, said in diverged.items()}
 
@@ -164,11 +184,15 @@ def _begin(
     place: pathlib.Path,
     path: pathlib.Path,
     load: Callable[..., Source],
-) -> dict[str, str | None]:
-    """Writes down what the sweep is and the rows that are there; returns the runs that are over, with their error.
+) -> tuple[dict[str, str | None], dict[str, list[int]]]:
+    """Writes down what the sweep is and the rows that are there.
 
     What is refused is so before anything is written.
+
+    Returns:
+      name -> error or None of the runs that are over, and name -> sizes of the data of those that are left.
     """
+    _check_place(place, name, runs)
     for run in mine:
         workdirs.is_finished(place / run.name, run.config)
     found = rows.known(path, name, described, mine)
@@ -186,31 +210,66 @@ def _begin(
                 note = workdirs.read_json(place / run.name / FAILED)
                 if note.get("diverged"):
                     ended[run.name] = note["error"]
-    _check_data([run for run in mine if run.name not in ended], described, load)
+    sizes = _check_data([run for run in mine if run.name not in ended], described, load)
     place.mkdir(parents=True, exist_ok=True)
     _write_description(place, name, described, runs, path)
     rows.add(path, found)
     for run in (run for run in mine if run.name in ended and ended[run.name] is None):
         (place / run.name / FAILED).unlink(missing_ok=True)
-    return ended
+    return ended, sizes
 
 
-def _check_data(runs: Sequence[PlannedRun], described: Sweep, load: Callable[..., Source]) -> None:
-    """Chooses the images of each run once, so that none is found wanting after hours of others; DataError."""
-    metric = described.table.metric if described.table else None
-    checked = set()
+def _check_place(place: pathlib.Path, name: str, runs: Sequence[PlannedRun]) -> None:
+    """Raises ConfigError if the folder holds a run or another sweep, whose report this one's would replace."""
+    if (place / "config.json").exists():
+        raise ConfigError(f"{place} holds a run; a sweep needs a folder of its own: use another --workdir")
+    try:
+        former = workdirs.read_json(place / "sweep.json")
+    except WorkdirError:  # none, or cut by a full disk
+        return
+    # Not by their configs, which name where the data lie.
+    shared = {one["name"] for one in former["runs"]} & {run.name for run in runs}
+    files = [re.split("[: ]", one)[0] for one in (former["name"], name)]  # without its recipe and overrides
+    if files[0] != files[1] or not shared:
+        raise ConfigError(
+            f"{place} holds the sweep {former['name']!r}, whose runs are others; got {name!r}: use another --workdir, "
+            "or move that one away"
+        )
+
+
+def _check_data(runs: Sequence[PlannedRun], described: Sweep, load: Callable[..., Source]) -> dict[str, list[int]]:
+    """Chooses the images of each run once, so that none is found wanting after hours of others.
+
+    Returns:
+      name -> the images of the training, validation and test split and the classes; without those of a disk that could
+      not be read at this moment, which the run may meet or not.
+
+    Raises:
+      DataError: if the data are missing, do not fit a run, or do not have the table's metric.
+    """
+    metric = described.table.metric if described.table else "balanced_accuracy"
+    checked: dict[Any, list[int] | None] = {}
     for run in runs:
         asked = (run.config.seed, run.config.data.to_json_best_effort())
-        if asked not in checked:
-            checked.add(asked)
-            try:
-                classes = data.of_config(run.config, load).class_names
-                if metric == "top5_error" and len(classes) <= 5:
-                    raise data.DataError(f"the table's metric {metric} needs more than 5 classes; got {len(classes)}")
-            except data.DataError as error:
-                raise data.DataError(f"run {run.name}: {error}") from error
-            except OSError:  # of the disk, at this moment: the run may meet it or not
-                continue
+        if asked in checked:
+            continue
+        try:
+            found = data.of_config(run.config, load)
+            classes = len(found.class_names)
+            if metric == "top5_error" and classes <= 5:
+                raise data.DataError(f"the table's metric {metric} needs more than 5 classes; got {classes}")
+            if metric != "balanced_accuracy" and found.multi_label:
+                raise data.DataError(
+                    f"of images with several labels the table's metric must be balanced_accuracy; got {metric}"
+                )
+            splits = (found.train, found.validation, found.test)
+            checked[asked] = [*(0 if split is None else len(split) for split in splits), classes]
+        except data.DataError as error:
+            raise data.DataError(f"run {run.name}: {error}") from error
+        except OSError:
+            checked[asked] = None
+    sizes = {run.name: checked[run.config.seed, run.config.data.to_json_best_effort()] for run in runs}
+    return {name: found for name, found in sizes.items() if found is not None}
 
 
 def _write_description(
@@ -223,12 +282,18 @@ def _write_description(
         files: list[str] = []
         with contextlib.suppress(WorkdirError):  # not there yet, or cut by a full disk
             files = workdirs.read_json(path).get("files", [])
-        files = list(dict.fromkeys([*files, str(results.absolute())]))
+        # By a name that holds where the folder is moved to.
+        inside = results.absolute().is_relative_to(place)
+        files = list(
+            dict.fromkeys([*files, str(results.absolute().relative_to(place) if inside else results.absolute())])
+        )
         workdirs.write_json(path, {**description, "files": files})
 
 
 def _note(place: pathlib.Path, error: Exception) -> str:
-    """Writes down why a run failed; returns it as a line."""
+    """Writes down why a run failed, unless it is trained by another process; returns it as a line."""
+    if isinstance(error, BusyError) or not processes.is_first():
+        return _said(error)
     trace = "".join(traceback.format_exception(error))
     note = {
         "error": _said(error),

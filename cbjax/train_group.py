@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import pathlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from jax.sharding import Mesh
 
@@ -34,7 +34,8 @@ def train_group(
     """Trains runs of one shape as one program, and leaves in `workdir/NAME` of each what it would leave alone.
 
     Args:
-      planned: the runs, as many as the devices of the mesh times `per_device`.
+      planned: the runs, as many as the devices of the mesh times `per_device`; one that is finished, as a kill while
+        the group's runs were being finished leaves it, is left as it is.
       workdir: the sweep's folder.
       folder: the group's own, for its checkpoints; empty once all its runs have ended.
       mesh: the devices over which the runs are spread.
@@ -47,13 +48,18 @@ def train_group(
 
     Raises:
       ConfigError, DataError: if a run's config does not fit its data, or a work directory holds another run.
+      BusyError: if another process is training one of the runs.
       Interrupted: after a signal, once the state is saved.
     """
     with contextlib.ExitStack() as stack:
         places = [workdir / run.name for run in planned]
         for place in places:
             stack.enter_context(workdirs.lock(place))
-        logs: list[workdirs.Logs] = []
+        # Known for certain now: another process may have ended some since the sweep began.
+        over = [workdirs.is_finished(place, run.config) for run, place in zip(planned, places, strict=True)]
+        if all(over):
+            return {}
+        logs: dict[int, workdirs.Logs] = {}
         members = [
             _member(run, place, logs, k, shared) for k, (run, place) in enumerate(zip(planned, places, strict=True))
         ]
@@ -68,13 +74,15 @@ def train_group(
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(folder, print)))
         runs = run_group.start(members, mesh)
         run_group.restore(runs, checkpoints, mesh)
-        for member, run, place in zip(members, runs.runs, places, strict=True):
-            facts = workdirs.describe_data(member.dataset)
-            described = f"{sharding.describe(mesh)}, {len(members)} runs as one program"
-            workdirs.write_start(place, run.config, facts, member.dataset.indices, described)
-            workdirs.write_parameters(place, run_group.member_state(runs.state, len(logs)).params)
-            history, board = run.memory["history"], run.config.log.tensorboard
-            logs.append(stack.enter_context(contextlib.closing(workdirs.Logs(place, history, board))))
+        described = f"{sharding.describe(mesh)}, {len(members)} runs as one program"
+        for k, (run, place) in enumerate(zip(runs.runs, places, strict=True)):
+            if over[k]:
+                continue
+            dataset = members[k].dataset
+            workdirs.write_start(place, run.config, workdirs.describe_data(dataset), dataset.indices, described)
+            workdirs.write_parameters(place, run_group.member_state(runs.state, k).params)
+            opened = workdirs.Logs(place, run.memory["history"], run.config.log.tensorboard)
+            logs[k] = stack.enter_context(contextlib.closing(opened))
         run_group.fit(runs, known[key], mesh, checkpoints, shared.bar or Silent())
         checkpoints.finish()
         _finish(runs, known[key], mesh, places, logs)
@@ -83,7 +91,9 @@ def train_group(
     return failed
 
 
-def _member(planned: PlannedRun, place: pathlib.Path, logs: list[workdirs.Logs], index: int, shared: Shared) -> Member:
+def _member(
+    planned: PlannedRun, place: pathlib.Path, logs: Mapping[int, workdirs.Logs], index: int, shared: Shared
+) -> Member:
     config = workdirs.with_absolute_paths(configs.resolve(planned.config))
     workdirs.check_resume(place, config)
     dataset = data.of_config(config, shared.load)
@@ -94,9 +104,10 @@ def _member(planned: PlannedRun, place: pathlib.Path, logs: list[workdirs.Logs],
     return Member(planned.name, run, parts, dataset, _writer(logs, index))
 
 
-def _writer(logs: Sequence[workdirs.Logs], index: int) -> Callable[[Run], None]:
+def _writer(logs: Mapping[int, workdirs.Logs], index: int) -> Callable[[Run], None]:
     def write(run: Run) -> None:
-        logs[index].write(run)  # opened after the runs' histories are known
+        if index in logs:  # opened after the runs' histories are known; not of a run that is over
+            logs[index].write(run)
 
     return write
 
@@ -106,12 +117,12 @@ def _finish(
     compiled: GroupPrograms,
     mesh: Mesh,
     places: Sequence[pathlib.Path],
-    logs: Sequence[workdirs.Logs],
+    logs: Mapping[int, workdirs.Logs],
 ) -> None:
-    """Evaluates the test split and writes each run's last and best checkpoint and its results."""
+    """Evaluates the test split and writes the last and best checkpoint and the results of each run that has logs."""
     tests = run_group.evaluate_test(runs, compiled, mesh)
     one = sharding.make_mesh(1)
-    for k in runs.alive():
+    for k in (k for k in runs.alive() if k in logs):
         member, run = runs.members[k], runs.runs[k]
         best = run.memory["best"]
         state = sharding.replicate(run_group.member_state(runs.state, k), one)

@@ -36,6 +36,10 @@ class WorkdirError(ValueError):
     """A work directory that cannot be used as asked: it holds no run, or another process is training there."""
 
 
+class BusyError(WorkdirError):
+    """Another process is training in the work directory."""
+
+
 @contextlib.contextmanager
 def lock(workdir: pathlib.Path) -> Iterator[None]:
     """Keeps other processes from training in a local directory; the lock ends with the process, however it ends.
@@ -43,14 +47,14 @@ def lock(workdir: pathlib.Path) -> Iterator[None]:
     Of a directory in a bucket it locks this process's own copy, which keeps nobody out.
 
     Raises:
-      WorkdirError: if another process holds it.
+      BusyError: if another process holds it.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     with open(workdir / ".lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise WorkdirError(
+            raise BusyError(
                 f"{workdir}: another process is training here; wait for it or choose another --workdir"
             ) from None
         yield

@@ -62,8 +62,9 @@ case $name in
 esac
 whole_number --retries "$retries"
 case "${arguments[0]} ${arguments[*]}" in
-    train*--workdir[=\ ]gs://* | sweep*--workdir[=\ ]gs://*) ;;
-    train* | sweep*) fail "needs --workdir=gs://BUCKET/DIR: the disks of a slice vanish with it" ;;
+    train*--workdir[=\ ]gs://*) ;;
+    train*) fail "needs --workdir=gs://BUCKET/DIR: the disks of a slice vanish with it" ;;
+    sweep*) fail "trains single runs: a sweep wants a folder, and the disks of a slice vanish with it" ;;
 esac
 need gcloud "the Google Cloud CLI, logged in"
 case $type in

@@ -43,6 +43,7 @@ BESIDE = {
     "report": {"metrics", "weights", "difficulty", "writers", "config", "groups", "rows", "sweep_table"},
     "groups": {"config", "config_schema"},
     "arguments": {"storage"},
+    "host_memory": set(),
     "progress": set(),
     "rows": {"config", "variants", "writers"},
     "interrupts": set(),

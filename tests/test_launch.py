@@ -64,6 +64,7 @@ def test_help_names_each_option_that_the_script_reads(machine, script):
         ("tpu_vm.sh", [TPU[1], "--", "train", BUCKET], "needs --zone=ZONE"),
         ("tpu_vm.sh", [TPU[0], "--", "train", BUCKET], "needs --accelerator-type=TYPE"),
         ("tpu_vm.sh", [*TPU, "--", "train", "--workdir=runs"], "needs --workdir=gs://BUCKET/DIR"),
+        ("tpu_vm.sh", [*TPU, "--", "sweep", BUCKET], "trains single runs: a sweep wants a folder"),
         ("tpu_vm.sh", [*TPU, "--retries=some", "--", "train", BUCKET], "--retries must be a whole number"),
         ("tpu_vm.sh", [*TPU, "--name=my run", "--", "train", BUCKET], "got 'my run'"),
         ("tpu_vm.sh", ["--zone", "us-west4-a"], "unknown option --zone"),

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cbjax import loop, memory
+from cbjax import loop, memory, progress
 from cbjax.interrupts import Interrupted, Interrupts
 from cbjax.loop import NonFiniteLoss, Plan, fit
 from cbjax.processes import Agreement
@@ -206,3 +206,26 @@ def test_several_processes_save_once_when_a_save_is_due(monkeypatch):
         if agreement(int(step - saved[-1] >= 5)):  # due five steps after the last save
             saved.append(step)
     assert saved == [0, 6]
+
+
+def test_the_time_left_counts_epochs_from_where_runs_go_on(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    board = progress.Board(10, 1, 0, lambda line: None)
+    board.begin(["a", "b", "c"], 20)
+    assert board.seconds_left() is None
+    board.update(500, 11, 0.1, 1.0)  # resumed
+    assert board.seconds_left() is None
+    now[0] += 30.0
+    board.update(800, 16, 0.1, 1.0)  # 3 runs x 5 of 20 epochs in 30 s; left 9 runs less 3 x 15 of 20 epochs
+    assert board.seconds_left() == pytest.approx(30.0 / 0.75 * (9 - 2.25))
+    now[0] += 30.0
+    for name in "abc":
+        board.end(name, None)
+    assert board.seconds_left() == pytest.approx(60.0 / 1.5 * 6)
+    board.begin(["d"], 20)
+    now[0] += 20.0
+    board.update(100, 3, 0.1, 1.0)
+    assert board.seconds_left() == pytest.approx(
+        80.0 / 1.5 * (6 - 0.1)
+    )  # of its first epoch here it is not known how much

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import cbjax
-from cbjax import build, data, modes, plan, programs, run_group, sharding, variants
+from cbjax import build, data, host_memory, modes, plan, programs, run_group, sharding, variants
 from cbjax.config import ConfigError
 from cbjax.data.sampling import Batches
 from cbjax.modes import Choice
@@ -67,7 +67,7 @@ def test_the_memory_of_a_group_is_estimated_and_a_group_that_does_not_fit_is_ref
     _, runs = variants.load("digits_lt", ["devices=1"])
     dataset, mesh = data.of_config(runs[0].config), sharding.make_mesh(1)
     parts = build.build(runs[0].config, dataset, mesh)
-    size = modes.run_bytes(parts, dataset)
+    size = modes.run_bytes(parts, dataset, modes._step_bytes(parts, dataset))
     shape, num_classes = dataset.train.images.shape[1:], len(dataset.class_names)
     group = programs.build_group_programs(runs[0].config, parts.batches, shape, num_classes, mesh, 4)
     states = sharding.placed(
@@ -85,6 +85,11 @@ def test_the_memory_of_a_group_is_estimated_and_a_group_that_does_not_fit_is_ref
     assert modes.choose(runs, "vmap", 3) == Choice("vmap", 3, [])
     with pytest.raises(ConfigError, match=r"--group-size: 4 runs would need about 1\.3 times .*use at most 3"):
         modes.choose(runs, "vmap", 4)
+    _, runs = variants.load("digits_lt", ["parallel=pmap"])  # which a group does not know
+    assert modes.choose(runs, "vmap", 3) == Choice("vmap", 3, [])
+    _, runs = variants.load("digits_lt", ["devices=16"])
+    with pytest.raises(ConfigError, match=r"run ce/seed_0: devices=16: this machine has 8 cpu"):
+        modes.choose(runs, "vmap", 3)
 
 
 @pytest.mark.parametrize(
@@ -100,9 +105,50 @@ def test_auto_takes_the_smallest_group_that_is_about_as_fast(monkeypatch, rates,
     _, runs = variants.load("digits_lt", ["devices=1"])
     monkeypatch.setattr(modes, "_loop_rate", lambda run, dataset, mesh: rates[1])
     monkeypatch.setattr(modes, "_group_rate", lambda runs, mesh, per_device, load: rates[len(runs)])
-    monkeypatch.setattr(modes, "run_bytes", lambda parts, dataset: 1.0)
-    monkeypatch.setattr(modes, "device_bytes", lambda: 3.0 if None in rates.values() else 1e9)
+    monkeypatch.setattr(modes, "runs_that_fit", lambda *args: 3.0 * modes.SHARE if None in rates.values() else 1e9)
     monkeypatch.setattr(modes.sharding, "count_devices", lambda: 1)
     choice = modes.choose(runs, "auto", None)
     assert (choice.mode, choice.group_size) == expected
     assert [row["run_steps_per_second"] for row in choice.measured] == list(rates.values())
+
+
+def test_fewer_runs_than_devices_are_spread_too(monkeypatch):
+    _, runs = variants.load("digits_lt", ["devices=1"])
+    monkeypatch.setattr(modes, "_loop_rate", lambda *args: 10.0)
+    monkeypatch.setattr(modes, "_group_rate", lambda runs, mesh, per_device, load: 10.0 * mesh.devices.size)
+    monkeypatch.setattr(modes, "runs_that_fit", lambda *args: 1e9)
+    assert modes.choose(runs[:6], "auto", None)[:2] == ("devices", 6)
+    assert modes.choose(runs[:6], "devices", 4)[:2] == ("devices", 4)
+
+
+def test_runs_of_data_of_one_size_are_one_shape_and_each_shape_has_the_groups_that_fit(monkeypatch):
+    _, runs = variants.load("cdb_table1:short")
+    runs = [run for run in runs if run.labels["seed"] == "0" and run.labels["method"] in ("CE", "CB")]
+    even, large = {run.name: [10, 5, 5, 2] for run in runs}, {run.name: [9, 5, 5, 2] for run in runs[::2]}
+    ratios = {run.config.data.majority_ratio for run in runs}
+    assert len(ratios) == 5 and plan._by_shape(runs, even) == [runs] and len(plan._by_shape(runs, even | large)) == 2
+    assert len(plan._by_shape(runs, {})) == 5
+    told = []
+    monkeypatch.setattr(modes, "runs_that_fit", lambda run, *args: 2.9 if run.name in large else 100.0)
+    found = plan._groups(plan._by_shape(runs, even | large), runs, Choice("vmap", 4, []), None, told.append)
+    assert [len(names) for names in found] == [2, 4, 2, 2, 3, 2]
+    assert len(told) == 1 and "2 at a time, for more would not fit into memory" in told[0]
+
+
+def test_the_memory_of_a_process_is_what_is_available_within_its_limits(tmp_path, monkeypatch):
+    real = host_memory.free_bytes()
+    assert 1e8 < real < 1e15
+    groups = tmp_path / "cgroup"
+    for folder, limit, used in ((groups / "job", 5000, 3000), (groups / "job" / "step", 4000, 2500)):
+        folder.mkdir(parents=True)
+        (folder / "memory.max").write_text(f"{limit}\n")
+        (folder / "memory.current").write_text(f"{used}\n")
+        (folder / "memory.stat").write_text("anon 5\ninactive_file 700\n")
+    (tmp_path / "own").write_text("0::/job/step\n")
+    monkeypatch.setattr(host_memory, "CONTROL_GROUPS", groups)
+    monkeypatch.setattr(host_memory, "OWN", tmp_path / "own")
+    assert host_memory.free_bytes() == 2200
+    (groups / "job" / "step" / "memory.max").write_text("max\n")
+    assert host_memory.free_bytes() == 2700
+    (tmp_path / "own").unlink()
+    assert host_memory.free_bytes() == pytest.approx(real, rel=0.5)

@@ -128,6 +128,20 @@ def test_a_mistake_is_said_by_all(one, tmp_path):
     assert "the first process says:" in second and "num_epochs: 3 there, 2 here" in second
 
 
+def test_a_run_of_a_sweep_that_diverges_does_not_stop_the_others_of_two_processes(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from cbjax.variants import *\n"
+        "def get_sweep():\n"
+        "    return Sweep('digits_lt', choices('method', {'bad': {'optim.learning_rate': 1e25}, 'ce': {}}))\n"
+    )
+    command = ("sweep", f"--config={tmp_path / 'mine.py'}", f"--workdir={tmp_path / 'runs'}", "--config.num_epochs=1")
+    meet = (f"--coordinator=localhost:{free_port()}", "--processes=2")
+    ends = end([processes.start(*command, *meet, f"--process={index}", devices=2) for index in range(2)])
+    assert [status for status, _, _ in ends] == [1, 1], ends
+    assert json.loads((tmp_path / "runs" / "bad" / "failed.json").read_text())["diverged"]
+    assert (tmp_path / "runs" / "ce" / "results.json").exists() and (tmp_path / "runs" / "report.md").exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -168,6 +168,26 @@ def test_a_metric_that_the_data_do_not_have_is_told_before_the_first_run(tmp_pat
         train(path, tmp_path / "runs", mode="loop")
 
 
+def test_a_table_of_images_with_several_labels_wants_the_metric_that_they_have(tmp_path):
+    chance = np.random.default_rng(0)
+    images, labels = chance.integers(0, 255, (80, 8, 8), np.uint8), chance.integers(0, 2, (80, 3))
+    splits = {"train_images": images, "train_labels": labels, "test_images": images, "test_labels": labels}
+    np.savez(tmp_path / "a.npz", **splits)
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from cbjax.variants import *\n"
+        "def get_sweep():\n"
+        "    runs = product(values('a', 'loss.name', ('sigmoid',)), choices('b', {'y': {}}), seeds(1))\n"
+        "    return Sweep('digits_lt', runs, Table('T', ('a',), 'b'))\n"
+    )
+    settings = (
+        *("data.name=arrays", f"data.file={tmp_path / 'a.npz'}", "data.longtail=natural", "data.imbalance=1"),
+        *("data.validation=0", "data.test=0", "batch_size=10"),
+    )
+    with pytest.raises(DataError, match=r"run sigmoid/y/seed_0: .* must be balanced_accuracy; got accuracy"):
+        train(path, tmp_path / "runs", *settings, mode="loop")
+
+
 def test_another_failure_does_not_stop_the_others_and_is_tried_again(described, tmp_path, monkeypatch):
     real = cbjax.run.data.of_config
 
@@ -195,9 +215,85 @@ def test_a_group_that_fails_as_one_is_trained_run_by_run(described, tmp_path, mo
         _, failed = train(described, tmp_path / "runs", "num_epochs=1", mode="vmap", group_size=4, tell=told.append)
     assert list(failed) == ["ce/seed_1"] and "another process is training here" in failed["ce/seed_1"]
     assert any("4 runs as one program failed, so each is trained alone" in line for line in told)
-    assert (tmp_path / "runs" / "ce" / "seed_1" / "failed.json").exists()
+    assert not (tmp_path / "runs" / "ce" / "seed_1" / "failed.json").exists()  # it is the other process's
     _, failed = train(described, tmp_path / "runs", "num_epochs=1", mode="vmap", group_size=4)
     assert failed == {} and not any((tmp_path / "runs").rglob("failed.json"))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_a_group_that_is_stopped_while_its_runs_are_finished_goes_on_from_its_checkpoint(
+    described, loop, tmp_path, monkeypatch, error
+):
+    finished, real = [], cbjax.train_group.finish
+
+    def finish(run, parts, dataset, checkpoints, logs, workdir):
+        finished.append(workdir.name)
+        if len(finished) == 3:
+            raise error
+        return real(run, parts, dataset, checkpoints, logs, workdir)
+
+    monkeypatch.setattr(cbjax.train_group, "finish", finish)
+    if isinstance(error, OSError):
+        _, failed = train(described, tmp_path / "runs", mode="vmap", group_size=4)
+        assert len(failed) == 4 and all("No space left" in said for said in failed.values())
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            train(described, tmp_path / "runs", mode="vmap", group_size=4)
+    kept = tmp_path / "runs" / "ce" / "seed_0" / "results.json"
+    written = kept.stat().st_mtime_ns
+    monkeypatch.setattr(cbjax.train_group.run_group, "make_advance", lambda *args: None)  # no step is taken again
+    _, failed = train(described, tmp_path / "runs", mode="vmap", group_size=4)
+    assert failed == {} and len(finished) == 5 and kept.stat().st_mtime_ns == written
+    assert_equal(logs(tmp_path / "runs"), logs(loop))
+    assert len(rows.read(tmp_path / "runs" / "results.csv")) == 4 and not (tmp_path / "runs" / "groups").exists()
+    assert not any((tmp_path / "runs").rglob("failed.json"))
+
+
+def test_what_is_left_of_a_group_that_was_not_begun_is_trained_together(described, loop, tmp_path):
+    kept, told = tmp_path / "runs" / "kept.csv", []
+    _, runs = variants.load(described, QUICK)
+    names = [run.name for run in runs]
+    (tmp_path / "runs").mkdir()
+    asked = {"mode": "vmap", "group_size": 4}
+    planned = {"asked": asked, "mode": "vmap", "group_size": 4, "measured": [], "groups": [names]}
+    plan.workdirs.write_json(tmp_path / "runs" / "plan.json", planned)
+    rows.add(kept, rows.read(loop / "results.csv")[:1])
+    _, failed = train(described, tmp_path / "runs", mode="vmap", group_size=4, tell=told.append)
+    assert failed == {} and [line for line in told if " more:" in line] == ["2 of 4, ce/seed_1 and 2 more:"]
+    assert len(rows.read(tmp_path / "runs" / "results.csv")) == 4
+    assert json.loads((tmp_path / "runs" / "plan.json").read_text())["groups"] == [names[1:]]
+
+
+def test_a_group_that_another_process_finished_meanwhile_is_left_as_it_is(described, tmp_path, monkeypatch):
+    real, trained = plan.plan, []
+    monkeypatch.setattr(
+        cbjax.train_group.run_group, "fit", lambda *args, fit=run_group.fit: trained.append(1) or fit(*args)
+    )
+
+    def later(*args):
+        monkeypatch.setattr(plan, "plan", real)
+        train(described, tmp_path / "runs", "num_epochs=1", mode="vmap", group_size=4)
+        return real(*args)
+
+    monkeypatch.setattr(plan, "plan", later)
+    _, failed = train(described, tmp_path / "runs", "num_epochs=1", mode="vmap", group_size=4)
+    assert failed == {} and trained == [1] and len(list((tmp_path / "runs").rglob("results.json"))) == 4
+
+
+def test_a_folder_of_something_else_is_refused_and_left_as_it_is(described, loop, tmp_path):
+    other = tmp_path / "other.py"
+    other.write_text(described.read_text())
+    before = {path: path.read_bytes() for path in loop.rglob("*") if path.is_file()}
+    sweep_of, runs = variants.load(other, QUICK)
+    with pytest.raises(ConfigError, match=r"holds the sweep 'mine', whose runs are others; got 'other'"):
+        sweep("other", sweep_of, runs, loop, mode="loop")
+    with pytest.raises(ConfigError, match=r"begun with --mode=loop; got --mode=vmap --group-size=2"):
+        train(described, loop, mode="vmap", group_size=2)
+    with pytest.raises(ConfigError, match=r"holds a run; a sweep needs a folder of its own"):
+        train(described, loop / "ce" / "seed_0", mode="loop")
+    with pytest.raises(ConfigError, match=r"num_epochs: 2 there, 1 here"):
+        train(described, loop, "num_epochs=1", mode="loop")
+    assert {path: path.read_bytes() for path in loop.rglob("*") if path.is_file()} == before
 
 
 def test_shards_make_the_whole_in_any_number_of_processes(described, loop, tmp_path):
@@ -245,7 +341,7 @@ def test_what_auto_measured_is_written_down_and_read_again(described, tmp_path, 
     plan = json.loads((tmp_path / "runs" / "plan.json").read_text())
     assert asked == [(4, "auto", None)]
     assert (plan["mode"], plan["group_size"], len(plan["groups"])) == ("vmap", 2, 2) and plan["measured"]
-    with pytest.raises(ConfigError, match=r"were begun with .*auto"):
+    with pytest.raises(ConfigError, match=r"were begun with --mode=auto; got --mode=loop"):
         train(described, tmp_path / "runs", "num_epochs=1", mode="loop")
 
 
@@ -254,13 +350,16 @@ def test_runs_that_a_plan_lacks_join_it_in_groups(described, tmp_path, monkeypat
     _, runs = variants.load(described, QUICK)
     path = tmp_path / "plan.json"
 
-    def planned(runs, mode="auto", group_size=None):
-        return plan.plan(path, runs, mode, group_size, sources.load, lambda line: None)["groups"]
+    def planned(left, mode="auto", group_size=None):
+        return plan.plan(path, runs, left, mode, group_size, {}, sources.load, lambda line: None)["groups"]
 
-    assert planned(runs[:2]) == [["ce/seed_0", "ce/seed_1"]]
-    whole = planned(runs)
-    assert whole == [["ce/seed_0", "ce/seed_1"], ["cdb/seed_0", "cdb/seed_1"]] and planned(runs[1:]) == whole
-    with pytest.raises(ConfigError, match=r"were begun with .*'group_size': None"):
+    first, second = ["ce/seed_0", "ce/seed_1"], ["cdb/seed_0", "cdb/seed_1"]
+    assert planned(runs[:2]) == [first] and planned(runs) == [first, second]
+    # A group that was begun goes on whole; of any other those that are left.
+    (tmp_path / plan.folder(first) / "checksums").mkdir(parents=True)
+    (tmp_path / plan.folder(first) / "checksums" / "3.json").touch()
+    assert planned([runs[1], runs[3]]) == [first, ["cdb/seed_1"]]
+    with pytest.raises(ConfigError, match=r"were begun with --mode=auto; got --mode=auto --group-size=4"):
         planned(runs, group_size=4)
     path.write_text("")
     with pytest.raises(WorkdirError, match=r"plan.json is missing or damaged"):
@@ -284,7 +383,7 @@ def test_runs_are_trained_in_the_order_of_the_sweep(tmp_path, monkeypatch):
         "    return Sweep('digits_lt', product(choices('method', losses), seeds(3)))\n"
     )
     monkeypatch.setattr(modes, "choose", lambda *args: Choice("vmap", 2, []))
-    monkeypatch.setattr("cbjax.sweep._Trainer.train", lambda self, group, whole: [(run, "no") for run in group])
+    monkeypatch.setattr("cbjax.sweep._Trainer.train", lambda self, group, left: [(run, "no") for run in left])
     monkeypatch.setattr("cbjax.sweep.report", lambda *args: None)
     train(path, tmp_path / "runs")
     groups = json.loads((tmp_path / "runs" / "plan.json").read_text())["groups"]
