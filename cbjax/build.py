@@ -98,7 +98,7 @@ def build(
         advance=inputs.build_advance(config, dataset, batches, programs, mesh, report_bad),
         batches=batches,
         steps_per_dispatch=programs.steps_per_dispatch,
-        schedule=components.build_schedule(config, batches),
+        schedule=_known_at_epoch_ends(components.build_schedule(config, batches), batches, config.num_epochs),
         weights=rule,
         start_epoch=math.ceil(components.exactly(config.weights.start) * config.num_epochs),
         evaluate=inputs.build_evaluate(config, dataset, programs.evaluate, mesh, report_bad),
@@ -138,6 +138,18 @@ def build_callbacks(
     after.append(callbacks.log(log))
     after.append(callbacks.checkpoint(save, config.checkpoint.every_epochs, config.num_epochs))
     return after
+
+
+def _known_at_epoch_ends(schedule: optax.Schedule, batches: Batches, num_epochs: int) -> optax.Schedule:
+    """Returns a schedule that computes the rates of all epochs' last steps, which are logged, at once: each by itself
+    would take many small dispatches."""
+
+    @functools.cache
+    def rates():
+        steps = [batches.epoch_end(epoch) - 1 for epoch in range(1, num_epochs + 1)]
+        return dict(zip(steps, np.asarray(schedule(np.array(steps, np.int32))), strict=True))
+
+    return lambda step: rates()[step] if step in rates() else schedule(step)
 
 
 def _read_pretrained(path, shapes):

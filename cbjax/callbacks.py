@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cbjax import difficulty
@@ -23,7 +22,7 @@ def evaluate_validation(evaluate: Evaluate) -> Callback:
 
     def callback(run: Run) -> Run:
         result = evaluate(run.state)
-        accuracy = difficulty.carry_accuracy(_accuracy(run), jnp.asarray(result.per_class, jnp.float32))
+        accuracy = _carry_accuracy(_accuracy(run), np.asarray(result.per_class, np.float32))
         memory = {**run.memory, "accuracy": numbers(accuracy)}
         balanced = result.metrics["balanced_accuracy"]
         if memory["best"] is None or balanced > memory["best"]["balanced_accuracy"]:
@@ -77,7 +76,7 @@ def from_difficulty(tau: float | str, formula: str, floor: float, scale: bool) -
     """Returns run -> the CDB weights [C] of its last known accuracies on held-out validation."""
 
     compiled = _difficulty_program(tau, formula, floor, scale)
-    return lambda run: np.asarray(compiled(_accuracy(run)))
+    return lambda run: compiled(_accuracy(run))
 
 
 def log_tau(formula: str) -> Callback:
@@ -86,8 +85,7 @@ def log_tau(formula: str) -> Callback:
     compiled = _tau_program(formula)
 
     def callback(run: Run) -> Run:
-        tau = compiled(_accuracy(run))
-        return dataclasses.replace(run, metrics={**run.metrics, "difficulty/tau": float(tau)})
+        return dataclasses.replace(run, metrics={**run.metrics, "difficulty/tau": float(compiled(_accuracy(run)))})
 
     return callback
 
@@ -135,15 +133,39 @@ def numbers(values: Any) -> list[float | None]:
     return [None if np.isnan(value) else float(value) for value in np.asarray(values)]
 
 
+def _on_host(function: Callable[..., jax.Array]) -> Callable[..., np.ndarray]:
+    """Compiles a function of a few numbers for the CPU: they are not worth the way to an accelerator and back."""
+    compiled = jax.jit(function)
+
+    def call(*args):
+        with jax.default_device(_cpu()):
+            return np.asarray(compiled(*args))
+
+    return call
+
+
+@functools.cache
+def _cpu():
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS leaves it out
+        return None
+
+
+_carry_accuracy = _on_host(difficulty.carry_accuracy)
+
+
 @functools.cache
 def _difficulty_program(tau, formula, floor, scale):  # one for all runs of a sweep
-    return jax.jit(functools.partial(difficulty.difficulty_weights, tau=tau, formula=formula, floor=floor, scale=scale))
+    return _on_host(
+        functools.partial(difficulty.difficulty_weights, tau=tau, formula=formula, floor=floor, scale=scale)
+    )
 
 
 @functools.cache
 def _tau_program(formula):
-    return jax.jit(functools.partial(difficulty.dynamic_tau, formula=formula))
+    return _on_host(functools.partial(difficulty.dynamic_tau, formula=formula))
 
 
 def _accuracy(run):
-    return jnp.asarray(run.memory["accuracy"], jnp.float32)
+    return np.asarray(run.memory["accuracy"], np.float32)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cbjax import components, losses
+from cbjax import build, components, data, losses, sharding
 from cbjax import config as configs
 from cbjax.data.sampling import Batches
 
@@ -128,3 +128,12 @@ def test_only_training_smooths_labels():
 def test_fractions_are_those_that_were_written():
     # 0.55 * 100 in binary is above 55.
     assert components.exactly(0.55) * 100 == 55 and 0.55 * 100 > 55
+
+
+def test_the_rates_of_whole_epochs_are_those_of_the_schedule():
+    config = configs.load("digits_lt", ["num_epochs=4", "optim.schedule=cosine", "optim.warmup=0.3"])
+    dataset = data.of_config(config)
+    parts = build.build(config, dataset, sharding.make_mesh(1))
+    schedule = components.build_schedule(config, parts.batches)
+    steps = range(parts.batches.epoch_end(4))
+    np.testing.assert_allclose([parts.schedule(step) for step in steps], [schedule(step) for step in steps], rtol=1e-6)
