@@ -5,10 +5,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cbjax.config import ConfigError
 
+T = TypeVar("T")
 METRICS = ("accuracy", "error", "balanced_accuracy", "top5_error", "macro_recall", "macro_precision")
 
 
@@ -21,7 +22,8 @@ class Table:
       rows: axes whose names make a row, in order, such as ("method", "setting").
       columns: the axis across.
       metric: one of METRICS, of the test split, in per cent.
-      paper: row (the names, in the order of `rows`) -> column -> (mean, standard deviation or None), in per cent.
+      paper: row (the names, in the order of `rows`) -> column -> (mean, standard deviation or None), in per cent. Its
+        order is the table's where it has all rows, or all columns, of the runs; else it stands behind theirs.
       notes: lines below it.
     """
 
@@ -42,12 +44,14 @@ def check(path: Path, table: Table, labels: Sequence[Mapping[str, str]]) -> None
       labels: of each run, axis -> name.
 
     Raises:
-      ConfigError: if the table is badly made, a run has no cell, runs of one seed share one, or the paper's figures
-        stand in columns that no run has.
+      ConfigError: if the table is badly made, a run has no cell, runs of one seed share one, two rows read the same,
+        or the paper's figures stand in columns that no run has.
     """
-    listed: dict[str, Any] = {"rows": table.rows, "notes": table.notes}  # any, as a user may have written them
-    for name, given in listed.items():
-        if isinstance(given, str) or not all(isinstance(one, str) for one in given):
+    given: Any  # any, as a user may have written it
+    if not isinstance(given := table.title, str):
+        raise ConfigError(f"{path}: the table's title must be a text; got {given!r}")
+    for name, given in {"rows": table.rows, "notes": table.notes}.items():
+        if not isinstance(given, tuple | list) or not all(isinstance(one, str) for one in given):
             raise ConfigError(f"{path}: the table's {name} must be a tuple of texts, such as ('a',); got {given!r}")
     if not isinstance(table.columns, str):
         raise ConfigError(f"{path}: the table's columns must be the name of one axis; got {table.columns!r}")
@@ -60,8 +64,13 @@ def check(path: Path, table: Table, labels: Sequence[Mapping[str, str]]) -> None
             f"rows {list(table.rows)}, columns {table.columns!r}"
         )
     _check_cells(path, axes, labels)
+    if not isinstance(given := table.paper, Mapping):
+        raise ConfigError(
+            f"{path}: the paper's figures must be {{row: {{column: figure}}}}, with {{}} for none; got {given!r}"
+        )
     for row, cells in table.paper.items():
         _check_paper(path, table, row, cells)
+    _check_rows(path, [*table.paper, *(tuple(one[axis] for axis in table.rows) for one in labels)])
     printed = {column for cells in table.paper.values() for column in cells}
     own = dict.fromkeys(one[table.columns] for one in labels)
     if printed and not printed & own.keys():
@@ -72,9 +81,9 @@ def check(path: Path, table: Table, labels: Sequence[Mapping[str, str]]) -> None
 
 
 def as_json(table: Table, labels: Iterable[Mapping[str, str]]) -> dict[str, Any]:
-    """Returns the layout of a table as JSON values, the paper's rows and columns first, settings by their number."""
+    """Returns the layout of a table as JSON values, rows and columns in order (`Table.paper`), settings by number."""
     runs = list(labels)
-    row_names = _in_order([*table.paper, *(tuple(one[axis] for axis in table.rows) for one in runs)])
+    row_names = _merged(table.paper, [tuple(one[axis] for axis in table.rows) for one in runs])
     printed = [column for cells in table.paper.values() for column in cells]
     paper = [
         {"row": list(row), "column": column, "mean": mean, "std": std}
@@ -86,11 +95,22 @@ def as_json(table: Table, labels: Iterable[Mapping[str, str]]) -> dict[str, Any]
         "rows": list(table.rows),
         "columns": table.columns,
         "metric": table.metric,
-        "row_names": [list(names) for names in row_names],
-        "column_names": list(dict.fromkeys([*printed, *(one[table.columns] for one in runs)])),
+        "row_names": [list(names) for names in _in_order(row_names)],
+        "column_names": _merged(printed, [one[table.columns] for one in runs]),
         "paper": paper,
         "notes": list(table.notes),
     }
+
+
+def row_key(names: Sequence[str]) -> tuple[str, str]:
+    """Returns method and setting, as rows of results have them, of a row's names on its axes."""
+    return names[0], ", ".join(filter(None, names[1:]))
+
+
+def _merged(printed: Iterable[T], own: Sequence[T]) -> list[T]:
+    """Lists the names of the paper and of the runs, each once, in the paper's order if it has all of the runs'."""
+    printed = list(printed)
+    return list(dict.fromkeys([*printed, *own] if set(own) <= set(printed) else [*own, *printed]))
 
 
 def _in_order(row_names: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
@@ -128,11 +148,27 @@ def _check_cells(path: Path, axes: Sequence[str], labels: Sequence[Mapping[str, 
             )
 
 
+def _check_rows(path: Path, rows: Iterable[tuple[str, ...]]) -> None:
+    known: dict[str, tuple[str, ...]] = {}
+    for row in rows:
+        text = " ".join(filter(None, row_key(row)))
+        if (other := known.setdefault(text, row)) != row:
+            raise ConfigError(
+                f"{path}: no two rows of the table may read the same; {other} and {row} are both {text!r}: give one "
+                "of them another name"
+            )
+
+
 def _check_paper(path: Path, table: Table, row: Any, cells: Any) -> None:
     if not isinstance(row, tuple) or len(row) != len(table.rows) or not all(isinstance(name, str) for name in row):
         raise ConfigError(
             f"{path}: a row of the paper's figures must be a tuple of {len(table.rows)} texts, its names on "
             f"{', '.join(table.rows)}; got {row!r}"
+        )
+    if not isinstance(cells, Mapping):
+        raise ConfigError(
+            f"{path}: the paper's figures of a row must be {{column: (mean, standard deviation or None)}}; got "
+            f"{cells!r} in the row {row}"
         )
     for column, cell in cells.items():
         if not isinstance(column, str):

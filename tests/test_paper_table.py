@@ -46,11 +46,28 @@ def test_cells_hold_mean_deviation_n_and_the_paper_s_figure():
     assert header == ["method, setting \\ imbalance", "10", "100"]
     assert body == [
         ["CE", f"7.00 ± {statistics.stdev((6, 8)):.2f} (2) [5.00 ± 0.50]", "9.50 ± 0.00 (2) [9.00]"],
-        ["EQL", "[4.00]", "–"],
         ["CDB", "3.00 (1)", "–"],
+        ["EQL", "[4.00]", "–"],
     ]
     _, best = paper_table(variants.table_as_json(SWEEP), measured(), "best")
-    assert best[2] == ["CDB", "2.00 (1)", "–"]
+    assert best[1] == ["CDB", "2.00 (1)", "–"]
+
+
+@pytest.mark.parametrize(
+    ("printed", "columns"),
+    [(("20", "10"), ["2", "5", "10", "20"]), (("20", "10", "5", "2", "1"), ["20", "10", "5", "2", "1"]), ((), None)],
+)
+def test_rows_and_columns_are_the_paper_s_where_it_has_all_and_else_the_sweep_s(printed, columns):
+    paper = {("CDB",): dict.fromkeys(printed, (5.0, None)), ("CE",): {}, ("EQL",): {}}
+    runs = product(
+        choices("method", {"CE": {}, "CDB": {}}), choices("imbalance", dict.fromkeys(("2", "5", "10", "20"), {}))
+    )
+    layout = variants.table_as_json(Sweep("digits_lt", runs, Table("T", ("method",), "imbalance", paper=paper)))
+    assert layout["column_names"] == (columns or ["2", "5", "10", "20"])
+    assert layout["row_names"] == [["CDB"], ["CE"], ["EQL"]]
+    del paper[("CE",)]
+    layout = variants.table_as_json(Sweep("digits_lt", runs, Table("T", ("method",), "imbalance", paper=paper)))
+    assert layout["row_names"] == [["CE"], ["CDB"], ["EQL"]]
 
 
 def test_the_page_names_what_is_far_from_the_paper_and_what_it_cost():

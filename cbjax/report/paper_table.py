@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cbjax.report.table import escape, markdown_table
+from cbjax.sweep_table import row_key
 
 CHECKPOINTS = {"last": "Last epoch", "best": "Best epoch, chosen on held-out validation"}
 FAR = 1.5  # points from the paper's figure
@@ -111,11 +112,6 @@ def figures_of(rows: Sequence[Mapping[str, str]], checkpoint: str) -> dict[tuple
         if row[checkpoint]:
             found.setdefault(((row["method"], row["setting"]), row["cell"]), []).append(float(row[checkpoint]))
     return found
-
-
-def row_key(names: Sequence[str]) -> tuple[str, str]:
-    """Returns method and setting, as rows have them, of a row's names on its axes."""
-    return names[0], ", ".join(filter(None, names[1:]))
 
 
 def _cell(measured: Sequence[float] | None, printed: Mapping[str, Any] | None) -> str:
