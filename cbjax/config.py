@@ -107,14 +107,13 @@ def combine(base: Mapping[str, Any], changes: Mapping[str, Any], for_all: Mappin
 
     Args:
       base: what `read` gave.
-      changes: dotted key -> value, of this run; each must have an effect in it.
+      changes: dotted key -> value as from `accept`, of this run; each must have an effect in it.
       for_all: what `read_overrides` gave for every run, which comes last.
 
     Raises:
-      ConfigError: if a key or a combination is wrong.
+      ConfigError: if a combination is wrong.
     """
-    given = accept(changes)
-    return _resolve({**base, **given, **for_all}, given)
+    return _resolve({**base, **changes, **for_all}, changes)
 
 
 def change(config: Config, overrides: Sequence[str]) -> ConfigDict:

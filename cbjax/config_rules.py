@@ -127,6 +127,17 @@ def shares(values: Mapping[str, Any], num_devices: int) -> Iterator[str]:
         yield f"model.batch_norm_size must divide the {of_device}{each}; got {group}"
 
 
+def without_effect(key: str, values: Mapping[str, Any]) -> Iterator[str]:
+    """Yields why a key has no effect beside the other values; nothing where it has one."""
+    for one, on, where in EFFECTS:
+        applies = values[on] in where or (where == STREAMED and is_streamed(values[on]))
+        if one == key and not applies:
+            yield (
+                f"{key} must be left at {KEYS[key].default} unless {on} is {' or '.join(where)}, for it has no effect "
+                f"where {on} is {values[on]}; got {values[key]}"
+            )
+
+
 def scaled_learning_rate(values: Mapping[str, Any]) -> tuple[float, float]:
     """Returns the learning rate after the warm-up and that of step 0, for the batch at hand."""
     base, reference = values["optim.learning_rate"], values["optim.reference_batch_size"]
@@ -136,14 +147,9 @@ def scaled_learning_rate(values: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def _without_effect(values, given):
-    for key, on, where in EFFECTS:
-        value, default = values[key], KEYS[key].default
-        applies = values[on] in where or (where == STREAMED and is_streamed(values[on]))
-        if value != default and not applies and (key in given or key in STATEMENTS):
-            yield (
-                f"{key} must be left at {default} unless {on} is {' or '.join(where)}, for it has no effect where {on} "
-                f"is {values[on]}; got {value}"
-            )
+    for key in dict.fromkeys(key for key, _, _ in EFFECTS):
+        if values[key] != KEYS[key].default and (key in given or key in STATEMENTS):
+            yield from without_effect(key, values)
 
 
 def _data(values):

@@ -4,20 +4,23 @@ A variant is a set of config keys with their values, and a name on one or more a
 which tables, folders and messages speak of it. A file in `configs/sweeps` returns a `Sweep` of them.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from cbjax import config as configs
-from cbjax import sweep_table
+from cbjax import config_rules, sweep_table
 from cbjax.config import ConfigError
+from cbjax.config_schema import KEYS, accept
 from cbjax.sweep_table import Table
 
 
@@ -45,7 +48,12 @@ def values(axis: str, key: str, numbers: Iterable[Any], label: str = "{}") -> li
     """Lists variants of one key, each named by its value as `label` writes it: "beta {}" gives "beta 0.999"."""
     if isinstance(numbers, str) or not isinstance(numbers, Iterable):
         raise ValueError(f"the values of {key} must be a list, such as (10, 50); got {numbers!r}")
-    return [Variant({axis: label.format(number)}, {key: number}) for number in numbers]
+    try:
+        return [Variant({axis: label.format(number)}, {key: number}) for number in numbers]
+    except (AttributeError, LookupError, ValueError):
+        raise ValueError(
+            f"the label of {key} must be a text with {{}} where the value goes, such as 'beta {{}}'; got {label!r}"
+        ) from None
 
 
 def seeds(count: int, first: int = 0) -> list[Variant]:
@@ -131,39 +139,27 @@ def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> tuple[Sweep
     path, sweep = configs.call(name_or_path, "get_sweep", folder="sweeps")
     sweep = _check(path, sweep)
     for_all = configs.read_overrides(overrides)
-    _check_overrides(path, sweep, for_all)
+    _check_folders(path, [one.labels for one in sweep.variants])
     read = functools.cache(configs.read)
-    runs: dict[str, PlannedRun] = {}
+    values: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}  # run -> those of its configuration, and its own
     for variant in sweep.variants:
-        name = folder(variant.labels)
-        if not name or name in runs:
-            known = f"; so has {dict(runs[name].labels)}" if name in runs else ""
-            raise ConfigError(
-                f"{path}: each run needs a folder of its own, made of its names on the axes; {dict(variant.labels)} "
-                f"has {name or 'none'!r}{known}"
-            )
-        try:
-            changes = dict(variant.overrides)
-            config = configs.combine(read(changes.pop("config", sweep.config)), changes, for_all)
-        except ConfigError as error:
-            raise ConfigError(f"run {name} of {path}: {error}") from error
-        runs[name] = PlannedRun(name, dict(variant.labels), config)
-    if not runs:
-        raise ConfigError(f"{path}: a sweep needs a run; got none")
-    for name in runs:
-        if outer := [str(folder) for folder in Path(name).parents if str(folder) in runs]:
-            raise ConfigError(
-                f"{path}: the folder of a run must not lie in another's; that of {dict(runs[name].labels)} would lie "
-                f"in that of {dict(runs[outer[0]].labels)}: give the latter a name on each axis, or put the seeds last"
-            )
+        name, changes = folder(variant.labels), dict(variant.overrides)
+        with _of_run(path, name):
+            base = read(changes.pop("config", sweep.config))
+            values[name] = base, accept(changes)
+    _check_overrides(path, values, for_all)
+    runs = []
+    for variant, (name, (base, changes)) in zip(sweep.variants, values.items(), strict=True):
+        with _of_run(path, name):
+            runs.append(PlannedRun(name, dict(variant.labels), configs.combine(base, changes, for_all)))
     same: dict[str, str] = {}
-    for run in runs.values():
+    for run in runs:
         if run.identity in same:
             raise ConfigError(
                 f"{path}: runs must differ in what they compute; {same[run.identity]} and {run.name} are the same"
             )
         same[run.identity] = run.name
-    return sweep, list(runs.values())
+    return sweep, runs
 
 
 def sweep_name(name_or_path: str | Path, overrides: Sequence[str] = ()) -> str:
@@ -186,7 +182,15 @@ def table_as_json(sweep: Sweep) -> dict[str, Any] | None:
 
 
 def shard(runs: Sequence[PlannedRun], index: int, count: int) -> list[PlannedRun]:
-    """Returns every `count`-th run from the `index`-th on (from 1): the shards of 1 … count are all runs, each once."""
+    """Returns every `count`-th run from the `index`-th on (from 1): the shards of 1 … count are all runs, each once.
+
+    Raises:
+      ConfigError: if that is none.
+    """
+    if index > len(runs):
+        raise ConfigError(
+            f"shard {index} of {count} has none of the {len(runs)} runs; use I/N with N of at most {len(runs)}"
+        )
     return list(runs[index - 1 :: count])
 
 
@@ -233,24 +237,83 @@ def _check(path: Path, sweep: Any) -> Sweep:
         listed = _listed(sweep.variants)
     except ValueError as error:
         raise ConfigError(f"{path}: the second of a Sweep {error}") from error
+    if not listed:
+        raise ConfigError(f"{path}: a sweep needs at least one run; got none")
     for one in listed:
         if not all(isinstance(text, str) for text in (*one.labels, *one.labels.values())):
             raise ConfigError(f"{path}: axes and names on them must be texts; got {dict(one.labels)}")
+        if not all(isinstance(key, str) for key in one.overrides):
+            raise ConfigError(f"{path}: the keys that a run changes must be texts; got {dict(one.overrides)}")
+        if not isinstance(one.overrides.get("config", ""), str | Path):
+            raise ConfigError(
+                f"{path}: the config of a run must be the name of one; got {one.overrides['config']!r} in "
+                f"{dict(one.labels)}"
+            )
     known = ("num_classes", "num_images", "image_size")
-    if not isinstance(sweep.sizes, Mapping) or not sweep.sizes.keys() <= set(known):
-        raise ConfigError(f"{path}: the sizes of a sweep are {', '.join(known)}; got {sweep.sizes!r}")
+    sizes: Any = sweep.sizes  # any, as a user may have written them
+    if not isinstance(sizes, Mapping) or not all(key in known and _is_size(size) for key, size in sizes.items()):
+        raise ConfigError(
+            f"{path}: the sizes of a sweep are {', '.join(known)}, whole numbers of at least 1; got {sizes!r}"
+        )
     if sweep.table is not None:
         sweep_table.check(path, sweep.table, [one.labels for one in listed])
     return dataclasses.replace(sweep, variants=listed)
 
 
-def _check_overrides(path: Path, sweep: Sweep, for_all: Mapping[str, Any]) -> None:
-    """Refuses to change for every run what runs differ in: they would keep names that say otherwise."""
-    for key in for_all:
-        by_value = {repr(one.overrides[key]): one for one in sweep.variants if key in one.overrides}
-        if len(by_value) > 1:
+def _is_size(size: Any) -> bool:
+    return isinstance(size, Integral) and not isinstance(size, bool) and int(size) >= 1
+
+
+@contextlib.contextmanager
+def _of_run(path: Path, name: str) -> Iterator[None]:
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"run {name} of {path}: {error}") from error
+
+
+def _check_folders(path: Path, labels: Iterable[Mapping[str, str]]) -> None:
+    """Refuses runs that have no folder of their own; ConfigError."""
+    runs: dict[str, Mapping[str, str]] = {}
+    for one in labels:
+        name = folder(one).casefold()  # CE and ce are one folder on some disks
+        if not name or name in runs:
+            known = f"; so has {dict(runs[name])}" if name in runs else ""
+            raise ConfigError(
+                f"{path}: each run needs a folder of its own, made of its names on the axes, where upper and lower "
+                f"case are the same; {dict(one)} has {folder(one) or 'none'!r}{known}"
+            )
+        runs[name] = one
+    for name, one in runs.items():
+        if outer := [str(folder) for folder in Path(name).parents if str(folder) in runs]:
+            raise ConfigError(
+                f"{path}: the folder of a run must not lie in another's; that of {dict(one)} would lie in that of "
+                f"{dict(runs[outer[0]])}: give the latter a name on each axis, or put the seeds last"
+            )
+
+
+def _check_overrides(
+    path: Path, runs: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]], for_all: Mapping[str, Any]
+) -> None:
+    """Refuses to change for every run what has no effect in any, or what runs differ in; ConfigError.
+
+    Of runs that differ in a key, and have an effect of it, each would keep a name that says otherwise: also the one
+    that has its configuration's value, as a baseline has.
+    """
+    for key, for_each in for_all.items():
+        idle = {
+            name: list(config_rules.without_effect(key, {**base, **own, **for_all}))
+            for name, (base, own) in runs.items()
+        }
+        if for_each != KEYS[key].default and all(idle.values()):
+            raise ConfigError(f"{path}: {next(iter(idle.values()))[0]}; the same holds in every run")
+        by_value: dict[str, str] = {}
+        for name, (base, own) in runs.items():
+            if key in own or not idle[name]:
+                by_value.setdefault(repr(own.get(key, base[key])), name)
+        if len(by_value) > 1 and any(key in own for _, own in runs.values()):
             raise ConfigError(
                 f"{path}: {key} cannot be changed for every run, since runs differ in it: it is "
-                f"{' and '.join(f'{value} in {folder(one.labels)}' for value, one in list(by_value.items())[:2])}; "
+                f"{' and '.join(f'{value} in {name}' for value, name in list(by_value.items())[:2])}; "
                 "change the file, or a copy of it"
             )

@@ -32,7 +32,7 @@ LEVELS = [
 ]
 # These stand beside: any but the maths may import them.
 BESIDE = {
-    "variants": {"config", "sweep_table"},
+    "variants": {"config", "config_rules", "config_schema", "sweep_table"},
     "sweep_table": {"config"},
     "config": {"config_rules", "config_schema", "config_kinds"},
     "config_test_time": {"config", "config_schema"},

@@ -107,7 +107,15 @@ def paper(figures):
             "values('rate', 'optim.learning_rate', (0.1, 0.2))), Table('T', ('a',), 'b'))",
             "different cells of the table; .*'rate': '0.1'.* and .*'rate': '0.2'.* do not: name the axis",
         ),
-        ("Sweep('digits_lt', [])", "a sweep needs a run; got none"),
+        ("Sweep('digits_lt', [])", "a sweep needs at least one run; got none"),
+        (
+            "Sweep('digits_lt', product([], seeds(2)), Table('T', ('a',), 'b', paper={('x',): {'1': (5.0, None)}}))",
+            "one run",
+        ),
+        (
+            "Sweep('digits_lt', choices('a', {'CE': {}, 'ce': {'seed': 1}}))",
+            "lower case are the same.*has 'ce'; so .*'CE'",
+        ),
         ("[('a', 'digits_lt', {})]", "get_sweep.. must return a cbjax.variants.Sweep; got list"),
         ("Sweep('digits_lt', seeds(1), Table('T', ('method',), 'cell'))", "has none on method, cell"),
         (
@@ -117,7 +125,27 @@ def paper(figures):
         ("Sweep('digits_lt', seeds(1), Table('T', 'method', 'a'))", "rows must be a tuple of texts.*; got 'method'"),
         ("Sweep('digits_lt', seeds(1), Table('T', ('a',), ('b',)))", "columns must be the name of one axis; got"),
         (f"Sweep('digits_lt', {CELLS}, Table('T', ('a',), 'b', notes='A note.'))", "notes must be a tuple of texts"),
+        (
+            f"Sweep('digits_lt', {CELLS}, Table('T', ('a',), 'b', notes=None))",
+            "notes must be a tuple of texts.*; got None",
+        ),
+        (f"Sweep('digits_lt', {CELLS}, Table('T', None, 'b'))", "rows must be a tuple of texts.*; got None"),
+        (f"Sweep('digits_lt', {CELLS}, Table(None, ('a',), 'b'))", "title must be a text; got None"),
+        (
+            "Sweep('digits_lt', [Variant({'m': 'M', 'a': 'x', 'b': '', 'c': '5'}, {}), Variant({'m': 'M', 'a': '', "
+            "'b': 'x', 'c': '5'}, {'seed': 1})], Table('T', ('m', 'a', 'b'), 'c'))",
+            "no two rows .* may read the same; .'M', 'x', ''. and .'M', '', 'x'. are both 'M x'",
+        ),
+        (
+            "Sweep('digits_lt', [Variant({'m': 'M', 'a': 'x', 'c': '5'}, {}), Variant({'m': 'M x', 'a': '', 'c': '7'}, "
+            "{'seed': 1})], Table('T', ('m', 'a'), 'c'))",
+            "are both 'M x': give one of them another name",
+        ),
         (f"Sweep('digits_lt', {CELLS} + {CELLS}, Table('T', ('a',), 'b'))", "a run is there twice: {'a': 'x'"),
+        (paper("[1, 2]"), "paper's figures must be {row: {column: figure}}, with {} for none; got .1, 2."),
+        (paper("None"), "paper's figures must be .*; got None"),
+        (paper("{('x',): [1.0, 2.0]}"), "figures of a row must be {column: .mean.*; got .1.0, 2.0. in the row"),
+        (paper("{('x',): 5.0}"), "figures of a row must be {column: .*; got 5.0 in the row"),
         (paper("{'x': {'1': (5.0, None)}}"), "must be a tuple of 1 texts, its names on a; got 'x'"),
         (paper("{('x', 'y'): {'1': (5.0, None)}}"), "must be a tuple of 1 texts"),
         (paper("{('x',): {1: (5.0, None)}}"), "must be texts, such as '1'; got 1 in the row"),
@@ -130,7 +158,26 @@ def paper(figures):
         ("Sweep(seeds(1), 'digits_lt')", "a Sweep is made of a config's name, .* in this order; its config is list"),
         ("Sweep('digits_lt', Variant({'a': 'x'}, {}))", r"second of a Sweep must be a list of variants.*; got Variant"),
         ("Sweep('digits_lt', [Variant({'a': 1}, {})])", "names on them must be texts; got {'a': 1}"),
-        ("Sweep('digits_lt', seeds(1), sizes={'classes': 3})", "sizes .* are num_classes, num_images, image_size; got"),
+        ("Sweep('digits_lt', [Variant({'a': 'x'}, {1: 2})])", "keys that a run changes must be texts; got {1: 2}"),
+        (
+            "Sweep('digits_lt', choices('a', {'x': {'config': ['y']}}))",
+            "config of a run must be the name .*; got .'y'. in",
+        ),
+        (
+            "Sweep('digits_lt', seeds(1), sizes={'classes': 3})",
+            "sizes .* are num_classes, num_images, image_size, whole",
+        ),
+        (
+            "Sweep('digits_lt', seeds(1), sizes={'num_classes': 'ten'})",
+            "whole numbers of at least 1; got {'num_classes'",
+        ),
+        ("Sweep('digits_lt', seeds(1), sizes={'image_size': 0})", "whole numbers of at least 1; got {'image_size': 0}"),
+        (
+            "Sweep('digits_lt', values('a', 'seed', (1,), 'imb {x}'))",
+            "label of seed must be .*'beta {}'; got 'imb {x}'",
+        ),
+        ("Sweep('digits_lt', values('a', 'seed', (1,), '{} {}'))", "label of seed must be a text with {} where"),
+        ("Sweep('digits_lt', values('a', 'seed', (1,), label=3))", "label of seed must be .*; got 3"),
         ("Sweep('digits_lt', choices('a', ['x', 'y']))", "line 3: .*choices must be {name: {key: value}}.*; got"),
         ("Sweep('digits_lt', values('a', 'seed', 3))", "values of seed must be a list, such as .*; got 3"),
         ("Sweep('digits_lt', seeds(0))", "number of seeds must be a whole number of at least 1; got 0"),
@@ -152,8 +199,24 @@ def test_a_wrong_sweep_is_refused(tmp_path, sweep, message):
 def test_what_runs_differ_in_cannot_be_changed_for_all_of_them():
     with pytest.raises(ConfigError, match=r"seed cannot be changed for every run.*: it is 0 in .*seed_0 and 1 in "):
         variants.load("digits_lt", ["seed=3"])
-    # One value of all runs can, and a run's key that the others leave alone.
+    with pytest.raises(
+        ConfigError, match=r"weights.name cannot .*: it is 'uniform' in ce/.* and 'class_balanced' in cb"
+    ):
+        variants.load("digits_lt", ["weights.name=inverse_frequency"])
+    # One value of all runs can, and a run's key that the others leave alone or that has no effect in them.
     assert variants.load("cdb_table3:short", ["num_epochs=2"])[1][0].config.num_epochs == 2
+    assert variants.load("digits_lt", ["difficulty.tau=2"])[1][-1].config.difficulty.tau == 2
+
+
+def test_what_has_no_effect_in_any_run_cannot_be_changed_for_all_of_them(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("from cbjax.variants import *\ndef get_sweep():\n    return Sweep('digits_lt', seeds(2))\n")
+    with pytest.raises(
+        ConfigError, match=r"mine.py: loss.gamma must be left at 1.0 .*; got 3.0; the same holds in every"
+    ):
+        variants.load(path, ["loss.gamma=3"])
+    assert len(variants.load(path, ["loss.gamma=3", "loss.name=focal"])[1]) == 2
+    assert len(variants.load("digits_lt", ["weights.beta=0.9"])[1]) == 9
 
 
 @given(st.dictionaries(st.sampled_from(["method", "setting", "seed"]), st.text(max_size=12), min_size=1))
@@ -166,8 +229,11 @@ def test_folders_stay_below_the_sweep_s(labels):
 @given(st.integers(1, 20), st.integers(1, 6))
 def test_shards_are_all_runs_each_once(num_runs, count):
     runs = [variants.PlannedRun(str(i), {}, None) for i in range(num_runs)]
+    with pytest.raises(ConfigError, match=f"none of the {num_runs} runs; use I/N with N of at most {num_runs}"):
+        variants.shard(runs, num_runs + 1, num_runs + count)
+    count = min(count, num_runs)
     shards = [variants.shard(runs, i + 1, count) for i in range(count)]
-    assert sorted(int(run.name) for part in shards for run in part) == list(range(num_runs))
+    assert all(shards) and sorted(int(run.name) for part in shards for run in part) == list(range(num_runs))
     assert max(map(len, shards)) - min(map(len, shards)) <= 1
 
 
