@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import math
 import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -98,19 +99,26 @@ def read(path: str | os.PathLike) -> list[dict[str, str]]:
     if not path.exists():
         return []
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:  # Excel begins UTF-8 with a mark
             reader = csv.DictReader(file)
-            rows, columns = list(reader), tuple(reader.fieldnames or ())
+            rows, columns = [(reader.line_num, one) for one in reader], tuple(reader.fieldnames or ())
     except (UnicodeDecodeError, csv.Error) as error:
         raise RowsError(f"{path} must be a CSV of rows, in UTF-8; {error}") from error
     if columns != FIELDS:
         raise RowsError(
             f"{path} must be a CSV with the columns {','.join(FIELDS)}; got {','.join(columns) or 'nothing'}"
         )
-    for number, one in enumerate(rows, start=2):
+    for number, one in rows:
         if None in one or None in one.values():
             raise RowsError(f"{path}, line {number}: must have {len(FIELDS)} fields; mend it or take the line away")
-    return rows
+        for field in ("last", "best", "seconds"):
+            if not _is_number(one[field]) and (one[field] or field == "seconds"):
+                empty = "" if field == "seconds" else ", or empty"
+                raise RowsError(
+                    f"{path}, line {number}: {field} must be a finite number, such as 20.4{empty}; got "
+                    f"{one[field] or 'nothing'}; mend it or take the line away"
+                )
+    return [one for _, one in rows]
 
 
 def add(path: str | os.PathLike, new: Iterable[Mapping[str, Any]]) -> None:
@@ -136,6 +144,13 @@ def place(labels: Mapping[str, str], rows: Sequence[str], column: str | None) ->
     """
     setting = ", ".join(filter(None, (labels[axis] for axis in rows[1:])))
     return {"method": labels[rows[0]], "setting": setting, "cell": labels[column] if column else ""}
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _names(name: str, sweep: Sweep, run: PlannedRun) -> dict[str, str]:

@@ -60,7 +60,7 @@ def test_cells_hold_mean_deviation_n_and_the_paper_s_figure():
 def test_rows_and_columns_are_the_paper_s_where_it_has_all_and_else_the_sweep_s(printed, columns):
     paper = {("CDB",): dict.fromkeys(printed, (5.0, None)), ("CE",): {}, ("EQL",): {}}
     runs = product(
-        choices("method", {"CE": {}, "CDB": {}}), choices("imbalance", dict.fromkeys(("2", "5", "10", "20"), {}))
+        choices("method", {"CE": {}, "CDB": {}}), choices("imbalance", {name: {} for name in ("2", "5", "10", "20")})
     )
     layout = variants.table_as_json(Sweep("digits_lt", runs, Table("T", ("method",), "imbalance", paper=paper)))
     assert layout["column_names"] == (columns or ["2", "5", "10", "20"])

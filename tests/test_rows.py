@@ -26,7 +26,20 @@ def test_rows_come_back_and_a_config_has_one(tmp_path):
     assert {found.name for found in tmp_path.iterdir()} == {"results.csv", ".lock"}
 
 
+def test_a_file_that_excel_saved_is_read(tmp_path):
+    path = tmp_path / "results.csv"
+    rows.add(path, [{**ROW, "best": ""}])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert rows.read(path) == [{**ROW, "best": ""}]
+    rows.add(path, [{**ROW, "config": "bb"}])
+    assert len(rows.read(path)) == 2
+
+
 HEAD = ",".join(rows.FIELDS).encode()
+
+
+def line(**fields):
+    return HEAD + b"\n" + ",".join(f'"{one}"' for one in (ROW | fields).values()).encode() + b"\n"
 
 
 @pytest.mark.parametrize(
@@ -35,6 +48,14 @@ HEAD = ",".join(rows.FIELDS).encode()
         (b"a,b\n1,2\n", "with the columns table,method,.*; got a,b"),
         (b"", "with the columns table,method,.*; got nothing"),
         (HEAD + b"\n1,2\n", "results.csv, line 2: must have 12 fields"),
+        (
+            line(last="abc"),
+            "results.csv, line 2: last must be a finite number, such as 20.4, or empty; got abc; mend it",
+        ),
+        (line(last="20,4"), "line 2: last must be a finite number.*; got 20,4"),
+        (line(best="nan"), "line 2: best must be a finite number.*; got nan"),
+        (line(seconds=""), "line 2: seconds must be a finite number, such as 20.4; got nothing; mend it"),
+        (HEAD + b"\n\n1,2\n", "results.csv, line 3: must have 12 fields"),
         (HEAD + b"\n\xe9\n", "must be a CSV of rows, in UTF-8"),
         (b"a" * 200_000, "must be a CSV of rows, in UTF-8; field larger"),
     ],
