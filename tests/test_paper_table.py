@@ -76,6 +76,8 @@ def test_the_page_names_what_is_far_from_the_paper_and_what_it_cost():
     assert "A note." in page and "5 runs; 2.5 hours of training, on 1 x cpu." in page
     assert page.index("## Last epoch") < page.index("## Best epoch")
     assert "No run has finished." in paper_page(variants.table_as_json(SWEEP), [], "mine")
+    page = paper_page(variants.table_as_json(SWEEP), [], "mine", failed={"a": "it diverged"}, num_runs=8)
+    assert "No run has finished, 1 of 8 failed." in page
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -181,7 +183,57 @@ def test_a_report_says_which_file_of_rows_is_gone(swept):
     description = json.loads((swept / "sweep.json").read_text())
     (swept / "sweep.json").write_text(json.dumps({**description, "files": ["/elsewhere/kept.csv"]}))
     assert main(["report", str(swept)]) == 0
+    assert "Rows are missing" not in (swept / "report.md").read_text(), "each run has its row"
+    (swept / "results_1_of_2.csv").unlink()
+    assert main(["report", str(swept)]) == 0
     assert "Rows are missing that stood in /elsewhere/kept.csv" in (swept / "report.md").read_text().replace("\\", "")
+
+
+@pytest.mark.parametrize("file", ["kept.csv", "/before/it/moved/kept.csv"])
+def test_rows_are_found_in_a_folder_that_moved(swept, file):
+    description = json.loads((swept / "sweep.json").read_text())
+    (swept / "sweep.json").write_text(json.dumps({**description, "files": [file]}))
+    (swept / "results_1_of_2.csv").rename(swept / "kept.csv")
+    assert main(["report", str(swept)]) == 0
+    page = (swept / "report.md").read_text()
+    assert "105 runs; 7.0 hours" in page and "Rows are missing" not in page
+
+
+def test_where_the_rows_of_finished_runs_are_gone_the_report_stays(swept, capsys):
+    run = json.loads((swept / "sweep.json").read_text())["runs"][1]["name"]
+    assert main(["report", str(swept)]) == 0
+    before = {path.name: path.read_bytes() for path in swept.glob("*.*") if path.suffix in (".md", ".png")}
+    for path in swept.glob("results_*.csv"):
+        path.unlink()
+    (swept / run).mkdir(parents=True)
+    (swept / run / "results.json").write_text('{"finished": true}')
+    assert main(["report", str(swept)]) == 2
+    assert {path.name: path.read_bytes() for path in swept.glob("*.*") if path.suffix in (".md", ".png")} == before
+    said = capsys.readouterr().err
+    assert f"runs such as {run} have finished, but the rows of their figures are gone from" in said
+    assert f"`cbjax sweep --config=cdb_table2:short --workdir={swept}`" in said
+
+
+def test_a_sweep_that_is_not_done_says_so_and_a_method_without_figures_keeps_its_row(swept, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "130")
+    description = json.loads((swept / "sweep.json").read_text())
+    left = [run for run in description["runs"] if run["labels"]["setting"] == "tau 7"]
+    for path in swept.glob("results_*.csv"):
+        kept = [row for row in rows.read(path) if row["setting"] != "tau 7"]
+        path.unlink()
+        rows.add(path, kept)
+    (swept / left[0]["name"]).mkdir(parents=True)
+    (swept / left[0]["name"] / "failed.json").write_text(json.dumps({"error": "it diverged", "diverged": True}))
+    layout = {**description["table"], "paper": []}
+    (swept / "sweep.json").write_text(json.dumps({**description, "table": layout}))
+    assert main(["report", str(swept)]) == 0
+    page, shown = (swept / "report.md").read_text(), capsys.readouterr().out
+    assert (
+        "90 of 105 runs, 1 failed; 6.0 hours of training, on 1 x cpu." in page and "90 of 105 runs, 1 failed." in shown
+    )
+    assert page.count("| CDB-CE tau 7 | – | – | – | – | – |") == 2 and "CDB-CE tau 7" in shown
+    # What is not printed is not spoken of.
+    assert "the paper" not in shown and "paper's figure" not in page
 
 
 def test_a_grid_of_betas_is_drawn_with_each_method_and_classes_that_have_images(tmp_path, capsys):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cbjax import rows
 from cbjax.report.comparison import comparison_page
 from cbjax.report.one_run import run_page
-from cbjax.report.paper_table import NAMES, paper_page, paper_table, table_csv
+from cbjax.report.paper_table import NAMES, paper_page, paper_table, progress, table_csv
 from cbjax.report.read import CHECKPOINTS, LeftOut, Method, ReportError, RunRecord, group, read_json, read_runs
 from cbjax.report.sections import PICTURES
 from cbjax.report.sweep_pictures import sweep_pictures
@@ -64,15 +64,17 @@ def report_sweep(workdir: str | os.PathLike, out: str | os.PathLike | None = Non
       The path of `report.md`.
 
     Raises:
-      ReportError: if the directory holds no sweep.
+      ReportError: if the directory holds no sweep, or its runs have finished but their rows are gone; an earlier report
+        stays.
     """
     place = pathlib.Path(workdir)
     out = place if out is None else pathlib.Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     description, found = _sweep(place)
+    out.mkdir(parents=True, exist_ok=True)
     names = [run["name"] for run in description["runs"]]
     pictures = sweep_pictures(place, out, description["table"], found, names)
-    page = paper_page(description["table"], found, description["name"], pictures, _failed(place, description, found))
+    failed = _failed(place, description, found)
+    page = paper_page(description["table"], found, description["name"], pictures, failed, len(names))
     (out / "table.csv").write_text(table_csv(description["table"], found), encoding="utf-8")
     path = out / "report.md"
     path.write_text(page, encoding="utf-8")
@@ -92,15 +94,21 @@ def sweep_table_for_terminal(workdir: str | os.PathLike, width: int) -> "Table":
       workdir: of the sweep.
       width: of the terminal. Where it is too small cells have several lines, but no figure is cut; a table that is
         wider even so keeps its own width.
+
+    Raises:
+      ReportError: as of `report_sweep`.
     """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     description, found = _sweep(pathlib.Path(workdir))
-    layout = description["table"]
-    title = f"{layout['title']}: {NAMES[layout['metric']]}, last epoch, mean ± std (n) [the paper's]"
-    table = Table(title=Text(title), box=box.SIMPLE_HEAD, title_justify="left")
+    layout, num_runs = description["table"], len(description["runs"])
+    printed = " [the paper's]" if layout["paper"] else ""
+    title = f"{layout['title']}: {NAMES[layout['metric']]}, last epoch, mean ± std (n){printed}"
+    state = progress(len(found), num_runs, len(_failed(pathlib.Path(workdir), description, found)))
+    caption = Text(f"{state}.") if len(found) < num_runs else None
+    table = Table(title=Text(title), caption=caption, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
     header, body = paper_table(layout, found, "last")
     # Without the paper's deviations the lines are shorter.
     body = [[re.sub(r"\[([\d.]+) ± [\d.]+\]", r"[\1]", cell).replace(" ± ", "±") for cell in line] for line in body]
@@ -132,8 +140,10 @@ def _sweep(place: pathlib.Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
     description = _description(path)
     if description["table"] is None:
         raise ReportError(f"{place}: the sweep has no table, and none of its work directories is there")
+    # Below the sweep's folder, or an absolute path; that may be where the folder was before it moved.
+    named = [place / file for file in description.get("files", [])]
+    named = [place / file.name if not file.exists() and (place / file.name).exists() else file for file in named]
     # The shards of a sweep write beside each other.
-    named = [pathlib.Path(file) for file in description.get("files", [])]
     own = [row for file in named for row in rows.read(file)]
     for file in sorted(place.glob("results*.csv")):
         with contextlib.suppress(rows.RowsError):  # a CSV of something else
@@ -143,10 +153,24 @@ def _sweep(place: pathlib.Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
     places = {run["config"]: rows.place(run["labels"], table["rows"], table["columns"]) for run in description["runs"]}
     mine = [row for row in own if row["config"] in places and row["metric"] == table["metric"]]
     found = {row["config"]: {**row, **places[row["config"]]} for row in mine}
-    if lost := [str(file) for file in named if not file.exists() and file.parent != place]:
+    finished = () if found else (run["name"] for run in description["runs"] if _is_finished(place / run["name"]))
+    for name in finished:
+        raise ReportError(
+            f"{place}: runs such as {name} have finished, but the rows of their figures are gone from "
+            f"{', '.join(map(str, named)) or place / 'results.csv'}; `cbjax sweep --config={description['name']} "
+            f"--workdir={place}`, with the config of then, adds them again"
+        )
+    lost = [str(file) for file in named if not file.exists() and file.parent.resolve() != place.resolve()]
+    if lost and len(found) < len(description["runs"]):
         note = f"Rows are missing that stood in {', '.join(lost)}: not there now."
         description["table"] = {**table, "notes": [*table["notes"], note]}
     return description, list(found.values())
+
+
+def _is_finished(workdir: pathlib.Path) -> bool:
+    with contextlib.suppress(ValueError):  # not there, or damaged
+        return bool(read_json(workdir / "results.json").get("finished"))
+    return False
 
 
 def _description(path: pathlib.Path) -> dict[str, Any]:

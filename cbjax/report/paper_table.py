@@ -44,8 +44,7 @@ def paper_table(
         for column in columns:
             measured, printed = figures.get((line, column)), paper.get((line, column))
             cells.append(_cell(measured, printed) or "–")
-        if any(cell != "–" for cell in cells):
-            body.append([" ".join(part for part in line if part), *cells])
+        body.append([" ".join(part for part in line if part), *cells])
     return [f"{', '.join(table['rows'])} \\ {table['columns']}", *columns], body
 
 
@@ -73,6 +72,7 @@ def paper_page(
     name: str,
     pictures: Sequence[str] = (),
     failed: Mapping[str, str] | None = None,
+    num_runs: int | None = None,
 ) -> str:
     """Returns the report of a sweep with a table, as Markdown.
 
@@ -82,12 +82,15 @@ def paper_page(
       name: of the sweep.
       pictures: lines that show them.
       failed: run -> its error.
+      num_runs: all runs of the sweep; None if each has its row.
     """
+    failed, num_runs = failed or {}, len(rows) if num_runs is None else num_runs
+    printed = ", [the paper's figure]" if table["paper"] else ""
     parts = [
         f"# {escape(table['title'])}",
         "",
         f"`cbjax sweep --config={name}`; {NAMES[table['metric']]}: mean ± standard "
-        "deviation (n runs) of what was measured, [the paper's figure].",
+        f"deviation (n runs) of what was measured{printed}.",
         "",
     ]
     for checkpoint, title in CHECKPOINTS.items():
@@ -101,8 +104,14 @@ def paper_page(
     if failed:
         parts += ["Failed:", "", *(f"- {escape(run)}: {escape(error)}" for run, error in failed.items()), ""]
     parts += [line for picture in pictures for line in (picture, "")]
-    parts += [_cost(rows), ""]
+    parts += [_cost(rows, num_runs, len(failed)), ""]
     return "\n".join(parts)
+
+
+def progress(num_rows: int, num_runs: int, num_failed: int) -> str:
+    """Says how many runs of a sweep have finished and how many failed: "105 runs", "5 of 20 runs, 2 failed"."""
+    finished = f"{num_runs} runs" if num_rows == num_runs else f"{num_rows} of {num_runs} runs"
+    return f"{finished}, {num_failed} failed" if num_failed else finished
 
 
 def figures_of(rows: Sequence[Mapping[str, str]], checkpoint: str) -> dict[tuple[tuple[str, str], str], list[float]]:
@@ -139,9 +148,9 @@ def _far(table: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> list[st
     return far
 
 
-def _cost(rows: Sequence[Mapping[str, str]]) -> str:
+def _cost(rows: Sequence[Mapping[str, str]], num_runs: int, num_failed: int) -> str:
     if not rows:
-        return "No run has finished."
+        return f"No run has finished{f', {num_failed} of {num_runs} failed' if num_failed else ''}."
     hours = sum(float(row["seconds"]) for row in rows) / 3600
     devices = ", ".join(dict.fromkeys(row["device"] for row in rows))
-    return f"{len(rows)} runs; {hours:.1f} hours of training, on {devices}."
+    return f"{progress(len(rows), num_runs, num_failed)}; {hours:.1f} hours of training, on {devices}."
