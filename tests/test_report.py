@@ -423,7 +423,7 @@ def test_left_out_runs_are_listed_with_the_reason(tmp_path):
         str(tmp_path / "ce/seed_0"): f"same method and seed as {tmp_path / 'again/ce/seed_0'}",
         str(tmp_path / "ce/seed_1"): f"same method and seed as {tmp_path / 'again/ce/seed_1'}",
     }
-    assert [(row["method"], row["n"]) for row in tables(page)["Last epoch"]] == [("ce", "2"), ("copied", "1")]
+    assert [(row["method"], row["n"]) for row in tables(page)["Last epoch"]] == [("again/ce", "2"), ("copied", "1")]
     assert "Left out: 6, see the report." in " ".join(printed(table_for_terminal([tmp_path])).split())
 
 
@@ -490,6 +490,27 @@ def test_methods_are_named_by_what_differs(tmp_path):
     assert pictures(page) == ["curves.png"]
     (method,), _ = read.group(read.read_runs(flat[:2])[0])
     assert method.label == "softmax, uniform weights"
+
+
+def test_methods_are_named_by_all_folders_below_the_given_one(tmp_path):
+    for beta in (0.9, 0.99):
+        for seed in range(2):
+            weights = {"name": "class_balanced", "beta": beta}
+            make_run(tmp_path / "CB" / f"beta_{beta}" / f"seed_{seed}", seed=seed, weights=weights)
+    names = ["CB/beta_0.9", "CB/beta_0.99"]
+    each = sorted(tmp_path.glob("*/*/seed_*"))
+    for given in ([tmp_path], each):
+        page = report(given, tmp_path).read_text().replace("\\", "")
+        assert [row["method"] for row in tables(page)["Last epoch"]] == names
+    methods, _ = read.group(read.read_runs([tmp_path / "CB"], tmp_path)[0])
+    assert [method.label for method in methods] == ["beta_0.9", "beta_0.99"]
+    # Seeds of a method from two places have the name that both share.
+    (tmp_path / "again" / "CB").mkdir(parents=True)
+    (tmp_path / "CB" / "beta_0.9" / "seed_1").rename(tmp_path / "again" / "CB" / "seed_1")
+    (tmp_path / "CB" / "beta_0.9").rename(tmp_path / "again" / "beta_0.9")
+    (tmp_path / "again" / "beta_0.9").rename(tmp_path / "CB" / "CB")
+    methods, _ = read.group(read.read_runs([tmp_path])[0])
+    assert sorted((method.label, len(method.runs)) for method in methods) == [("CB", 2), ("CB/beta_0.99", 2)]
 
 
 def test_methods_keep_the_order_they_are_given_in(sweep):

@@ -40,7 +40,7 @@ def report(workdirs: Directories, out: str | os.PathLike) -> pathlib.Path:
     Raises:
       ReportError: if one of the directories holds no run.
     """
-    runs, left_out = read_runs(_several(workdirs))
+    runs, left_out = read_runs(_several(workdirs), out)
     out = pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
     for name in PICTURES:

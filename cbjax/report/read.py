@@ -1,6 +1,7 @@
 """Work directories read into records: runs, the methods they belong to, and what had to be left out."""
 
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -42,6 +43,7 @@ class RunRecord:
       rows: the epochs' rows of metrics.
       weights: the rows of class weights.
       results: results.json, or None while the run is unfinished.
+      folders: where the directory is called seed_N, those that it lies in, from below the directory that was given on.
     """
 
     path: pathlib.Path
@@ -51,6 +53,7 @@ class RunRecord:
     rows: list[dict[str, Any]]
     weights: list[dict[str, Any]]
     results: dict[str, Any] | None
+    folders: tuple[str, ...] = ()
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -128,11 +131,17 @@ class Method:
     runs: tuple[RunRecord, ...]
 
 
-def read_runs(workdirs: Sequence[str | os.PathLike]) -> tuple[list[RunRecord], list[LeftOut]]:
+def read_runs(
+    workdirs: Sequence[str | os.PathLike], out: str | os.PathLike | None = None
+) -> tuple[list[RunRecord], list[LeftOut]]:
     """Reads the runs in and below the given directories, and lists the directories that cannot be read.
 
     Runs come in the order of the arguments. Below one argument the baseline leads (softmax cross entropy with equal
     class weights) and the rest goes by name, numbers by value.
+
+    Args:
+      workdirs: the directories.
+      out: that of the report; a run below it that was given by itself is named from there on.
 
     Raises:
       ReportError: if there is no directory, or one of them holds no run.
@@ -148,7 +157,7 @@ def read_runs(workdirs: Sequence[str | os.PathLike]) -> tuple[list[RunRecord], l
                 continue
             seen.add(path.resolve())
             try:
-                found.append(read_run(path))
+                found.append(dataclasses.replace(read_run(path), folders=_folders(path, workdir, out)))
             except (OSError, ValueError) as error:
                 left_out.append(LeftOut(path, f"cannot be read: {error}"))
         runs += sorted(found, key=_baseline_first)
@@ -180,19 +189,19 @@ def read_run(path: pathlib.Path) -> RunRecord:
 def group(runs: Sequence[RunRecord]) -> tuple[list[Method], list[LeftOut]]:
     """Groups runs into methods, and leaves out a second run of the same method and seed.
 
-    A method is named by its directory where the path ends in METHOD/seed_N; where that says too little, by the config
+    A method is named by its folders where the path ends in METHOD/seed_N; where that says too little, by the config
     keys that differ.
     """
     groups: dict[str, list[RunRecord]] = {}
     left_out = []
     for run in runs:
-        members = groups.setdefault(json.dumps([_directory_label(run), _method_settings(run)], sort_keys=True), [])
+        members = groups.setdefault(json.dumps([run.folders[-1:], _method_settings(run)], sort_keys=True), [])
         twin = next((other for other in members if other.seeds == run.seeds), None)
         if twin is None:
             members.append(run)
         else:
             left_out.append(LeftOut(run.path, f"same method and seed as {twin.path}"))
-    labels = _labels([members[0] for members in groups.values()])
+    labels = _labels(list(groups.values()))
     methods = [
         Method(label, _method_settings(members[0]), tuple(members))
         for label, members in zip(labels, groups.values(), strict=True)
@@ -262,14 +271,26 @@ def _method_settings(run: RunRecord) -> dict[str, Any]:
     }
 
 
-def _directory_label(run: RunRecord) -> str:
-    path = run.path.resolve()
-    return path.parent.name if re.fullmatch(r"seed[_-]?\d+", path.name) else ""
+def _folders(path: pathlib.Path, given: str | os.PathLike, out: str | os.PathLike | None) -> tuple[str, ...]:
+    """The folders of a run called seed_N below the directory that was given, or the one that it lies in."""
+    path, root = path.resolve(), pathlib.Path(given).resolve()
+    if not re.fullmatch(r"seed[_-]?\d+", path.name):
+        return ()
+    if root == path and out is not None and path.is_relative_to(above := pathlib.Path(out).resolve()):
+        root = above
+    return path.parts[len(root.parts) : -1] or (path.parent.name,)
 
 
-def _labels(runs: Sequence[RunRecord]) -> list[str]:
-    """A distinct name for each of the runs, one of each method."""
-    names = [_directory_label(run) for run in runs]
+def _shared(runs: Sequence[RunRecord]) -> str:
+    """The innermost folders that all of the runs have in common."""
+    levels = zip(*(run.folders[::-1] for run in runs), strict=False)
+    same = [level[0] for level in itertools.takewhile(lambda level: len(set(level)) == 1, levels)]
+    return "/".join(same[::-1])
+
+
+def _labels(groups: Sequence[Sequence[RunRecord]]) -> list[str]:
+    """A distinct name for each of the methods, given by their runs."""
+    runs, names = [members[0] for members in groups], [_shared(members) for members in groups]
     labels = []
     for run, name in zip(runs, names, strict=True):
         settings = [_method_settings(other) for other, same in zip(runs, names, strict=True) if same == name]
