@@ -299,7 +299,7 @@ def test_a_line_has_one_colour_in_all_panels_and_the_legend_all_lines(tmp_path, 
     )
     sweep_plots.against_setting(tmp_path / "a.png", "beta", {"1": first, "2": second}, "error")
     lines = drawn["figure"].axes[1].get_lines()
-    assert [list(line.get_ydata()) for line in lines if line.get_label() == "the paper"] == [
+    assert [list(line.get_ydata()) for line in lines if line.get_label() == "CB, the paper"] == [
         pytest.approx([np.nan, 1.5], nan_ok=True)
     ]
     assert [(list(line.get_xdata()), list(line.get_ydata())) for line in lines if list(line.get_ydata()) == [6.0]] == [
@@ -308,7 +308,7 @@ def test_a_line_has_one_colour_in_all_panels_and_the_legend_all_lines(tmp_path, 
     panels = [{line.get_label(): line.get_color() for line in axes.get_lines()} for axes in drawn["figure"].axes]
     assert panels[0]["CDB"] == panels[1]["CDB"] != panels[1]["CE"]
     texts = [text.get_text() for text in drawn["figure"].legends[0].get_texts()]
-    assert sorted(texts) == ["CB", "CB focal", "CDB", "CE", "the paper"]
+    assert sorted(texts) == ["CB", "CB focal", "CB, the paper", "CDB", "CE"]
     # Two names that were cut to the same text are two lines.
     figure = sweep_plots.canvas.figure(2, 2)
     axes = figure.subplots()

@@ -2,7 +2,7 @@
 
 import pathlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 # Okabe and Ito's colours, told apart by colour-blind readers; the yellow is too pale for lines on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES = ("-", "--", ":", "-.")
+LEGEND = 40  # letters of a name in a legend
 GREY = "#666666"
 
 
@@ -23,14 +24,23 @@ def marker(epochs: np.ndarray) -> dict[str, Any]:
     return {"marker": "o", "ms": 4} if len(epochs) == 1 else {}
 
 
-def short(text: str, length: int = 24, ends: bool = False) -> str:
-    """One line of text, cut to a length, behind or in its middle, its dollars kept from being read as mathematics."""
+def short(text: str, length: int = 24) -> str:
+    """One line of text, cut in its middle to a length, its dollars kept from being read as mathematics."""
     text = " ".join(str(text).split())
     if len(text) > length:
-        text = f"{text[: length // 2]}…{text[-(length - length // 2 - 1) :]}" if ends else text[: length - 1] + "…"
+        # Names of one method differ in their ends: there stand the settings.
+        text = f"{text[: length // 2]}…{text[-(length - length // 2 - 1) :]}"
     text = text.replace("$", r"\$")
     # Legends leave out labels that begin with an underscore.
     return f" {text}" if text.startswith("_") else text
+
+
+def mean_of(numbers: Iterable[int]) -> str:
+    """Says of how many runs a figure shows means."""
+    lowest, highest = min(numbers := list(numbers)), max(numbers)
+    if highest == 1:
+        return "1 run each"
+    return f"mean of {highest} runs" if lowest == highest else f"mean of {lowest} to {highest} runs"
 
 
 def finish(axes: Any, title: str, x_label: str, y_label: str, grid: str = "y") -> None:
@@ -38,10 +48,44 @@ def finish(axes: Any, title: str, x_label: str, y_label: str, grid: str = "y") -
     axes.set_title(short(title, 40), fontsize=10)
     axes.set_xlabel(x_label, fontsize=9)
     axes.set_ylabel(y_label, fontsize=9)
-    axes.tick_params(labelsize=8)
+    # Logarithmic axes label minor ticks too.
+    axes.tick_params(which="both", labelsize=8)
     axes.grid(axis=grid, color="#dddddd", lw=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+    for axis in (axes.xaxis, axes.yaxis):
+        if axis.get_scale() == "log":
+            plain_numbers(axis)
+
+
+def plain_numbers(axis: Any) -> None:
+    """Labels a logarithmic axis, whose limits are known, with few numbers, none of them a power of ten in letters."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+    lowest, highest = np.sort(axis.get_view_interval())
+    decades = np.log10(highest / lowest)
+    # Within a decade powers of ten would leave one label or none.
+    axis.set_major_locator(
+        MaxNLocator(4, steps=[1, 2, 5, 10])
+        if decades < 1
+        else LogLocator(subs=(1.0, 2.0, 5.0) if decades < 2 else (1.0,))
+    )
+    axis.set_major_formatter(
+        FuncFormatter(lambda value, _: np.format_float_positional(value, 6, fractional=False, trim="-"))
+    )
+    axis.set_minor_formatter(NullFormatter())
+
+
+def whole_epochs(axes: Any) -> None:
+    """Keeps ticks between epochs away."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
+
+
+def beside(names: Iterable[str]) -> float:
+    """The width that a legend of these names takes, in inches."""
+    return 0.7 + 0.065 * max((len(short(name, LEGEND)) for name in names), default=0)
 
 
 def legend_beside(figure: Any, title: str) -> None:
@@ -52,6 +96,8 @@ def legend_beside(figure: Any, title: str) -> None:
         for place, (handle, label) in enumerate(zip(handles, labels, strict=True)):
             # Names that were cut may be equal within a panel.
             found.setdefault((label, labels[:place].count(label)), handle)
+    # A long legend would be cut at the figure's edges.
+    figure.set_figheight(max(figure.get_figheight(), 0.4 + 0.17 * (len(found) + len(title.splitlines()))))
     figure.legend(
         list(found.values()),
         [label for label, _ in found],
@@ -81,8 +127,10 @@ def figure(width: float, height: float) -> Any:
     # Not through pyplot: its figures are global state, and it picks a backend that may want a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    # Within the usual half of these margins titles touch the edge.
+    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
     FigureCanvasAgg(figure)
     return figure
 

@@ -79,6 +79,7 @@ def class_weights(
             colour = scale.to_rgba(np.maximum(np.mean(counts[index]), lowest))
             axes.plot(epochs, values[:, index].mean(axis=1), color=colour, lw=1.4, label=name, **canvas.marker(epochs))
         canvas.finish(axes, label, "epoch", "class weight")
+        canvas.whole_epochs(axes)
         axes.label_outer()
     # Once every panel is drawn: it ends the automatic limits that the panels share.
     panels[0].set_ylim(bottom=0)
@@ -87,7 +88,8 @@ def class_weights(
     else:
         bar = figure.colorbar(scale, ax=panels, shrink=0.9)
         bar.set_label("training images of the class", fontsize=9)
-        bar.ax.tick_params(labelsize=8)
+        canvas.plain_numbers(bar.ax.yaxis)
+        bar.ax.tick_params(which="both", labelsize=8)
     canvas.save(figure, path)
 
 
@@ -99,25 +101,32 @@ def curves(path: pathlib.Path, panels: Mapping[str, Mapping[str, Curve]], best_e
       panels: label of the vertical axis -> (label of the line -> curve).
       best_epoch: marked where given.
     """
-    figure, all_axes = canvas.grid(panels, width=5.2, height=3.6, sharey=False)
     labels = list(dict.fromkeys(label for lines in panels.values() for label in lines))
+    # Panels without a line in common, such as a run's loss and its accuracies, have few lines, and a legend each.
+    apart = len(panels) > 1 and sum(map(len, panels.values())) == len(labels)
+    beside = 0.0 if apart else canvas.beside(labels)
+    figure, all_axes = canvas.grid(panels, width=4.4, height=3.6, beside=beside, sharey=False)
+    runs = [len(values) for lines in panels.values() for _, values in lines.values()]
     for axes, (quantity, lines) in zip(all_axes, panels.items(), strict=True):
         # Every epoch of a curve has a value of some run.
         for label, (epochs, values) in lines.items():
             style = canvas.style(labels.index(label))
             number = (~np.isnan(values)).sum(axis=0)
             mean = np.nansum(values, axis=0) / number
-            axes.plot(epochs, mean, label=canvas.short(label, 40), lw=1.6, **style, **canvas.marker(epochs))
+            axes.plot(epochs, mean, label=canvas.short(label, canvas.LEGEND), lw=1.6, **style, **canvas.marker(epochs))
             if len(values) > 1:
                 deviation = np.sqrt(np.nansum((values - mean) ** 2, axis=0) / np.maximum(number - 1, 1))
                 axes.fill_between(epochs, mean - deviation, mean + deviation, color=style["color"], alpha=0.15, lw=0)
         if best_epoch is not None:
             axes.axvline(best_epoch, color=canvas.GREY, lw=1, ls=":", label=f"best epoch ({best_epoch:g})")
         canvas.finish(axes, "", "epoch", quantity)
+        canvas.whole_epochs(axes)
         if "%" in quantity:
             axes.set_ylim(0, 100)
-        if axes is all_axes[0] or set(lines) != set(next(iter(panels.values()))):
+        if apart:
             axes.legend(fontsize=8, frameon=False)
+    if not apart:
+        canvas.legend_beside(figure, f"{canvas.mean_of(runs)},\nband: ± standard deviation" if max(runs) > 1 else "")
     canvas.save(figure, path)
 
 
@@ -162,7 +171,8 @@ def confusion(path: pathlib.Path, names: Sequence[str], counts: np.ndarray, tabl
 
 def _few_classes(path, names, counts, accuracy, measure) -> None:
     """One row per class, with its name."""
-    figure = canvas.figure(9, 1.3 + 0.2 * len(names) * max(1.3, 0.55 * len(accuracy)))
+    beside = canvas.beside(accuracy) if len(accuracy) > 1 else 0.0
+    figure = canvas.figure(9 + beside, 1.3 + 0.2 * len(names) * max(1.3, 0.55 * len(accuracy)))
     left, right = figure.subplots(1, 2, sharey=True)
     rows = np.arange(len(names))
     left.barh(rows, counts, color="#8a8a8a", height=0.7)
@@ -174,7 +184,7 @@ def _few_classes(path, names, counts, accuracy, measure) -> None:
     offsets = (np.arange(len(accuracy)) - (len(accuracy) - 1) / 2) * min(0.2, 0.7 / len(accuracy))
     for index, (offset, (label, values)) in enumerate(zip(offsets, accuracy.items(), strict=True)):
         mean, deviation = _mean_and_deviation(values)
-        style = {"color": canvas.style(index)["color"], "label": canvas.short(label, 40)}
+        style = {"color": canvas.style(index)["color"], "label": canvas.short(label, canvas.LEGEND)}
         if len(accuracy) == 1:
             right.barh(rows, 100 * mean, height=0.7, xerr=deviation, error_kw={"lw": 1}, **style)
         else:
@@ -183,7 +193,9 @@ def _few_classes(path, names, counts, accuracy, measure) -> None:
     right.set_xlim(0, 100 if len(accuracy) == 1 else 102)
     left.set_yticks(rows, [canvas.short(name) for name in names], fontsize=9)
     left.set_ylim(len(names) - 0.4, -0.6)
-    for axes, label in ((left, "training images"), (right, f"{measure} (%)")):
+    runs = [len(values) for values in accuracy.values()]
+    bars = f"\n{canvas.mean_of(runs)}, bars: ± standard deviation" if max(runs) > 1 else ""
+    for axes, label in ((left, "training images"), (right, f"{measure} (%){bars}")):
         canvas.finish(axes, "", label, "", grid="x")
         axes.tick_params(axis="y", length=0)
     if len(accuracy) > 1:
@@ -193,7 +205,7 @@ def _few_classes(path, names, counts, accuracy, measure) -> None:
 
 def _many_classes(path, names, counts, accuracy, measure) -> None:
     """Classes by rank; of one method every class is a point, and lines are means over neighbouring classes."""
-    figure = canvas.figure(10, 3.8)
+    figure = canvas.figure(9 + (canvas.beside(accuracy) if len(accuracy) > 1 else 1.0), 3.8)
     left, right = figure.subplots(1, 2)
     ranks = np.arange(1, len(names) + 1)
     # Classes without training images fall below the axis of a logarithmic scale.
@@ -201,7 +213,6 @@ def _many_classes(path, names, counts, accuracy, measure) -> None:
     left.fill_between(ranks, np.maximum(counts, floor), floor, color="#8a8a8a", step="mid", lw=0)
     left.set_yscale("log")
     left.set_ylim(floor, max(int(counts.max()), 1) * 1.5)
-    left.yaxis.set_major_formatter("{x:g}")
     window = max(5, len(names) // 20 | 1)
     for index, (label, values) in enumerate(accuracy.items()):
         mean = 100 * _mean_and_deviation(values)[0]
@@ -209,7 +220,7 @@ def _many_classes(path, names, counts, accuracy, measure) -> None:
         if len(accuracy) == 1:
             size = 12 if len(names) <= 1000 else 2
             right.scatter(ranks, mean, s=size, color="#56B4E9", lw=0, label="one class")
-        name = f"mean of {window} neighbours" if len(accuracy) == 1 else canvas.short(label, 40)
+        name = f"mean of {window} neighbours" if len(accuracy) == 1 else canvas.short(label, canvas.LEGEND)
         right.plot(ranks, _running_mean(mean, window), lw=1.8, label=name, **style)
     right.set_ylim(0, 102)
     span = f"classes from the most ({canvas.short(names[0])}) to the fewest ({canvas.short(names[-1])}) training images"
@@ -218,8 +229,10 @@ def _many_classes(path, names, counts, accuracy, measure) -> None:
     for axes in (left, right):
         axes.set_xlim(0.5, len(names) + 0.5)
     figure.supxlabel(span, fontsize=9)
-    title = "" if len(accuracy) == 1 else f"mean of {window} neighbouring classes"
-    right.legend(fontsize=8, frameon=False, title=title, title_fontsize=8)
+    if len(accuracy) == 1:
+        right.legend(fontsize=8, frameon=False)
+    else:
+        canvas.legend_beside(figure, f"mean of {window} neighbouring classes")
     canvas.save(figure, path)
 
 

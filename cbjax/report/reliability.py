@@ -8,6 +8,7 @@ import numpy as np
 from cbjax.report import canvas
 from cbjax.report.read import RunRecord
 from cbjax.report.sections import CHOSEN, PANELS, picture
+from cbjax.report.table import over_seeds
 
 
 def section(methods: Mapping[str, Sequence[RunRecord]], checkpoint: str, out: pathlib.Path) -> list[str]:
@@ -17,19 +18,25 @@ def section(methods: Mapping[str, Sequence[RunRecord]], checkpoint: str, out: pa
     sums = {label: total for label, total in sums.items() if np.ndim(total) == 2}
     if not 0 < len(sums) <= PANELS:
         return []
-    draw(out / "reliability.png", sums)
+    errors = {label: over_seeds("ece", [run.test_metrics(checkpoint) for run in methods[label]]) for label in sums}
+    pooled = any(len(methods[label]) > 1 for label in sums)
+    draw(out / "reliability.png", sums, errors, "images of all runs together; ECE: mean over runs" if pooled else "")
     text = (
         f"Test images by confidence, {CHOSEN[checkpoint]}; on the dotted line a model is right as often as it is sure."
     )
+    if pooled:
+        text += " The curves are of the images of a method's runs together, ECE is the mean over its runs."
     return ["## Reliability", text, picture("reliability.png", "Accuracy by confidence")]
 
 
-def draw(path: pathlib.Path, sums: Mapping[str, np.ndarray]) -> None:
+def draw(path: pathlib.Path, sums: Mapping[str, np.ndarray], errors: Mapping[str, str], title: str) -> None:
     """Draws a panel per method: accuracy of each bin of confidence, the bins' shares of all images, the diagonal.
 
     Args:
       path: the PNG to write.
       sums: method -> [3, bins]: images, sum of confidences, images predicted rightly.
+      errors: method -> its calibration error in per cent, as the table of results has it.
+      title: above all panels.
 
     Source: Guo et al. 2017, figure 1.
     """
@@ -41,11 +48,12 @@ def draw(path: pathlib.Path, sums: Mapping[str, np.ndarray]) -> None:
         axes.bar(edges[:-1], share, width, align="edge", color="#dddddd", label="share of images")
         axes.plot([0, 100], [0, 100], color=canvas.GREY, lw=1, ls=":")
         means = 100 * confidence[filled] / images[filled], 100 * correct[filled] / images[filled]
-        axes.plot(*means, color=canvas.COLOURS[0], marker="o", ms=4, lw=1.4, label="accuracy")
-        error = 100 * np.abs(confidence - correct).sum() / images.sum()
-        canvas.finish(axes, f"{label}, ECE {error:.1f} %".removeprefix(", "), "confidence (%)", "accuracy (%)")
+        axes.plot(*means, color=canvas.COLOURS[0], marker="o", ms=4, lw=1.4, label="accuracy", clip_on=False, zorder=3)
+        name = f"{label}, ECE {errors[label]} %".removeprefix(", ")
+        canvas.finish(axes, name, "confidence (%)", "accuracy (%)")
         axes.set_xlim(0, 100)
         axes.set_ylim(0, 100)
         axes.label_outer()
     panels[0].legend(fontsize=8, frameon=False, loc="upper left")
+    figure.suptitle(title, fontsize=10)
     canvas.save(figure, path)

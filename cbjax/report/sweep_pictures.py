@@ -10,6 +10,7 @@ from cbjax.report import sweep_plots
 from cbjax.report.paper_table import NAMES, figures_of, row_key
 from cbjax.report.read import read_json
 from cbjax.report.sections import PANELS, picture
+from cbjax.report.table import escape
 from cbjax.sweep_table import read_setting
 
 # Those of the papers' figures; a sweep's own join them.
@@ -42,7 +43,7 @@ def sweep_pictures(
     if not lines:
         return []
     cells = {(_name(line), column): values for (line, column), values in figures.items()}
-    sweep_plots.matrix(out / "matrix.png", [_name(line) for line in lines], columns, cells, measure)
+    sweep_plots.matrix(out / "matrix.png", [_name(line) for line in lines], columns, cells, measure, table["columns"])
     shown = [picture("matrix.png", f"Mean {measure}, last epoch")]
     shown += _settings(out, table, lines, columns, figures, measure)
     numbers: dict[str, set[float]] = {}
@@ -94,18 +95,29 @@ def _settings(out, table, lines, columns, figures, measure):
         return []
     others = [line for line in lines if line not in {one for of in methods.values() for one in of.values()}]
     printed = {(row_key(one["row"]), one["column"]): one["mean"] for one in table["paper"]}
-    panels = {}
+    panels, left_out = {}, []
     for column in columns:
         curves = {method: _of_column(figures, of, column) for method, of in methods.items()}
-        if any(curves.values()):
+        if len({number for curve in curves.values() for number in curve}) < 2:
+            left_out.append(column)
+        else:
             panels[f"{table['columns']} {column}"] = sweep_plots.Panel(
                 curves={method: curve for method, curve in curves.items() if curve},
                 levels={_name(line): figures[line, column] for line in others if (line, column) in figures},
                 paper={method: _of_column(printed, of, column) for method, of in methods.items()},
             )
-    sweep_plots.against_setting(out / "settings.png", kind, dict(list(panels.items())[:PANELS]), measure)
-    part = f", the first {PANELS} of {len(panels)} columns" if len(panels) > PANELS else ""
-    return [picture("settings.png", f"{', '.join(methods)}: {measure} by {kind}{part}")]
+    shown = []
+    if panels:
+        sweep_plots.against_setting(out / "settings.png", kind, dict(list(panels.items())[:PANELS]), measure)
+        shown.append(picture("settings.png", f"{', '.join(methods)}: {measure} by {kind}"))
+    if len(panels) > PANELS:
+        shown.append(f"Drawn by {escape(kind)}, the first {PANELS} of {len(panels)} columns.")
+    if left_out:
+        names = ", ".join(escape(column) for column in left_out)
+        shown.append(
+            f"Not drawn by {escape(kind)}, for fewer than two of its values: {escape(table['columns'])} {names}."
+        )
+    return shown
 
 
 def _of_column(figures, lines, column):

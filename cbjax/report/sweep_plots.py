@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,33 +12,47 @@ from cbjax import difficulty, weights
 from cbjax.report import canvas
 
 PICTURES = ("matrix.png", "settings.png", "effective_number.png", "weights_by_count.png", "weights_by_difficulty.png")
+DASHES: tuple[Any, ...] = ("--", "-.", (0, (10, 3)), (0, (1, 1.5)), (0, (8, 2, 1, 2, 1, 2)))  # of level lines
+CELL = 10  # letters that a cell is wide
 Figures = Mapping[tuple[str, str], Sequence[float]]  # (row, column) -> the figures of its runs, in per cent
 
 
-def matrix(path: pathlib.Path, rows: Sequence[str], columns: Sequence[str], figures: Figures, measure: str) -> None:
+def matrix(
+    path: pathlib.Path, rows: Sequence[str], columns: Sequence[str], figures: Figures, measure: str, across: str
+) -> None:
     """Draws a table's means as a matrix of colours with their numbers, each column coloured by itself.
 
     Args:
       path: the PNG to write.
       rows: names from top to bottom.
       columns: names from left to right.
-      figures: what was measured; a cell without any stays empty.
+      figures: what was measured at the last epoch; a cell without any stays empty.
       measure: what the figures are.
+      across: what the columns are.
 
     Source: Cui et al. 2019, figures 8 to 10.
     """
     means = np.array([[np.mean(figures.get((row, column), [np.nan])) for column in columns] for row in rows])
     lowest, highest = np.nanmin(means, axis=0), np.nanmax(means, axis=0)
     shades = (means - lowest) / np.where(highest > lowest, highest - lowest, 1.0)
-    figure = canvas.figure(1.6 + 0.75 * len(columns) + 0.07 * max(map(len, rows)), 1.2 + 0.32 * len(rows))
+    numbers = [len(values) for (row, column), values in figures.items() if row in rows and column in columns]
+    title = f"{measure}: {canvas.mean_of(numbers)}, last epoch"
+    below, beside = ([canvas.short(name, canvas.LEGEND) for name in names] for names in (columns, rows))
+    longest = max(map(len, below))
+    # Names that are wider than a cell would run into each other.
+    turn = {} if longest <= CELL else {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    width = 0.6 + 0.75 * len(columns) + 0.07 * max(map(len, beside))
+    height = 1.4 + 0.32 * len(rows) + (0.05 * longest if turn else 0)
+    figure = canvas.figure(max(width, 0.3 + 0.085 * len(title)), height)
     axes = figure.subplots()
     axes.imshow(np.ma.masked_invalid(shades), cmap="Blues", vmin=0, vmax=1.4, aspect="auto")
     for i, j in np.argwhere(np.isfinite(means)):
         axes.text(j, i, f"{means[i, j]:.2f}", ha="center", va="center", fontsize=8)
-    axes.set_xticks(range(len(columns)), [canvas.short(name) for name in columns])
-    axes.set_yticks(range(len(rows)), [canvas.short(name, 40, ends=True) for name in rows])
+    axes.set_xticks(range(len(columns)), below, **turn)
+    axes.set_yticks(range(len(rows)), beside)
     axes.tick_params(labelsize=8, length=0)
-    figure.suptitle(f"{measure}\ndarker is higher in its column", fontsize=10)
+    axes.set_xlabel(canvas.short(across, canvas.LEGEND), fontsize=9)
+    figure.suptitle(f"{title}\ndarker is higher in its column", fontsize=10)
     axes.spines[:].set_visible(False)
     canvas.save(figure, path)
 
@@ -58,7 +73,9 @@ class Panel:
 
 
 def against_setting(path: pathlib.Path, name: str, panels: Mapping[str, Panel], measure: str) -> None:
-    """Draws a metric against a setting, a panel per column of the table.
+    """Draws a metric against a setting, a panel per column of the table; bars are ± one standard deviation.
+
+    One run has no bar.
 
     Args:
       path: the PNG to write.
@@ -68,9 +85,11 @@ def against_setting(path: pathlib.Path, name: str, panels: Mapping[str, Panel], 
 
     Source: Cui et al. 2019, figure 5 (beta); Sinha et al. 2020, tables 2 and 4 (tau).
     """
-    figure, places = canvas.grid(panels, width=3.4, height=2.8, beside=1.6, sharey=False)
     methods = list(dict.fromkeys(method for panel in panels.values() for method in panel.curves))
     others = list(dict.fromkeys(other for panel in panels.values() for other in panel.levels))
+    theirs = {method: f"{canvas.short(method, canvas.LEGEND - 11)}, the paper" for method in methods}
+    width = canvas.beside([*others, *theirs.values()])
+    figure, places = canvas.grid(panels, width=3.4, height=2.9, beside=width, sharey=False)
     for axes, (title, panel) in zip(places, panels.items(), strict=True):
         # Values of beta crowd at 1: evenly spaced, under their own names.
         numbers = sorted({number for curve in panel.curves.values() for number in curve})
@@ -78,21 +97,27 @@ def against_setting(path: pathlib.Path, name: str, panels: Mapping[str, Panel], 
             own = [number for number in numbers if number in curve]
             x, style = [numbers.index(number) for number in own], canvas.style(methods.index(method))
             means = [np.mean(curve[number]) for number in own]
-            deviations = [np.std(curve[number], ddof=1) if len(curve[number]) > 1 else 0.0 for number in own]
-            axes.errorbar(
-                x, means, deviations, marker="o", ms=4, lw=1.4, capsize=2, label=canvas.short(method), **style
-            )
+            deviations = [np.std(curve[number], ddof=1) if len(curve[number]) > 1 else np.nan for number in own]
+            # Apart from the bars, so that the legend has all lines in the order that they are drawn in.
+            axes.plot(x, means, marker="o", ms=4, lw=1.4, label=canvas.short(method, canvas.LEGEND), **style)
+            axes.errorbar(x, means, deviations, fmt="none", capsize=2, lw=1.4, ecolor=style["color"])
             printed = [panel.paper.get(method, {}).get(number, np.nan) for number in own]
             if np.any(np.isfinite(printed)):
                 colour = canvas.GREY if len(methods) == 1 else style["color"]
-                axes.plot(x, printed, color=colour, marker="x", ms=4, lw=1.2, ls=":", label="the paper")
+                axes.plot(x, printed, color=colour, marker="x", ms=4, lw=1.2, ls=":", label=theirs[method])
         for other, values in panel.levels.items():
             place = len(methods) + others.index(other)
-            dashes = "--" if place < len(canvas.COLOURS) else "-."
+            dashes = DASHES[place // len(canvas.COLOURS) % len(DASHES)]
             colour = canvas.style(place)["color"]
-            axes.axhline(np.mean(values), lw=1.2, label=canvas.short(other), color=colour, linestyle=dashes)
+            label = canvas.short(other, canvas.LEGEND)
+            axes.axhline(np.mean(values), lw=1.2, label=label, color=colour, linestyle=dashes)
         axes.set_xticks(range(len(numbers)), [f"{number:g}" for number in numbers])
         canvas.finish(axes, title, name, measure)
+    curves = [curve for panel in panels.values() for curve in panel.curves.values()]
+    runs = [len(values) for curve in curves for values in curve.values()]
+    bars = "; bars: ± standard deviation" if max(runs) > 1 else ""
+    runs += [len(values) for panel in panels.values() for values in panel.levels.values()]
+    figure.suptitle(f"{canvas.mean_of(runs)}, last epoch{bars}", fontsize=10)
     canvas.legend_beside(figure, "")
     canvas.save(figure, path)
 
