@@ -61,6 +61,23 @@ def test_columns_with_one_value_of_the_setting_are_left_out_and_named(tmp_path, 
     assert "settings.png" not in drawn and shown[-1].endswith("values: ratio 1, 2."), "no column has two values"
 
 
+def test_a_grid_of_two_settings_has_a_line_for_each_value_of_the_one(tmp_path, drawn):
+    settings = ["", *(f"beta {beta}, tau {tau}" for beta in (0.9, 0.99) for tau in (1, 2, 5))]
+    table = {
+        "metric": "error",
+        "columns": "ratio",
+        "column_names": ["1"],
+        "row_names": [["CB", one] for one in settings],
+    }
+    table["paper"] = [{"row": ["CB", settings[1]], "column": "1", "mean": 3.0, "std": None}]
+    rows = [{"method": "CB", "setting": one, "cell": "1", "last": str(i)} for i, one in enumerate(settings)]
+    shown = "\n".join(sweep_pictures(tmp_path, tmp_path, table, rows, []))
+    assert "CB beta 0.9, CB beta 0.99: test error, % by tau" in shown
+    lines = {line.get_label(): list(line.get_ydata()) for line in drawn["settings.png"].axes[0].get_lines()}
+    assert lines["CB beta 0.9"] == [1, 2, 3] and lines["CB beta 0.99"] == [4, 5, 6] and lines["CB"] == [0, 0]
+    assert legend(drawn["settings.png"]) == ["CB beta 0.9", "CB beta 0.9, the paper", "CB beta 0.99", "CB"]
+
+
 def test_a_matrix_names_its_columns_without_overprinting(tmp_path, drawn):
     figures = {("CE", f"imbalance factor {i}"): [1.0] * (1 + i % 3) for i in range(14)}
     columns = [column for _, column in figures]

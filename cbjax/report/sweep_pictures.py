@@ -47,7 +47,7 @@ def sweep_pictures(
     shown = [picture("matrix.png", f"Mean {measure}, last epoch")]
     shown += _settings(out, table, lines, columns, figures, measure)
     numbers: dict[str, set[float]] = {}
-    for kind, number in filter(None, (read_setting(setting) for _, setting in lines)):
+    for kind, number, _ in (setting for line in lines for setting in _settings_of(line)):
         numbers.setdefault(kind, set()).add(number)
     if "beta" in numbers:
         shown += _weights_of_counts(place, out, runs, sorted({*BETAS, *numbers["beta"]}))
@@ -83,14 +83,18 @@ def _weights_of_counts(place, out, runs, betas):
 
 
 def _settings(out, table, lines, columns, figures, measure):
-    """Draws the methods that have several values of the most common setting; the other rows are level lines."""
+    """Draws the methods that have several values of the most common setting; the other rows are level lines.
+
+    Of two settings as common, as in a grid of both, that with more values; each value of the other has a line.
+    """
     found: dict[str, dict[str, dict[float, tuple[str, str]]]] = {}
     for line in lines:
-        kind, number = read_setting(line[1]) or ("", 0.0)
-        if kind:
-            found.setdefault(kind, {}).setdefault(line[0], {})[number] = line
+        for kind, number, method in _settings_of(line):
+            found.setdefault(kind, {}).setdefault(method, {})[number] = line
     found = {kind: {method: of for method, of in methods.items() if len(of) > 1} for kind, methods in found.items()}
-    kind, methods = max(found.items(), key=lambda item: sum(map(len, item[1].values())), default=("", {}))
+    kind, methods = max(
+        found.items(), key=lambda item: (sum(map(len, item[1].values())), -len(item[1])), default=("", {})
+    )
     if not methods:
         return []
     others = [line for line in lines if line not in {one for of in methods.values() for one in of.values()}]
@@ -118,6 +122,14 @@ def _settings(out, table, lines, columns, figures, measure):
             f"Not drawn by {escape(kind)}, for fewer than two of its values: {escape(table['columns'])} {names}."
         )
     return shown
+
+
+def _settings_of(line):
+    """Yields name and number of each of a row's settings, and the rest of the row's name."""
+    parts = line[1].split(", ")
+    for place, part in enumerate(parts):
+        if (read := read_setting(part)) is not None:
+            yield *read, _name((line[0], ", ".join(parts[:place] + parts[place + 1 :])))
 
 
 def _of_column(figures, lines, column):
