@@ -14,7 +14,7 @@ def free_bytes() -> float:
     control groups, as containers and job schedulers set them; elsewhere the free pages, or 4 GiB where not even those
     are known.
     """
-    return float(min(_available(), *_of_control_groups(), float("inf")))
+    return float(min([_available(), *_of_control_groups()]))
 
 
 def _available() -> float:

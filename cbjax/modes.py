@@ -41,7 +41,11 @@ class Choice(NamedTuple):
 
 
 def choose(
-    runs: Sequence[PlannedRun], mode: str, group_size: int | None, load: Callable[..., Source] = sources.load
+    runs: Sequence[PlannedRun],
+    mode: str,
+    group_size: int | None,
+    load: Callable[..., Source] = sources.load,
+    step_bytes: dict[str, int] | None = None,
 ) -> Choice:
     """Chooses how to train runs of one shape.
 
@@ -50,6 +54,7 @@ def choose(
       mode: one of MODES; "auto" for the fastest.
       group_size: runs of a group; None for the fastest that fits into memory.
       load: reads a data source.
+      step_bytes: as of `runs_that_fit`.
 
     Raises:
       ConfigError: if a group of the size that was asked for would not fit into memory, or there are fewer devices than
@@ -64,7 +69,7 @@ def choose(
     except ValueError as error:
         raise ConfigError(f"run {runs[0].name}: {error}") from None
     dataset = data.of_config(runs[0].config, load)
-    room = runs_that_fit(runs[0], load, {})
+    room = runs_that_fit(runs[0], load, {} if step_bytes is None else step_bytes)
     if group_size is not None and mode != "auto":
         # Of a group that is no multiple of the devices fewer work, with as many runs each.
         used = max(n for n in range(1, devices + 1) if group_size % n == 0) if mode == "devices" else 1
@@ -116,13 +121,13 @@ def devices_alone(config: ConfigDict) -> int | None:
     return None
 
 
-def runs_that_fit(run: PlannedRun, load: Callable[..., Source], known: dict[str, int]) -> float:
+def runs_that_fit(run: PlannedRun, load: Callable[..., Source], step_bytes: dict[str, int]) -> float:
     """Estimates how many runs of a run's shape fit into the memory of a device, at least 1.
 
     Args:
       run: one of them.
       load: reads a data source.
-      known: what a step of other shapes needs by what decides it, to which that of this one is added.
+      step_bytes: what a step of other shapes needs by what decides it, to which that of this one is added.
     """
     # A group has no pmap, and what pmap compiles cannot be asked.
     config = configs.change(run.config, ["parallel=shard_map"])
@@ -130,9 +135,9 @@ def runs_that_fit(run: PlannedRun, load: Callable[..., Source], known: dict[str,
     parts = build.build(config, dataset, sharding.make_mesh(1))
     shape = (config.model.to_json_best_effort(), config.batch_size, config.optim.accumulation, config.loss.name)
     key = json.dumps([*shape, dataset.train.images.shape[1:], len(dataset.class_names), parts.steps_per_dispatch == 1])
-    if key not in known:
-        known[key] = _step_bytes(parts, dataset)
-    return max(1.0, SHARE * device_bytes() / run_bytes(parts, dataset, known[key]))
+    if key not in step_bytes:
+        step_bytes[key] = _step_bytes(parts, dataset)
+    return max(1.0, SHARE * device_bytes() / run_bytes(parts, dataset, step_bytes[key]))
 
 
 def run_bytes(parts: Parts, dataset: Dataset, step_bytes: int) -> float:

@@ -49,24 +49,25 @@ def plan(
       ConfigError: if the plan was made for another mode or group size, or no group can be made of the runs.
       WorkdirError: if the file is damaged.
     """
-    asked = {"mode": mode, "group_size": group_size}
+    asked, step_bytes = {"mode": mode, "group_size": group_size}, dict[str, int]()
     known = check(path, mode, group_size)
     if known is None:
         if not left:
             return {"asked": asked, "mode": "loop", "groups": []}
         shapes = _by_shape(left, sizes)
-        choice = _choose(shapes, sizes, mode, group_size, load, tell)
-        return _write(path, {"asked": asked, **choice._asdict(), "groups": _groups(shapes, left, choice, load, tell)})
-    names, over = {run.name for run in mine}, {run.name for run in mine} - {run.name for run in left}
+        choice = _choose(shapes, sizes, mode, group_size, load, step_bytes, tell)
+        groups = _groups(shapes, left, choice, load, step_bytes, tell)
+        return _write(path, {"asked": asked, **choice._asdict(), "groups": groups})
+    names, waiting = {run.name for run in mine}, {run.name for run in left}
     groups = []
     for group in known["groups"]:
-        rest = [name for name in group if name in names and name not in over]
+        rest = [name for name in group if name in waiting]
         begun = is_begun(path.parent / folder(group)) and names.issuperset(group)
         groups.append(group if begun or not rest else rest)
     planned = {name for group in groups for name in group}
     new = [run for run in left if run.name not in planned]
     choice = Choice(known["mode"], known["group_size"], known["measured"])
-    groups += _groups(_by_shape(new, sizes), new, choice, load, tell)
+    groups += _groups(_by_shape(new, sizes), new, choice, load, step_bytes, tell)
     return known if groups == known["groups"] else _write(path, {**known, "groups": groups})
 
 
@@ -103,7 +104,7 @@ def _as_options(asked):
     return f"--mode={asked['mode']}" + (f" --group-size={size}" if size is not None else "")
 
 
-def _choose(shapes, sizes, mode, group_size, load, tell) -> Choice:
+def _choose(shapes, sizes, mode, group_size, load, step_bytes, tell) -> Choice:
     if mode == "loop":
         return Choice("loop", 1, [])
     # Of the shapes with the most runs the one with the most images, which takes the most memory.
@@ -118,19 +119,18 @@ def _choose(shapes, sizes, mode, group_size, load, tell) -> Choice:
     if alone:
         return Choice("loop", 1, [])
     tell(f"choosing how to train {len(left)} runs" if mode == "auto" else f"measuring groups of runs, {mode}")
-    choice = modes.choose(largest, mode, group_size, load)
+    choice = modes.choose(largest, mode, group_size, load, step_bytes)
     tell(f"mode {choice.mode}, {choice.group_size} runs at a time")
     return choice
 
 
-def _groups(shapes, runs, choice, load, tell) -> list[list[str]]:
-    known: dict[str, int] = {}
+def _groups(shapes, runs, choice, load, step_bytes, tell) -> list[list[str]]:
     groups = []
     for same in shapes:
         size = choice.group_size
         if size > 1 and len(same) > 1:
             devices = sharding.count_devices() if choice.mode == "devices" else 1
-            size = min(size, int(modes.runs_that_fit(same[0], load, known)) * devices)
+            size = min(size, int(modes.runs_that_fit(same[0], load, step_bytes)) * devices)
             if size < min(choice.group_size, len(same)):
                 tell(f"{len(same)} runs as {same[0].name}: {size} at a time, for more would not fit into memory")
         groups += [[run.name for run in group] for group in _cut(same, size, choice.mode)]

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cbjax.config import ConfigError
+from cbjax.sweep_table import row_key
 from cbjax.variants import PlannedRun, Sweep
 from cbjax.writers import only_writer, replace
 
@@ -142,8 +143,8 @@ def place(labels: Mapping[str, str], rows: Sequence[str], column: str | None) ->
       rows: the table's axes of rows.
       column: its axis of columns; None for a single one.
     """
-    setting = ", ".join(filter(None, (labels[axis] for axis in rows[1:])))
-    return {"method": labels[rows[0]], "setting": setting, "cell": labels[column] if column else ""}
+    method, setting = row_key([labels[axis] for axis in rows])
+    return {"method": method, "setting": setting, "cell": labels[column] if column else ""}
 
 
 def _is_number(text: str) -> bool:

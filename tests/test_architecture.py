@@ -45,7 +45,7 @@ BESIDE = {
     "arguments": {"storage"},
     "host_memory": set(),
     "progress": set(),
-    "rows": {"config", "variants", "writers"},
+    "rows": {"config", "sweep_table", "variants", "writers"},
     "interrupts": set(),
     "startup": {"config"},
     "storage": set(),

@@ -331,7 +331,7 @@ def test_a_killed_sweep_goes_on_to_the_same_rows_bit_for_bit(described, tmp_path
 def test_what_auto_measured_is_written_down_and_read_again(described, tmp_path, monkeypatch):
     asked = []
 
-    def choose(runs, mode, group_size, load):
+    def choose(runs, mode, group_size, *args):
         asked.append((len(runs), mode, group_size))
         return Choice("vmap", 2, [{"mode": "loop", "runs": 1, "run_steps_per_second": 1.0}])
 
