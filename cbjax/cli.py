@@ -83,9 +83,9 @@ def _train(options, overrides):
 
 
 def _sweep(options, overrides):
-    from cbjax import variants
+    from cbjax import sweep_file
 
-    described, runs = variants.load(options.config, overrides)
+    described, runs = sweep_file.load(options.config, overrides)
     if options.dry_run:
         return _list_runs(options, runs, described.sizes)
     if options.workdir is None:
@@ -95,7 +95,7 @@ def _sweep(options, overrides):
     from cbjax.sweep import sweep
 
     path, failed = sweep(
-        variants.sweep_name(options.config, overrides),
+        sweep_file.sweep_name(options.config, overrides),
         described,
         runs,
         options.workdir,
@@ -110,11 +110,11 @@ def _sweep(options, overrides):
 
 
 def _list_runs(options, runs, sizes):
-    from cbjax import cost, variants
+    from cbjax import cost, sweep_file
     from cbjax.abstract_data import UnknownSizes
     from cbjax.data import DataError
 
-    mine = variants.shard(runs, *options.shard)
+    mine = sweep_file.shard(runs, *options.shard)
     for run in mine:
         print(run.name)
     sys.stdout.flush()

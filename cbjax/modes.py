@@ -22,8 +22,8 @@ from cbjax.config import ConfigError
 from cbjax.config_schema import is_streamed
 from cbjax.data import Dataset, Source, sources
 from cbjax.run_group import Member
+from cbjax.sweep_file import PlannedRun
 from cbjax.types import Run
-from cbjax.variants import PlannedRun
 
 MODES = ("auto", "loop", "vmap", "devices")
 LARGEST = 64  # runs of a group on a device

@@ -13,7 +13,7 @@ from cbjax.config import ConfigError
 from cbjax.config_schema import is_streamed
 from cbjax.data import Source
 from cbjax.modes import Choice
-from cbjax.variants import PlannedRun
+from cbjax.sweep_file import PlannedRun
 
 
 def plan(

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cbjax.config import ConfigError
+from cbjax.sweep_file import PlannedRun
 from cbjax.sweep_table import row_key
-from cbjax.variants import PlannedRun, Sweep
+from cbjax.variants import Sweep
 from cbjax.writers import only_writer, replace
 
 FIELDS = (

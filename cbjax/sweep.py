@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from cbjax import config as configs
-from cbjax import data, modes, plan, processes, rows, sharding, variants
+from cbjax import data, modes, plan, processes, rows, sharding
 from cbjax import workdir as workdirs
 from cbjax.config import ConfigError
 from cbjax.data import Source, sources
@@ -22,8 +22,9 @@ from cbjax.programs import GroupPrograms
 from cbjax.progress import Board, board
 from cbjax.report import report, report_sweep
 from cbjax.run import Shared, train
+from cbjax.sweep_file import PlannedRun, shard, table_as_json
 from cbjax.train_group import train_group
-from cbjax.variants import PlannedRun, Sweep, shard
+from cbjax.variants import Sweep
 from cbjax.workdir import BusyError, WorkdirError
 from cbjax.writers import only_writer
 
@@ -51,7 +52,7 @@ def sweep(
     Args:
       name: of the sweep, which its rows bear.
       described: what the runs were made of, for its table.
-      runs: all runs of the sweep, as from `variants.load`.
+      runs: all runs of the sweep, as from `sweep_file.load`.
       workdir: the folder of all runs.
       mode: one of `modes.MODES`; "auto" measures once and writes its choice to `workdir/plan*.json`.
       group_size: runs of a group; None to choose.
@@ -276,7 +277,7 @@ def _write_description(
     place: pathlib.Path, name: str, described: Sweep, runs: Sequence[PlannedRun], results: pathlib.Path
 ) -> None:
     listed = [{"name": run.name, "labels": dict(run.labels), "config": run.identity} for run in runs]
-    description = {"name": name, "config": described.config, "table": variants.table_as_json(described), "runs": listed}
+    description = {"name": name, "config": described.config, "table": table_as_json(described), "runs": listed}
     path = place / "sweep.json"
     with only_writer(place):  # of the parts of a sweep each may have a file of rows of its own
         files: list[str] = []

@@ -18,8 +18,8 @@ from cbjax.progress import Silent
 from cbjax.results import finish
 from cbjax.run import Shared
 from cbjax.run_group import Group, Member
+from cbjax.sweep_file import PlannedRun
 from cbjax.types import Run
-from cbjax.variants import PlannedRun
 
 
 def train_group(

@@ -32,7 +32,8 @@ LEVELS = [
 ]
 # These stand beside: any but the maths may import them.
 BESIDE = {
-    "variants": {"config", "config_rules", "config_schema", "sweep_table"},
+    "sweep_file": {"config", "config_rules", "config_schema", "sweep_table", "variants"},
+    "variants": {"sweep_table"},
     "sweep_table": {"config"},
     "config": {"config_rules", "config_schema", "config_kinds"},
     "config_test_time": {"config", "config_schema"},
@@ -45,7 +46,7 @@ BESIDE = {
     "arguments": {"storage"},
     "host_memory": set(),
     "progress": set(),
-    "rows": {"config", "sweep_table", "variants", "writers"},
+    "rows": {"config", "sweep_file", "sweep_table", "variants", "writers"},
     "interrupts": set(),
     "startup": {"config"},
     "storage": set(),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import cbjax
-from cbjax import build, data, host_memory, modes, plan, programs, run_group, sharding, variants
+from cbjax import build, data, host_memory, modes, plan, programs, run_group, sharding, sweep_file
 from cbjax.config import ConfigError
 from cbjax.data.sampling import Batches
 from cbjax.modes import Choice
@@ -64,7 +64,7 @@ def test_statistics_over_the_whole_batch_stay_within_a_run_of_a_group():
 
 
 def test_the_memory_of_a_group_is_estimated_and_a_group_that_does_not_fit_is_refused(monkeypatch):
-    _, runs = variants.load("digits_lt", ["devices=1"])
+    _, runs = sweep_file.load("digits_lt", ["devices=1"])
     dataset, mesh = data.of_config(runs[0].config), sharding.make_mesh(1)
     parts = build.build(runs[0].config, dataset, mesh)
     size = modes.run_bytes(parts, dataset, modes._step_bytes(parts, dataset))
@@ -85,9 +85,9 @@ def test_the_memory_of_a_group_is_estimated_and_a_group_that_does_not_fit_is_ref
     assert modes.choose(runs, "vmap", 3) == Choice("vmap", 3, [])
     with pytest.raises(ConfigError, match=r"--group-size: 4 runs would need about 1\.3 times .*use at most 3"):
         modes.choose(runs, "vmap", 4)
-    _, runs = variants.load("digits_lt", ["parallel=pmap"])  # which a group does not know
+    _, runs = sweep_file.load("digits_lt", ["parallel=pmap"])  # which a group does not know
     assert modes.choose(runs, "vmap", 3) == Choice("vmap", 3, [])
-    _, runs = variants.load("digits_lt", ["devices=16"])
+    _, runs = sweep_file.load("digits_lt", ["devices=16"])
     with pytest.raises(ConfigError, match=r"run ce/seed_0: devices=16: this machine has 8 cpu"):
         modes.choose(runs, "vmap", 3)
 
@@ -102,7 +102,7 @@ def test_the_memory_of_a_group_is_estimated_and_a_group_that_does_not_fit_is_ref
     ],
 )
 def test_auto_takes_the_smallest_group_that_is_about_as_fast(monkeypatch, rates, expected):
-    _, runs = variants.load("digits_lt", ["devices=1"])
+    _, runs = sweep_file.load("digits_lt", ["devices=1"])
     monkeypatch.setattr(modes, "_loop_rate", lambda run, dataset, mesh: rates[1])
     monkeypatch.setattr(modes, "_group_rate", lambda runs, mesh, per_device, load: rates[len(runs)])
     monkeypatch.setattr(modes, "runs_that_fit", lambda *args: 3.0 * modes.SHARE if None in rates.values() else 1e9)
@@ -113,7 +113,7 @@ def test_auto_takes_the_smallest_group_that_is_about_as_fast(monkeypatch, rates,
 
 
 def test_fewer_runs_than_devices_are_spread_too(monkeypatch):
-    _, runs = variants.load("digits_lt", ["devices=1"])
+    _, runs = sweep_file.load("digits_lt", ["devices=1"])
     monkeypatch.setattr(modes, "_loop_rate", lambda *args: 10.0)
     monkeypatch.setattr(modes, "_group_rate", lambda runs, mesh, per_device, load: 10.0 * mesh.devices.size)
     monkeypatch.setattr(modes, "runs_that_fit", lambda *args: 1e9)
@@ -122,7 +122,7 @@ def test_fewer_runs_than_devices_are_spread_too(monkeypatch):
 
 
 def test_runs_of_data_of_one_size_are_one_shape_and_each_shape_has_the_groups_that_fit(monkeypatch):
-    _, runs = variants.load("cdb_table1:short")
+    _, runs = sweep_file.load("cdb_table1:short")
     runs = [run for run in runs if run.labels["seed"] == "0" and run.labels["method"] in ("CE", "CB")]
     even, large = {run.name: [10, 5, 5, 2] for run in runs}, {run.name: [9, 5, 5, 2] for run in runs[::2]}
     ratios = {run.config.data.majority_ratio for run in runs}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cbjax import arguments, rows, variants
+from cbjax import arguments, rows, sweep_file
 from cbjax.cli import main
 from cbjax.report import sweep_plots
 from cbjax.report.paper_table import paper_page, paper_table
@@ -42,14 +42,14 @@ def measured():
 
 
 def test_cells_hold_mean_deviation_n_and_the_paper_s_figure():
-    header, body = paper_table(variants.table_as_json(SWEEP), measured(), "last")
+    header, body = paper_table(sweep_file.table_as_json(SWEEP), measured(), "last")
     assert header == ["method, setting \\ imbalance", "10", "100"]
     assert body == [
         ["CE", f"7.00 ± {statistics.stdev((6, 8)):.2f} (2) [5.00 ± 0.50]", "9.50 ± 0.00 (2) [9.00]"],
         ["CDB", "3.00 (1)", "–"],
         ["EQL", "[4.00]", "–"],
     ]
-    _, best = paper_table(variants.table_as_json(SWEEP), measured(), "best")
+    _, best = paper_table(sweep_file.table_as_json(SWEEP), measured(), "best")
     assert best[1] == ["CDB", "2.00 (1)", "–"]
 
 
@@ -62,21 +62,21 @@ def test_rows_and_columns_are_the_paper_s_where_it_has_all_and_else_the_sweep_s(
     runs = product(
         choices("method", {"CE": {}, "CDB": {}}), choices("imbalance", {name: {} for name in ("2", "5", "10", "20")})
     )
-    layout = variants.table_as_json(Sweep("digits_lt", runs, Table("T", ("method",), "imbalance", paper=paper)))
+    layout = sweep_file.table_as_json(Sweep("digits_lt", runs, Table("T", ("method",), "imbalance", paper=paper)))
     assert layout["column_names"] == (columns or ["2", "5", "10", "20"])
     assert layout["row_names"] == [["CDB"], ["CE"], ["EQL"]]
     del paper[("CE",)]
-    layout = variants.table_as_json(Sweep("digits_lt", runs, Table("T", ("method",), "imbalance", paper=paper)))
+    layout = sweep_file.table_as_json(Sweep("digits_lt", runs, Table("T", ("method",), "imbalance", paper=paper)))
     assert layout["row_names"] == [["CE"], ["CDB"], ["EQL"]]
 
 
 def test_the_page_names_what_is_far_from_the_paper_and_what_it_cost():
-    page = paper_page(variants.table_as_json(SWEEP), measured(), "mine")
+    page = paper_page(sweep_file.table_as_json(SWEEP), measured(), "mine")
     assert "More than 1.5 points from the paper at the last epoch: CE at 10 (+2.0)." in page
     assert "A note." in page and "5 runs; 2.5 hours of training, on 1 x cpu." in page
     assert page.index("## Last epoch") < page.index("## Best epoch")
-    assert "No run has finished." in paper_page(variants.table_as_json(SWEEP), [], "mine")
-    page = paper_page(variants.table_as_json(SWEEP), [], "mine", failed={"a": "it diverged"}, num_runs=8)
+    assert "No run has finished." in paper_page(sweep_file.table_as_json(SWEEP), [], "mine")
+    page = paper_page(sweep_file.table_as_json(SWEEP), [], "mine", failed={"a": "it diverged"}, num_runs=8)
     assert "No run has finished, 1 of 8 failed." in page
 
 
@@ -85,9 +85,9 @@ def test_every_figure_of_the_paper_has_its_row_and_column(path):
     """All sweeps that come with cbjax resolve, in each recipe that their heads name."""
     recipes = [word for word in path.read_text().split() if word.startswith(f"--config={path.stem}:")]
     for name in dict.fromkeys([str(path), *(f"{path}:{word.split(':')[1].strip(',.')}" for word in recipes)]):
-        sweep, runs = variants.load(name)
+        sweep, runs = sweep_file.load(name)
         assert len({run.name for run in runs}) == len(runs)
-        layout = variants.table_as_json(sweep)
+        layout = sweep_file.table_as_json(sweep)
         if layout is None:
             continue
         own = {(tuple(run.labels[axis] for axis in layout["rows"]), run.labels[layout["columns"]]) for run in runs}
@@ -100,8 +100,8 @@ def test_every_figure_of_the_paper_has_its_row_and_column(path):
 @pytest.fixture
 def swept(tmp_path):
     """A sweep of MNIST's table 2 with made-up figures, as its folder would be."""
-    described, runs = variants.load("cdb_table2:short")
-    layout = variants.table_as_json(described)
+    described, runs = sweep_file.load("cdb_table2:short")
+    layout = sweep_file.table_as_json(described)
     listed = [{"name": run.name, "labels": dict(run.labels), "config": f"{i:016x}"} for i, run in enumerate(runs)]
     blank = dict.fromkeys(rows.FIELDS, "") | {"metric": "error", "seconds": "240", "device": "1 x cpu"}
     figures = [
@@ -244,10 +244,12 @@ def test_a_grid_of_betas_is_drawn_with_each_method_and_classes_that_have_images(
         choices("setting", numbers),
     )
     paper = {("CB softmax", "beta 0.99"): {"set 1": (5.0, None)}}
-    layout = variants.table_as_json(Sweep("digits_lt", runs, Table("Grid", ("method", "setting"), "cell", paper=paper)))
+    layout = sweep_file.table_as_json(
+        Sweep("digits_lt", runs, Table("Grid", ("method", "setting"), "cell", paper=paper))
+    )
     assert layout["row_names"][:2] == [["CB softmax", "beta 0.9"], ["CB softmax", "beta 0.99"]]
     listed = [
-        {"name": variants.folder(one.labels), "labels": one.labels, "config": str(i)} for i, one in enumerate(runs)
+        {"name": sweep_file.folder(one.labels), "labels": one.labels, "config": str(i)} for i, one in enumerate(runs)
     ]
     description = {"name": "grid", "config": "digits_lt", "table": layout, "runs": listed}
     (tmp_path / "sweep.json").write_text(json.dumps(description))
@@ -326,7 +328,7 @@ def test_measured_rows_belong_to_runs_that_the_sweeps_still_have():
     for row in (row for path in files for row in rows.read(path)):
         if row["table"] not in known:
             options, overrides = arguments.parse(["sweep", *shlex.split(f"--config={row['table']}")])
-            known[row["table"]] = {run.identity: run for run in variants.load(options.config, overrides)[1]}
+            known[row["table"]] = {run.identity: run for run in sweep_file.load(options.config, overrides)[1]}
         assert known[row["table"]][row["config"]].labels["seed"] == row["seed"]
 
 

@@ -9,7 +9,8 @@ import pytest
 from cbjax import config as configs
 from cbjax import rows
 from cbjax.config import ConfigError
-from cbjax.variants import PlannedRun, Sweep, Table, choices, folder, product, seeds
+from cbjax.sweep_file import PlannedRun, folder
+from cbjax.variants import Sweep, Table, choices, product, seeds
 
 ROW = dict.fromkeys(rows.FIELDS, "1") | {"method": "CB, beta 0.9", "device": "1 x cpu", "config": "aa"}
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import cbjax
-from cbjax import modes, plan, rows, run_group, variants
+from cbjax import modes, plan, rows, run_group, sweep_file
 from cbjax import workdir as workdirs
 from cbjax.config import ConfigError
 from cbjax.data import DataError, sources
@@ -42,7 +42,7 @@ def described(tmp_path):
 
 
 def train(path, workdir, *overrides, **options):
-    described, runs = variants.load(path, [*QUICK, *overrides])
+    described, runs = sweep_file.load(path, [*QUICK, *overrides])
     return sweep("mine", described, runs, workdir, **options)
 
 
@@ -251,7 +251,7 @@ def test_a_group_that_is_stopped_while_its_runs_are_finished_goes_on_from_its_ch
 
 def test_what_is_left_of_a_group_that_was_not_begun_is_trained_together(described, loop, tmp_path):
     kept, told = tmp_path / "runs" / "kept.csv", []
-    _, runs = variants.load(described, QUICK)
+    _, runs = sweep_file.load(described, QUICK)
     names = [run.name for run in runs]
     (tmp_path / "runs").mkdir()
     asked = {"mode": "vmap", "group_size": 4}
@@ -284,7 +284,7 @@ def test_a_folder_of_something_else_is_refused_and_left_as_it_is(described, loop
     other = tmp_path / "other.py"
     other.write_text(described.read_text())
     before = {path: path.read_bytes() for path in loop.rglob("*") if path.is_file()}
-    sweep_of, runs = variants.load(other, QUICK)
+    sweep_of, runs = sweep_file.load(other, QUICK)
     with pytest.raises(ConfigError, match=r"holds the sweep 'mine', whose runs are others; got 'other'"):
         sweep("other", sweep_of, runs, loop, mode="loop")
     with pytest.raises(ConfigError, match=r"begun with --mode=loop; got --mode=vmap --group-size=2"):
@@ -347,7 +347,7 @@ def test_what_auto_measured_is_written_down_and_read_again(described, tmp_path, 
 
 def test_runs_that_a_plan_lacks_join_it_in_groups(described, tmp_path, monkeypatch):
     monkeypatch.setattr(modes, "choose", lambda *args: Choice("vmap", 2, []))
-    _, runs = variants.load(described, QUICK)
+    _, runs = sweep_file.load(described, QUICK)
     path = tmp_path / "plan.json"
 
     def planned(left, mode="auto", group_size=None):
@@ -448,7 +448,7 @@ def test_a_sweep_of_variants_needs_no_file(tmp_path):
     described = Sweep("digits_lt", product(choices("method", {"ce": {}}), seeds(1)))
     config = cbjax.config.load("digits_lt", [*QUICK, "num_epochs=1"])
     _, failed = sweep(
-        "mine", described, [variants.PlannedRun("ce/seed_0", {"method": "ce", "seed": "0"}, config)], tmp_path
+        "mine", described, [sweep_file.PlannedRun("ce/seed_0", {"method": "ce", "seed": "0"}, config)], tmp_path
     )
     assert failed == {} and (tmp_path / "report.md").exists()
 
@@ -487,7 +487,7 @@ def test_runs_that_differ_in_numbers_share_their_programs(tmp_path):
         train(path, tmp_path / "runs", mode="loop")
     jax.monitoring.clear_event_listeners()
     assert "first" in compiled and "second" not in compiled and "third" not in compiled
-    _, runs = variants.load(path, QUICK)
+    _, runs = sweep_file.load(path, QUICK)
     for run in runs[1:]:
         real(run.config, tmp_path / "alone" / run.name)
     together, alone = logs(tmp_path / "runs"), logs(tmp_path / "alone")

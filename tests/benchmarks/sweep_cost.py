@@ -14,7 +14,7 @@ import statistics
 import tempfile
 import time
 
-from cbjax import variants
+from cbjax import sweep_file
 from cbjax.report import report_sweep
 from cbjax.startup import set_flags
 from cbjax.sweep import sweep
@@ -71,7 +71,7 @@ def planned(described, quick, path):
     """Resolves the runs, by way of a file as the command does."""
     lines = ("from cbjax.variants import *", "def get_sweep():", f"    return {described!r}", "")
     path.write_text("\n".join(lines))
-    return variants.load(path, quick)[1]
+    return sweep_file.load(path, quick)[1]
 
 
 def resident_mib():
