@@ -45,6 +45,10 @@ class RowsError(ValueError):
     """A file of rows that cannot be read; the message says where and why."""
 
 
+class NoRowsError(RowsError):
+    """A file of something else."""
+
+
 def row(name: str, sweep: Sweep, run: PlannedRun, workdir: pathlib.Path) -> dict[str, str]:
     """Returns the row of a finished run.
 
@@ -75,10 +79,13 @@ def known(path: pathlib.Path, name: str, sweep: Sweep, runs: Iterable[PlannedRun
 
     Tables share runs: CDB with dynamic tau stands in tables 1 and 2 of its paper, of the same configs. A row counts
     where it has the sweep's metric.
+
+    Raises:
+      RowsError: if the file, or a file of rows beside it, is damaged.
     """
     found: dict[tuple[str, str], dict[str, str]] = {}
     for neighbour in sorted(set(path.parent.glob("*.csv")) - {path}):
-        with contextlib.suppress(RowsError):  # a CSV of something else
+        with contextlib.suppress(NoRowsError):
             found |= {(one["config"], one["metric"]): one for one in read(neighbour)}
     found |= {(one["config"], one["metric"]): one for one in read(path)}
     named = [_names(name, sweep, run) for run in runs]
@@ -95,7 +102,8 @@ def read(path: str | os.PathLike) -> list[dict[str, str]]:
     """Reads a file of rows; one that is not there has none.
 
     Raises:
-      RowsError: if it is no such file.
+      RowsError: if it is damaged.
+      NoRowsError: if it is no such file.
     """
     path = pathlib.Path(path)
     if not path.exists():
@@ -105,9 +113,9 @@ def read(path: str | os.PathLike) -> list[dict[str, str]]:
             reader = csv.DictReader(file)
             rows, columns = [(reader.line_num, one) for one in reader], tuple(reader.fieldnames or ())
     except (UnicodeDecodeError, csv.Error) as error:
-        raise RowsError(f"{path} must be a CSV of rows, in UTF-8; {error}") from error
+        raise NoRowsError(f"{path} must be a CSV of rows, in UTF-8; {error}") from error
     if columns != FIELDS:
-        raise RowsError(
+        raise NoRowsError(
             f"{path} must be a CSV with the columns {','.join(FIELDS)}; got {','.join(columns) or 'nothing'}"
         )
     for number, one in rows:

@@ -150,3 +150,13 @@ def test_bars_of_classes_are_explained(tmp_path, drawn):
     assert drawn["classes.png"].axes[1].get_xlabel() == "test accuracy (%)\nmean of 2 runs, bars: ± standard deviation"
     plots.classes(tmp_path / "one.png", ["a", "b"], np.array([9, 1]), {"": values[:1]})
     assert drawn["one.png"].axes[1].get_xlabel() == "test accuracy (%)"
+
+
+def test_the_last_panel_of_each_column_has_the_numbers_of_its_axis():
+    _, panels = canvas.grid(dict.fromkeys("abcde"), 2.0, 2.0)
+    for axes in panels:
+        canvas.finish(axes, "", "epoch", "weight")
+    canvas.label_outer(panels)
+    numbered = [axes.xaxis.get_tick_params()["labelbottom"] for axes in panels]
+    assert numbered == [bool(axes.get_xlabel()) for axes in panels] == [False, False, True, True, True]
+    assert [bool(axes.get_ylabel()) for axes in panels] == [True, False, False, True, False]

@@ -100,6 +100,9 @@ def test_rows_take_the_names_of_the_sweep_that_asks_and_count_only_with_its_metr
     again, renamed = sweep("error", ("cross entropy", {}))
     assert rows.known(path, "mine", again, renamed)[0]["method"] == "cross entropy"
     assert rows.known(path, "mine", *sweep("accuracy", ("CE", {}))) == []
+    beside.write_bytes(line(last="abc"))  # figures of runs, which may be this sweep's: to train them anew takes long
+    with pytest.raises(rows.RowsError, match=r"other.csv, line 2: last must be a finite number.*; got abc; mend it"):
+        rows.known(path, "mine", described, runs)
 
 
 def test_rows_of_a_sweep_that_changed_are_counted(tmp_path):

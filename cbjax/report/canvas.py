@@ -2,7 +2,7 @@
 
 import pathlib
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -120,6 +120,18 @@ def grid(
     for surplus in axes[len(panels) :]:
         surplus.set_axis_off()
     return whole, axes[: len(panels)]
+
+
+def label_outer(panels: Sequence[Any]) -> None:
+    """Leaves the numbers and names of axes to the first panel of each row and the last of each column of a grid."""
+    columns = panels[0].get_subplotspec().get_gridspec().ncols
+    for place, axes in enumerate(panels):
+        if place % columns:
+            axes.set_ylabel("")
+            axes.tick_params(labelleft=False)
+        if place + columns < len(panels):
+            axes.set_xlabel("")
+            axes.tick_params(labelbottom=False)
 
 
 def figure(width: float, height: float) -> Any:

@@ -80,7 +80,7 @@ def class_weights(
             axes.plot(epochs, values[:, index].mean(axis=1), color=colour, lw=1.4, label=name, **canvas.marker(epochs))
         canvas.finish(axes, label, "epoch", "class weight")
         canvas.whole_epochs(axes)
-        axes.label_outer()
+    canvas.label_outer(panels)
     # Once every panel is drawn: it ends the automatic limits that the panels share.
     panels[0].set_ylim(bottom=0)
     if len(members) <= LEGEND:
@@ -156,13 +156,13 @@ def confusion(path: pathlib.Path, names: Sequence[str], counts: np.ndarray, tabl
         by = "" if number <= NAMED else ", by training images"
         axes.set_xlabel(f"predicted class{by}", fontsize=9)
         axes.set_ylabel(f"true class{by}", fontsize=9)
-        axes.label_outer()
         axes.set_title(canvas.short(label, 40), fontsize=10)
         if number <= COUNTED:
             for row, column in zip(*np.nonzero(shares >= 0.5), strict=True):
                 share = shares[row, column]
                 colour = "white" if share > 60 else "black"
                 axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=7.5, color=colour)
+    canvas.label_outer(panels)
     bar = figure.colorbar(image, ax=panels, shrink=0.75)
     bar.set_label("% of the true class's test images", fontsize=9)
     bar.ax.tick_params(labelsize=8)

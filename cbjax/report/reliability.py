@@ -53,7 +53,7 @@ def draw(path: pathlib.Path, sums: Mapping[str, np.ndarray], errors: Mapping[str
         canvas.finish(axes, name, "confidence (%)", "accuracy (%)")
         axes.set_xlim(0, 100)
         axes.set_ylim(0, 100)
-        axes.label_outer()
+    canvas.label_outer(panels)
     panels[0].legend(fontsize=8, frameon=False, loc="upper left")
     figure.suptitle(title, fontsize=10)
     canvas.save(figure, path)
