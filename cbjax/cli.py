@@ -90,6 +90,8 @@ def _sweep(options, overrides):
         return _list_runs(options, runs, described.sizes)
     if options.workdir is None:
         raise ConfigError("needs --workdir=DIR, where everything is kept (or --dry-run)")
+    if options.mode in ("auto", "devices") and not (options.distributed or options.coordinator):
+        startup.make_cores_devices()
     _start(any(run.config.deterministic for run in runs), options)
     from cbjax import processes
     from cbjax.sweep import sweep

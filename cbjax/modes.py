@@ -2,7 +2,7 @@
 
 "loop" trains one run after another, each over all devices; "vmap" several as one program on one device; "devices"
 several on every device. All three give the same results. Where shares of a batch would change them, or the devices
-do not divide it, a run that is trained alone stays on one device, unless "loop" was asked for.
+do not divide it, or are those of a CPU, a run that is trained alone stays on one device, unless "loop" was asked for.
 """
 
 import json
@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cbjax import build, data, host_memory, models, processes, programs, run_group, sharding
+from cbjax import build, data, host, models, processes, programs, run_group, sharding
 from cbjax import config as configs
 from cbjax.build import Parts
 from cbjax.config import ConfigError
@@ -63,7 +63,8 @@ def choose(
     devices = sharding.count_devices()
     if mode == "loop":
         return Choice("loop", 1, [])
-    modes = [mode] if mode != "auto" else ["vmap", "devices"] if devices > 1 else ["vmap"]
+    # Of several devices one alone would leave the others idle.
+    modes = [mode] if mode != "auto" else ["devices"] if devices > 1 else ["vmap"]
     try:
         alone = sharding.make_mesh(devices_alone(runs[0].config))
     except ValueError as error:
@@ -105,11 +106,16 @@ def choose(
 def devices_alone(config: ConfigDict) -> int | None:
     """Returns over how many devices a run alone gives what it gives in a group; None for all of them.
 
-    Over several each has a share of the batch, and statistics of BatchNorm are, by default, those of the share.
+    Over several each has a share of the batch, and statistics of BatchNorm are, by default, those of the share. A CPU's
+    devices share its cores, and one of them has them all.
     """
     if config.devices is not None or sharding.count_devices() == 1:
         return config.devices
-    if is_streamed(config.data.name) or processes.count() > 1:  # never in a group
+    if processes.count() > 1:
+        return None
+    if jax.default_backend() == "cpu":  # whose devices share its cores
+        return 1
+    if is_streamed(config.data.name):  # never in a group
         return None
     if config.model.batch_norm_size is None and "batch_norm_size" in models.options_of(config.model.name):
         return 1
@@ -157,7 +163,7 @@ def device_bytes() -> float:
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return float(stats["bytes_limit"])
-    return host_memory.free_bytes() / jax.local_device_count()
+    return host.free_bytes() / jax.local_device_count()
 
 
 def _step_bytes(parts: Parts, dataset: Dataset) -> int:

@@ -3,11 +3,14 @@
 import json
 import os
 import re
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
 
+from cbjax import host
 from cbjax.cli import main
 from tests import processes
 
@@ -264,6 +267,40 @@ def test_the_flag_for_convolutions_is_added_to_the_users_own(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "")
     startup.set_flags(deterministic=False)
     assert os.environ["XLA_FLAGS"] == ""
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, host.cores()),
+        ({"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}, 3),
+        ({"JAX_NUM_CPU_DEVICES": "5"}, 5),
+    ],
+)
+def test_cores_become_devices_unless_the_user_says_how_many(variables, expected):
+    program = "from cbjax import startup; startup.make_cores_devices(); import jax; print(jax.device_count())"
+    environment = {**os.environ, "XLA_FLAGS": "", **variables}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert int(done.stdout) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), True),
+        (("--mode=devices",), True),
+        (("--mode=loop",), False),
+        (("--mode=vmap",), False),
+        (("--coordinator=localhost:1", "--processes=2", "--process=0"), False),
+    ],
+)
+def test_a_sweep_spreads_its_runs_over_cores_where_it_may_choose(monkeypatch, tmp_path, options, expected):
+    called = []
+    monkeypatch.setattr("cbjax.startup.make_cores_devices", lambda: called.append(True))
+    monkeypatch.setattr("cbjax.processes.start", lambda *args: None)
+    monkeypatch.setattr("cbjax.sweep.sweep", lambda *args, **options: (tmp_path / "none", {}))
+    assert main(["sweep", "--config=digits_lt", f"--workdir={tmp_path}", *options]) == 0
+    assert bool(called) == expected
 
 
 def test_compiled_programs_are_kept_in_the_users_cache(tmp_path):

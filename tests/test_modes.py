@@ -1,13 +1,14 @@
 """What a sweep's groups are made of: how large, over which devices, and what stays a run's own."""
 
 import dataclasses
+import os
 
 import jax
 import numpy as np
 import pytest
 
 import cbjax
-from cbjax import build, data, host_memory, modes, plan, programs, run_group, sharding, sweep_file
+from cbjax import build, data, host, modes, plan, programs, run_group, sharding, sweep_file
 from cbjax.config import ConfigError
 from cbjax.data.sampling import Batches
 from cbjax.modes import Choice
@@ -44,11 +45,14 @@ def test_what_is_left_of_the_last_group_still_fills_the_devices(count, mode, siz
     assert [len(group) for group in plan._cut(list(range(count)), size, mode)] == expected
 
 
-def test_a_run_alone_stays_on_one_device_where_shares_of_a_batch_would_change_it():
+def test_a_run_alone_stays_on_one_device_where_shares_of_a_batch_would_change_it(monkeypatch):
     def devices(name, *overrides):
         return modes.devices_alone(cbjax.config.load(name, list(overrides)))
 
     assert sharding.count_devices() == 8
+    assert devices("digits_lt") == devices("imagenet:resnet50_softmax") == 1 and devices("digits_lt", "devices=2") == 2
+    monkeypatch.setattr(modes.jax, "default_backend", lambda: "gpu")
+    assert devices("imagenet:resnet50_softmax") is None
     assert devices("digits_lt") is None and devices("digits_lt", "devices=2") == 2
     assert devices("mnist_binary") == 1  # 100 images over 8 devices
     assert devices("cifar_lt:cdb") == 1 and devices("cifar_lt:cdb", "model.batch_norm_size=all") is None
@@ -136,7 +140,7 @@ def test_runs_of_data_of_one_size_are_one_shape_and_each_shape_has_the_groups_th
 
 
 def test_the_memory_of_a_process_is_what_is_available_within_its_limits(tmp_path, monkeypatch):
-    real = host_memory.free_bytes()
+    real = host.free_bytes()
     assert 1e8 < real < 1e15
     groups = tmp_path / "cgroup"
     for folder, limit, used in ((groups / "job", 5000, 3000), (groups / "job" / "step", 4000, 2500)):
@@ -145,10 +149,26 @@ def test_the_memory_of_a_process_is_what_is_available_within_its_limits(tmp_path
         (folder / "memory.current").write_text(f"{used}\n")
         (folder / "memory.stat").write_text("anon 5\ninactive_file 700\n")
     (tmp_path / "own").write_text("0::/job/step\n")
-    monkeypatch.setattr(host_memory, "CONTROL_GROUPS", groups)
-    monkeypatch.setattr(host_memory, "OWN", tmp_path / "own")
-    assert host_memory.free_bytes() == 2200
+    monkeypatch.setattr(host, "CONTROL_GROUPS", groups)
+    monkeypatch.setattr(host, "OWN", tmp_path / "own")
+    assert host.free_bytes() == 2200
     (groups / "job" / "step" / "memory.max").write_text("max\n")
-    assert host_memory.free_bytes() == 2700
+    assert host.free_bytes() == 2700
     (tmp_path / "own").unlink()
-    assert host_memory.free_bytes() == pytest.approx(real, rel=0.5)
+    assert host.free_bytes() == pytest.approx(real, rel=0.5)
+
+
+def test_the_cores_of_a_process_are_those_that_its_limits_leave(tmp_path, monkeypatch):
+    monkeypatch.setattr(host, "OWN", tmp_path / "none")
+    assert 1 <= host.cores() <= os.cpu_count()
+    (tmp_path / "job" / "step").mkdir(parents=True)
+    (tmp_path / "own").write_text("0::/job/step\n")
+    monkeypatch.setattr(host, "CONTROL_GROUPS", tmp_path)
+    monkeypatch.setattr(host, "OWN", tmp_path / "own")
+    monkeypatch.setattr(host.os, "sched_getaffinity", lambda process: set(range(12)), raising=False)
+    for shares, expected in ((("max 100000", "max 100000"), 12), (("350000 100000", "max 100000"), 3)):
+        for folder, share in zip((tmp_path / "job", tmp_path / "job" / "step"), shares, strict=True):
+            (folder / "cpu.max").write_text(f"{share}\n")
+        assert host.cores() == expected
+    (tmp_path / "job" / "step" / "cpu.max").write_text("50000 100000\n")
+    assert host.cores() == 1

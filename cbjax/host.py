@@ -1,4 +1,4 @@
-"""How much memory of this machine a process may still take."""
+"""What of this machine a process may take: memory and cores."""
 
 import os
 import pathlib
@@ -17,6 +17,22 @@ def free_bytes() -> float:
     return float(min([_available(), *_of_control_groups()]))
 
 
+def cores() -> int:
+    """Returns how many cores this process may use: those it is bound to, within the shares of its control groups."""
+    try:
+        found = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        found = os.cpu_count() or 1
+    for folder in _control_groups():
+        try:
+            share, period = (folder / "cpu.max").read_text().split()  # microseconds of cores, in so many of time
+        except OSError:
+            continue
+        if share != "max":
+            found = min(found, int(share) // int(period))
+    return max(1, found)
+
+
 def _available() -> float:
     found = _numbers(pathlib.Path("/proc/meminfo")).get("MemAvailable:")
     if found is not None:
@@ -28,16 +44,9 @@ def _available() -> float:
 
 
 def _of_control_groups() -> list[float]:
-    """Returns what the limit of each control group (version 2) that this process is in leaves."""
-    try:
-        lines = OWN.read_text().splitlines()
-    except OSError:
-        return []
-    own = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), None)
-    if own is None:
-        return []
+    """Returns what the limit of memory of each control group that this process is in leaves."""
     left = []
-    for folder in (CONTROL_GROUPS / own, *(CONTROL_GROUPS / own).parents):
+    for folder in _control_groups():
         try:
             limit, used = ((folder / name).read_text().strip() for name in ("memory.max", "memory.current"))
         except OSError:  # the outermost has no limit, and above it are other folders
@@ -46,6 +55,16 @@ def _of_control_groups() -> list[float]:
             files = _numbers(folder / "memory.stat").get("inactive_file", 0)  # given up when memory runs short
             left.append(max(0.0, int(limit) - int(used) + files))
     return left
+
+
+def _control_groups() -> list[pathlib.Path]:
+    """Returns the folders of the control groups (version 2) that this process is in, its own first."""
+    try:
+        lines = OWN.read_text().splitlines()
+    except OSError:
+        return []
+    own = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), None)
+    return [] if own is None else [CONTROL_GROUPS / own, *(CONTROL_GROUPS / own).parents]
 
 
 def _numbers(path: pathlib.Path) -> dict[str, int]:
