@@ -29,7 +29,7 @@ MODES = ("auto", "loop", "vmap", "devices")
 LARGEST = 64  # runs of a group on a device
 SHARE = 0.8  # of a device's memory that a group may fill
 GAIN = 1.1  # a larger group must be so much faster to be worth it
-_SECONDS = 1.0  # of measuring, after the first dispatch
+SECONDS = 0.5  # of measuring, after the first dispatch
 
 
 class Choice(NamedTuple):
@@ -225,7 +225,7 @@ def _group_rate(runs: Sequence[PlannedRun], mesh: Mesh, per_device: int, load: C
 def _rate(advance, state, steps) -> float:
     """Returns steps a second: the median of several dispatches after the first."""
     seconds: list[float] = []
-    while not seconds or (sum(seconds) < _SECONDS and len(seconds) < 20):
+    while sum(seconds) < SECONDS:
         begin = time.perf_counter()
         state = jax.block_until_ready(advance(state))
         seconds.append(time.perf_counter() - begin)
