@@ -51,7 +51,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "--mode",
         default="auto",
         choices=("auto", "loop", "vmap", "devices"),
-        help="runs one after another, several on a device, or several on every device; auto measures",
+        help="runs one after another, several on a device, or several on every device (of a CPU, core); auto measures",
     )
     sweep.add_argument("--group-size", type=_positive, metavar="K", help="runs at a time (auto: at most)")
     sweep.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help="train every N-th run from the I-th")
