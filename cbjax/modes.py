@@ -69,27 +69,27 @@ def choose(
         alone = sharding.make_mesh(devices_alone(runs[0].config))
     except ValueError as error:
         raise ConfigError(f"run {runs[0].name}: {error}") from None
-    dataset = data.of_config(runs[0].config, load)
-    room = runs_that_fit(runs[0], load, {} if step_bytes is None else step_bytes)
+    dataset, known = data.of_config(runs[0].config, load), {} if step_bytes is None else step_bytes
     if group_size is not None and mode != "auto":
         # Of a group that is no multiple of the devices fewer work, with as many runs each.
         used = max(n for n in range(1, devices + 1) if group_size % n == 0) if mode == "devices" else 1
-        if group_size > used * room:
+        if group_size > (most := runs_that_fit(runs[0], used, load, known)):
             raise ConfigError(
-                f"--group-size: {group_size} runs would need about {group_size / used / room:.1f} times the memory of "
-                f"a device; use at most {max(1, int(used * room))}"
+                f"--group-size: {group_size} runs would not fit into the memory of {used} device(s) together; use at "
+                f"most {most}"
             )
         return Choice(mode, group_size, [])
     measured = [_row("loop", 1, _loop_rate(runs[0], dataset, alone))]
     for name in modes:
         best = measured[0]["run_steps_per_second"] if mode == "auto" else 0.0
         spread = devices if name == "devices" else 1
+        most = runs_that_fit(runs[0], spread, load, known)
         largest = min(group_size or LARGEST * spread, len(runs))
-        size = max(2, min(spread, largest))
+        size = max(2, min(spread, largest, most))
         while size <= largest:
             mesh = sharding.make_mesh(min(spread, size))
             per_device = size // mesh.devices.size
-            rate = _if_it_fits(_group_rate, runs[:size], mesh, per_device, load) if per_device <= room else None
+            rate = _if_it_fits(_group_rate, runs[:size], mesh, per_device, load) if size <= most else None
             measured.append(_row(name, size, rate))
             if rate is None or rate < GAIN * best:
                 break
@@ -127,11 +127,12 @@ def devices_alone(config: ConfigDict) -> int | None:
     return None
 
 
-def runs_that_fit(run: PlannedRun, load: Callable[..., Source], step_bytes: dict[str, int]) -> float:
-    """Estimates how many runs of a run's shape fit into the memory of a device, at least 1.
+def runs_that_fit(run: PlannedRun, devices: int, load: Callable[..., Source], step_bytes: dict[str, int]) -> int:
+    """Estimates how many runs of a run's shape fit into the memory of some devices together.
 
     Args:
       run: one of them.
+      devices: how many; each has memory of its own, for one run at least, but for those of a CPU, which share it.
       load: reads a data source.
       step_bytes: what a step of other shapes needs by what decides it, to which that of this one is added.
     """
@@ -143,7 +144,8 @@ def runs_that_fit(run: PlannedRun, load: Callable[..., Source], step_bytes: dict
     key = json.dumps([*shape, dataset.train.images.shape[1:], len(dataset.class_names), parts.steps_per_dispatch == 1])
     if key not in step_bytes:
         step_bytes[key] = _step_bytes(parts, dataset)
-    return max(1.0, SHARE * device_bytes() / run_bytes(parts, dataset, step_bytes[key]))
+    each = max(1, int(SHARE * device_bytes() / run_bytes(parts, dataset, step_bytes[key])))
+    return each if jax.default_backend() == "cpu" else devices * each
 
 
 def run_bytes(parts: Parts, dataset: Dataset, step_bytes: int) -> float:
@@ -159,11 +161,11 @@ def run_bytes(parts: Parts, dataset: Dataset, step_bytes: int) -> float:
 
 
 def device_bytes() -> float:
-    """Returns the memory of a device, bytes; of a CPU's its share of what is free."""
+    """Returns the memory of a device, bytes; of a CPU what is free, which its devices share."""
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return float(stats["bytes_limit"])
-    return host.free_bytes() / jax.local_device_count()
+    return host.free_bytes()
 
 
 def _step_bytes(parts: Parts, dataset: Dataset) -> int:

@@ -130,7 +130,8 @@ def _groups(shapes, runs, choice, load, step_bytes, tell) -> list[list[str]]:
         size = choice.group_size
         if size > 1 and len(same) > 1:
             devices = sharding.count_devices() if choice.mode == "devices" else 1
-            size = min(size, int(modes.runs_that_fit(same[0], load, step_bytes)) * devices)
+            most = modes.runs_that_fit(same[0], devices, load, step_bytes)
+            size = min(size, most // devices * devices or most)  # as many on each
             if size < min(choice.group_size, len(same)):
                 tell(f"{len(same)} runs as {same[0].name}: {size} at a time, for more would not fit into memory")
         groups += [[run.name for run in group] for group in _cut(same, size, choice.mode)]

@@ -87,8 +87,13 @@ def test_the_memory_of_a_group_is_estimated_and_a_group_that_does_not_fit_is_ref
     assert needed < 4 * size < 10 * needed
     monkeypatch.setattr(modes, "device_bytes", lambda: 3 * size / modes.SHARE)
     assert modes.choose(runs, "vmap", 3) == Choice("vmap", 3, [])
-    with pytest.raises(ConfigError, match=r"--group-size: 4 runs would need about 1\.3 times .*use at most 3"):
+    with pytest.raises(ConfigError, match=r"--group-size: 4 runs would not fit .*of 1 device.*use at most 3"):
         modes.choose(runs, "vmap", 4)
+    with pytest.raises(ConfigError, match=r"--group-size: 4 runs would not fit .*of 4 device.*use at most 3"):
+        modes.choose(runs, "devices", 4)  # which on a CPU share its memory
+    with monkeypatch.context() as patch:
+        patch.setattr(modes.jax, "default_backend", lambda: "gpu")
+        assert modes.choose(runs, "devices", 4) == Choice("devices", 4, [])
     _, runs = sweep_file.load("digits_lt", ["parallel=pmap"])  # which a group does not know
     assert modes.choose(runs, "vmap", 3) == Choice("vmap", 3, [])
     _, runs = sweep_file.load("digits_lt", ["devices=16"])
@@ -109,7 +114,7 @@ def test_auto_takes_the_smallest_group_that_is_about_as_fast(monkeypatch, rates,
     _, runs = sweep_file.load("digits_lt", ["devices=1"])
     monkeypatch.setattr(modes, "_loop_rate", lambda run, dataset, mesh: rates[1])
     monkeypatch.setattr(modes, "_group_rate", lambda runs, mesh, per_device, load: rates[len(runs)])
-    monkeypatch.setattr(modes, "runs_that_fit", lambda *args: 3.0 * modes.SHARE if None in rates.values() else 1e9)
+    monkeypatch.setattr(modes, "runs_that_fit", lambda *args: 3 if None in rates.values() else 10**9)
     monkeypatch.setattr(modes.sharding, "count_devices", lambda: 1)
     choice = modes.choose(runs, "auto", None)
     assert (choice.mode, choice.group_size) == expected
@@ -120,9 +125,19 @@ def test_fewer_runs_than_devices_are_spread_too(monkeypatch):
     _, runs = sweep_file.load("digits_lt", ["devices=1"])
     monkeypatch.setattr(modes, "_loop_rate", lambda *args: 10.0)
     monkeypatch.setattr(modes, "_group_rate", lambda runs, mesh, per_device, load: 10.0 * mesh.devices.size)
-    monkeypatch.setattr(modes, "runs_that_fit", lambda *args: 1e9)
+    monkeypatch.setattr(modes, "runs_that_fit", lambda *args: 10**9)
     assert modes.choose(runs[:6], "auto", None)[:2] == ("devices", 6)
     assert modes.choose(runs[:6], "devices", 4)[:2] == ("devices", 4)
+    monkeypatch.setattr(modes, "runs_that_fit", lambda *args: 5)  # of a CPU whose devices are more
+    assert modes.choose(runs, "auto", None)[:2] == ("devices", 5)
+
+
+@pytest.mark.parametrize(("most", "expected"), [(100, [8, 1]), (7, [7, 2]), (3, [3, 3, 3])])
+def test_a_group_on_the_devices_that_memory_has_room_for_has_as_many_runs_on_each(monkeypatch, most, expected):
+    _, runs = sweep_file.load("digits_lt", ["devices=1"])
+    monkeypatch.setattr(modes, "runs_that_fit", lambda *args: most)
+    found = plan._groups([runs], runs, Choice("devices", 16, []), None, {}, lambda line: None)
+    assert [len(names) for names in found] == expected
 
 
 def test_runs_of_data_of_one_size_are_one_shape_and_each_shape_has_the_groups_that_fit(monkeypatch):
@@ -133,7 +148,7 @@ def test_runs_of_data_of_one_size_are_one_shape_and_each_shape_has_the_groups_th
     assert len(ratios) == 5 and plan._by_shape(runs, even) == [runs] and len(plan._by_shape(runs, even | large)) == 2
     assert len(plan._by_shape(runs, {})) == 5
     told = []
-    monkeypatch.setattr(modes, "runs_that_fit", lambda run, *args: 2.9 if run.name in large else 100.0)
+    monkeypatch.setattr(modes, "runs_that_fit", lambda run, *args: 2 if run.name in large else 100)
     found = plan._groups(plan._by_shape(runs, even | large), runs, Choice("vmap", 4, []), None, {}, told.append)
     assert [len(names) for names in found] == [2, 4, 2, 2, 3, 2]
     assert len(told) == 1 and "2 at a time, for more would not fit into memory" in told[0]
