@@ -32,7 +32,7 @@ def make_cores_devices() -> None:
     """Makes each core of a CPU a device of JAX's, unless the user's environment says how many there are.
 
     Runs of a sweep that have a core each leave less of them idle than one after another on all cores, since a small
-    network's step is too short to be shared: 1.4 times as many steps a second of LeNet-5 on two cores.
+    network's step is too short to be shared: 1.3 times as many steps a second of LeNet-5 on two cores.
     """
     import jax
 
