@@ -64,7 +64,7 @@ def choose(
     if mode == "loop":
         return Choice("loop", 1, [])
     # Of several devices one alone would leave the others idle.
-    modes = [mode] if mode != "auto" else ["devices"] if devices > 1 else ["vmap"]
+    name = mode if mode != "auto" else "devices" if devices > 1 else "vmap"
     try:
         alone = sharding.make_mesh(devices_alone(runs[0].config))
     except ValueError as error:
@@ -80,20 +80,19 @@ def choose(
             )
         return Choice(mode, group_size, [])
     measured = [_row("loop", 1, _loop_rate(runs[0], dataset, alone))]
-    for name in modes:
-        best = measured[0]["run_steps_per_second"] if mode == "auto" else 0.0
-        spread = devices if name == "devices" else 1
-        most = runs_that_fit(runs[0], spread, load, known)
-        largest = min(group_size or LARGEST * spread, len(runs))
-        size = max(2, min(spread, largest, most))
-        while size <= largest:
-            mesh = sharding.make_mesh(min(spread, size))
-            per_device = size // mesh.devices.size
-            rate = _if_it_fits(_group_rate, runs[:size], mesh, per_device, load) if size <= most else None
-            measured.append(_row(name, size, rate))
-            if rate is None or rate < GAIN * best:
-                break
-            best, size = rate, 2 * size
+    best = measured[0]["run_steps_per_second"] if mode == "auto" else 0.0
+    spread = devices if name == "devices" else 1
+    most = runs_that_fit(runs[0], spread, load, known)
+    largest = min(group_size or LARGEST * spread, len(runs))
+    size = max(2, min(spread, largest, most))
+    while size <= largest:
+        mesh = sharding.make_mesh(min(spread, size))
+        per_device = size // mesh.devices.size
+        rate = _if_it_fits(_group_rate, runs[:size], mesh, per_device, load) if size <= most else None
+        measured.append(_row(name, size, rate))
+        if rate is None or rate < GAIN * best:
+            break
+        best, size = rate, 2 * size
     rated = [row for row in measured if row["run_steps_per_second"] and (mode == "auto" or row["mode"] == mode)]
     if not rated:
         return Choice("loop", 1, measured)
