@@ -76,6 +76,39 @@ def test_a_grid_of_two_settings_has_a_line_for_each_value_of_the_one(tmp_path, d
     lines = {line.get_label(): list(line.get_ydata()) for line in drawn["settings.png"].axes[0].get_lines()}
     assert lines["CB beta 0.9"] == [1, 2, 3] and lines["CB beta 0.99"] == [4, 5, 6] and lines["CB"] == [0, 0]
     assert legend(drawn["settings.png"]) == ["CB beta 0.9", "CB beta 0.9, the paper", "CB beta 0.99", "CB"]
+    assert "settings_2.png" not in drawn, "its rows are all there"
+
+
+def test_each_setting_has_a_picture_of_its_own(tmp_path, drawn):
+    names = [["CB", "beta 0.9"], ["CB", "beta 0.99"], *(["CDB", f"tau {tau}"] for tau in (1, 2, 5)), ["CE", ""]]
+    table = {"metric": "error", "columns": "ratio", "paper": [], "column_names": ["1"], "row_names": names}
+    rows = [{"method": m, "setting": s, "cell": "1", "last": str(i)} for i, (m, s) in enumerate(names)]
+    (tmp_path / "settings_3.png").touch()  # of an earlier report
+    shown = sweep_pictures(tmp_path, tmp_path, table, rows, [])
+    assert {"![CDB: test error, % by tau](settings.png)", "![CB: test error, % by beta](settings_2.png)"} <= set(shown)
+    axes = [drawn[name].axes[0] for name in ("settings.png", "settings_2.png")]
+    assert [one.get_xlabel() for one in axes] == ["tau", "beta"] and not (tmp_path / "settings_3.png").exists()
+    assert legend(drawn["settings_2.png"]) == ["CB", "CDB tau 1", "CDB tau 2", "CDB tau 5", "CE"]
+
+
+def test_a_loss_has_the_colour_of_its_weighted_form_and_no_other_line_has(tmp_path, drawn):
+    losses = ("softmax", "sigmoid", "focal 0.5", "focal 1", "focal 2", "another", "2")
+    curves = {f"CB {loss}": {0.9: [1.0], 0.99: [2.0]} for loss in losses[:5]}
+    panel = sweep_plots.Panel(curves, {loss: [3.0] for loss in losses}, {})
+    sweep_plots.against_setting(tmp_path / "settings.png", "beta", {"a": panel}, "test error, %")
+    lines = {line.get_label(): line for line in drawn["settings.png"].axes[0].get_lines()}
+    lines = {name: lines[name] for name in (*curves, *losses)}  # without the ends of bars
+    colours = {name: line.get_color() for name, line in lines.items()}
+    assert all(colours[loss] == colours[f"CB {loss}"] for loss in losses[:5])
+    assert len({colours[loss] for loss in losses}) == 7
+    assert len({(line.get_color(), repr(line._dash_pattern)) for line in lines.values()}) == 12
+
+
+def test_classes_are_whole_numbers(tmp_path, drawn):
+    sweep_plots.effective_number(tmp_path / "effective_number.png", np.array([9, 90]), (0.9,))
+    axes = drawn["effective_number.png"].axes[0]
+    assert list(axes.get_lines()[0].get_xdata()) == [1, 2] and list(axes.get_lines()[0].get_ydata()) == [90, 9]
+    assert set(labels(axes.xaxis)) <= {"", "0", "1", "2", "3"}
 
 
 def test_a_matrix_names_its_columns_without_overprinting(tmp_path, drawn):

@@ -19,12 +19,20 @@ from cbjax.report.table import results_table
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["ReportError", "has_table", "report", "report_sweep", "sweep_table_for_terminal", "table_for_terminal"]
+__all__ = [
+    "LeftOut",
+    "ReportError",
+    "has_table",
+    "report",
+    "report_sweep",
+    "sweep_table_for_terminal",
+    "table_for_terminal",
+]
 
 Directories = Sequence[str | os.PathLike] | str | os.PathLike
 
 
-def report(workdirs: Directories, out: str | os.PathLike) -> pathlib.Path:
+def report(workdirs: Directories, out: str | os.PathLike, left_out: Sequence[LeftOut] = ()) -> pathlib.Path:
     """Writes `report.md` and its pictures.
 
     One run gets a page of its own, finished or not. Several are compared by method, with mean and standard deviation
@@ -33,6 +41,7 @@ def report(workdirs: Directories, out: str | os.PathLike) -> pathlib.Path:
     Args:
       workdirs: work directories, or directories above them; methods appear in this order.
       out: the directory to write to; made if it does not exist. Pictures of an earlier report in it are removed.
+      left_out: more runs that are listed so.
 
     Returns:
       The path of `report.md`.
@@ -40,7 +49,8 @@ def report(workdirs: Directories, out: str | os.PathLike) -> pathlib.Path:
     Raises:
       ReportError: if one of the directories holds no run.
     """
-    runs, left_out = read_runs(_several(workdirs), out)
+    runs, unread = read_runs(_several(workdirs), out)
+    left_out = [*unread, *left_out]
     out = pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
     for name in PICTURES:
@@ -218,7 +228,9 @@ def table_for_terminal(workdirs: Directories) -> "Table":
             continue
         if not table.columns:
             for name in header:
-                table.add_column(name.removesuffix(" class"), justify="left" if name == "method" else "right")
+                # Cut, methods that differ in a setting at their end would read the same.
+                shown = name.removesuffix(" class")
+                table.add_column(shown, justify="left" if name == "method" else "right", overflow="fold")
         table.add_row(Text(f"{checkpoint} epoch", style="italic"))
         for label, *cells in rows:
             table.add_row(Text(label), *(cell.replace(" ± ", "±") for cell in cells))

@@ -76,8 +76,8 @@ def plain_numbers(axis: Any) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def whole_epochs(axes: Any) -> None:
-    """Keeps ticks between epochs away."""
+def whole_numbers(axes: Any) -> None:
+    """Keeps ticks between epochs, or classes, away."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))

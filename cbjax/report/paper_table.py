@@ -89,8 +89,8 @@ def paper_page(
     parts = [
         f"# {escape(table['title'])}",
         "",
-        f"`cbjax sweep --config={name}`; {NAMES[table['metric']]}: mean ± standard "
-        f"deviation (n runs) of what was measured{printed}.",
+        f"`cbjax sweep --config={name}`; {NAMES[table['metric']]}: mean ± sample "
+        f"standard deviation (n runs) of what was measured{printed}.",
         "",
     ]
     for checkpoint, title in CHECKPOINTS.items():

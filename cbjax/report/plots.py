@@ -79,7 +79,7 @@ def class_weights(
             colour = scale.to_rgba(np.maximum(np.mean(counts[index]), lowest))
             axes.plot(epochs, values[:, index].mean(axis=1), color=colour, lw=1.4, label=name, **canvas.marker(epochs))
         canvas.finish(axes, label, "epoch", "class weight")
-        canvas.whole_epochs(axes)
+        canvas.whole_numbers(axes)
     canvas.label_outer(panels)
     # Once every panel is drawn: it ends the automatic limits that the panels share.
     panels[0].set_ylim(bottom=0)
@@ -120,7 +120,7 @@ def curves(path: pathlib.Path, panels: Mapping[str, Mapping[str, Curve]], best_e
         if best_epoch is not None:
             axes.axvline(best_epoch, color=canvas.GREY, lw=1, ls=":", label=f"best epoch ({best_epoch:g})")
         canvas.finish(axes, "", "epoch", quantity)
-        canvas.whole_epochs(axes)
+        canvas.whole_numbers(axes)
         if "%" in quantity:
             axes.set_ylim(0, 100)
         if apart:

@@ -9,13 +9,14 @@ import numpy as np
 from cbjax.report import sweep_plots
 from cbjax.report.paper_table import NAMES, figures_of, row_key
 from cbjax.report.read import read_json
-from cbjax.report.sections import PANELS, picture
+from cbjax.report.sections import picture
 from cbjax.report.table import escape
 from cbjax.sweep_table import read_setting
 
 # Those of the papers' figures; a sweep's own join them.
 BETAS = (0.9, 0.99, 0.999, 0.9999)
 TAUS = (0.5, 1.0, 1.5, 2.0, 5.0)
+PANELS = 12  # columns of a table that are drawn against a setting
 
 
 def sweep_pictures(
@@ -34,8 +35,8 @@ def sweep_pictures(
       rows: its rows.
       runs: the names of all its runs, in order.
     """
-    for name in sweep_plots.PICTURES:
-        (out / name).unlink(missing_ok=True)
+    for path in (*(out / name for name in sweep_plots.PICTURES), *out.glob("settings_[0-9].png")):
+        path.unlink(missing_ok=True)
     figures = figures_of(rows, "last")
     measure, columns = NAMES[table["metric"]], [name for name in table["column_names"] if _has(figures, name)]
     lines = list(dict.fromkeys(row_key(row) for row in table["row_names"]))
@@ -83,21 +84,33 @@ def _weights_of_counts(place, out, runs, betas):
 
 
 def _settings(out, table, lines, columns, figures, measure):
-    """Draws the methods that have several values of the most common setting; the other rows are level lines.
+    """Draws a picture for each setting of which methods have several values, the most common first.
 
-    Of two settings as common, as in a grid of both, that with more values; each value of the other has a line.
+    Of two settings as common, as in a grid of both, that with more values is first; each value of the other has a line
+    there, and no picture is made of rows that an earlier one has.
     """
     found: dict[str, dict[str, dict[float, tuple[str, str]]]] = {}
     for line in lines:
         for kind, number, method in _settings_of(line):
             found.setdefault(kind, {}).setdefault(method, {})[number] = line
     found = {kind: {method: of for method, of in methods.items() if len(of) > 1} for kind, methods in found.items()}
-    kind, methods = max(
-        found.items(), key=lambda item: (sum(map(len, item[1].values())), -len(item[1])), default=("", {})
-    )
-    if not methods:
-        return []
-    others = [line for line in lines if line not in {one for of in methods.values() for one in of.values()}]
+    shown: list[str] = []
+    drawn: set[tuple[str, str]] = set()
+    names = ["settings.png", *(f"settings_{number}.png" for number in range(2, 10))]
+    for kind, methods in sorted(
+        found.items(), key=lambda item: (sum(map(len, item[1].values())), -len(item[1])), reverse=True
+    ):
+        own = {line for of in methods.values() for line in of.values()}
+        if names and not own <= drawn:
+            drawn |= own
+            shown += _setting(out / names.pop(0), kind, methods, table, lines, columns, figures, measure)
+    return shown
+
+
+def _setting(path, kind, methods, table, lines, columns, figures, measure):
+    """Draws methods against their values of a setting, a panel for each column; the other rows are level lines."""
+    own = {line for of in methods.values() for line in of.values()}
+    others = [line for line in lines if line not in own]
     printed = {(row_key(one["row"]), one["column"]): one["mean"] for one in table["paper"]}
     panels, left_out = {}, []
     for column in columns:
@@ -112,10 +125,10 @@ def _settings(out, table, lines, columns, figures, measure):
             )
     shown = []
     if panels:
-        sweep_plots.against_setting(out / "settings.png", kind, dict(list(panels.items())[:PANELS]), measure)
-        shown.append(picture("settings.png", f"{', '.join(methods)}: {measure} by {kind}"))
-    if len(panels) > PANELS:
-        shown.append(f"Drawn by {escape(kind)}, the first {PANELS} of {len(panels)} columns.")
+        sweep_plots.against_setting(path, kind, dict(list(panels.items())[:PANELS]), measure)
+        shown.append(picture(path.name, f"{', '.join(methods)}: {measure} by {kind}"))
+    if surplus := ", ".join(map(escape, list(panels)[PANELS:])):
+        shown.append(f"Not drawn by {escape(kind)}, since a picture has {PANELS} panels: {surplus}.")
     if left_out:
         names = ", ".join(escape(column) for column in left_out)
         shown.append(

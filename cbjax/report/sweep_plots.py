@@ -1,6 +1,7 @@
 """The pictures of a sweep, after the papers' figures: errors as a matrix, against a setting, and the weights behind."""
 
 import dataclasses
+import itertools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -87,6 +88,7 @@ def against_setting(path: pathlib.Path, name: str, panels: Mapping[str, Panel], 
     """
     methods = list(dict.fromkeys(method for panel in panels.values() for method in panel.curves))
     others = list(dict.fromkeys(other for panel in panels.values() for other in panel.levels))
+    places_of_levels = _levels(methods, others)
     theirs = {method: f"{canvas.short(method, canvas.LEGEND - 11)}, the paper" for method in methods}
     width = canvas.beside([*others, *theirs.values()])
     figure, places = canvas.grid(panels, width=3.4, height=2.9, beside=width, sharey=False)
@@ -106,7 +108,7 @@ def against_setting(path: pathlib.Path, name: str, panels: Mapping[str, Panel], 
                 colour = canvas.GREY if len(methods) == 1 else style["color"]
                 axes.plot(x, printed, color=colour, marker="x", ms=4, lw=1.2, ls=":", label=theirs[method])
         for other, values in panel.levels.items():
-            place = len(methods) + others.index(other)
+            place = places_of_levels[other]
             dashes = DASHES[place // len(canvas.COLOURS) % len(DASHES)]
             colour = canvas.style(place)["color"]
             label = canvas.short(other, canvas.LEGEND)
@@ -122,6 +124,17 @@ def against_setting(path: pathlib.Path, name: str, panels: Mapping[str, Panel], 
     canvas.save(figure, path)
 
 
+def _levels(methods: Sequence[str], others: Sequence[str]) -> dict[str, int]:
+    """Returns level line -> the place of its style: for "softmax" that of "CB softmax", else one of its own."""
+    found: dict[str, int] = {}
+    free = itertools.count(len(methods))
+    for other in others:
+        partners = [place for place, method in enumerate(methods) if method.endswith(f" {other}")]
+        place = next((place for place in partners if place not in found.values()), None)
+        found[other] = next(free) if place is None else place
+    return found
+
+
 def effective_number(path: pathlib.Path, counts: np.ndarray, betas: Sequence[float]) -> None:
     """Draws the effective number of images of each class for each beta, from the most frequent class to the rarest.
 
@@ -130,10 +143,13 @@ def effective_number(path: pathlib.Path, counts: np.ndarray, betas: Sequence[flo
     ordered = np.sort(counts)[::-1]
     figure = canvas.figure(5.0, 3.2)
     axes = figure.subplots()
-    axes.plot(ordered, color=canvas.GREY, lw=1.4, ls=":", label="images")
-    for place, beta in enumerate(betas):
-        axes.plot(weights.effective_number(ordered, beta), lw=1.4, label=f"beta {beta:g}", **canvas.style(place))
+    place = np.arange(1, len(ordered) + 1)
+    axes.plot(place, ordered, color=canvas.GREY, lw=1.4, ls=":", label="images")
+    for index, beta in enumerate(betas):
+        number = weights.effective_number(ordered, beta)
+        axes.plot(place, number, lw=1.4, label=f"beta {beta:g}", **canvas.style(index))
     axes.set_yscale("log")
+    canvas.whole_numbers(axes)
     canvas.finish(axes, "Effective number of images", "class, by frequency", "images")
     canvas.legend_beside(figure, "")
     canvas.save(figure, path)
