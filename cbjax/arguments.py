@@ -98,6 +98,8 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
             commands.choices[options.name].error(f"{argument} needs its value behind an equals sign: {argument}=VALUE")
         overrides.append(argument.removeprefix("--config."))
     _check_processes(options, commands.choices[options.name].error)
+    if options.name == "sweep" and options.mode == "loop" and options.group_size is not None:
+        commands.choices["sweep"].error("--group-size is of runs that are trained at a time; --mode=loop has one")
     return options, overrides
 
 

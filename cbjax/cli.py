@@ -83,14 +83,16 @@ def _train(options, overrides):
 
 
 def _sweep(options, overrides):
-    from cbjax import sweep_file
+    from cbjax import plan, sweep_file
 
     described, runs = sweep_file.load(options.config, overrides)
     if options.dry_run:
         return _list_runs(options, runs, described.sizes)
     if options.workdir is None:
         raise ConfigError("needs --workdir=DIR, where everything is kept (or --dry-run)")
-    if options.mode in ("auto", "devices") and not (options.distributed or options.coordinator):
+    # A sweep that was begun otherwise would go on over other devices, and to other last bits.
+    mode = plan.asked_mode(options.workdir, options.shard, options.mode)
+    if mode in ("auto", "devices") and not (options.distributed or options.coordinator):
         startup.make_cores_devices()
     _start(any(run.config.deterministic for run in runs), options)
     from cbjax import processes
@@ -106,7 +108,7 @@ def _sweep(options, overrides):
         part=options.shard,
         results=options.results,
     )
-    if processes.is_first() and path.exists():  # not where only rows are left of runs without a table
+    if processes.is_first() and path is not None:
         _print_report([path.parent], path)
     return 1 if failed else 0
 

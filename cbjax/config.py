@@ -295,12 +295,17 @@ def find(spec: str, folder: str) -> tuple[Path, str | None]:
     name, colon, recipe = (spec, "", "") if Path(spec).is_file() else spec.partition(":")
     path = Path(name).expanduser()
     if not path.is_file():
-        # The wheel carries the files inside the package; a clone has them beside it.
-        package = Path(__file__).parent
-        configs = package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
-        files = {file.stem: file for file in sorted((configs / folder).glob("*.py"))}
+        files = named(folder)
         if name not in files:
             hint = did_you_mean(path.stem, files)
             raise ConfigError(f"no configuration file {name}, and no name: the names are {', '.join(files)}{hint}")
         path = files[name]
     return path, recipe if colon else None
+
+
+def named(folder: str) -> dict[str, Path]:
+    """Returns name -> path of the configuration files that come with cbjax."""
+    # The wheel carries them inside the package; a clone has them beside it.
+    package = Path(__file__).parent
+    configs = package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
+    return {file.stem: file for file in sorted((configs / folder).glob("*.py"))}

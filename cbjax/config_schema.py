@@ -146,8 +146,10 @@ KEYS: dict[str, Key] = {
     "evaluation.batch_size": Key(None, integer(1), "images a step of evaluation (none: batch_size)"),
     "evaluation.test_every": Key(0, integer(0), "epochs between test evaluations, for curves only (0: at the end)"),
     "evaluation.groups": Key((), named_groups(_CLASS), "groups of classes to give recall and precision of"),
-    "checkpoint.every_epochs": Key(1, integer(1), "epochs between checkpoints"),
-    "checkpoint.every_minutes": Key(10.0, number(above=0), "minutes between checkpoints within an epoch"),
+    "checkpoint.every_epochs": Key(1, integer(1), "epochs between checkpoints of a run alone"),
+    "checkpoint.every_minutes": Key(
+        10.0, number(above=0), "minutes between checkpoints within an epoch, or of a group of runs"
+    ),
     "log.tensorboard": Key(True, boolean(), "write TensorBoard event files"),
     "log.progress": Key("auto", choice("auto", "on", "off"), "progress bar; auto: where output is a terminal"),
 }

@@ -2,7 +2,8 @@
 
 "loop" trains one run after another, each over all devices; "vmap" several as one program on one device; "devices"
 several on every device. All three give the same results. Where shares of a batch would change them, or the devices
-do not divide it, or are those of a CPU, a run that is trained alone stays on one device, unless "loop" was asked for.
+do not divide it, or are those of a CPU, a run that is trained alone stays on one device, unless "loop" was asked for or
+its images are streamed, which no group has.
 """
 
 import json

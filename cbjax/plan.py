@@ -89,6 +89,26 @@ def check(path: pathlib.Path, mode: str, group_size: int | None) -> dict[str, An
     return known
 
 
+def path_of(place: pathlib.Path, part: tuple[int, int]) -> pathlib.Path:
+    """Returns where, in a sweep's folder, the plan of its part (i, n) is."""
+    return place / f"plan{suffix(part)}.json"
+
+
+def suffix(part: tuple[int, int]) -> str:
+    """Returns what the names of the files of a part (i, n) end in."""
+    return "" if part[1] == 1 else f"_{part[0]}_of_{part[1]}"
+
+
+def asked_mode(place: pathlib.Path, part: tuple[int, int], mode: str) -> str:
+    """Returns the mode that a sweep was begun with, or is about to be.
+
+    Raises:
+      WorkdirError: if its plan is damaged.
+    """
+    known = check(path_of(place, part), "auto", None)
+    return mode if known is None else known["asked"]["mode"]
+
+
 def folder(names: Sequence[str]) -> str:
     """Returns where, within the sweep's folder, a group of runs has its checkpoints."""
     return f"groups/{hashlib.sha256(chr(10).join(names).encode()).hexdigest()[:12]}"
@@ -110,13 +130,13 @@ def _choose(shapes, sizes, mode, group_size, load, step_bytes, tell) -> Choice:
     # Of the shapes with the most runs the one with the most images, which takes the most memory.
     largest = max(shapes, key=lambda same: (len(same), *sizes.get(same[0].name, ())))
     left = [run for same in shapes for run in same]
-    alone = len(largest) == 1 or any(is_streamed(run.config.data.name) for run in left) or processes.count() > 1
-    if alone and mode in ("vmap", "devices"):
-        raise ConfigError(
-            f"mode={mode!r} needs several runs that differ in settings alone, of images that fit on the "
-            "devices, and one process; use mode=loop"
-        )
-    if alone:
+    if any(is_streamed(run.config.data.name) for run in left) or processes.count() > 1:
+        if mode in ("vmap", "devices"):
+            raise ConfigError(f"mode={mode!r} needs images that fit on the devices, and one process; use mode=loop")
+        return Choice("loop", 1, [])
+    if len(largest) == 1:  # as the last one that is left of others
+        if mode != "auto":
+            tell("no two of the runs that are left differ in settings alone: each is trained by itself")
         return Choice("loop", 1, [])
     tell(f"choosing how to train {len(left)} runs" if mode == "auto" else f"measuring groups of runs, {mode}")
     choice = modes.choose(largest, mode, group_size, load, step_bytes)

@@ -25,6 +25,7 @@ from cbjax.progress import Silent, progress_bar
 from cbjax.report import report
 from cbjax.restore import open_workdir, with_predict
 from cbjax.results import finish
+from cbjax.storage import with_absolute_paths
 from cbjax.types import Run
 from cbjax.workdir import WorkdirError
 
@@ -77,7 +78,7 @@ def train(
       NonFiniteLoss: if training diverged.
       Interrupted: after SIGINT or SIGTERM, once the state is saved.
     """
-    config = workdirs.with_absolute_paths(configs.resolve(config))
+    config = with_absolute_paths(configs.resolve(config))
     home = open_workdir(workdir)
     place = home.files
     noted = processes.from_first(lambda: workdirs.check_resume(place, config, extend))

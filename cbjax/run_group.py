@@ -118,8 +118,9 @@ def fit(group: Group, programs: GroupPrograms, mesh: Mesh, checkpoints: Checkpoi
                     return
                 loss = np.atleast_1d(values["loss"][group.alive()[0]])[stop - begin - 1]
                 bar.update(stop, group.epoch + 1, float(loss), images / (time.perf_counter() - begun))
-                if interrupts.signum is not None and stop < end:
+                if stop < end and (interrupts.signum is not None or checkpoints.seconds_since_save() > save_after):
                     save(group, checkpoints)
+                if stop < end and interrupts.signum is not None:
                     raise Interrupted(interrupts.signum, stop)
             seconds = time.perf_counter() - begun
             if validate is not None:
@@ -129,7 +130,7 @@ def fit(group: Group, programs: GroupPrograms, mesh: Mesh, checkpoints: Checkpoi
             improved = _end_epoch(group, after, seconds, mesh)
             if group.best is not None and improved.any():
                 group.best = keep_best(group.state, group.best, sharding.spread(improved, mesh))
-            is_due = checkpoints.seconds_since_save() > save_after
+            is_due = checkpoints.seconds_since_save() > save_after  # not at every epoch: a group is large
             if is_due or interrupts.signum is not None or group.epoch == config.num_epochs:
                 save(group, checkpoints)
             if interrupts.signum is not None:

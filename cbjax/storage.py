@@ -1,4 +1,4 @@
-"""Work directories in a bucket (gs://…): checkpoints go there directly, small files by way of a local copy.
+"""Paths, and work directories in a bucket (gs://…): checkpoints go there, small files by way of a local copy.
 
 Objects cannot be appended to or renamed at once, so logs, results and reports are written in a local folder, which a
 run also reads, and each file that changed is sent whole.
@@ -9,6 +9,13 @@ import pathlib
 import tempfile
 from typing import Any
 
+from ml_collections import ConfigDict
+
+# Config keys whose values are paths; in a work directory they are absolute.
+PATHS = {
+    "data": ("data_dir", "file", "root", "train_list", "validation_list", "test_list"),
+    "model": ("pretrained",),
+}
 # Written by Orbax, or beside its files; everything else of a work directory is small.
 CHECKPOINTS = ("checkpoints", "checksums", "damaged")
 # A run is known by its config and finished by its results, so these come when the rest is there.
@@ -27,6 +34,17 @@ def as_path(path: str | os.PathLike) -> Any:
     from etils import epath
 
     return epath.Path(path)
+
+
+def with_absolute_paths(config: ConfigDict) -> ConfigDict:
+    """Returns the config with paths that hold in any folder: relative ones start at this process's; URLs stay."""
+    config = config.copy_and_resolve_references()
+    for section, names in PATHS.items():
+        for name in names:
+            path = config[section][name]
+            if path is not None and not is_remote(path):
+                config[section][name] = os.path.abspath(os.path.expanduser(path))
+    return config
 
 
 class Place:

@@ -4,15 +4,13 @@ import contextlib
 import functools
 import os
 import pathlib
-import re
 import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 from cbjax import config as configs
-from cbjax import data, modes, plan, processes, rows, sharding
+from cbjax import data, modes, plan, processes, rows, sharding, sweep_start
 from cbjax import workdir as workdirs
 from cbjax.config import ConfigError
 from cbjax.data import Source, sources
@@ -20,15 +18,13 @@ from cbjax.interrupts import Interrupted
 from cbjax.loop import NonFiniteLoss
 from cbjax.programs import GroupPrograms
 from cbjax.progress import Board, board
-from cbjax.report import report, report_sweep
+from cbjax.report import LeftOut, report, report_sweep
 from cbjax.run import Shared, train
-from cbjax.sweep_file import PlannedRun, shard, table_as_json
+from cbjax.sweep_file import PlannedRun, shard
+from cbjax.sweep_start import FAILED
 from cbjax.train_group import train_group
 from cbjax.variants import Sweep
 from cbjax.workdir import BusyError, WorkdirError
-from cbjax.writers import only_writer
-
-FAILED = "failed.json"
 
 
 def sweep(
@@ -42,7 +38,7 @@ def sweep(
     part: tuple[int, int] = (1, 1),
     results: str | os.PathLike | None = None,
     tell: Callable[[str], None] = print,
-) -> tuple[pathlib.Path, dict[str, str]]:
+) -> tuple[pathlib.Path | None, dict[str, str]]:
     """Trains each run in `workdir/NAME`, adds a row for each to the results, then reports on all of them in `workdir`.
 
     A run whose row is in the results already, or in another table beside them, is not trained again, whether its work
@@ -61,7 +57,8 @@ def sweep(
       tell: called with a line for each event where there is no terminal.
 
     Returns:
-      The path of the report, and name -> error of the runs that failed, now or before.
+      The path of the report, None where only rows are left of a sweep without a table, and name -> error of the runs
+      that failed, now or before.
 
     Raises:
       ConfigError: before anything is trained, if a work directory holds a run of another config, or the folder a run
@@ -70,16 +67,15 @@ def sweep(
     """
     place = pathlib.Path(workdir).expanduser().absolute()
     first = processes.is_first()
-    suffix = "" if part[1] == 1 else f"_{part[0]}_of_{part[1]}"
-    path = pathlib.Path(results) if results is not None else place / f"results{suffix}.csv"
+    path = pathlib.Path(results) if results is not None else place / f"results{plan.suffix(part)}.csv"
     mine = shard(runs, *part)
     # A few sources at most, and those of one sweep are few: read once for all runs.
     load = functools.lru_cache(maxsize=2)(sources.load)
-    planned = place / f"plan{suffix}.json"
+    planned = plan.path_of(place, part)
 
     def begin():
         plan.check(planned, mode, group_size)
-        return _begin(name, described, runs, mine, place, path, load)
+        return sweep_start.begin(name, described, runs, mine, place, path, load)
 
     ended, sizes = processes.from_first(begin)
     if first and (strange := rows.strangers(path, name, runs)):
@@ -94,6 +90,7 @@ def sweep(
         for lost in failed:
             shown.warn(f"run {lost} failed before: {failed[lost]}; to try it again remove {place / lost}")
         trainer = _Trainer(place, shown, load, chosen["mode"], spread=chosen["asked"]["mode"] == "loop")
+        late: list[PlannedRun] = []
         for names in chosen["groups"]:
             if waiting.isdisjoint(names):
                 if first and all((place / one / "results.json").exists() for one in names):
@@ -104,17 +101,36 @@ def sweep(
                 if error is not None:
                     failed[run.name] = error
                 elif first:
-                    rows.add(path, [rows.row(name, described, run, place / run.name)])
+                    try:
+                        rows.add(path, [rows.row(name, described, run, place / run.name)])
+                    except (rows.RowsError, OSError) as problem:  # damaged meanwhile, or a full disk: the others go on
+                        shown.warn(f"the row of {run.name} could not be added yet: {problem}")
+                        late.append(run)
                 shown.end(run.name, error)
     if first:
+        if late:
+            rows.add(path, [rows.row(name, described, run, place / run.name) for run in late])
         with contextlib.suppress(OSError):  # empty, except of groups that failed
             (place / "groups").rmdir()
-        made = [place / run.name for run in runs if (place / run.name / "config.json").exists()]
         if described.table is not None:
             report_sweep(place)
-        elif made:
-            report(made, place)
+        elif not _report_runs(place, runs, path, tell):
+            return None, failed
     return place / "report.md", failed
+
+
+def _report_runs(
+    place: pathlib.Path, runs: Sequence[PlannedRun], path: pathlib.Path, tell: Callable[[str], None]
+) -> bool:
+    """Reports on the runs of a sweep without a table, as on any runs; says whether any work directory is there."""
+    made = [place / run.name for run in runs if (place / run.name / "config.json").exists()]
+    kept = {one["config"] for one in rows.read(path)}
+    gone = [place / run.name for run in runs if place / run.name not in made and run.identity in kept]
+    if gone:
+        tell(f"of {len(gone)} finished runs only the rows in {path} are left: the report has no figures of them")
+    if made:
+        report(made, place, [LeftOut(one, f"only its row in {path.name} is left") for one in gone])
+    return bool(made)
 
 
 class _Trainer:
@@ -163,132 +179,17 @@ class _Trainer:
         folder = self._place / plan.folder([run.name for run in group])
         mesh, size = sharding.make_mesh(count), len(group) // count
         try:
-            diverged = train_group(group, self._place, folder, mesh, size, self._known, self._shared)
+            failed = train_group(group, self._place, folder, mesh, size, self._known, self._shared)
         except (Interrupted, KeyboardInterrupt):
             raise
         except Exception as error:
-            busy = isinstance(error, BusyError)
-            if plan.is_begun(folder) and not busy:  # the next call goes on from its checkpoint
+            if plan.is_begun(folder):  # the next call goes on from its checkpoint
                 return {run.name: _note(self._place / run.name, error) for run in left}
             self._shown.warn(f"{len(group)} runs as one program failed, so each is trained alone: {_said(error)}")
-            if not busy:
+            if not isinstance(error, BusyError):
                 shutil.rmtree(folder, ignore_errors=True)
             return None
-        return {name: _note(self._place / name, NonFiniteLoss(said)) for name, said in diverged.items()}
-
-
-def _begin(
-    name: str,
-    described: Sweep,
-    runs: Sequence[PlannedRun],
-    mine: Sequence[PlannedRun],
-    place: pathlib.Path,
-    path: pathlib.Path,
-    load: Callable[..., Source],
-) -> tuple[dict[str, str | None], dict[str, list[int]]]:
-    """Writes down what the sweep is and the rows that are there.
-
-    What is refused is so before anything is written.
-
-    Returns:
-      name -> error or None of the runs that are over, and name -> sizes of the data of those that are left.
-    """
-    _check_place(place, name, runs)
-    for run in mine:
-        workdirs.is_finished(place / run.name, run.config)
-    found = rows.known(path, name, described, mine)
-    with_row = {one["config"] for one in found}
-    # A kill may come between a run's results and its row.
-    finished = [
-        run for run in mine if run.identity not in with_row and workdirs.is_finished(place / run.name, run.config)
-    ]
-    found += [rows.row(name, described, run, place / run.name) for run in finished]
-    ended: dict[str, str | None] = {run.name: None for run in mine if run.identity in with_row}
-    ended |= dict.fromkeys([run.name for run in finished])
-    for run in mine:
-        if run.name not in ended:
-            with contextlib.suppress(WorkdirError):  # none, or cut by a full disk: tried again
-                note = workdirs.read_json(place / run.name / FAILED)
-                if note.get("diverged"):
-                    ended[run.name] = note["error"]
-    sizes = _check_data([run for run in mine if run.name not in ended], described, load)
-    place.mkdir(parents=True, exist_ok=True)
-    _write_description(place, name, described, runs, path)
-    rows.add(path, found)
-    for run in (run for run in mine if run.name in ended and ended[run.name] is None):
-        (place / run.name / FAILED).unlink(missing_ok=True)
-    return ended, sizes
-
-
-def _check_place(place: pathlib.Path, name: str, runs: Sequence[PlannedRun]) -> None:
-    """Raises ConfigError if the folder holds a run or another sweep, whose report this one's would replace."""
-    if (place / "config.json").exists():
-        raise ConfigError(f"{place} holds a run; a sweep needs a folder of its own: use another --workdir")
-    try:
-        former = workdirs.read_json(place / "sweep.json")
-    except WorkdirError:  # none, or cut by a full disk
-        return
-    # Not by their configs, which name where the data lie.
-    shared = {one["name"] for one in former["runs"]} & {run.name for run in runs}
-    files = [re.split("[: ]", one)[0] for one in (former["name"], name)]  # without its recipe and overrides
-    if files[0] != files[1] or not shared:
-        raise ConfigError(
-            f"{place} holds the sweep {former['name']!r}, whose runs are others; got {name!r}: use another --workdir, "
-            "or move that one away"
-        )
-
-
-def _check_data(runs: Sequence[PlannedRun], described: Sweep, load: Callable[..., Source]) -> dict[str, list[int]]:
-    """Chooses the images of each run once, so that none is found wanting after hours of others.
-
-    Returns:
-      name -> the images of the training, validation and test split and the classes; without those of a disk that could
-      not be read at this moment, which the run may meet or not.
-
-    Raises:
-      DataError: if the data are missing, do not fit a run, or do not have the table's metric.
-    """
-    metric = described.table.metric if described.table else "balanced_accuracy"
-    checked: dict[Any, list[int] | None] = {}
-    for run in runs:
-        asked = (run.config.seed, run.config.data.to_json_best_effort())
-        if asked in checked:
-            continue
-        try:
-            found = data.of_config(run.config, load)
-            classes = len(found.class_names)
-            if metric == "top5_error" and classes <= 5:
-                raise data.DataError(f"the table's metric {metric} needs more than 5 classes; got {classes}")
-            if metric != "balanced_accuracy" and found.multi_label:
-                raise data.DataError(
-                    f"of images with several labels the table's metric must be balanced_accuracy; got {metric}"
-                )
-            splits = (found.train, found.validation, found.test)
-            checked[asked] = [*(0 if split is None else len(split) for split in splits), classes]
-        except data.DataError as error:
-            raise data.DataError(f"run {run.name}: {error}") from error
-        except OSError:
-            checked[asked] = None
-    sizes = {run.name: checked[run.config.seed, run.config.data.to_json_best_effort()] for run in runs}
-    return {name: found for name, found in sizes.items() if found is not None}
-
-
-def _write_description(
-    place: pathlib.Path, name: str, described: Sweep, runs: Sequence[PlannedRun], results: pathlib.Path
-) -> None:
-    listed = [{"name": run.name, "labels": dict(run.labels), "config": run.identity} for run in runs]
-    description = {"name": name, "config": described.config, "table": table_as_json(described), "runs": listed}
-    path = place / "sweep.json"
-    with only_writer(place):  # of the parts of a sweep each may have a file of rows of its own
-        files: list[str] = []
-        with contextlib.suppress(WorkdirError):  # not there yet, or cut by a full disk
-            files = workdirs.read_json(path).get("files", [])
-        # By a name that holds where the folder is moved to.
-        inside = results.absolute().is_relative_to(place)
-        files = list(
-            dict.fromkeys([*files, str(results.absolute().relative_to(place) if inside else results.absolute())])
-        )
-        workdirs.write_json(path, {**description, "files": files})
+        return {name: _note(self._place / name, error) for name, error in failed.items()}
 
 
 def _note(place: pathlib.Path, error: Exception) -> str:

@@ -16,6 +16,7 @@ from cbjax import config as configs
 from cbjax import config_rules, sweep_table, variants
 from cbjax.config import ConfigError
 from cbjax.config_schema import KEYS, accept
+from cbjax.storage import with_absolute_paths
 from cbjax.sweep_table import Table
 from cbjax.variants import Sweep
 
@@ -31,7 +32,8 @@ class PlannedRun:
     @functools.cached_property
     def identity(self) -> str:
         """The hash of its whole resolved configuration, by which its row of results is known."""
-        return configs.fingerprint(self.config)[:16]
+        # In another folder a relative path names other data.
+        return configs.fingerprint(with_absolute_paths(self.config))[:16]
 
 
 def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> tuple[Sweep, list[PlannedRun]]:
@@ -82,10 +84,13 @@ def sweep_name(name_or_path: str | Path, overrides: Sequence[str] = ()) -> str:
       overrides: as for `load`.
 
     Returns:
-      Such as "cdb_table1:short --config.batch_size=50", which as arguments of the command gives the same runs.
+      Such as "cdb_table1:short --config.batch_size=50" or, of a file of one's own, "mine.py:short", which as arguments
+      of the command gives the same runs, in that file's folder.
     """
     path, recipe = configs.find(str(name_or_path), "sweeps")
-    return shlex.join([f"{path.stem}:{recipe}" if recipe else path.stem, *(f"--config.{one}" for one in overrides)])
+    known = configs.named("sweeps").get(path.stem)
+    name = path.stem if known is not None and known.samefile(path) else path.name
+    return shlex.join([f"{name}:{recipe}" if recipe else name, *(f"--config.{one}" for one in overrides)])
 
 
 def table_as_json(sweep: Sweep) -> dict[str, Any] | None:

@@ -1,6 +1,7 @@
 """How the figures of a sweep are laid out beside a paper's, and what such a layout must obey."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
@@ -177,8 +178,12 @@ def _check_paper(path: Path, table: Table, row: Any, cells: Any) -> None:
                 f"{row}"
             )
         mean, std = cell if isinstance(cell, tuple) and len(cell) == 2 else (None, None)
-        if not isinstance(mean, Real) or not isinstance(std, Real | None):
+        if not _is_number(mean) or not (std is None or _is_number(std)):
             raise ConfigError(
                 f"{path}: a figure of the paper must be (mean, standard deviation or None), in per cent; got {cell!r} "
-                f"in the row {row}, column {column}"
+                f"in the row {row}, column {column}: leave a column out that the paper has not"
             )
+
+
+def _is_number(figure: Any) -> bool:
+    return isinstance(figure, Real) and math.isfinite(figure)

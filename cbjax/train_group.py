@@ -12,12 +12,15 @@ from cbjax import build, data, programs, run_group, sharding, startup
 from cbjax import config as configs
 from cbjax import workdir as workdirs
 from cbjax.checkpoint import Checkpoints
+from cbjax.interrupts import Interrupted
+from cbjax.loop import NonFiniteLoss
 from cbjax.memory import at_best, without_times
 from cbjax.programs import GroupPrograms
 from cbjax.progress import Silent
 from cbjax.results import finish
 from cbjax.run import Shared
 from cbjax.run_group import Group, Member
+from cbjax.storage import with_absolute_paths
 from cbjax.sweep_file import PlannedRun
 from cbjax.types import Run
 
@@ -30,7 +33,7 @@ def train_group(
     per_device: int,
     known: dict[str, GroupPrograms],
     shared: Shared,
-) -> dict[str, str]:
+) -> dict[str, Exception]:
     """Trains runs of one shape as one program, and leaves in `workdir/NAME` of each what it would leave alone.
 
     Args:
@@ -44,7 +47,8 @@ def train_group(
       shared: what it shares with other groups and runs.
 
     Returns:
-      name -> error of the runs that diverged.
+      name -> error of the runs that diverged, or could not be evaluated or written at the end. The latter are tried
+      again by the next call, from the checkpoint.
 
     Raises:
       ConfigError, DataError: if a run's config does not fit its data, or a work directory holds another run.
@@ -85,16 +89,16 @@ def train_group(
             logs[k] = stack.enter_context(contextlib.closing(opened))
         run_group.fit(runs, known[key], mesh, checkpoints, shared.bar or Silent())
         checkpoints.finish()
-        _finish(runs, known[key], mesh, places, logs)
-        failed = dict(runs.failed)
-    shutil.rmtree(folder, ignore_errors=True)
-    return failed
+        failed = _finish(runs, known[key], mesh, places, logs)
+    if not failed:
+        shutil.rmtree(folder, ignore_errors=True)
+    return {**failed, **{name: NonFiniteLoss(said) for name, said in runs.failed.items()}}
 
 
 def _member(
     planned: PlannedRun, place: pathlib.Path, logs: Mapping[int, workdirs.Logs], index: int, shared: Shared
 ) -> Member:
-    config = workdirs.with_absolute_paths(configs.resolve(planned.config))
+    config = with_absolute_paths(configs.resolve(planned.config))
     workdirs.check_resume(place, config)
     dataset = data.of_config(config, shared.load)
     workdirs.check_same_data(place, workdirs.describe_data(dataset), config.data.on_bad_image)
@@ -118,22 +122,36 @@ def _finish(
     mesh: Mesh,
     places: Sequence[pathlib.Path],
     logs: Mapping[int, workdirs.Logs],
-) -> None:
-    """Evaluates the test split and writes the last and best checkpoint and the results of each run that has logs."""
+) -> dict[str, Exception]:
+    """Evaluates the test split and writes the last and best checkpoint and the results of each run that has logs.
+
+    Returns:
+      name -> error of those where that failed.
+    """
     tests = run_group.evaluate_test(runs, compiled, mesh)
-    one = sharding.make_mesh(1)
+    failed: dict[str, Exception] = {}
     for k in (k for k in runs.alive() if k in logs):
-        member, run = runs.members[k], runs.runs[k]
-        best = run.memory["best"]
-        state = sharding.replicate(run_group.member_state(runs.state, k), one)
-        with contextlib.closing(Checkpoints(places[k], print)) as checkpoints:
-            best_step = best and best["step"]
-            if best is not None and best_step != run.memory["step"]:
-                at = sharding.replicate(run_group.member_state(runs.best, k), one)
-                checkpoints.save(best_step, at, without_times(at_best(run.memory)), best_step)
-            checkpoints.save(run.memory["step"], state, without_times(run.memory), best_step)
-            parts = dataclasses.replace(member.parts, evaluate=_found(tests[k]))
-            finish(dataclasses.replace(run, state=state), parts, member.dataset, checkpoints, logs[k], places[k])
+        try:
+            _finish_one(runs, k, places[k], logs[k], tests[k])
+        except (Interrupted, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            failed[runs.members[k].name] = error
+    return failed
+
+
+def _finish_one(runs: Group, k: int, place: pathlib.Path, logs: workdirs.Logs, test: dict) -> None:
+    member, run, one = runs.members[k], runs.runs[k], sharding.make_mesh(1)
+    best = run.memory["best"]
+    best_step = best and best["step"]
+    state = sharding.replicate(run_group.member_state(runs.state, k), one)
+    with contextlib.closing(Checkpoints(place, print)) as checkpoints:
+        if best is not None and best_step != run.memory["step"]:
+            at = sharding.replicate(run_group.member_state(runs.best, k), one)
+            checkpoints.save(best_step, at, without_times(at_best(run.memory)), best_step)
+        checkpoints.save(run.memory["step"], state, without_times(run.memory), best_step)
+        parts = dataclasses.replace(member.parts, evaluate=_found(test))
+        finish(dataclasses.replace(run, state=state), parts, member.dataset, checkpoints, logs, place)
 
 
 def _found(tests: dict) -> Callable:

@@ -20,15 +20,10 @@ from cbjax import config as configs
 from cbjax.config import ConfigError
 from cbjax.data import DataError, Dataset, Encoded
 from cbjax.memory import timeless
-from cbjax.storage import is_remote
+from cbjax.storage import with_absolute_paths
 from cbjax.types import Run
 from cbjax.writers import JsonLinesWriter, MultiWriter, TensorBoardWriter, Writer, plain, read_rows, replace, rewrite
 
-# Config keys whose values are paths; in a work directory they are absolute.
-PATHS = {
-    "data": ("data_dir", "file", "root", "train_list", "validation_list", "test_list"),
-    "model": ("pretrained",),
-}
 LOGS = ("metrics", "per_class", "class_weights")
 
 
@@ -109,17 +104,6 @@ def read_final_metrics(workdir: pathlib.Path) -> dict[str, float]:
             else:
                 final[f"{name}/{split}"] = values
     return final
-
-
-def with_absolute_paths(config: ConfigDict) -> ConfigDict:
-    """Returns the config with paths that hold in any folder: relative ones start at this process's; URLs stay."""
-    config = config.copy_and_resolve_references()
-    for section, names in PATHS.items():
-        for name in names:
-            path = config[section][name]
-            if path is not None and not is_remote(path):
-                config[section][name] = os.path.abspath(os.path.expanduser(path))
-    return config
 
 
 def check_resume(workdir: pathlib.Path, config: ConfigDict, extend: bool = False) -> list[str]:

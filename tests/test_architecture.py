@@ -12,7 +12,7 @@ PACKAGE = ROOT / "cbjax"
 LEVELS = [
     {"cli"},
     {"sweep", "predictions"},
-    {"plan"},
+    {"plan", "sweep_start"},
     {"train_group", "modes"},
     {"run", "run_group", "tpu_programs", "cost"},
     {"restore"},
@@ -32,7 +32,7 @@ LEVELS = [
 ]
 # These stand beside: any but the maths may import them.
 BESIDE = {
-    "sweep_file": {"config", "config_rules", "config_schema", "sweep_table", "variants"},
+    "sweep_file": {"config", "config_rules", "config_schema", "storage", "sweep_table", "variants"},
     "variants": {"sweep_table"},
     "sweep_table": {"config"},
     "config": {"config_rules", "config_schema", "config_kinds"},

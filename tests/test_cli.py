@@ -120,6 +120,10 @@ def test_datasets_are_listed_with_what_to_do(capsys, tmp_path):
         (("eval", "--workdir=x", "--config.seed=1"), "seed cannot be changed for an evaluation; data.image_size, "),
         (("eval", "--workdir=x", "--config.data.resiz=1"), "did you mean data.resize?"),
         (("predict", "y", "--workdir=x", "--out=z.csv", "--config.seed=1"), "unrecognized argument"),
+        (
+            ("sweep", "--config=digits_lt", "--mode=loop", "--group-size=4"),
+            "--group-size is of runs that are trained at a time",
+        ),
         (("eval", "--workdir=x"), "holds no run"),
         (("report", "a", "b"), "--out=DIR"),
         (("report", "nowhere"), "nowhere"),
@@ -298,9 +302,22 @@ def test_a_sweep_spreads_its_runs_over_cores_where_it_may_choose(monkeypatch, tm
     called = []
     monkeypatch.setattr("cbjax.startup.make_cores_devices", lambda: called.append(True))
     monkeypatch.setattr("cbjax.processes.start", lambda *args: None)
-    monkeypatch.setattr("cbjax.sweep.sweep", lambda *args, **options: (tmp_path / "none", {}))
+    monkeypatch.setattr("cbjax.sweep.sweep", lambda *args, **options: (None, {}))
     assert main(["sweep", "--config=digits_lt", f"--workdir={tmp_path}", *options]) == 0
     assert bool(called) == expected
+
+
+def test_a_sweep_goes_on_over_the_devices_that_it_was_begun_with(monkeypatch, tmp_path, capsys):
+    called = []
+    monkeypatch.setattr("cbjax.startup.make_cores_devices", lambda: called.append(True))
+    monkeypatch.setattr("cbjax.sweep.sweep", lambda *args, **options: (None, {}))
+    (tmp_path / "plan_1_of_2.json").write_text('{"asked": {"mode": "loop", "group_size": null}}')
+    for shard in ("1/2", "2/2"):
+        assert main(["sweep", "--config=digits_lt", f"--workdir={tmp_path}", f"--shard={shard}"]) == 0
+    assert len(called) == 1, "the second part has no plan yet"
+    (tmp_path / "plan_1_of_2.json").write_text("")
+    assert main(["sweep", "--config=digits_lt", f"--workdir={tmp_path}", "--shard=1/2"]) == 2
+    assert "plan_1_of_2.json is missing or damaged" in capsys.readouterr().err
 
 
 def test_compiled_programs_are_kept_in_the_users_cache(tmp_path):

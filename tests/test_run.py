@@ -15,7 +15,8 @@ from cbjax.config import ConfigError
 from cbjax.data import DataError
 from cbjax.loop import NonFiniteLoss
 from cbjax.restore import evaluate
-from cbjax.workdir import WorkdirError, with_absolute_paths
+from cbjax.storage import with_absolute_paths
+from cbjax.workdir import WorkdirError
 from cbjax.writers import read_rows
 
 

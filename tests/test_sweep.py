@@ -1,6 +1,8 @@
 """Sweeps as a user meets them: three ways to train the same runs, what a kill leaves, failures, shards and rows."""
 
 import json
+import pathlib
+import shutil
 import signal
 import time
 
@@ -20,6 +22,7 @@ from cbjax.workdir import WorkdirError
 from cbjax.writers import read_rows
 from tests import processes
 
+DIGITS = pathlib.Path(__file__).parents[1] / "configs" / "digits_lt.py"
 METHODS = {
     "ce": {},
     "cdb": {"weights.name": "difficulty", "optim.learning_rate": 0.05, "evaluation.test_every": 2},
@@ -235,7 +238,7 @@ def test_a_group_that_is_stopped_while_its_runs_are_finished_goes_on_from_its_ch
     monkeypatch.setattr(cbjax.train_group, "finish", finish)
     if isinstance(error, OSError):
         _, failed = train(described, tmp_path / "runs", mode="vmap", group_size=4)
-        assert len(failed) == 4 and all("No space left" in said for said in failed.values())
+        assert list(failed) == ["cdb/seed_0"] and "No space left" in failed["cdb/seed_0"]
     else:
         with pytest.raises(KeyboardInterrupt):
             train(described, tmp_path / "runs", mode="vmap", group_size=4)
@@ -247,6 +250,73 @@ def test_a_group_that_is_stopped_while_its_runs_are_finished_goes_on_from_its_ch
     assert_equal(logs(tmp_path / "runs"), logs(loop))
     assert len(rows.read(tmp_path / "runs" / "results.csv")) == 4 and not (tmp_path / "runs" / "groups").exists()
     assert not any((tmp_path / "runs").rglob("failed.json"))
+
+
+def test_a_group_that_was_begun_waits_for_the_process_that_trains_one_of_its_runs(described, tmp_path, monkeypatch):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cbjax.train_group, "finish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(described, tmp_path / "runs", mode="vmap", group_size=4)
+    told = []
+    with workdirs.lock(tmp_path / "runs" / "ce" / "seed_1"):
+        _, failed = train(described, tmp_path / "runs", mode="vmap", group_size=4, tell=told.append)
+    assert len(failed) == 4 and all("another process is training here" in said for said in failed.values())
+    assert not any("trained alone" in line for line in told) and not any((tmp_path / "runs").rglob("failed.json"))
+    monkeypatch.setattr(cbjax.train_group.run_group, "make_advance", lambda *args: None)  # no step is taken again
+    _, failed = train(described, tmp_path / "runs", mode="vmap", group_size=4)
+    assert failed == {} and len(rows.read(tmp_path / "runs" / "results.csv")) == 4
+
+
+def test_a_group_is_saved_within_an_epoch_too(described, tmp_path, monkeypatch):
+    saved, real = [], run_group.save
+    monkeypatch.setattr(run_group, "save", lambda group, to: saved.append(group.step) or real(group, to))
+    settings = ("num_epochs=1", "steps_per_dispatch=1", "checkpoint.every_minutes=1e-9")
+    _, failed = train(described, tmp_path / "runs", *settings, mode="vmap", group_size=4)
+    assert failed == {} and saved[:3] == [1, 2, 3]
+
+
+def test_a_row_that_cannot_be_added_yet_stops_no_other_run(described, tmp_path, monkeypatch):
+    told, good, real = [], [], rows.add
+
+    def add(path, new):
+        if len(new) == 3:
+            path.write_text(good[0])  # mended meanwhile
+        real(path, new)
+        if len(new) == 1:
+            good.append(path.read_text())
+            path.write_text("saved;by;another;program\n")
+
+    monkeypatch.setattr(rows, "add", add)
+    _, failed = train(described, tmp_path / "runs", "num_epochs=1", mode="loop", tell=told.append)
+    assert failed == {} and sum("could not be added yet: " in line for line in told) == 3
+    assert len(rows.read(tmp_path / "runs" / "results.csv")) == 4
+
+
+def test_of_runs_without_a_table_whose_work_directories_are_gone_the_rows_are_told(described, tmp_path):
+    place, told = tmp_path / "runs", []
+    train(described, place, "num_epochs=1", mode="loop")
+    shutil.rmtree(place / "cdb")
+    path, failed = train(described, place, "num_epochs=1", tell=told.append)
+    page = path.read_text().replace("\\", "")
+    assert failed == {} and "| cdb/seed_0 | only its row in results.csv is left |" in page and "| ce |" in page
+    assert any(line.startswith("of 2 finished runs only the rows in ") for line in told)
+    shutil.rmtree(place / "ce")
+    assert train(described, place, "num_epochs=1") == (None, {}) and path.read_text().replace("\\", "") == page
+
+
+def test_the_last_run_of_a_group_and_a_config_by_its_path_are_trained(described, tmp_path):
+    text = described.read_text().replace('"digits_lt"', f"__import__('pathlib').Path({str(DIGITS)!r})")
+    described.write_text(text)
+    kept, told = tmp_path / "kept.csv", []
+    train(described, tmp_path / "runs", "num_epochs=1", mode="loop")
+    rows.add(kept, rows.read(tmp_path / "runs" / "results.csv")[:3])
+    options = {"mode": "vmap", "results": kept, "tell": told.append}
+    _, failed = train(described, tmp_path / "others", "num_epochs=1", **options)
+    assert failed == {} and len(rows.read(kept)) == 4
+    assert "no two of the runs that are left differ in settings alone: each is trained by itself" in told
 
 
 def test_what_is_left_of_a_group_that_was_not_begun_is_trained_together(described, loop, tmp_path):
@@ -346,7 +416,8 @@ def test_what_auto_measured_is_written_down_and_read_again(described, tmp_path, 
 
 
 def test_runs_that_a_plan_lacks_join_it_in_groups(described, tmp_path, monkeypatch):
-    monkeypatch.setattr(modes, "choose", lambda *args: Choice("vmap", 2, []))
+    choices = iter([Choice("vmap", 2, [])])  # measured once
+    monkeypatch.setattr(modes, "choose", lambda *args: next(choices))
     _, runs = sweep_file.load(described, QUICK)
     path = tmp_path / "plan.json"
 
@@ -399,7 +470,7 @@ def test_a_dry_run_lists_the_runs_and_makes_nothing(described, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]
 
 
-def test_a_run_of_other_data_is_not_over(tmp_path):
+def test_a_run_of_other_data_is_not_over(tmp_path, monkeypatch):
     for name in "ab":
         images = np.random.default_rng(ord(name)).integers(0, 255, (60, 8, 8), np.uint8)
         np.savez(tmp_path / f"{name}.npz", images=images, labels=np.arange(60) % 3)
@@ -420,6 +491,13 @@ def test_a_run_of_other_data_is_not_over(tmp_path):
     _, failed = train(path, tmp_path / "runs", *settings, f"data.file={tmp_path / 'b.npz'}", mode="loop")
     assert list(failed) == ["ce"] and "the data are not those that the run" in failed["ce"]
     assert len(rows.read(tmp_path / "runs" / "results.csv")) == 1
+    # By a relative path, too, from another folder.
+    (tmp_path / "other").mkdir()
+    shutil.copy(tmp_path / "b.npz", tmp_path / "other" / "a.npz")
+    for folder, problems in ((tmp_path, []), (tmp_path / "other", ["ce"])):
+        monkeypatch.chdir(folder)
+        _, failed = train(path, tmp_path / "runs", *settings, "data.file=a.npz", mode="loop")
+        assert list(failed) == problems
 
 
 def test_a_group_s_time_is_that_of_its_training_and_each_run_has_its_share(described, tmp_path, monkeypatch):

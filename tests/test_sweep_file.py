@@ -1,6 +1,7 @@
 """Sweep files: how their runs are read, named and checked."""
 
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,14 @@ def test_a_sweep_s_name_is_what_the_command_takes(spec, overrides, name):
     assert sweep_file.sweep_name(spec, overrides) == name
     options, read = arguments.parse(["sweep", *shlex.split(f"--config={name}")])
     assert options.config == name.split(" ")[0] and read == list(overrides)
+
+
+def test_a_sweep_of_one_s_own_is_named_with_its_ending(tmp_path):
+    """Without it the command would look for a sweep that comes with cbjax."""
+    for name in ("mine", "digits_lt"):
+        path = shutil.copy(SWEEPS / "digits_lt.py", tmp_path / f"{name}.py")
+        assert sweep_file.sweep_name(path, ["seed=1"]) == f"{name}.py --config.seed=1"
+        assert sweep_file.sweep_name(f"{path}:a") == f"{name}.py:a"
 
 
 CELLS = "product(choices('a', {'x': {}}), values('b', 'seed', (1, 2)))"
@@ -117,6 +126,10 @@ def paper(figures):
             "must be .mean, standard deviation or None.*; got 5.0 in the row .* column 1",
         ),
         (paper("{('x',): {'1': (None, 5.0)}}"), "must be .mean, standard deviation or None.*; got .None, 5.0"),
+        (
+            paper("{('x',): {'1': (float('nan'), None)}}"),
+            "got .nan, None. .*: leave a column out that the paper has not",
+        ),
         (paper("{('x',): {'1.0': (5.0, None)}}"), "where the runs have '1', '2'; got '1.0'"),
         ("Sweep(seeds(1), 'digits_lt')", "a Sweep is made of a config's name, .* in this order; its config is list"),
         ("Sweep('digits_lt', Variant({'a': 'x'}, {}))", r"second of a Sweep must be a list of variants.*; got Variant"),
