@@ -279,42 +279,41 @@ def test_a_group_is_saved_within_an_epoch_too(described, tmp_path, monkeypatch):
 
 
 def test_a_row_that_cannot_be_added_yet_stops_no_other_run(described, tmp_path, monkeypatch):
-    told, good, real = [], [], rows.add
+    described.write_text(TEXT.replace("seeds(2)", "seeds(1)"))
+    told, added, real = [], [], rows.add
 
     def add(path, new):
-        if len(new) == 3:
-            path.write_text(good[0])  # mended meanwhile
-        real(path, new)
-        if len(new) == 1:
-            good.append(path.read_text())
+        added.append([row["method"] for row in new])
+        if added[-1] == ["ce"]:
             path.write_text("saved;by;another;program\n")
+        if added[-1] == ["ce", "cdb"]:
+            path.unlink()  # moved away by the user
+        real(path, new)
 
     monkeypatch.setattr(rows, "add", add)
     _, failed = train(described, tmp_path / "runs", "num_epochs=1", mode="loop", tell=told.append)
-    assert failed == {} and sum("could not be added yet: " in line for line in told) == 3
-    assert len(rows.read(tmp_path / "runs" / "results.csv")) == 4
+    assert failed == {} and sum("could not be added yet: " in line for line in told) == 2
+    assert added == [[], ["ce"], ["cdb"], ["ce", "cdb"]]
+    assert len(rows.read(tmp_path / "runs" / "results.csv")) == 2
 
 
-def test_of_runs_without_a_table_whose_work_directories_are_gone_the_rows_are_told(described, tmp_path):
-    place, told = tmp_path / "runs", []
-    train(described, place, "num_epochs=1", mode="loop")
+def test_of_runs_without_a_table_whose_work_directories_are_gone_the_rows_are_told(described, loop, tmp_path):
+    place, told = shutil.copytree(loop, tmp_path / "runs"), []
     shutil.rmtree(place / "cdb")
-    path, failed = train(described, place, "num_epochs=1", tell=told.append)
+    path, failed = train(described, place, tell=told.append)
     page = path.read_text().replace("\\", "")
     assert failed == {} and "| cdb/seed_0 | only its row in results.csv is left |" in page and "| ce |" in page
     assert any(line.startswith("of 2 finished runs only the rows in ") for line in told)
     shutil.rmtree(place / "ce")
-    assert train(described, place, "num_epochs=1") == (None, {}) and path.read_text().replace("\\", "") == page
+    assert train(described, place) == (None, {}) and path.read_text().replace("\\", "") == page
 
 
-def test_the_last_run_of_a_group_and_a_config_by_its_path_are_trained(described, tmp_path):
+def test_the_last_run_of_a_group_and_a_config_by_its_path_are_trained(described, loop, tmp_path):
     text = described.read_text().replace('"digits_lt"', f"__import__('pathlib').Path({str(DIGITS)!r})")
     described.write_text(text)
     kept, told = tmp_path / "kept.csv", []
-    train(described, tmp_path / "runs", "num_epochs=1", mode="loop")
-    rows.add(kept, rows.read(tmp_path / "runs" / "results.csv")[:3])
-    options = {"mode": "vmap", "results": kept, "tell": told.append}
-    _, failed = train(described, tmp_path / "others", "num_epochs=1", **options)
+    rows.add(kept, rows.read(loop / "results.csv")[:3])
+    _, failed = train(described, tmp_path / "runs", mode="vmap", results=kept, tell=told.append)
     assert failed == {} and len(rows.read(kept)) == 4
     assert "no two of the runs that are left differ in settings alone: each is trained by itself" in told
 
