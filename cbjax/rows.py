@@ -116,7 +116,8 @@ def read(path: str | os.PathLike) -> list[dict[str, str]]:
         raise NoRowsError(f"{path} must be a CSV of rows, in UTF-8; {error}") from error
     if columns != FIELDS:
         raise NoRowsError(
-            f"{path} must be a CSV with the columns {','.join(FIELDS)}; got {','.join(columns) or 'nothing'}"
+            f"{path} must be a CSV with the columns {','.join(FIELDS)}; got {','.join(columns) or 'nothing'}; "
+            "mend it or move it away"
         )
     for number, one in rows:
         if None in one or None in one.values():

@@ -14,7 +14,6 @@ from cbjax import data, modes, plan, processes, rows, sharding, sweep_start
 from cbjax import workdir as workdirs
 from cbjax.config import ConfigError
 from cbjax.data import Source, sources
-from cbjax.interrupts import Interrupted
 from cbjax.loop import NonFiniteLoss
 from cbjax.programs import GroupPrograms
 from cbjax.progress import Board, board
@@ -163,8 +162,6 @@ class _Trainer:
             config = configs.change(config, [f"devices={devices}"])
         try:
             train(config, self._place / run.name, shared=self._shared)
-        except (Interrupted, KeyboardInterrupt):
-            raise
         except Exception as error:
             # All processes meet a loss that is not finite; at anything else the others are not where this one is.
             if processes.count() > 1 and not isinstance(error, NonFiniteLoss):
@@ -180,8 +177,6 @@ class _Trainer:
         mesh, size = sharding.make_mesh(count), len(group) // count
         try:
             failed = train_group(group, self._place, folder, mesh, size, self._known, self._shared)
-        except (Interrupted, KeyboardInterrupt):
-            raise
         except Exception as error:
             if plan.is_begun(folder):  # the next call goes on from its checkpoint
                 return {run.name: _note(self._place / run.name, error) for run in left}

@@ -12,7 +12,6 @@ from cbjax import build, data, programs, run_group, sharding, startup
 from cbjax import config as configs
 from cbjax import workdir as workdirs
 from cbjax.checkpoint import Checkpoints
-from cbjax.interrupts import Interrupted
 from cbjax.loop import NonFiniteLoss
 from cbjax.memory import at_best, without_times
 from cbjax.programs import GroupPrograms
@@ -133,8 +132,6 @@ def _finish(
     for k in (k for k in runs.alive() if k in logs):
         try:
             _finish_one(runs, k, places[k], logs[k], tests[k])
-        except (Interrupted, KeyboardInterrupt):
-            raise
         except Exception as error:
             failed[runs.members[k].name] = error
     return failed

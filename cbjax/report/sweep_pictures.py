@@ -103,14 +103,13 @@ def _settings(out, table, lines, columns, figures, measure):
         own = {line for of in methods.values() for line in of.values()}
         if names and not own <= drawn:
             drawn |= own
-            shown += _setting(out / names.pop(0), kind, methods, table, lines, columns, figures, measure)
+            others = [line for line in lines if line not in own]
+            shown += _setting(out / names.pop(0), kind, methods, table, others, columns, figures, measure)
     return shown
 
 
-def _setting(path, kind, methods, table, lines, columns, figures, measure):
+def _setting(path, kind, methods, table, others, columns, figures, measure):
     """Draws methods against their values of a setting, a panel for each column; the other rows are level lines."""
-    own = {line for of in methods.values() for line in of.values()}
-    others = [line for line in lines if line not in own]
     printed = {(row_key(one["row"]), one["column"]): one["mean"] for one in table["paper"]}
     panels, left_out = {}, []
     for column in columns:
