@@ -113,7 +113,7 @@ def devices_alone(config: ConfigDict) -> int | None:
         return config.devices
     if processes.count() > 1:
         return None
-    if jax.default_backend() == "cpu":  # whose devices share its cores
+    if jax.default_backend() == "cpu":
         return 1
     if is_streamed(config.data.name):  # never in a group
         return None
