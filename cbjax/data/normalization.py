@@ -59,6 +59,7 @@ def mean_and_std(images: np.ndarray, block: int = 1024) -> tuple[np.ndarray, np.
     """Returns the [channels] float64 mean and deviation of images [N, H, W, channels], a block at a time."""
     blocks = range(0, len(images), block)
     pixels = images[..., 0].size
-    mean = sum(images[i : i + block].sum(axis=(0, 1, 2), dtype=np.float64) for i in blocks) / pixels
-    squares = sum(np.square(images[i : i + block] - mean).sum(axis=(0, 1, 2)) for i in blocks)
+    zero = np.zeros(images.shape[3])
+    mean = sum((images[i : i + block].sum(axis=(0, 1, 2), dtype=np.float64) for i in blocks), zero) / pixels
+    squares = sum((np.square(images[i : i + block] - mean).sum(axis=(0, 1, 2)) for i in blocks), zero)
     return mean, np.sqrt(squares / pixels)
