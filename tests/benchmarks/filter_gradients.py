@@ -20,6 +20,12 @@ import os
 import statistics
 import time
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cbjax import startup
+
 STAGES = ((32, 16), (16, 32), (8, 64))  # pixels of a side, channels
 BATCH, CHUNK, REPEATS = 128, 16, 3
 
@@ -30,21 +36,15 @@ def main():
     parser.add_argument("--out", help="a JSON file for the times of all rounds, in milliseconds")
     arguments = parser.parse_args()
 
-    from cbjax import startup
-
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    startup.set_flags(deterministic=False)
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-
+    startup.set_flags(deterministic=False)  # read when the backend starts, by the first array
+    jax.config.update("jax_platforms", "cpu")
     times = {}
     for pixels, channels in STAGES:
         first, second, third = jax.random.split(jax.random.key(0), 3)
         images = jax.random.normal(first, (BATCH, pixels, pixels, channels))
         gradients = jax.random.normal(second, images.shape)
         kernel = jax.random.normal(third, (3, 3, channels, channels))
-        tried = {name: jax.jit(function) for name, function in formulations(jax, jnp, kernel).items()}
+        tried = {name: jax.jit(function) for name, function in formulations(kernel).items()}
         found = {name: np.asarray(function(images, gradients)) for name, function in tried.items()}
         for name in tried.keys() - {"convolution", "xla"}:
             np.testing.assert_allclose(found[name], found["xla"], rtol=1e-3, atol=1e-5 * np.abs(found["xla"]).max())
@@ -66,7 +66,7 @@ def main():
             file.write("\n")
 
 
-def formulations(jax, jnp, kernel):
+def formulations(kernel):
     """Returns name -> function of images and gradients [B, H, W, D]; all but "convolution" give [3, 3, D, D]."""
     channels = kernel.shape[-1]
 
