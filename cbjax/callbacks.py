@@ -79,12 +79,17 @@ def from_difficulty(tau: float | str, formula: str, floor: float, scale: bool) -
     return lambda run: compiled(_accuracy(run))
 
 
-def log_tau(formula: str) -> Callback:
-    """Adds the dynamic tau of the last known accuracies to the epoch's metrics."""
+def log_tau(formula: str, start_epoch: int) -> Callback:
+    """Adds the dynamic tau of the epoch's class weights to its metrics; comes before the evaluation that sets the next.
+
+    Epochs of equal weights, the first one and those before `start_epoch`, have no tau.
+    """
 
     compiled = _tau_program(formula)
 
     def callback(run: Run) -> Run:
+        if run.memory["epoch"] - 1 < max(1, start_epoch):
+            return run
         return dataclasses.replace(run, metrics={**run.metrics, "difficulty/tau": float(compiled(_accuracy(run)))})
 
     return callback

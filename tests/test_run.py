@@ -7,6 +7,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from oracles.difficulty import paper_tau
 
 import cbjax
 from cbjax import config as configs
@@ -60,7 +61,7 @@ def test_the_work_directory_has_everything(finished):
     assert any(name.startswith("events.out.tfevents.") for name in names)
     rows = read_rows(workdir / "metrics.jsonl")
     assert [row["epoch"] for row in rows] == [1, 2, 3, 3]
-    assert {"train/loss", "validation/balanced_accuracy", "difficulty/tau", "time/images_per_second"} <= rows[0].keys()
+    assert {"train/loss", "validation/balanced_accuracy", "time/images_per_second"} <= rows[0].keys()
     assert {"test/last/accuracy", "test/best/accuracy", "best/step"} <= rows[-1].keys()
     assert not [key for row in rows[:-1] for key in row if key.startswith("test/")], "test is read at the end only"
 
@@ -74,6 +75,14 @@ def test_the_weights_are_those_of_the_difficulties(finished):
         bias = measured.max() / (measured.min() + 1e-4) - 1
         expected = np.maximum(1 - measured, 0.01) ** (2 / (1 + np.exp(-bias)))
         np.testing.assert_allclose(used, expected * 10 / expected.sum(), rtol=1e-4)
+
+
+def test_the_tau_of_an_epoch_is_that_of_its_weights(finished):
+    _, workdir, _ = finished
+    rows = read_rows(workdir / "metrics.jsonl")[:-1]
+    accuracy = [row["accuracy"] for row in read_rows(workdir / "per_class.jsonl") if row["split"] == "validation"]
+    assert "difficulty/tau" not in rows[0]  # equal weights
+    assert [row["difficulty/tau"] for row in rows[1:]] == pytest.approx([paper_tau(one) for one in accuracy[:-1]])
 
 
 def test_results_agree_with_the_predictions(finished):

@@ -33,9 +33,8 @@ class Epochs:
         self.parts = build.build(config, dataset, mesh)
         self.run = Run(config, self.parts.model, self.parts.init(), {}, dataset.class_names, memory=memory.start(10))
         place = lambda array: sharding.replicate(array, mesh)  # noqa: E731
-        self.after = [callbacks.evaluate_validation(self.parts.evaluate("validation"))]
-        if weights == "difficulty":
-            self.after.append(callbacks.log_tau("paper"))
+        self.after = [callbacks.log_tau("paper", self.parts.start_epoch)] if weights == "difficulty" else []
+        self.after.append(callbacks.evaluate_validation(self.parts.evaluate("validation")))
         self.after.append(callbacks.reweight(self.parts.weights, self.parts.start_epoch, place))
 
     def seconds(self):
