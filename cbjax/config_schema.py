@@ -151,7 +151,11 @@ KEYS: dict[str, Key] = {
         10.0, number(above=0), "minutes between checkpoints within an epoch, or of a group of runs"
     ),
     "log.tensorboard": Key(True, boolean(), "write TensorBoard event files"),
-    "log.progress": Key("auto", choice("auto", "on", "off"), "progress bar; auto: where output is a terminal"),
+    "log.progress": Key(
+        "auto",
+        choice("auto", "on", "lines", "off"),
+        "on: a bar; lines: a line an epoch, at most every 5 s; auto: a bar at a terminal, lines elsewhere",
+    ),
 }
 SECTIONS = tuple(dict.fromkeys(key.split(".")[0] for key in KEYS if "." in key))
 REQUIRED = ("data.name", "model.name")  # without a default: no guess would be right for the user's data

@@ -96,6 +96,7 @@ def fit(run: Run, plan: Plan, callbacks: Sequence[Callback], interrupts: Interru
         run = _train_epoch(run, plan, interrupts, progress, pace)
         for callback in callbacks:
             run = callback(run)
+        progress.end_epoch(run.memory["epoch"], [run.metrics])
         signum = _signum(plan.agreement.now(_wish(interrupts)))
         if signum is not None:
             plan.save(run)

@@ -3,7 +3,8 @@
 import contextlib
 import datetime
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from rich import box
 from rich.console import Console, Group
@@ -12,6 +13,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+BETWEEN_LINES = 5.0  # seconds: epochs may take milliseconds
+WITHIN_EPOCH = 300.0  # seconds without a line, after which one comes in the middle of an epoch
+
+
+def say(line: str) -> None:
+    """Prints a line at once: a job's log is read while it grows."""
+    print(line, flush=True)
+
 
 class Silent:
     """Takes what a bar takes and shows nothing."""
@@ -19,28 +28,114 @@ class Silent:
     def update(self, step: int, epoch: int, loss: float, images_per_second: float) -> None:
         """Ignores the step."""
 
+    def end_epoch(self, epoch: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Ignores the epoch's rows of metrics, one of each run that is trained at the same time."""
+
 
 class Bar(Silent):
-    """A line with the epoch, the steps, the last loss, images a second and the time left."""
+    """A line with the epoch, the steps, the last loss, images a second and the time left; there once a loss is."""
 
     def __init__(self, progress: Progress, total_steps: int, step: int):
         self._progress = progress
-        self._task = progress.add_task("", total=total_steps, completed=step, epoch=0, loss=float("nan"), rate=0.0)
+        self._task = progress.add_task("", total=total_steps, completed=step, visible=False, loss=0.0, rate=0.0)
 
     def update(self, step: int, epoch: int, loss: float, images_per_second: float) -> None:
         """Shows the step that was last read from the device."""
-        self._progress.update(self._task, completed=step, epoch=epoch, loss=loss, rate=images_per_second)
+        self._progress.update(
+            self._task, completed=step, visible=True, description=f"epoch {epoch}", loss=loss, rate=images_per_second
+        )
+
+
+class Lines(Silent):
+    """A line an epoch, for the log of a job.
+
+    The first and the last epoch have one, and in between those that end `BETWEEN_LINES` or more after the last line. In
+    an epoch that takes long a line comes every `WITHIN_EPOCH`.
+    """
+
+    def __init__(self, total_steps: int, step: int, num_epochs: int, tell: Callable[[str], None]):
+        self._total, self._num_epochs, self._tell = total_steps, num_epochs, tell
+        self._said, self._first = time.perf_counter(), True
+        # (step, time): the pace is that between the two. Compiling before the first does not count.
+        self._from: tuple[int, float] | None = None
+        self._read = (step, self._said)
+
+    def update(self, step: int, epoch: int, loss: float, images_per_second: float) -> None:
+        """Takes note of the step, and says where a long epoch is."""
+        self._read = (step, time.perf_counter())
+        self._from = self._from or self._read
+        if self._read[1] - self._said >= WITHIN_EPOCH:
+            self._line(f"{_epoch(epoch, self._num_epochs)}  step {step} of {self._total}  loss {loss:.4f}")
+
+    def end_epoch(self, epoch: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Says what the epoch came to, if it is time."""
+        now = time.perf_counter()
+        if not self._first:
+            self._read = (self._read[0], now)
+        if self._first or epoch == self._num_epochs or now - self._said >= BETWEEN_LINES:
+            self._line(epoch_line(epoch, self._num_epochs, rows))
+        if self._first:
+            # The first evaluation was compiled just before.
+            self._first, self._from = False, (self._read[0], now)
+
+    def _line(self, text):
+        step, now = self._read
+        begun, since = self._from or self._read
+        if begun < step < self._total:
+            text += f"  {_clock((now - since) / (step - begun) * (self._total - step))} left"
+        self._said = time.perf_counter()
+        self._tell(text)
+
+
+def epoch_line(epoch: int, num_epochs: int, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Says in a line what an epoch came to.
+
+    Args:
+      epoch: from 1.
+      num_epochs: of the run.
+      rows: of the metrics, one for each run; of several the line has the mean loss and the range of the accuracies.
+    """
+    if not rows:
+        return _epoch(epoch, num_epochs)
+    losses = [row["train/loss"] for row in rows]
+    text = f"{_epoch(epoch, num_epochs)}  loss {sum(losses) / len(losses):.4f}"
+    held_out = [100 * row["validation/balanced_accuracy"] for row in rows if "validation/balanced_accuracy" in row]
+    if held_out:
+        name = "mean average precision" if "validation/mean_average_precision" in rows[0] else "balanced accuracy"
+        low, high = f"{min(held_out):.1f}", f"{max(held_out):.1f}"
+        text += f"  validation {name} {low if low == high else f'{low} to {high}'} %"
+    return text
+
+
+def _epoch(epoch, num_epochs):
+    return f"epoch {epoch:>{len(str(num_epochs))}} of {num_epochs}"
+
+
+def _clock(seconds):
+    return str(datetime.timedelta(seconds=round(seconds)))
 
 
 @contextlib.contextmanager
-def progress_bar(total_steps: int, step: int, mode: str = "auto") -> Iterator[Silent]:
-    """Yields a bar for training from `step` on; a silent one for "off", and for "auto" where there is no terminal."""
+def shown(total_steps: int, step: int, num_epochs: int, mode: str, tell: Callable[[str], None]) -> Iterator[Silent]:
+    """Yields what shows the training from `step` on.
+
+    Args:
+      total_steps: of the run.
+      step: where it stands.
+      num_epochs: of the run.
+      mode: "on" for a bar; "lines" for a line an epoch; "off" for nothing; "auto" for a bar at a terminal and lines
+        elsewhere.
+      tell: takes a line.
+    """
     console = Console(stderr=True, force_terminal=True if mode == "on" else None)
-    if mode == "off" or not (console.is_terminal or console.is_jupyter):
+    if mode == "off":
         yield Silent()
         return
+    if mode == "lines" or not (console.is_terminal or console.is_jupyter):
+        yield Lines(total_steps, step, num_epochs, tell)
+        return
     columns = (
-        TextColumn("epoch {task.fields[epoch]}"),
+        TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("loss {task.fields[loss]:.4f}  {task.fields[rate]:,.0f} images/s  left"),
@@ -51,10 +146,15 @@ def progress_bar(total_steps: int, step: int, mode: str = "auto") -> Iterator[Si
 
 
 class Board(Silent):
-    """What a sweep shows: its runs by what became of them, and the one that is being trained."""
+    """What a sweep shows: its runs by what became of them, and the ones that are being trained.
 
-    def __init__(self, total: int, done: int, failed: int, tell: Callable[[str], None] | None):
-        self.total, self.done, self.failed = total, done, failed
+    Their last epoch has a line, and others that end `BETWEEN_LINES` or more after the last one; none with `epochs`
+    False.
+    """
+
+    def __init__(self, total: int, done: int, failed: int, tell: Callable[[str], None] | None, epochs: bool = True):
+        self.total, self.done, self.failed, self.epochs = total, done, failed, epochs
+        self._said = -float("inf")
         self.running: list[str] = []
         self.bar: Silent = self
         self._tell, self._begun = tell, time.perf_counter()
@@ -73,6 +173,14 @@ class Board(Silent):
         """Takes note of the epoch that the runs are in."""
         self._first = self._first or epoch  # a run that is resumed does not begin with its first
         self._epoch = epoch
+
+    def end_epoch(self, epoch: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Says what the epoch came to, if it is time."""
+        if self.epochs and (epoch == self._num_epochs or time.perf_counter() - self._said >= BETWEEN_LINES):
+            left = self.seconds_left()
+            clock = "" if left is None else f"  all runs: {_clock(left)} left"
+            self._said = time.perf_counter()
+            self.line(epoch_line(epoch, self._num_epochs, rows) + clock)
 
     def begin(self, names: Sequence[str], num_epochs: int) -> None:
         """Says which runs are being trained from now on, and for how many epochs each."""
@@ -119,6 +227,9 @@ class LiveBoard(Board):
         self._now = f"epoch {epoch}  loss {loss:.4f}  {images_per_second:,.0f} images/s"
         self._show()
 
+    def end_epoch(self, epoch: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Ignores it: the table moves on with each step."""
+
     def warn(self, text: str) -> None:
         """Shows what went wrong above the table, which says the rest."""
         self._live.console.print(Text(text), soft_wrap=True)
@@ -137,7 +248,7 @@ class LiveBoard(Board):
     def _show(self) -> None:
         table = Table("done", "running", "failed", "to do", "time left", box=box.SIMPLE_HEAD)
         left, running = self.seconds_left(), len(self.running)
-        clock = "" if left is None else str(datetime.timedelta(seconds=round(left)))
+        clock = "" if left is None else _clock(left)
         waiting = self.total - self.done - self.failed - running
         table.add_row(*(str(count) for count in (self.done, running, self.failed, waiting)), clock)
         now = f"{self.running[0]}  {self._now}" if self.running else ""
@@ -145,20 +256,23 @@ class LiveBoard(Board):
 
 
 @contextlib.contextmanager
-def board(total: int, done: int, failed: int, tell: Callable[[str], None] | None) -> Iterator[Board]:
+def board(
+    total: int, done: int, failed: int, tell: Callable[[str], None] | None, epochs: bool = True
+) -> Iterator[Board]:
     """Yields the board of a sweep: a live table at a terminal; else lines to `tell`, or to nobody.
 
     Args:
       total: runs.
       done, failed: of them, before.
       tell: called with a line; None to show nothing.
+      epochs: whether lines are told of epochs, too.
     """
     console = Console(stderr=True)
     if tell is None or not (console.is_terminal or console.is_jupyter):
-        shown = Board(total, done, failed, tell)
+        plain = Board(total, done, failed, tell, epochs)
         if done:
-            shown.line(f"{done} of {total} runs: finished before")
-        yield shown
+            plain.line(f"{done} of {total} runs: finished before")
+        yield plain
         return
     with Live(console=console, auto_refresh=True, refresh_per_second=4) as live:
         yield LiveBoard(total, done, failed, live)

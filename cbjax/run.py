@@ -21,7 +21,7 @@ from cbjax.interrupts import Interrupted, Interrupts
 from cbjax.loop import AllImagesSkipped, NonFiniteLoss, Plan, fit
 from cbjax.profile import trace
 from cbjax.programs import Programs
-from cbjax.progress import Silent, progress_bar
+from cbjax.progress import Silent, say, shown
 from cbjax.report import report
 from cbjax.restore import open_workdir, with_predict
 from cbjax.results import finish
@@ -43,7 +43,7 @@ class Shared:
 
     known: dict[str, Programs] = dataclasses.field(default_factory=dict)
     load: Callable[..., data.Source] = sources.load
-    tell: Callable[[str], None] = print
+    tell: Callable[[str], None] = say
     bar: Silent | None = None
 
 
@@ -141,7 +141,7 @@ def train(
             advance = stack.enter_context(trace(parts.advance, profile, place / "profile", shown, tell))
             parts = dataclasses.replace(parts, advance=advance)
         with Interrupts() as interrupts:
-            run = _fit(run, parts, checkpoints, logs, bad_images, interrupts, within.bar)
+            run = _fit(run, parts, checkpoints, logs, bad_images, interrupts, within.bar, tell)
         # Everything is saved: from here on a signal acts as usual, and the same command ends what it stopped.
         run = finish(run, parts, dataset, checkpoints, logs, place)
         bad_images.share()
@@ -178,6 +178,7 @@ def _fit(
     bad_images: BadImages,
     interrupts: Interrupts,
     bar: Silent | None,
+    tell: Callable[[str], None],
 ) -> Run:
     config = run.config
     write_checkpoint = callbacks.save_to(checkpoints)
@@ -204,8 +205,8 @@ def _fit(
     after_epoch = build.build_callbacks(config, parts, functools.partial(_place_weights, mesh=parts.mesh), log, save)
     total, step = parts.batches.epoch_end(config.num_epochs), run.memory["step"]
     try:
-        shown = progress_bar(total, step, config.log.progress if logs else "off")
-        with shown if bar is None else contextlib.nullcontext(bar) as progress:
+        own = shown(total, step, config.num_epochs, config.log.progress if logs else "off", tell)
+        with own if bar is None else contextlib.nullcontext(bar) as progress:
             return fit(run, plan, after_epoch, interrupts, progress)
     except AllImagesSkipped:
         bad_images.share()

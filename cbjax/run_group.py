@@ -128,6 +128,7 @@ def fit(group: Group, programs: GroupPrograms, mesh: Mesh, checkpoints: Checkpoi
             if test is not None and any((group.epoch + 1) % every == 0 for every in test_every):
                 found["test"] = test(group.state)
             improved = _end_epoch(group, after, seconds, mesh)
+            bar.end_epoch(group.epoch, [group.runs[k].metrics for k in group.alive()])
             if group.best is not None and improved.any():
                 group.best = keep_best(group.state, group.best, sharding.spread(improved, mesh))
             is_due = checkpoints.seconds_since_save() > save_after  # not at every epoch: a group is large

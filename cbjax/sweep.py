@@ -16,7 +16,7 @@ from cbjax.config import ConfigError
 from cbjax.data import Source, sources
 from cbjax.loop import NonFiniteLoss
 from cbjax.programs import GroupPrograms
-from cbjax.progress import Board, board
+from cbjax.progress import Board, board, say
 from cbjax.report import LeftOut, report, report_sweep
 from cbjax.run import Shared, train
 from cbjax.sweep_file import PlannedRun, shard
@@ -36,7 +36,7 @@ def sweep(
     group_size: int | None = None,
     part: tuple[int, int] = (1, 1),
     results: str | os.PathLike | None = None,
-    tell: Callable[[str], None] = print,
+    tell: Callable[[str], None] = say,
 ) -> tuple[pathlib.Path | None, dict[str, str]]:
     """Trains each run in `workdir/NAME`, adds a row for each to the results, then reports on all of them in `workdir`.
 
@@ -83,9 +83,8 @@ def sweep(
     failed = {run: error for run, error in ended.items() if error is not None}
     chosen = processes.from_first(lambda: plan.plan(planned, mine, left, mode, group_size, sizes, load, tell))
     by_name, waiting = {run.name: run for run in mine}, {run.name for run in left}
-    with board(
-        len(mine), sum(error is None for error in ended.values()), len(failed), tell if first else None
-    ) as shown:
+    done, epochs = sum(error is None for error in ended.values()), any(run.config.log.progress != "off" for run in mine)
+    with board(len(mine), done, len(failed), tell if first else None, epochs) as shown:
         for lost in failed:
             shown.warn(f"run {lost} failed before: {failed[lost]}; to try it again remove {place / lost}")
         trainer = _Trainer(place, shown, load, chosen["mode"], spread=chosen["asked"]["mode"] == "loop")

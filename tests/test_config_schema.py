@@ -77,7 +77,7 @@ WRONG_VALUES = [
     ("optim.warmup_steps=2.5", "a whole number of at least 0, or none", "'2.5'"),
     ("evaluation.groups=majority", "groups like 'majority=9; minority=4,7'", "'majority'"),
     ("checkpoint.every_minutes=0", "a finite number above 0", "'0'"),
-    ("log.progress=true", "one of auto, on, off", "'true'"),
+    ("log.progress=true", "one of auto, on, lines, off", "'true'"),
 ]
 
 UNKNOWN_KEYS = [
@@ -143,7 +143,7 @@ def test_an_override_without_a_value_is_refused():
         ("optim.decay_at", 0.8, "strictly increasing"),
         ("optim.decay_at", "0.8", "strictly increasing"),
         ("data.file", "", "a .npz file, or none"),
-        ("log.progress", True, "one of auto, on, off"),
+        ("log.progress", True, "one of auto, on, lines, off"),
         ("data.counts", range(1000), "values like 1,2"),
     ],
 )

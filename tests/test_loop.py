@@ -10,7 +10,7 @@ from cbjax import loop, memory, progress
 from cbjax.interrupts import Interrupted, Interrupts
 from cbjax.loop import NonFiniteLoss, Plan, fit
 from cbjax.processes import Agreement
-from cbjax.progress import Silent, progress_bar
+from cbjax.progress import Silent
 from cbjax.types import Run
 
 EXAMPLES, BATCH = 10, 4
@@ -185,17 +185,85 @@ def test_training_works_outside_of_the_main_thread():
     assert done == [8]
 
 
-def test_the_bar_is_quiet_without_a_terminal(capsys):
-    with progress_bar(10, 0) as progress:
-        progress.update(1, 1, 0.5, 100.0)
+def row(loss, balanced=None):
+    held_out = {} if balanced is None else {"validation/balanced_accuracy": balanced}
+    return {"train/loss": loss, **held_out}
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    return now
+
+
+def test_without_a_terminal_an_epoch_is_a_line(clock, capsys):
+    told = []
+    with progress.shown(300, 0, 3, "auto", told.append) as shown:
+        for epoch, loss in ((1, 2.0), (2, 1.5), (3, 1.25)):
+            clock[0] += 30  # the first, to compile; the others until their first step was read
+            shown.update(100 * epoch - 50, epoch, loss, 100.0)
+            clock[0] += 10
+            shown.update(100 * epoch, epoch, loss, 100.0)
+            shown.end_epoch(epoch, [row(loss, epoch / 4)])
+    assert told == [
+        "epoch 1 of 3  loss 2.0000  validation balanced accuracy 25.0 %  0:00:40 left",  # 50 steps in 10 s, 200 to go
+        "epoch 2 of 3  loss 1.5000  validation balanced accuracy 50.0 %  0:00:40 left",  # 100 steps in 40 s, 100 to go
+        "epoch 3 of 3  loss 1.2500  validation balanced accuracy 75.0 %",
+    ]
     assert capsys.readouterr() == ("", "")
 
 
-def test_the_bar_shows_what_it_is_told(capsys):
-    with progress_bar(10, 0, "on") as progress:
-        progress.update(4, 2, 0.5, 1234.0)
-    shown = capsys.readouterr().err
-    assert "epoch 2" in shown and "4/10" in shown and "0.5000" in shown and "1,234 images/s" in shown
+def test_short_epochs_do_not_flood_a_log_and_long_ones_are_not_silent(clock):
+    told = []
+    with progress.shown(1000, 0, 1000, "lines", told.append) as shown:
+        for epoch in range(1, 1001):
+            clock[0] += 2**-5
+            shown.update(epoch, epoch, 0.5, 100.0)
+            shown.end_epoch(epoch, [row(0.5)])
+    assert [int(line.split()[1]) for line in told] == [1, 161, 321, 481, 641, 801, 961, 1000]
+    told.clear()
+    with progress.shown(1000, 0, 10, "lines", told.append) as shown:
+        for step in range(1, 90):
+            clock[0] += 10
+            shown.update(step, 1, 0.25, 100.0)
+    assert told == [
+        "epoch  1 of 10  step 30 of 1000  loss 0.2500  2:41:40 left",
+        "epoch  1 of 10  step 60 of 1000  loss 0.2500  2:36:40 left",
+    ]
+
+
+def test_a_sweep_has_a_line_an_epoch_of_the_runs_side_by_side(clock):
+    told = []
+    with progress.board(4, 0, 0, told.append) as board:
+        board.begin(["a", "b"], 2)
+        for epoch in (1, 2):
+            clock[0] += 10
+            board.update(epoch, epoch, 1.0, 1.0)
+            board.end_epoch(epoch, [row(1.0, 0.25), row(2.0, 0.5)])
+    assert told == [
+        "1 of 4, a and 1 more:",
+        "epoch 1 of 2  loss 1.5000  validation balanced accuracy 25.0 to 50.0 %",
+        "epoch 2 of 2  loss 1.5000  validation balanced accuracy 25.0 to 50.0 %  all runs: 0:01:00 left",
+    ]
+
+
+def test_the_bar_comes_with_its_first_figure(capsys):
+    with progress.shown(10, 0, 5, "on", print) as shown:
+        pass
+    assert "epoch" not in capsys.readouterr().err
+    with progress.shown(10, 0, 5, "on", print) as shown:
+        shown.update(4, 2, 0.5, 1234.0)
+    seen = capsys.readouterr()
+    assert "epoch 2" in seen.err and "4/10" in seen.err and "0.5000" in seen.err and "1,234 images/s" in seen.err
+    assert "nan" not in seen.err and not seen.out
+
+
+def test_progress_can_be_off(capsys):
+    with progress.shown(10, 0, 5, "off", print) as shown:
+        shown.update(1, 1, 0.5, 100.0)
+        shown.end_epoch(1, [row(0.5)])
+    assert capsys.readouterr() == ("", "")
 
 
 def test_several_processes_save_once_when_a_save_is_due(monkeypatch):
