@@ -5,7 +5,7 @@ import pathlib
 import re
 from collections.abc import Sequence
 
-from cbjax.storage import as_path, is_remote
+from cbjax.storage import PathError, as_path, is_remote
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -144,7 +144,10 @@ def _directory(text):
     if not text:
         raise argparse.ArgumentTypeError("needs a directory; got nothing (an unset variable?)")
     # The shell leaves the tilde of --workdir=~/runs alone.
-    return as_path(text)
+    try:
+        return as_path(text)
+    except PathError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _local_directory(text):

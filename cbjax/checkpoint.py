@@ -14,10 +14,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
-from etils import epath
 
 from cbjax import processes
-from cbjax.storage import as_path, is_remote
+from cbjax.literal_path import LiteralPath
+from cbjax.storage import is_remote, place_of
 from cbjax.types import TrainState
 
 KEPT = 2  # the newest, and one more in case it gets damaged; besides, the best that each of them knows
@@ -46,7 +46,7 @@ class Checkpoints:
     def __init__(
         self, workdir: str | os.PathLike, tell: Callable[[str], None] = lambda line: None, reading: bool = False
     ):
-        root = epath.Path(as_path(workdir))  # absolute: Orbax refuses others
+        root = LiteralPath(place_of(workdir))  # absolute: Orbax refuses others
         self._directory, self._checksums, self._damaged = root / "checkpoints", root / "checksums", root / "damaged"
         self._tell, self._reading = tell, reading
         if not reading:
@@ -222,7 +222,7 @@ def _abstract(leaf):
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 
-def _checksums(directory: epath.Path) -> dict[str, str]:
+def _checksums(directory: LiteralPath) -> dict[str, str]:
     if not directory.is_dir():
         return {}
     sums: dict[str, str] = {}
@@ -234,7 +234,7 @@ def _checksums(directory: epath.Path) -> dict[str, str]:
     return sums
 
 
-def _problem(directory: epath.Path, listed: epath.Path) -> str | None:
+def _problem(directory: LiteralPath, listed: LiteralPath) -> str | None:
     """Says how a checkpoint differs from its checksums, or None."""
     try:
         expected = json.loads(listed.read_text())["files"]

@@ -7,7 +7,7 @@ from cbjax import config as configs
 from cbjax import startup
 from cbjax.arguments import parse
 from cbjax.config import ConfigError
-from cbjax.storage import Place
+from cbjax.storage import PathError, Place
 
 OUT_OF_MEMORY = (
     "a device ran out of memory: make its share of the batch smaller (batch_size, evaluation.batch_size; or "
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from cbjax.tpu import TopologyError
     from cbjax.workdir import WorkdirError
 
-    mistakes = (RowsError, CompileError, ConfigError, DataError, ProcessError, TopologyError, WorkdirError)
+    mistakes = (RowsError, CompileError, ConfigError, DataError, PathError, ProcessError, TopologyError, WorkdirError)
     try:
         return COMMANDS[options.name](options, overrides)
     except (CheckpointError, ReportError, *mistakes) as error:

@@ -20,6 +20,12 @@ PATHS = {
 CHECKPOINTS = ("checkpoints", "checksums", "damaged")
 # A run is known by its config and finished by its results, so these come when the rest is there.
 LAST = ("config.json", "results.json")
+_NOT_IN_URLS = "?#%|"  # in a URL each of them means something else
+SCHEMES = ("gs", "s3", "az", "hf")  # that etils opens
+
+
+class PathError(ValueError):
+    """A path at which nothing can be kept."""
 
 
 def is_remote(path: str | os.PathLike) -> bool:
@@ -28,12 +34,43 @@ def is_remote(path: str | os.PathLike) -> bool:
 
 
 def as_path(path: str | os.PathLike) -> Any:
-    """Returns an absolute `pathlib.Path`, its tilde resolved, or for a URL an `epath.Path`."""
+    """Returns an absolute `pathlib.Path`, its tilde resolved, or for a URL a `LiteralPath`.
+
+    Raises:
+      PathError: if nothing opens URLs of its kind.
+    """
     if not is_remote(path):
         return pathlib.Path(path).expanduser().absolute()
-    from etils import epath
+    if os.fspath(path).partition("://")[0] not in SCHEMES:
+        known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
+        raise PathError(f"{os.fspath(path)!r}: a URL must begin with one of {known}")
+    from cbjax.literal_path import LiteralPath
 
-    return epath.Path(path)
+    return LiteralPath(path)
+
+
+def place_of(workdir: str | os.PathLike) -> Any:
+    """Returns `as_path` of a folder for checkpoints.
+
+    Raises:
+      PathError: if its name has a character that TensorStore, which writes them, takes for another one: the files would
+        lie in another folder.
+    """
+    place = as_path(workdir)
+    name, shown = os.fspath(place), ascii(os.fspath(place))
+    if any("\ud800" <= character <= "\udfff" for character in name):
+        raise PathError(f"{shown}: checkpoints need a folder whose name is UTF-8; choose another work directory")
+    wrong = [character for character in (_NOT_IN_URLS if is_remote(place) else "\\") if character in name]
+    if is_remote(place):
+        wrong += [character for character in name if not character.isprintable()]
+    if wrong:
+        raise PathError(
+            f"{shown}: checkpoints cannot be written to a {'URL' if is_remote(place) else 'folder'} with "
+            f"{wrong[0]!a} in its name; choose another work directory"
+        )
+    if (parts := pathlib.PurePath(name).parts) and parts[0] == "/" and parts[1:2] and parts[1] in SCHEMES:
+        raise PathError(f"{shown}: checkpoints cannot be written below /{parts[1]}, which stands for {parts[1]}://")
+    return place
 
 
 def with_absolute_paths(config: ConfigDict) -> ConfigDict:
@@ -57,7 +94,7 @@ class Place:
 
     def __init__(self, workdir: str | os.PathLike):
         """Makes the local copy of a remote directory; of a local one nothing."""
-        self.root = as_path(workdir)
+        self.root = place_of(workdir)
         self._sent: dict[str, tuple[int, int]] = {}
         if not is_remote(self.root):
             self.files = self.root

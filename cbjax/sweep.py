@@ -19,6 +19,7 @@ from cbjax.programs import GroupPrograms
 from cbjax.progress import Board, board, say
 from cbjax.report import LeftOut, report, report_sweep
 from cbjax.run import Shared, train
+from cbjax.storage import is_remote, place_of
 from cbjax.sweep_file import PlannedRun, shard
 from cbjax.sweep_start import FAILED
 from cbjax.train_group import train_group
@@ -64,7 +65,9 @@ def sweep(
         or another sweep, or its runs were begun in another mode.
       DataError: before anything is trained, if the data of a run that is left are missing or do not fit it.
     """
-    place = pathlib.Path(workdir).expanduser().absolute()
+    if is_remote(workdir):
+        raise ConfigError(f"a sweep is kept in a local folder; got {os.fspath(workdir)}")
+    place = place_of(workdir)
     first = processes.is_first()
     path = pathlib.Path(results) if results is not None else place / f"results{plan.suffix(part)}.csv"
     mine = shard(runs, *part)

@@ -8,6 +8,7 @@ import pytest
 
 from cbjax import memory, sharding
 from cbjax.checkpoint import CheckpointError, Checkpoints
+from cbjax.storage import PathError, Place
 from cbjax.types import TrainState
 
 
@@ -54,6 +55,56 @@ def test_state_and_memory_come_back_to_the_bit(tmp_path):
     assert step == 3
     assert bits(state) == bits(make_state(3))
     assert remembered == remember(3)
+
+
+# What people name their work directories, and what any part of a program may take for a pattern, a URL or a format.
+NAMES = [
+    "lr[0.1]",
+    "a*",
+    "what?",
+    "two words",
+    "#1",
+    "50%41",
+    "{0}",
+    "two\nlines",
+    "~me",
+    "-x",
+    "$HOME",
+    "naïve",
+    "a:b",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_folder_whose_name_looks_like_a_pattern_is_as_any_other(tmp_path, name):
+    (tmp_path / "lr0").mkdir()  # what the first would mean as a pattern
+    fill(tmp_path / name, steps=(1, 2, 3, 4))
+    told = []
+    with opened(tmp_path / name, told) as checkpoints:
+        assert checkpoints.steps() == [3, 4]
+        assert bits(checkpoints.restore(make_state())[1]) == bits(make_state(4))
+    assert told == [] and not (tmp_path / name / "damaged").exists()
+    assert sorted(path.name for path in (tmp_path / name / "checkpoints").iterdir()) == ["3", "4"]
+
+
+@pytest.mark.parametrize(
+    ("workdir", "why"),
+    [
+        ("a\\b", r"folder with '\\\\' in its name"),  # TensorStore writes to a/b
+        ("caf\udce9", r"'.*caf\\udce9': checkpoints need a folder whose name is UTF-8"),
+        ("/gs/a/b", "/gs, which stands for gs://"),
+        ("gs://bucket/50%41", "URL with '%'"),  # would be 50A
+        ("gs://bucket/a?", r"URL with '\?'"),
+        ("gs://bucket/two\nlines", r"URL with '\\n'"),
+        ("other://bucket/a", "must begin with one of gs://"),
+    ],
+)
+def test_a_place_whose_name_would_become_another_is_refused_before_anything_is_written(tmp_path, workdir, why):
+    with pytest.raises(PathError, match=why):
+        Checkpoints(workdir if "/" in workdir else tmp_path / workdir)
+    with pytest.raises(PathError, match=why):
+        Place(workdir if "/" in workdir else tmp_path / workdir)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_last_two_and_the_best_are_kept(tmp_path):

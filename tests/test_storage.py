@@ -156,3 +156,40 @@ def test_what_reads_many_runs_wants_local_folders(command, capsys):
     with pytest.raises(SystemExit, match="2"):
         main([*command, where])
     assert "must be a local folder (of a bucket, a copy of it); got gs://bucket/runs" in capsys.readouterr().err
+
+
+def test_a_folder_in_a_bucket_whose_name_is_a_pattern_is_not_taken_for_others(bucket):
+    """What is deleted and moved in a* must not be what lies in ab."""
+    program = (
+        "import json; from cbjax.checkpoint import Checkpoints; from cbjax.storage import Place, as_path\n"
+        "found = []\n"
+        "for name in ('ab', 'a*', 'a[b]'):\n"
+        "    folder = as_path(f'gs://bucket/odd/{name}')\n"
+        "    for number in (1, 2):\n"
+        "        (folder / 'checksums' / f'{number}.json').write_text('{\"best\": null}')\n"
+        "        (folder / 'checkpoints' / str(number) / 'part').write_text(name)\n"
+        "        (folder / 'checkpoints' / str(number) / 'commit_success.txt').write_text(name)\n"
+        "    (folder / 'checkpoints' / '1' / 'sub' / 'part').write_text(name)\n"
+        "    (folder / 'checkpoints' / '3' / 'part').write_text(name)\n"
+        "    (folder / 'gone.txt').write_text(name)\n"
+        "for name in ('a*', 'a[b]'):\n"
+        "    folder, told = as_path(f'gs://bucket/odd/{name}'), []\n"
+        "    checkpoints = Checkpoints(folder, told.append)\n"
+        "    checkpoints.close()\n"
+        "    (folder / 'checkpoints' / '1').rmtree()\n"
+        "    (folder / 'checksums' / '1.json').unlink()\n"
+        "    place = Place(folder)\n"
+        "    (place.files / 'gone.txt').unlink()\n"
+        "    place.send()\n"
+        "    found += [told, checkpoints.steps()]\n"
+        "print(json.dumps(found))"
+    )
+    line = "checkpoint 3 was not finished when its process ended: moved to gs://bucket/odd/{}/damaged/3"
+    assert python(program, bucket) == [[line.format("a*")], [2], [line.format("a[b]")], [2]]
+    left = {name.removeprefix("odd/") for name in served(bucket, "odd/")}
+    second = {"checkpoints/2/part", "checkpoints/2/commit_success.txt", "checksums/2.json"}
+    first = {"checkpoints/1/part", "checkpoints/1/sub/part", "checkpoints/1/commit_success.txt", "checksums/1.json"}
+    kept = {"ab/": first | second | {"checkpoints/3/part", "gone.txt"}}
+    kept |= dict.fromkeys(("a*/", "a[b]/"), second | {"damaged/3/part", "damaged/.folder"})
+    for folder, names in kept.items():
+        assert {name.removeprefix(folder) for name in left if name.startswith(folder)} == names
