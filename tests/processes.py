@@ -40,8 +40,9 @@ def start(*arguments, devices=1):
 
 
 def checkpoints(workdir):
-    """Lists the steps of the finished checkpoints, also while they are being written."""
-    return sorted(int(path.stem) for path in pathlib.Path(workdir, "checksums").glob("*.json"))
+    """Lists the steps of the checkpoints that are committed, also while others are being written."""
+    folder = pathlib.Path(workdir, "checkpoints")
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
 
 
 def wait_for_checkpoint(process, workdir, step=1):

@@ -41,6 +41,8 @@ BESIDE = {
     "config_schema": {"config_kinds"},
     "config_kinds": set(),
     "writers": set(),
+    "checksums": {"literal_path"},
+    "checkpoint_folder": {"checksums", "literal_path", "storage"},
     "report": {"metrics", "weights", "difficulty", "writers", "config", "groups", "rows", "sweep_table"},
     "groups": {"config", "config_schema"},
     "arguments": {"storage"},

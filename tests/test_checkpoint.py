@@ -1,5 +1,13 @@
+import concurrent.futures
 import contextlib
+import os
 import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -159,27 +167,162 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_it_used(tmp_
         assert checkpoints.restore(make_state())[0] == 3
 
 
-def test_a_checkpoint_that_was_cut_short_by_a_kill_is_not_used(tmp_path):
+def remains(workdir):
+    return sorted(path.name for path in (workdir / "checkpoints").iterdir() if not path.name.isdigit())
+
+
+KILLED = """
+import os, signal, sys
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from cbjax import checkpoint, memory
+from tests.test_checkpoint import make_state, remember
+
+commit = ocp.path.atomicity.AtomicRenameTemporaryPath.finalize
+
+
+async def finalize(self):
+    await commit(self)
+    if self.get_final().name == "3":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+ocp.path.atomicity.AtomicRenameTemporaryPath.finalize = finalize
+checkpoints = checkpoint.Checkpoints(sys.argv[1])
+for step in (1, 2, 3):
+    checkpoints.save(step, make_state(step), remember(step))
+checkpoints.finish()
+"""
+
+
+def test_a_checkpoint_is_good_from_the_moment_it_is_committed(tmp_path):
+    """Killed just after Orbax gives a checkpoint its name, a process loses nothing that it has."""
+    root = pathlib.Path(__file__).parent.parent
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], env=environment, check=False)
+    assert done.returncode == -signal.SIGKILL
+    told = []
+    with opened(tmp_path, told) as checkpoints:
+        step, state, _ = checkpoints.restore(make_state())
+    assert step == 3 and bits(state) == bits(make_state(3))
+    assert told == [] and not (tmp_path / "damaged").exists() and not remains(tmp_path)
+
+
+def test_checksums_are_written_without_another_save(tmp_path):
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(1, make_state(1), remember(1))
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "checksums" / "1.json").exists():
+            assert time.monotonic() < deadline
+        assert (tmp_path / "checkpoints" / "1").is_dir()
+
+
+def test_a_checkpoint_without_checksums_is_used_and_that_is_said(tmp_path):
     fill(tmp_path)
     (tmp_path / "checksums" / "3.json").unlink()
     told = []
+    for reading in (True, False, False):
+        with opened(tmp_path, told, reading) as checkpoints:
+            step, state, _ = checkpoints.restore(make_state())
+            assert step == 3 and bits(state) == bits(make_state(3))
+    line = f"checkpoint 3 has no checksums ({tmp_path / 'checksums' / '3.json'} is missing), so its bytes cannot be"
+    assert [one[: len(line)] for one in told] == [line, line]  # the third time it has
+
+
+def test_a_checkpoint_without_checksums_that_does_not_restore_is_set_aside(tmp_path):
+    fill(tmp_path)
+    (tmp_path / "checksums" / "3.json").unlink()
+    shutil.rmtree(tmp_path / "checkpoints" / "3" / "state")
+    told = []
     with opened(tmp_path, told) as checkpoints:
         assert checkpoints.restore(make_state())[0] == 2
-    place = tmp_path / "damaged" / "3"
-    assert told == [f"checkpoint 3 was not finished when its process ended: moved to {place}"]
-    assert place.is_dir()
+    assert "checkpoint 3 is damaged" in told[1] and (tmp_path / "damaged" / "3").is_dir()
+
+
+def test_strange_files_beside_checkpoints_are_left_alone(tmp_path):
+    fill(tmp_path)
+    folder, sums = tmp_path / "checkpoints", tmp_path / "checksums"
+    for name in ("3 copy", "3 (1)", "3~", "03", "+4", "٤"):
+        shutil.copytree(folder / "3", folder / name)
+        shutil.copy(sums / "3.json", sums / f"{name}.json")
+    for name in (".DS_Store", "Thumbs.db", "9", "desktop.ini"):
+        (folder / name).write_text("x")
+    strange = remains(tmp_path)
+    for reading in (True, False):
+        with opened(tmp_path, reading=reading) as checkpoints:
+            assert checkpoints.restore(make_state())[0] == 3
+            assert checkpoints.steps() == [2, 3]
+    fill(tmp_path, steps=(4, 5))
+    assert remains(tmp_path) == strange
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"null", b"{}", b'{"files": [1]}', b"[" * 100_000, b"\xff\xfe"])
+def test_a_list_of_checksums_of_another_kind_costs_its_checkpoint_only(tmp_path, content):
+    fill(tmp_path)
+    (tmp_path / "checksums" / "3.json").write_bytes(content)
+    told = []
+    with opened(tmp_path, told) as checkpoints:
+        assert checkpoints.restore(make_state())[0] == 2
+        checkpoints.save(4, make_state(4), remember(4))
+    assert told == [f"checkpoint 3 is damaged (3.json is not readable): moved to {tmp_path / 'damaged' / '3'}"]
+
+
+def test_what_ended_processes_left_is_removed_and_few_damaged_ones_are_kept(tmp_path):
+    fill(tmp_path, steps=(1, 2))
+    for step in (3, 4, 5):
+        fill(tmp_path, steps=(step,))
+        change_a_byte(next((tmp_path / "checkpoints" / str(step) / "memory").iterdir()))
+        with opened(tmp_path) as checkpoints:
+            assert checkpoints.restore(make_state())[0] == 2
+    assert sorted(path.name for path in (tmp_path / "damaged").iterdir()) == ["4", "5"]
+    left = tmp_path / "checkpoints" / "9.orbax-checkpoint-tmp"
+    shutil.copytree(tmp_path / "checkpoints" / "2", left)
+    (tmp_path / "checksums" / "9.json").write_text("{}")
+    (tmp_path / "checksums" / "8.part").write_text("{")
+    with opened(tmp_path, reading=True) as checkpoints:
+        assert checkpoints.restore(make_state())[0] == 2
+    assert left.exists()
+    with opened(tmp_path) as checkpoints:
+        assert checkpoints.restore(make_state())[0] == 2
+    assert sorted(path.name for path in (tmp_path / "checksums").iterdir()) == ["2.json"]
+    assert not remains(tmp_path)
 
 
 def test_a_reader_changes_nothing(tmp_path):
     fill(tmp_path)
-    (tmp_path / "checksums" / "3.json").unlink()
-    change_a_byte(next((tmp_path / "checkpoints" / "2" / "memory").iterdir()))
+    for step in (2, 3):
+        change_a_byte(next((tmp_path / "checkpoints" / str(step) / "memory").iterdir()))
     before = sorted(tmp_path.rglob("*"))
     told = []
     with opened(tmp_path, told, reading=True) as checkpoints:
         assert checkpoints.restore(make_state()) is None
     assert sorted(tmp_path.rglob("*")) == before
-    assert "checkpoint 2 is damaged" in told[0]
+    assert "checkpoint 3 is damaged" in told[0] and "checkpoint 2 is damaged" in told[1]
+
+
+def test_a_reader_beside_a_run_that_saves_and_deletes_never_fails(tmp_path):
+    """Whatever it meets is whole: the newest checkpoint, or the one that came meanwhile."""
+    fill(tmp_path, steps=(1,))
+    stop = threading.Event()
+
+    def read():
+        counted, newest = 0, 0
+        while not stop.is_set() or not counted:
+            with opened(tmp_path, told, reading=True) as checkpoints:
+                step, state, _ = checkpoints.restore(make_state())
+            assert step >= newest and bits(state) == bits(make_state(step))
+            counted, newest = counted + 1, step
+        return counted
+
+    told = []
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        readers = [pool.submit(read) for _ in range(2)]
+        with opened(tmp_path) as checkpoints:
+            for step in range(2, 12):
+                checkpoints.save(step, make_state(step), remember(step))
+        stop.set()
+        assert all(reader.result() for reader in readers)
+    assert told == []
 
 
 def test_a_checkpoint_of_four_devices_restores_on_one_and_on_eight(tmp_path):
