@@ -5,6 +5,7 @@ import pathlib
 import re
 from collections.abc import Sequence
 
+from cbjax.config_schema import show
 from cbjax.storage import PathError, as_path, is_remote
 
 
@@ -44,7 +45,11 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         _add_processes(command)
     train.add_argument("--extend", action="store_true", help="allow num_epochs to be larger than the work directory's")
     train.add_argument(
-        "--profile", type=_positive, default=0, metavar="STEPS", help="write a trace of so many steps to DIR/profile"
+        "--profile",
+        type=_up_to(10**5),
+        default=0,
+        metavar="STEPS",
+        help="write a trace of so many steps to DIR/profile",
     )
     sweep.add_argument("--dry-run", action="store_true", help="list the runs and what they take, and train none")
     sweep.add_argument(
@@ -53,7 +58,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         choices=("auto", "loop", "vmap", "devices"),
         help="runs one after another, several on a device, or several on every device (of a CPU, core); auto measures",
     )
-    sweep.add_argument("--group-size", type=_positive, metavar="K", help="runs at a time (auto: at most)")
+    sweep.add_argument("--group-size", type=_up_to(10**5), metavar="K", help="runs at a time (auto: at most)")
     sweep.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help="train every N-th run from the I-th")
     sweep.add_argument(
         "--results", metavar="FILE", type=_local_directory, help="CSV of finished runs (default: DIR/results.csv)"
@@ -67,7 +72,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     predict.add_argument("images", metavar="IMAGES", help="a folder, searched whole, or an .npz with images")
     predict.add_argument("--workdir", required=True, metavar="DIR", type=_directory)
     predict.add_argument("--out", required=True, metavar="FILE", help="a .csv or .jsonl")
-    predict.add_argument("--top", type=_positive, default=1, metavar="K", help="as many classes of each image")
+    predict.add_argument("--top", type=_up_to(10**6), default=1, metavar="K", help="as many classes of each image")
     predict.add_argument("--checkpoint", default="last", choices=("last", "best"))
     report = add("report", "Compare runs: one table and its plots.")
     report.add_argument(
@@ -80,9 +85,11 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     compiles.epilog = train.epilog
     compiles.add_argument("--config", required=True, metavar="FILE", help="as for train")
     compiles.add_argument("--topology", required=True, metavar="SLICE", help="as JAX names it, such as v5e:4x8")
-    compiles.add_argument("--classes", type=_positive, metavar="C", help="classes, where the config does not say it")
-    compiles.add_argument("--images", type=_positive, metavar="N", help="training images, likewise")
-    compiles.add_argument("--image_size", type=_positive, metavar="SIDE", help="side in pixels, likewise")
+    compiles.add_argument(
+        "--classes", type=_up_to(10**6), metavar="C", help="classes, where the config does not say it"
+    )
+    compiles.add_argument("--images", type=_up_to(10**10), metavar="N", help="training images, likewise")
+    compiles.add_argument("--image_size", type=_up_to(4096), metavar="SIDE", help="side in pixels, likewise")
     compiles.add_argument("--save", metavar="FILE", type=pathlib.Path, help="also write the figures as JSON")
     datasets = add("datasets", "List the data sources and whether each is ready.")
     datasets.add_argument(
@@ -103,16 +110,22 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return options, overrides
 
 
-def _positive(text):
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1; got {text}")
-    return int(text)
+def _up_to(most):
+    """Returns the reader of a whole number from 1 to `most`; more is a slip, which would take all memory or time."""
+
+    def read(text):
+        # More than 18 digits are not read: Python refuses some thousands of them in words of its own.
+        if not re.fullmatch(r"\d{1,18}", text) or not 1 <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {most}; got {show(text)}")
+        return int(text)
+
+    return read
 
 
 def _shard(text):
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise argparse.ArgumentTypeError(f"must be I/N with I from 1 to N, such as 1/4; got {text}")
+        raise argparse.ArgumentTypeError(f"must be I/N with I from 1 to N, such as 1/4; got {show(text)}")
     return int(match[1]), int(match[2])
 
 
@@ -122,7 +135,7 @@ def _add_processes(command):
         "--distributed", choices=("auto",), help="Cloud TPU, Slurm or Kubernetes say who the processes are"
     )
     group.add_argument("--coordinator", metavar="HOST:PORT", help="or say it: where the first process can be reached")
-    group.add_argument("--processes", type=int, metavar="N", help="how many there are")
+    group.add_argument("--processes", type=_up_to(10**5), metavar="N", help="how many there are")
     group.add_argument("--process", type=int, metavar="I", help="which one this is, from 0")
 
 
@@ -136,8 +149,9 @@ def _check_processes(options, error):
             error("--distributed=auto and --coordinator say the same thing; give one of them")
         if not 0 <= options.process < options.processes:
             error(f"--process must be from 0 to --processes - 1; got {options.process} of {options.processes}")
-        if not re.fullmatch(r".+:\d+", options.coordinator):
-            error(f"--coordinator must be HOST:PORT; got {options.coordinator}")
+        match = re.fullmatch(r".+:(\d{1,5})", options.coordinator)
+        if not match or not 1 <= int(match[1]) <= 65535:
+            error(f"--coordinator must be HOST:PORT with a port from 1 to 65535; got {show(options.coordinator)}")
 
 
 def _directory(text):

@@ -6,16 +6,15 @@ value.
 """
 
 import hashlib
-import inspect
 import json
-import traceback
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import RequiredValueError
 
-from cbjax import config_rules
+from cbjax import config_file, config_rules
 from cbjax.config_schema import KEYS, REQUIRED, ConfigError, accept, did_you_mean, refuse, rule, show
 
 __all__ = [
@@ -232,12 +231,24 @@ def _nested(values: Mapping[str, Any]) -> ConfigDict:
     return ConfigDict(tree, type_safe=False)
 
 
-def _flat(tree: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, ConfigDict | Mapping) and f"{prefix}{name}" not in KEYS:
-            yield from _flat(value, f"{prefix}{name}.")
+def _flat(tree: Config) -> Iterator[tuple[str, Any]]:
+    for name, value in _items(tree, ""):
+        if isinstance(value, ConfigDict | Mapping) and name not in KEYS:
+            yield from _items(value, f"{name}.")
         else:
-            yield f"{prefix}{name}", value
+            yield name, value
+
+
+def _items(tree: Config, prefix: str) -> Iterator[tuple[str, Any]]:
+    """Yields the keys of one level and their values, also of placeholders."""
+    if not isinstance(tree, ConfigDict):
+        yield from ((f"{prefix}{name}", value) for name, value in tree.items())
+        return
+    for name in tree:
+        try:
+            yield f"{prefix}{name}", tree[name]
+        except RequiredValueError:
+            raise ConfigError(f"{prefix}{name} must be set: it is a placeholder without a value") from None
 
 
 def _complete(config: Config) -> dict[str, Any]:
@@ -256,56 +267,15 @@ def read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     return accept({key.strip(): text.strip() for key, _, text in pairs}, as_text=True)
 
 
-def read(spec: str | Path) -> dict[str, Any]:
-    """Reads a configuration file, named as for `load`; returns dotted key -> value, combinations unchecked."""
-    path, result = call(spec, "get_config")
+def read(spec: str | Path, beside: Path | None = None) -> dict[str, Any]:
+    """Reads a configuration file, named as for `load`; returns dotted key -> value, combinations unchecked.
+
+    Args:
+      spec: its path or name.
+      beside: the file that names it, in whose folder a relative path is looked for first.
+    """
+    path, result = config_file.call(spec, "get_config", beside=beside)
     try:
         return _complete(result)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-
-
-def call(spec: str | Path, function_name: str, folder: str = "") -> tuple[Path, Any]:
-    """Runs a function of a configuration file, found as for `load`; returns the file's path and what it returns."""
-    path, recipe = find(str(spec), folder)
-    try:
-        # Not imported: that would leave a __pycache__ beside the user's file.
-        namespace: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
-        exec(compile(path.read_bytes(), str(path), "exec"), namespace)
-        function = namespace.get(function_name)
-        if not callable(function):
-            raise ConfigError(f"{path} has no function {function_name}()")
-        if recipe is None:
-            return path, function()
-        if not inspect.signature(function).parameters:
-            raise ConfigError(f"{path} has no recipes; got {recipe!r}")
-        return path, function(recipe)
-    except ConfigError:
-        raise
-    except SyntaxError as error:
-        raise ConfigError(f"{error.filename or path}, line {error.lineno or 1}: {error.msg}") from error
-    except (Exception, SystemExit) as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        where = f"{path}, line {lines[-1]}" if lines else str(path)
-        raise ConfigError(f"{where}: {type(error).__name__}: {error}") from error
-
-
-def find(spec: str, folder: str) -> tuple[Path, str | None]:
-    """Returns the path of a configuration file, by path or by name, and the recipe behind a colon; or ConfigError."""
-    name, colon, recipe = (spec, "", "") if Path(spec).is_file() else spec.partition(":")
-    path = Path(name).expanduser()
-    if not path.is_file():
-        files = named(folder)
-        if name not in files:
-            hint = did_you_mean(path.stem, files)
-            raise ConfigError(f"no configuration file {name}, and no name: the names are {', '.join(files)}{hint}")
-        path = files[name]
-    return path, recipe if colon else None
-
-
-def named(folder: str) -> dict[str, Path]:
-    """Returns name -> path of the configuration files that come with cbjax."""
-    # The wheel carries them inside the package; a clone has them beside it.
-    package = Path(__file__).parent
-    configs = package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
-    return {file.stem: file for file in sorted((configs / folder).glob("*.py"))}

@@ -8,13 +8,22 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+# Longer than any path that a system takes, and than any name of a class.
+LONGEST_TEXT = 4096
+# Of a whole number that has no bound of its own: more does not fit the 32 bits that devices count in.
+LARGEST = 2**31 - 1
+
+
+class BrokenRule(ValueError):
+    """A value that cannot be taken for a reason that the rule does not say; the reason is its message."""
+
 
 class Kind(NamedTuple):
     """The values that a key takes.
 
     Attributes:
       rule: the end of the sentence "KEY must be ...".
-      accept: a value -> the form in which it is kept; ValueError if it breaks the rule.
+      accept: a value -> the form in which it is kept; ValueError if it breaks the rule, BrokenRule to say more.
       read: text of the command line -> a value for `accept`; ValueError if it cannot be one.
       names: the names among the values, to find the one that a misspelling meant.
     """
@@ -25,17 +34,16 @@ class Kind(NamedTuple):
     names: tuple[str, ...] = ()
 
 
-def integer(low: int, high: int | None = None) -> Kind:
+def integer(low: int, high: int = LARGEST) -> Kind:
     """Whole numbers in [low, high]. 1.5, 2.0 and 1e3 are refused: nothing is rounded unasked."""
 
     def accept(value):
         whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        if not whole or value < low or (high is not None and value > high):
+        if not whole or not low <= value <= high:
             raise ValueError
         return int(value)
 
-    bounds = f"of at least {low}" if high is None else f"from {low} to {high}"
-    return Kind(f"a whole number {bounds}", accept, int)
+    return Kind(f"a whole number from {low} to {high}", accept, int)
 
 
 def number(
@@ -45,7 +53,7 @@ def number(
 
     def accept(value):
         real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        if not real or not math.isfinite(value):
+        if not real or not math.isfinite(value):  # of a whole number of hundreds of digits an OverflowError
             raise ValueError
         if (low is not None and value < low) or (above is not None and value <= above):
             raise ValueError
@@ -54,7 +62,7 @@ def number(
         return float(value)
 
     words = (("of at least", low), ("above", above), ("of at most", high), ("below", below))
-    bounds = " and ".join(f"{word} {bound}" for word, bound in words if bound is not None)
+    bounds = " and ".join(f"{word} {bound:.15g}" for word, bound in words if bound is not None)
     return Kind(f"a finite number {bounds}", accept, float)
 
 
@@ -87,9 +95,12 @@ def text(what: str) -> Kind:
     """Any text but the empty one, or a path; quotes around it on the command line are taken off."""
 
     def accept(value):
-        if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        given = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+        if not given or not isinstance(given, str):
             raise ValueError
-        return str(os.fspath(value))
+        if "\0" in given or len(given) > LONGEST_TEXT:
+            raise BrokenRule(f"it can have {LONGEST_TEXT} characters, none of them NUL")
+        return given
 
     def read(text):
         return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
@@ -103,6 +114,8 @@ def prefixed(prefix: str, what: str) -> Kind:
     def accept(value):
         if not isinstance(value, str) or not value.startswith(prefix) or not value.removeprefix(prefix).strip():
             raise ValueError
+        if "\0" in value or len(value) > LONGEST_TEXT:
+            raise BrokenRule(f"it can have {LONGEST_TEXT} characters, none of them NUL")
         return value
 
     return Kind(f"{prefix}{what}", accept, str)
@@ -112,12 +125,15 @@ def either(*kinds: Kind) -> Kind:
     """The first of the kinds that takes the value."""
 
     def first(attempt):
+        reasons = []
         for kind in kinds:
             try:
                 return attempt(kind)
-            except ValueError:
+            except BrokenRule as error:
+                reasons.append(error)
+            except (ValueError, OverflowError):
                 pass
-        raise ValueError
+        raise reasons[0] if reasons else ValueError()
 
     return Kind(
         " or ".join(kind.rule for kind in kinds),
@@ -171,7 +187,7 @@ def named_groups(member: Kind) -> Kind:
         except TypeError:  # not pairs, or members that are none
             raise ValueError from None
         if len(named) < len(pairs) or not all(
-            re.fullmatch(r"[\w-]+", str(name)) and members for name, members in named
+            re.fullmatch(r"[\w-]{1,100}", name if isinstance(name, str) else "") and members for name, members in named
         ):
             raise ValueError
         return tuple((str(name), tuple(member.accept(value) for value in members)) for name, members in named)

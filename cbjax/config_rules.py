@@ -14,6 +14,7 @@ from cbjax.config_schema import (
     SOURCES,
     STREAMED,
     is_streamed,
+    show,
 )
 
 # A key in the first column has an effect only where the key in the second has one of the values in the third.
@@ -104,7 +105,7 @@ def divisible(key: str, batch_size: int, num_devices: int) -> Iterator[str]:
     if batch_size % num_devices:
         below = batch_size - batch_size % num_devices
         sizes = " or ".join(str(size) for size in (below, below + num_devices) if size)
-        fewer = max(n for n in range(1, num_devices) if batch_size % n == 0)
+        fewer = next(n for n in range(min(batch_size, num_devices - 1), 0, -1) if batch_size % n == 0)
         yield (
             f"{key} must be a multiple of the number of devices, {num_devices}; got {batch_size}: "
             f"use {sizes}, or devices={fewer}"
@@ -134,7 +135,7 @@ def without_effect(key: str, values: Mapping[str, Any]) -> Iterator[str]:
         if one == key and not applies:
             yield (
                 f"{key} must be left at {KEYS[key].default} unless {on} is {' or '.join(where)}, for it has no effect "
-                f"where {on} is {values[on]}; got {values[key]}"
+                f"where {on} is {_shown(values[on])}; got {_shown(values[key])}"
             )
 
 
@@ -176,7 +177,7 @@ def _data(values):
             + (f": or set data.image_size={needed[0]}" if is_streamed(name) else "")
         )
     if classes and (len(classes) == 1 or len(set(classes)) < len(classes)):
-        yield f"data.classes must be at least two different classes; got {classes}"
+        yield f"data.classes must be at least two different classes; got {show(classes)}"
     too_large = [label for label in classes if isinstance(label, int) and source_classes and label >= source_classes]
     if too_large:
         yield f"data.classes must be below {source_classes}, the number of classes of {name}; got {too_large[0]}"
@@ -266,7 +267,7 @@ def _groups(values):
             yield f"evaluation.groups must have different names; got {name} {names.count(name)} times"
     for name, members in groups:
         if twice := [member for member in dict.fromkeys(members) if members.count(member) > 1]:
-            yield f"evaluation.groups must have each class once in a group; got {twice[0]!r} again in {name}"
+            yield f"evaluation.groups must have each class once in a group; got {show(twice[0])} again in {name}"
 
 
 def _batch_sizes(values):
@@ -278,3 +279,7 @@ def _batch_sizes(values):
 
 def _size(image_size):
     return "x".join(map(str, image_size))
+
+
+def _shown(value):
+    return value if isinstance(value, str) and len(value) <= 80 else show(value)

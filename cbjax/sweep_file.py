@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,12 +14,14 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cbjax import config as configs
-from cbjax import config_rules, sweep_table, variants
+from cbjax import config_file, config_rules, sweep_table, variants
 from cbjax.config import ConfigError
-from cbjax.config_schema import KEYS, accept
+from cbjax.config_schema import KEYS, accept, show
 from cbjax.storage import with_absolute_paths
 from cbjax.sweep_table import Table
 from cbjax.variants import Sweep
+
+LONGEST_NAME = 200  # bytes, of a folder: disks take 255
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,11 +53,11 @@ def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> tuple[Sweep
     Raises:
       ConfigError: if the file or one of its runs is wrong.
     """
-    path, sweep = configs.call(name_or_path, "get_sweep", folder="sweeps")
+    path, sweep = config_file.call(name_or_path, "get_sweep", folder="sweeps")
     sweep = _check(path, sweep)
     for_all = configs.read_overrides(overrides)
     _check_folders(path, [one.labels for one in sweep.variants])
-    read = functools.cache(configs.read)
+    read = functools.cache(functools.partial(configs.read, beside=path))
     values: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}  # run -> those of its configuration, and its own
     for variant in sweep.variants:
         name, changes = folder(variant.labels), dict(variant.overrides)
@@ -87,8 +90,8 @@ def sweep_name(name_or_path: str | Path, overrides: Sequence[str] = ()) -> str:
       Such as "cdb_table1:short --config.batch_size=50" or, of a file of one's own, "mine.py:short", which as arguments
       of the command gives the same runs, in that file's folder.
     """
-    path, recipe = configs.find(str(name_or_path), "sweeps")
-    known = configs.named("sweeps").get(path.stem)
+    path, recipe = config_file.find(str(name_or_path), "sweeps")
+    known = config_file.named("sweeps").get(path.stem)
     name = path.stem if known is not None and known.samefile(path) else path.name
     return shlex.join([f"{name}:{recipe}" if recipe else name, *(f"--config.{one}" for one in overrides)])
 
@@ -134,19 +137,19 @@ def _check(path: Path, sweep: Any) -> Sweep:
         raise ConfigError(f"{path}: a sweep needs at least one run; got none")
     for one in listed:
         if not all(isinstance(text, str) for text in (*one.labels, *one.labels.values())):
-            raise ConfigError(f"{path}: axes and names on them must be texts; got {dict(one.labels)}")
+            raise ConfigError(f"{path}: axes and names on them must be texts; got {show(dict(one.labels))}")
         if not all(isinstance(key, str) for key in one.overrides):
-            raise ConfigError(f"{path}: the keys that a run changes must be texts; got {dict(one.overrides)}")
+            raise ConfigError(f"{path}: the keys that a run changes must be texts; got {show(dict(one.overrides))}")
         if not isinstance(one.overrides.get("config", ""), str | Path):
             raise ConfigError(
-                f"{path}: the config of a run must be the name of one; got {one.overrides['config']!r} in "
+                f"{path}: the config of a run must be the name of one; got {show(one.overrides['config'])} in "
                 f"{dict(one.labels)}"
             )
     known = ("num_classes", "num_images", "image_size")
     sizes: Any = sweep.sizes  # any, as a user may have written them
     if not isinstance(sizes, Mapping) or not all(key in known and _is_size(size) for key, size in sizes.items()):
         raise ConfigError(
-            f"{path}: the sizes of a sweep are {', '.join(known)}, whole numbers of at least 1; got {sizes!r}"
+            f"{path}: the sizes of a sweep are {', '.join(known)}, whole numbers from 1 to 10**10; got {show(sizes)}"
         )
     if sweep.table is not None:
         sweep_table.check(path, sweep.table, [one.labels for one in listed])
@@ -154,7 +157,7 @@ def _check(path: Path, sweep: Any) -> Sweep:
 
 
 def _is_size(size: Any) -> bool:
-    return isinstance(size, Integral) and not isinstance(size, bool) and int(size) >= 1
+    return isinstance(size, Integral) and not isinstance(size, bool) and 1 <= int(size) <= 10**10
 
 
 @contextlib.contextmanager
@@ -175,6 +178,11 @@ def _check_folders(path: Path, labels: Iterable[Mapping[str, str]]) -> None:
             raise ConfigError(
                 f"{path}: each run needs a folder of its own, made of its names on the axes, where upper and lower "
                 f"case are the same; {dict(one)} has {folder(one) or 'none'!r}{known}"
+            )
+        if max(len(os.fsencode(part)) for part in name.split("/")) > LONGEST_NAME:
+            raise ConfigError(
+                f"{path}: a run's name on an axis can have {LONGEST_NAME} bytes, for it names a folder; got "
+                f"{show(dict(one))}"
             )
         runs[name] = one
     for name, one in runs.items():

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cbjax.config import ConfigError
+from cbjax.config_schema import show
 
 T = TypeVar("T")
 METRICS = ("accuracy", "error", "balanced_accuracy", "top5_error", "macro_recall", "macro_precision")
@@ -28,9 +29,10 @@ class Table:
       notes: lines below it.
     """
 
-    title: str
-    rows: tuple[str, ...]
-    columns: str
+    # Defaults for what must be given, so that a missing one is told in words rather than by Python.
+    title: str = ""
+    rows: tuple[str, ...] = ()
+    columns: str = ""
     metric: str = "accuracy"
     paper: Mapping[tuple[str, ...], Mapping[str, tuple[float, float | None]]] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -50,16 +52,22 @@ def check(path: Path, table: Table, labels: Sequence[Mapping[str, str]]) -> None
     """
     given: Any  # any, as a user may have written it
     if not isinstance(given := table.title, str):
-        raise ConfigError(f"{path}: the table's title must be a text; got {given!r}")
+        raise ConfigError(f"{path}: the table's title must be a text; got {show(given)}")
     for name, given in {"rows": table.rows, "notes": table.notes}.items():
         if not isinstance(given, tuple | list) or not all(isinstance(one, str) for one in given):
-            raise ConfigError(f"{path}: the table's {name} must be a tuple of texts, such as ('a',); got {given!r}")
+            raise ConfigError(f"{path}: the table's {name} must be a tuple of texts, such as ('a',); got {show(given)}")
     if not isinstance(table.columns, str):
-        raise ConfigError(f"{path}: the table's columns must be the name of one axis; got {table.columns!r}")
+        raise ConfigError(f"{path}: the table's columns must be the name of one axis; got {show(table.columns)}")
+    for name in ("rows", "columns"):
+        if not getattr(table, name):
+            raise ConfigError(
+                f"{path}: the table has no {name}; got {getattr(table, name)!r}: its rows are axes, such as "
+                "('method',), and its columns the axis across, such as 'imbalance'"
+            )
     if table.metric not in METRICS:
-        raise ConfigError(f"{path}: the table's metric must be one of {', '.join(METRICS)}; got {table.metric!r}")
+        raise ConfigError(f"{path}: the table's metric must be one of {', '.join(METRICS)}; got {show(table.metric)}")
     axes = (*table.rows, table.columns)
-    if not table.rows or "seed" in axes or table.columns in table.rows:
+    if "seed" in axes or table.columns in table.rows:
         raise ConfigError(
             f"{path}: the table's rows must be one axis or more, its columns another, and none of them the seed; got "
             f"rows {list(table.rows)}, columns {table.columns!r}"
@@ -67,7 +75,7 @@ def check(path: Path, table: Table, labels: Sequence[Mapping[str, str]]) -> None
     _check_cells(path, axes, labels)
     if not isinstance(given := table.paper, Mapping):
         raise ConfigError(
-            f"{path}: the paper's figures must be {{row: {{column: figure}}}}, with {{}} for none; got {given!r}"
+            f"{path}: the paper's figures must be {{row: {{column: figure}}}}, with {{}} for none; got {show(given)}"
         )
     for row, cells in table.paper.items():
         _check_paper(path, table, row, cells)
@@ -164,26 +172,29 @@ def _check_paper(path: Path, table: Table, row: Any, cells: Any) -> None:
     if not isinstance(row, tuple) or len(row) != len(table.rows) or not all(isinstance(name, str) for name in row):
         raise ConfigError(
             f"{path}: a row of the paper's figures must be a tuple of {len(table.rows)} texts, its names on "
-            f"{', '.join(table.rows)}; got {row!r}"
+            f"{', '.join(table.rows)}; got {show(row)}"
         )
     if not isinstance(cells, Mapping):
         raise ConfigError(
             f"{path}: the paper's figures of a row must be {{column: (mean, standard deviation or None)}}; got "
-            f"{cells!r} in the row {row}"
+            f"{show(cells)} in the row {row}"
         )
     for column, cell in cells.items():
         if not isinstance(column, str):
             raise ConfigError(
-                f"{path}: columns of the paper's figures must be texts, such as '{column}'; got {column!r} in the row "
-                f"{row}"
+                f"{path}: columns of the paper's figures must be texts, such as '{show(column)}'; got "
+                f"{show(column)} in the row {row}"
             )
         mean, std = cell if isinstance(cell, tuple) and len(cell) == 2 else (None, None)
         if not _is_number(mean) or not (std is None or _is_number(std)):
             raise ConfigError(
-                f"{path}: a figure of the paper must be (mean, standard deviation or None), in per cent; got {cell!r} "
-                f"in the row {row}, column {column}: leave a column out that the paper has not"
+                f"{path}: a figure of the paper must be (mean, standard deviation or None), in per cent; got "
+                f"{show(cell)} in the row {row}, column {column}: leave a column out that the paper has not"
             )
 
 
 def _is_number(figure: Any) -> bool:
-    return isinstance(figure, Real) and math.isfinite(figure)
+    try:
+        return isinstance(figure, Real) and math.isfinite(figure)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False

@@ -6,10 +6,14 @@ which tables, folders and messages speak of it. A file in `configs/sweeps` retur
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from cbjax.config_schema import show
 from cbjax.sweep_table import Table
+
+MOST_RUNS = 100_000  # of a sweep; more is a slip, which would take all memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,26 +32,29 @@ class Variant:
 def choices(axis: str, options: Mapping[str, Mapping[str, Any]]) -> list[Variant]:
     """Lists variants given by name: {"CE": {}, "CDB": {"weights.name": "difficulty"}} on the axis "method"."""
     if not isinstance(options, Mapping) or not all(isinstance(one, Mapping) for one in options.values()):
-        raise ValueError(f"choices must be {{name: {{key: value}}}}, with {{}} for no change; got {options!r}")
+        raise ValueError(f"choices must be {{name: {{key: value}}}}, with {{}} for no change; got {show(options)}")
     return [Variant({axis: str(name)}, dict(overrides)) for name, overrides in options.items()]
 
 
 def values(axis: str, key: str, numbers: Iterable[Any], label: str = "{}") -> list[Variant]:
     """Lists variants of one key, each named by its value as `label` writes it: "beta {}" gives "beta 0.999"."""
     if isinstance(numbers, str) or not isinstance(numbers, Iterable):
-        raise ValueError(f"the values of {key} must be a list, such as (10, 50); got {numbers!r}")
+        raise ValueError(f"the values of {key} must be a list, such as (10, 50); got {show(numbers)}")
+    listed = list(itertools.islice(numbers, MOST_RUNS + 1))
+    _check_count(len(listed))
     try:
-        return [Variant({axis: label.format(number)}, {key: number}) for number in numbers]
+        return [Variant({axis: label.format(number)}, {key: number}) for number in listed]
     except (AttributeError, LookupError, ValueError):
         raise ValueError(
-            f"the label of {key} must be a text with {{}} where the value goes, such as 'beta {{}}'; got {label!r}"
+            f"the label of {key} must be a text with {{}} where the value goes, such as 'beta {{}}'; got {show(label)}"
         ) from None
 
 
 def seeds(count: int, first: int = 0) -> list[Variant]:
     """Lists `count` variants of the key "seed" on the axis "seed", from `first` on."""
     if not isinstance(count, int) or count < 1:
-        raise ValueError(f"the number of seeds must be a whole number of at least 1; got {count!r}")
+        raise ValueError(f"the number of seeds must be a whole number of at least 1; got {show(count)}")
+    _check_count(count)
     return values("seed", "seed", range(first, first + count))
 
 
@@ -57,7 +64,9 @@ def product(*lists: Sequence[Variant]) -> list[Variant]:
     Raises:
       ValueError: if two lists name the same axis or the same key, or one is no list of variants.
     """
-    return [_together(variants) for variants in itertools.product(*map(listed, lists))]
+    lists = tuple(map(listed, lists))
+    _check_count(math.prod(map(len, lists)))
+    return [_together(variants) for variants in itertools.product(*lists)]
 
 
 def zipped(*lists: Sequence[Variant]) -> list[Variant]:
@@ -80,11 +89,12 @@ def chain(*lists: Sequence[Variant]) -> list[Variant]:
 
 def listed(variants: Any) -> list[Variant]:
     """Returns variants as a list; ValueError if they are none."""
-    them = list(variants) if isinstance(variants, Iterable) else [variants]
+    them = list(itertools.islice(variants, MOST_RUNS + 1)) if isinstance(variants, Iterable) else [variants]
     if isinstance(variants, str) or not isinstance(variants, Iterable) or not all(_is_variant(one) for one in them):
         raise ValueError(
-            f"must be a list of variants, as from choices(), values() or seeds(), or [Variant(…)]; got {variants!r}"
+            f"must be a list of variants, as from choices(), values() or seeds(), or [Variant(…)]; got {show(variants)}"
         )
+    _check_count(len(them))
     return them
 
 
@@ -93,7 +103,8 @@ class Sweep:
     """What a file in `configs/sweeps` returns.
 
     Attributes:
-      config: the configuration that every run begins with, as for `config.load`.
+      config: the configuration that every run begins with, as for `config.load`; a relative path is looked for beside
+        the sweep's file first.
       variants: what each run changes, from `cbjax.variants`.
       table: the layout of the results; None for the comparison of methods that any runs get.
       sizes: "num_classes", "num_images" (of training) and "image_size" for the estimate of a dry run, where `data.name`
@@ -115,6 +126,11 @@ def _together(variants: Sequence[Variant]) -> Variant:
                 raise ValueError(f"two of the combined lists give the {what} {twice[0]}: leave it in one of them")
             known.update(new)
     return Variant(labels, overrides)
+
+
+def _check_count(count: int) -> None:
+    if count > MOST_RUNS:
+        raise ValueError(f"a sweep can have at most {MOST_RUNS} runs; got more")
 
 
 def _is_variant(one: Any) -> bool:

@@ -32,10 +32,11 @@ LEVELS = [
 ]
 # These stand beside: any but the maths may import them.
 BESIDE = {
-    "sweep_file": {"config", "config_rules", "config_schema", "storage", "sweep_table", "variants"},
-    "variants": {"sweep_table"},
-    "sweep_table": {"config"},
-    "config": {"config_rules", "config_schema", "config_kinds"},
+    "sweep_file": {"config", "config_file", "config_rules", "config_schema", "storage", "sweep_table", "variants"},
+    "variants": {"config_schema", "sweep_table"},
+    "sweep_table": {"config", "config_schema"},
+    "config": {"config_file", "config_rules", "config_schema", "config_kinds"},
+    "config_file": {"config_schema", "config_kinds"},
     "config_test_time": {"config", "config_schema"},
     "config_rules": {"config_schema", "config_kinds"},
     "config_schema": {"config_kinds"},
@@ -45,7 +46,7 @@ BESIDE = {
     "checkpoint_folder": {"checksums", "literal_path", "storage"},
     "report": {"metrics", "weights", "difficulty", "writers", "config", "groups", "rows", "sweep_table"},
     "groups": {"config", "config_schema"},
-    "arguments": {"storage"},
+    "arguments": {"config_schema", "storage"},
     "host": set(),
     "progress": set(),
     "rows": {"config", "sweep_file", "sweep_table", "variants", "writers"},

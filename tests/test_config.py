@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from cbjax import config, config_schema
+from cbjax import config, config_file, config_schema
 from cbjax.config import ConfigError
 
 STREAMED = (
@@ -164,7 +164,7 @@ def test_names_are_found_in_the_package_first(tmp_path, monkeypatch):
     (package / "configs").mkdir(parents=True)
     text = "def get_config():\n    return {'data': {'name': 'mnist'}, 'model': {'name': 'lenet5'}}\n"
     write(package / "configs", text, "installed.py")
-    monkeypatch.setattr(config, "__file__", str(package / "config.py"))
+    monkeypatch.setattr(config_file, "__file__", str(package / "config_file.py"))
     assert config.load("installed").model.name == "lenet5"
     assert "the names are installed" in refusal("digits_lt")
 

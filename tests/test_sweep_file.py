@@ -72,7 +72,7 @@ def paper(figures):
             "so has .*<1",
         ),
         ("Sweep('digits_lt', choices('a', {'x': {}, 'y': {'seed': 0}}))", "in what they compute; x and y are the same"),
-        ("Sweep('digits_lt', seeds(1), Table('T', (), 'a'))", "rows must be one axis or more.*got rows"),
+        ("Sweep('digits_lt', seeds(1), Table('T', (), 'a'))", r"the table has no rows; got \(\)"),
         ("Sweep('digits_lt', seeds(1), Table('T', ('a',), 'seed'))", "none of them the seed"),
         (
             "Sweep('digits_lt', product(choices('a', {'x': {}}), choices('b', {'y': {}}), "
@@ -145,9 +145,9 @@ def paper(figures):
         ),
         (
             "Sweep('digits_lt', seeds(1), sizes={'num_classes': 'ten'})",
-            "whole numbers of at least 1; got {'num_classes'",
+            "whole numbers from 1 to .*; got {'num_classes'",
         ),
-        ("Sweep('digits_lt', seeds(1), sizes={'image_size': 0})", "whole numbers of at least 1; got {'image_size': 0}"),
+        ("Sweep('digits_lt', seeds(1), sizes={'image_size': 0})", "whole numbers from 1 to .*; got {'image_size': 0}"),
         (
             "Sweep('digits_lt', values('a', 'seed', (1,), 'imb {x}'))",
             "label of seed must be .*'beta {}'; got 'imb {x}'",
@@ -156,6 +156,17 @@ def paper(figures):
         ("Sweep('digits_lt', values('a', 'seed', (1,), label=3))", "label of seed must be .*; got 3"),
         ("Sweep('digits_lt', choices('a', ['x', 'y']))", "line 3: .*choices must be {name: {key: value}}.*; got"),
         ("Sweep('digits_lt', values('a', 'seed', 3))", "values of seed must be a list, such as .*; got 3"),
+        ("Sweep('digits_lt', seeds(1), sizes={'image_size': 10**5000})", "whole numbers from 1 to .*; got a value of"),
+        ("Sweep('digits_lt', seeds(10**12))", "at most 100000 runs"),
+        ("Sweep('digits_lt', values('a', 'seed', range(10**9)))", "at most 100000 runs"),
+        ("Sweep('digits_lt', product(seeds(1000), values('a', 'num_epochs', range(1000))))", "at most 100000 runs"),
+        ("Sweep('digits_lt', choices('a', {'x' * 300: {}}))", "on an axis can have 200 bytes, for it names a folder"),
+        (
+            "Sweep('digits_lt', values('a', 'num_epochs', (10**12,)))",
+            "run 1000000000000 of .*: num_epochs must",
+        ),
+        ("Sweep('digits_lt', seeds(1), Table('T', rows=('seeds',)))", "the table has no columns; got ''"),
+        (paper("{('x',): {'1': (10**400, None)}}"), "must be .mean, standard deviation or None., in per cent"),
         ("Sweep('digits_lt', seeds(0))", "number of seeds must be a whole number of at least 1; got 0"),
         ("Sweep('digits_lt', product(choices('a', {'x': {}}), 3))", "must be a list of variants.*; got 3"),
         (
@@ -193,6 +204,27 @@ def test_what_has_no_effect_in_any_run_cannot_be_changed_for_all_of_them(tmp_pat
         sweep_file.load(path, ["loss.gamma=3"])
     assert len(sweep_file.load(path, ["loss.gamma=3", "loss.name=focal"])[1]) == 2
     assert len(sweep_file.load("digits_lt", ["weights.beta=0.9"])[1]) == 9
+
+
+def test_a_config_named_by_a_sweep_is_looked_for_beside_the_sweep_s_file(tmp_path, monkeypatch):
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    for folder, epochs in ((tmp_path, 3), (tmp_path / "elsewhere", 4)):
+        (folder / "mine.py").write_text(
+            "from cbjax import config\n"
+            f"def get_config():\n    return config.load('digits_lt', ['num_epochs={epochs}'])\n"
+        )
+    sweep = tmp_path / "sweeps" / "many.py"
+    sweep.write_text("from cbjax.variants import *\ndef get_sweep():\n    return Sweep('../mine.py', seeds(1))\n")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert sweep_file.load(sweep)[1][0].config.num_epochs == 3
+    (tmp_path / "mine.py").unlink()  # else from the current folder
+    monkeypatch.chdir(tmp_path / "elsewhere" / ".." / "sweeps")
+    (tmp_path / "elsewhere" / "mine.py").rename(tmp_path / "sweeps" / "other.py")
+    sweep.write_text("from cbjax.variants import *\ndef get_sweep():\n    return Sweep('other.py', seeds(1))\n")
+    assert sweep_file.load("many.py")[1][0].config.num_epochs == 4
+    monkeypatch.chdir(tmp_path)
+    assert sweep_file.load("sweeps/many.py")[1][0].config.num_epochs == 4
 
 
 @given(st.dictionaries(st.sampled_from(["method", "setting", "seed"]), st.text(max_size=12), min_size=1))
