@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from cbjax.config_schema import show
 from cbjax.storage import PathError, as_path, is_remote
+from cbjax.text import visible
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -15,7 +16,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     Returns:
       The options, with the command's `name`, and the overrides "KEY=VALUE" of its config.
     """
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="cbjax",
         description="Train long-tailed classifiers with class-balanced and difficulty-balanced losses.",
         allow_abbrev=False,
@@ -108,6 +109,13 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     if options.name == "sweep" and options.mode == "loop" and options.group_size is not None:
         commands.choices["sweep"].error("--group-size is of runs that are trained at a time; --mode=loop has one")
     return options, overrides
+
+
+class _Parser(argparse.ArgumentParser):
+    """Shows control codes in what it was given."""
+
+    def error(self, message):
+        super().error(visible(message))
 
 
 def _up_to(most):

@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Callable
 
 from cbjax import processes
+from cbjax.output import say
 from cbjax.writers import read_rows
 
 
@@ -38,9 +39,9 @@ class BadImages:
             return
         where = f", listed in {self._path}" if self._path else ""
         for name, reason in new.items():
-            print(f"skipped {name}: {reason}{where}", flush=True)
+            say(f"skipped {name}: {reason}{where}")
         if self._path:
-            with open(self._path, "a") as file:
+            with open(self._path, "a", encoding="utf-8") as file:
                 file.writelines(json.dumps({"image": name, "reason": reason}) + "\n" for name, reason in new.items())
             self._report_written()
 

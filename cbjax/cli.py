@@ -7,12 +7,16 @@ from cbjax import config as configs
 from cbjax import startup
 from cbjax.arguments import parse
 from cbjax.config import ConfigError
+from cbjax.output import guarded, say
 from cbjax.storage import PathError, Place
+from cbjax.text import one_line
 
 OUT_OF_MEMORY = (
     "a device ran out of memory: make its share of the batch smaller (batch_size, evaluation.batch_size; or "
     "optim.accumulation, which keeps the batch), or use model.remat=true or model.dtype=bfloat16"
 )
+
+FILED = ("train", "sweep", "predict", "report")  # what these do is in files; they print it, too
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,7 +25,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0; 1 if training diverged, or does not fit a TPU slice; 2 for a mistake; 74 if a connection broke; 128 + signal if
     stopped.
     """
-    options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
+    with guarded() as out:
+        options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
+        status = _run(options, overrides)
+        out.flush()
+        if out.error is None or isinstance(out.error, BrokenPipeError):  # the reader had enough, as `head -1`
+            return status
+        reason = getattr(out.error, "strerror", None) or out.error
+        say(f"cbjax {options.name}: what it prints could not be written: {reason}", error=True)
+        return status if options.name in FILED else status or 2
+
+
+def _run(options, overrides):
     # Imported when the command is known to be well formed: they take seconds.
     from cbjax.checkpoint import CheckpointError
     from cbjax.compile import CompileError
@@ -38,28 +53,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return COMMANDS[options.name](options, overrides)
     except (CheckpointError, ReportError, *mistakes) as error:
-        print(f"cbjax {options.name}: {error}", file=sys.stderr)
+        say(f"cbjax {options.name}: {error}", error=True)
         leave(2)
         return 2
     except OSError as error:  # a full disk, a file in the place of a folder, no permission
-        print(f"cbjax {options.name}: {error.filename or 'the disk'}: {error.strerror or error}", file=sys.stderr)
+        say(f"cbjax {options.name}: {error.filename or 'the disk'}: {error.strerror or error}", error=True)
         # A connection that broke may hold at the next attempt.
         status = 74 if isinstance(error, ConnectionError | TimeoutError) else 2
         leave(status)
         return status
     except NonFiniteLoss as error:
-        print(f"cbjax {options.name}: {error}", file=sys.stderr)
+        say(f"cbjax {options.name}: {error}", error=True)
         return 1
     except Interrupted as stop:
-        print(f"cbjax {options.name}: {stop}", file=sys.stderr)
+        say(f"cbjax {options.name}: {stop}", error=True)
         return 128 + stop.signum
     except KeyboardInterrupt:
-        print(f"cbjax {options.name}: stopped", file=sys.stderr)
+        say(f"cbjax {options.name}: stopped", error=True)
         return 130
     except Exception as error:
         failure = device_failure(error)
         if failure is not None and "RESOURCE_EXHAUSTED" in str(failure):
-            print(f"cbjax {options.name}: {OUT_OF_MEMORY}\n  {str(failure).splitlines()[0]}", file=sys.stderr)
+            say(f"cbjax {options.name}: {OUT_OF_MEMORY}\n  {str(failure).splitlines()[0]}", error=True)
             leave(2)
             return 2
         # Behind a broken connection is another process's end, which JAX names when it aborts this one; any other
@@ -78,7 +93,8 @@ def _train(options, overrides):
     train(config, options.workdir, extend=options.extend, profile=options.profile)
     if processes.is_first():
         place = Place(options.workdir)
-        _print_report([place.files], options.workdir / "report.md")
+        if (place.files / "report.md").exists():
+            _print_report([place.files], options.workdir / "report.md")
     return 0
 
 
@@ -120,19 +136,18 @@ def _list_runs(options, runs, sizes):
 
     mine = sweep_file.shard(runs, *options.shard)
     for run in mine:
-        print(run.name)
-    sys.stdout.flush()
+        say(run.name)
     # Beside the list, which may be read by a program.
     try:
-        print(cost.describe(cost.run_costs([run.config for run in mine], sizes)), file=sys.stderr)
+        say(cost.describe(cost.run_costs([run.config for run in mine], sizes)), error=True)
     except UnknownSizes:
-        print(
+        say(
             "what it takes is not known before the data are read, unless the sweep's file gives "
             "Sweep(…, sizes={'num_classes': …, 'num_images': …, 'image_size': …})",
-            file=sys.stderr,
+            error=True,
         )
     except (ConfigError, DataError) as error:
-        print(f"what it takes could not be told: {error}", file=sys.stderr)
+        say(f"what it takes could not be told: {error}", error=True)
     return 0
 
 
@@ -147,7 +162,7 @@ def _eval(options, overrides):
 
     found = evaluate(options.workdir, split=options.split, checkpoint=options.checkpoint, overrides=overrides)
     for name, value in found.items():
-        print(f"{options.split}/{name} {value:.6g}")
+        say(f"{options.split}/{name} {value:.6g}")
     return 0
 
 
@@ -159,7 +174,7 @@ def _predict(options, overrides):
     from cbjax.predictions import predict
 
     count = predict(options.workdir, options.images, options.out, checkpoint=options.checkpoint, top=options.top)
-    print(f"predictions of {count} images: {options.out}")
+    say(f"predictions of {count} images: {options.out}")
     return 0
 
 
@@ -193,7 +208,7 @@ def _compile(options, overrides):
     from cbjax import compile_table
     from cbjax.compile import compile_for
 
-    print(f"compiling for {options.topology}: a deep network takes minutes", file=sys.stderr, flush=True)
+    say(f"compiling for {options.topology}: a deep network takes minutes", error=True)
     figures = compile_for(
         options.config,
         overrides,
@@ -204,9 +219,9 @@ def _compile(options, overrides):
     )
     if options.save is not None:
         options.save.write_text(json.dumps(figures, indent=1) + "\n")
-    print(compile_table.headline(figures))
+    say(compile_table.headline(figures))
     Console(soft_wrap=True).print(compile_table.table(figures))
-    print(*compile_table.closing(figures), sep="\n")
+    say("\n".join(compile_table.closing(figures)))
     return 0 if figures["fits"] else 1
 
 
@@ -220,7 +235,7 @@ def _datasets(options, overrides):
     table = Table("data.name", "images", "ready", "where, or how to prepare it", box=None)
     for row in describe(options.data_dir):
         # As text: rich would take the brackets of cbjax[prepare] for its own marks.
-        table.add_row(*(Text(str(cell)) for cell in row))
+        table.add_row(*(Text(one_line(cell)) for cell in row))
     Console(soft_wrap=True).print(table)
     return 0
 
@@ -232,14 +247,17 @@ def _print_report(directories, path):
     from cbjax.report import has_table, sweep_table_for_terminal, table_for_terminal
 
     console = Console()
-    if len(directories) == 1 and has_table(directories[0]):
-        table = sweep_table_for_terminal(directories[0], console.width)
-        # A line that is too long for the terminal is read more easily than figures cut in their middle.
-        least = Measurement.get(console, console.options.update(max_width=10_000), table).minimum
-        Console(width=max(console.width, least)).print(table)
-    else:
-        console.print(table_for_terminal(directories))
-    print(f"report: {path}")
+    try:
+        if len(directories) == 1 and has_table(directories[0]):
+            table = sweep_table_for_terminal(directories[0], console.width)
+            # A line that is too long for the terminal is read more easily than figures cut in their middle.
+            least = Measurement.get(console, console.options.update(max_width=10_000), table).minimum
+            Console(width=max(console.width, least)).print(table)
+        else:
+            console.print(table_for_terminal(directories))
+    except Exception as error:  # the figures are on disk, and the report has them
+        say(f"the table could not be printed: {error!r}", error=True)
+    say(f"report: {path}")
 
 
 COMMANDS = {

@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import contextlib
-import csv
 import json
 import os
 import pathlib
@@ -19,6 +18,7 @@ from cbjax.data.decode import DecodeError, decode
 from cbjax.data.files import SUFFIXES, list_images
 from cbjax.restore import load
 from cbjax.storage import Place
+from cbjax.text import csv_line
 
 FORMATS = (".csv", ".jsonl")
 BATCH = 256
@@ -38,7 +38,8 @@ def predict(
       workdir: of a trained run.
       images: a folder, searched whole, or an .npz with "images" as the run was trained on.
       out: a .csv with the columns image, class_1, probability_1 … class_k, probability_k, or a .jsonl with an object a
-        line: "image", "classes", "probabilities". Replaced only once every image is predicted.
+        line: "image", "classes", "probabilities". A .jsonl has names as they are; a .csv shows control codes as \\x1b
+        and has an apostrophe before what a spreadsheet would calculate. Replaced only once every image is predicted.
       checkpoint: "last" or "best".
       top: k, how many classes of each image.
 
@@ -59,7 +60,7 @@ def predict(
     count, temporary = 0, out.with_name(out.name + ".part")
     with contextlib.ExitStack() as stack:
         stack.callback(temporary.unlink, missing_ok=True)
-        file = stack.enter_context(open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape"))
+        file = stack.enter_context(open(temporary, "w", newline="", encoding="utf-8"))
         write = _csv_writer(file, top) if out.suffix == ".csv" else _json_writer(file)
         for names, pixels in batches:
             try:
@@ -124,13 +125,12 @@ def _fit(shape: tuple[int, ...]) -> Callable[[bytes], np.ndarray]:
 
 
 def _csv_writer(file, top):
-    writer = csv.writer(file)
     places = range(1, top + 1)
-    writer.writerow(["image", *(name for i in places for name in (f"class_{i}", f"probability_{i}"))])
+    file.write(csv_line(["image", *(name for i in places for name in (f"class_{i}", f"probability_{i}"))]) + "\r\n")
 
     def write(name, classes, chances):
         pairs = zip(classes, chances, strict=True)
-        writer.writerow([name, *(value for pair in pairs for value in (pair[0], f"{pair[1]:.6g}"))])
+        file.write(csv_line([name, *(value for pair in pairs for value in (pair[0], f"{pair[1]:.6g}"))]) + "\r\n")
 
     return write
 
@@ -138,6 +138,8 @@ def _csv_writer(file, top):
 def _json_writer(file):
     def write(name, classes, chances):
         row = {"image": name, "classes": classes, "probabilities": chances}
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        # Names as people read them; JSON's own escapes where a terminal or a reader of UTF-8 could not take them.
+        readable = all(text.isprintable() for text in (name, *classes))
+        file.write(json.dumps(row, ensure_ascii=not readable) + "\n")
 
     return write

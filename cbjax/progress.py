@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -13,13 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from cbjax.output import as_text
+from cbjax.text import one_line, visible
+
 BETWEEN_LINES = 5.0  # seconds: epochs may take milliseconds
 WITHIN_EPOCH = 300.0  # seconds without a line, after which one comes in the middle of an epoch
-
-
-def say(line: str) -> None:
-    """Prints a line at once: a job's log is read while it grows."""
-    print(line, flush=True)
 
 
 class Silent:
@@ -127,7 +126,7 @@ def shown(total_steps: int, step: int, num_epochs: int, mode: str, tell: Callabl
         elsewhere.
       tell: takes a line.
     """
-    console = Console(stderr=True, force_terminal=True if mode == "on" else None)
+    console = Console(file=as_text(sys.stderr), force_terminal=True if mode == "on" else None)
     if mode == "off":
         yield Silent()
         return
@@ -232,7 +231,7 @@ class LiveBoard(Board):
 
     def warn(self, text: str) -> None:
         """Shows what went wrong above the table, which says the rest."""
-        self._live.console.print(Text(text), soft_wrap=True)
+        self._live.console.print(Text(visible(text)), soft_wrap=True)
 
     def begin(self, names: Sequence[str], num_epochs: int) -> None:
         """Says which runs are being trained from now on, and for how many epochs each."""
@@ -251,7 +250,7 @@ class LiveBoard(Board):
         clock = "" if left is None else _clock(left)
         waiting = self.total - self.done - self.failed - running
         table.add_row(*(str(count) for count in (self.done, running, self.failed, waiting)), clock)
-        now = f"{self.running[0]}  {self._now}" if self.running else ""
+        now = f"{one_line(self.running[0])}  {self._now}" if self.running else ""
         self._live.update(Group(table, Text(now, no_wrap=True, overflow="ellipsis")))
 
 
@@ -267,7 +266,7 @@ def board(
       tell: called with a line; None to show nothing.
       epochs: whether lines are told of epochs, too.
     """
-    console = Console(stderr=True)
+    console = Console(file=as_text(sys.stderr))
     if tell is None or not (console.is_terminal or console.is_jupyter):
         plain = Board(total, done, failed, tell, epochs)
         if done:

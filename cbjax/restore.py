@@ -16,6 +16,7 @@ from cbjax.bad_images import BadImages
 from cbjax.checkpoint import Checkpoints
 from cbjax.config import ConfigError
 from cbjax.data import augment
+from cbjax.output import say
 from cbjax.predict import make_predict
 from cbjax.storage import Place
 from cbjax.types import Run
@@ -79,7 +80,7 @@ def evaluate(
     workdirs.check_same_data(place, workdirs.describe_data(dataset), config.data.on_bad_image)
     state, _ = _restore(home, config, facts, mesh, checkpoint)
     for line in changes if processes.is_first() else ():
-        print(f"evaluated with {line}", flush=True)
+        say(f"evaluated with {line}")
     parts = build.build(config, dataset, mesh, BadImages(None).add)
     return parts.evaluate(split)(state).metrics
 
@@ -116,7 +117,7 @@ def _restore(home, config, facts, mesh, checkpoint):
     make_state = functools.partial(programs.initial_state, config, model, facts["image_shape"])
     like = jax.eval_shape(make_state, jax.random.key(config.seed), np.ones(num_classes, np.float32), given)
     like = sharding.placed(like, mesh)
-    with contextlib.closing(Checkpoints(home.root, print, reading=True)) as checkpoints:
+    with contextlib.closing(Checkpoints(home.root, say, reading=True)) as checkpoints:
         restored = checkpoints.restore(like)
         if restored is None:
             raise WorkdirError(f"{home.root}: no checkpoint to load; `cbjax train` with this --workdir makes one")

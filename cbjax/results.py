@@ -13,6 +13,7 @@ from cbjax.data import Dataset
 from cbjax.evaluate import Evaluation
 from cbjax.memory import record
 from cbjax.metrics import confusion_matrix
+from cbjax.output import say
 from cbjax.types import Run
 from cbjax.workdir import Logs, write_json
 
@@ -38,7 +39,7 @@ def finish(
             states["best"] = (best["step"], checkpoints.restore_step(run.state, best["step"])[0])
         except CheckpointError as error:
             if logs is not None:
-                print(f"{error}; the results have the last state only")
+                say(f"{error}; the results have the last state only")
             best = None
     results: dict[str, Any] = {"finished": True, "step": run.memory["step"], "epoch": run.memory["epoch"], "best": None}
     results |= {"per_class": {}, "confusion": {}, "calibration": {}}

@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import io
 import json
 import math
 import os
@@ -13,6 +12,7 @@ from typing import Any
 from cbjax.config import ConfigError
 from cbjax.sweep_file import PlannedRun
 from cbjax.sweep_table import row_key
+from cbjax.text import csv_cell, csv_line, visible
 from cbjax.variants import Sweep
 from cbjax.writers import only_writer, replace
 
@@ -95,7 +95,7 @@ def known(path: pathlib.Path, name: str, sweep: Sweep, runs: Iterable[PlannedRun
 def strangers(path: pathlib.Path, name: str, runs: Iterable[PlannedRun]) -> int:
     """Returns how many rows a file has under the name of a sweep that are of none of its runs."""
     known = {run.identity for run in runs}
-    return sum(one["table"] == name and one["config"] not in known for one in read(path))
+    return sum(one["table"] == visible(name) and one["config"] not in known for one in read(path))
 
 
 def read(path: str | os.PathLike) -> list[dict[str, str]]:
@@ -129,7 +129,7 @@ def read(path: str | os.PathLike) -> list[dict[str, str]]:
                     f"{path}, line {number}: {field} must be a finite number, such as 20.4{empty}; got "
                     f"{one[field] or 'nothing'}; mend it or take the line away"
                 )
-    return [one for _, one in rows]
+    return [{field: csv_cell(value) for field, value in one.items()} for _, one in rows]
 
 
 def add(path: str | os.PathLike, new: Iterable[Mapping[str, Any]]) -> None:
@@ -138,11 +138,8 @@ def add(path: str | os.PathLike, new: Iterable[Mapping[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with only_writer(path.parent):
         merged = {(one["config"], one["metric"]): dict(one) for one in (*read(path), *new)}
-        text = io.StringIO()
-        writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(merged.values())
-        replace(path, text.getvalue().encode())
+        lines = [csv_line(FIELDS), *(csv_line(one[field] for field in FIELDS) for one in merged.values())]
+        replace(path, "".join(f"{line}\n" for line in lines).encode())
 
 
 def place(labels: Mapping[str, str], rows: Sequence[str], column: str | None) -> dict[str, str]:
@@ -169,7 +166,7 @@ def _names(name: str, sweep: Sweep, run: PlannedRun) -> dict[str, str]:
     axes = {axis: label for axis, label in run.labels.items() if axis != "seed"} or {"": name}
     rows, column = (sweep.table.rows, sweep.table.columns) if sweep.table else (tuple(axes), None)
     return {
-        "table": name,
+        "table": visible(name),
         **place(axes, rows, column),
         "seed": str(run.config.seed),
         "metric": sweep.table.metric if sweep.table else "balanced_accuracy",

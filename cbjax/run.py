@@ -19,9 +19,10 @@ from cbjax.config import ConfigError
 from cbjax.data import sources
 from cbjax.interrupts import Interrupted, Interrupts
 from cbjax.loop import AllImagesSkipped, NonFiniteLoss, Plan, fit
+from cbjax.output import say
 from cbjax.profile import trace
 from cbjax.programs import Programs
-from cbjax.progress import Silent, say, shown
+from cbjax.progress import Silent, shown
 from cbjax.report import report
 from cbjax.restore import open_workdir, with_predict
 from cbjax.results import finish
@@ -95,7 +96,7 @@ def train(
     total = parts.batches.epoch_end(config.num_epochs)
     with contextlib.ExitStack() as stack:
         processes.from_first(lambda: stack.enter_context(workdirs.lock(place)))
-        checkpoints = Checkpoints(home.root, print)
+        checkpoints = Checkpoints(home.root, say)
         stack.push(functools.partial(_close, checkpoints))
         if parts.pretrained is not None and not checkpoints.steps():
             parts.pretrained()  # a file that does not fit is refused before anything is compiled
@@ -112,7 +113,7 @@ def train(
         if step == total and has_results:
             _each(tell, f"restored step {step}: finished", *(f"noted: {line}" for line in noted))
             if shared is None and processes.is_first() and not (place / "report.md").exists():
-                report([place], place)
+                _report(home)
                 home.send()
             return with_predict(dataclasses.replace(run, metrics=workdirs.read_final_metrics(place)), facts)
         if restored is None:
@@ -147,9 +148,16 @@ def train(
         bad_images.share()
     if processes.is_first():
         if shared is None:
-            report([place], place)
+            _report(home)
         home.send()
     return with_predict(run, facts)
+
+
+def _report(home):
+    try:
+        report([home.files], home.files)
+    except Exception as error:  # the results are on disk: whatever is wrong with their page, the run is finished
+        say(f"the report could not be written: {error}; `cbjax report {home.root}` tries again", error=True)
 
 
 def _close(checkpoints, kind, error, trace):

@@ -15,8 +15,9 @@ from cbjax import workdir as workdirs
 from cbjax.config import ConfigError
 from cbjax.data import Source, sources
 from cbjax.loop import NonFiniteLoss
+from cbjax.output import say
 from cbjax.programs import GroupPrograms
-from cbjax.progress import Board, board, say
+from cbjax.progress import Board, board
 from cbjax.report import LeftOut, report, report_sweep
 from cbjax.run import Shared, train
 from cbjax.storage import is_remote, place_of
@@ -113,9 +114,13 @@ def sweep(
             rows.add(path, [rows.row(name, described, run, place / run.name) for run in late])
         with contextlib.suppress(OSError):  # empty, except of groups that failed
             (place / "groups").rmdir()
-        if described.table is not None:
-            report_sweep(place)
-        elif not _report_runs(place, runs, path, tell):
+        try:
+            if described.table is not None:
+                report_sweep(place)
+            elif not _report_runs(place, runs, path, tell):
+                return None, failed
+        except Exception as error:  # the figures are on disk: whatever is wrong with their page, the runs are finished
+            tell(f"the report could not be written: {error}; `cbjax report {place}` tries again")
             return None, failed
     return place / "report.md", failed
 

@@ -14,6 +14,7 @@ from cbjax import workdir as workdirs
 from cbjax.checkpoint import Checkpoints
 from cbjax.loop import NonFiniteLoss
 from cbjax.memory import at_best, without_times
+from cbjax.output import say
 from cbjax.programs import GroupPrograms
 from cbjax.progress import Silent
 from cbjax.results import finish
@@ -74,7 +75,7 @@ def train_group(
         key = f"{per_device} {programs.program_key(*arguments)}"
         if key not in known:
             known[key] = programs.build_group_programs(*arguments, per_device)
-        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(folder, print)))
+        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(folder, say)))
         runs = run_group.start(members, mesh)
         run_group.restore(runs, checkpoints, mesh)
         described = f"{sharding.describe(mesh)}, {len(members)} runs as one program"
@@ -142,7 +143,7 @@ def _finish_one(runs: Group, k: int, place: pathlib.Path, logs: workdirs.Logs, t
     best = run.memory["best"]
     best_step = best and best["step"]
     state = sharding.replicate(run_group.member_state(runs.state, k), one)
-    with contextlib.closing(Checkpoints(place, print)) as checkpoints:
+    with contextlib.closing(Checkpoints(place, say)) as checkpoints:
         if best is not None and best_step != run.memory["step"]:
             at = sharding.replicate(run_group.member_state(runs.best, k), one)
             checkpoints.save(best_step, at, without_times(at_best(run.memory)), best_step)

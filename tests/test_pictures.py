@@ -15,6 +15,7 @@ def drawn(monkeypatch):
     def keep(figure, path):
         figure.canvas.draw()
         figures[path.name] = figure
+        path.touch()
 
     monkeypatch.setattr(canvas, "save", keep)
     return figures

@@ -11,6 +11,7 @@ import numpy as np
 from cbjax.data import tfds
 from cbjax.data.files import as_path, make_split, with_test
 from cbjax.data.records import DataError, Source
+from cbjax.output import say
 
 PREFIX = "tfds:"
 _BLOCK = 64  # records read at a time for their labels; of photographs some megabytes
@@ -127,7 +128,7 @@ def _labels(store, name, size):
     if kept is not None:
         return kept
     source = store.source()
-    print(f"reading the labels of {len(source)} {store.split} images of {name}, this once", flush=True)
+    say(f"reading the labels of {len(source)} {store.split} images of {name}, this once")
     blocks = [list(range(start, min(start + _BLOCK, len(source)))) for start in range(0, len(source), _BLOCK)]
     with concurrent.futures.ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:
         rows = pool.map(lambda block: [source[position]["label"] for position in block], blocks)

@@ -15,6 +15,7 @@ from cbjax.report.read import CHECKPOINTS, LeftOut, Method, ReportError, RunReco
 from cbjax.report.sections import PICTURES
 from cbjax.report.sweep_pictures import sweep_pictures
 from cbjax.report.table import results_table
+from cbjax.text import one_line
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -59,7 +60,7 @@ def report(workdirs: Directories, out: str | os.PathLike, left_out: Sequence[Lef
         run_page(runs[0], out) if len(runs) == 1 and not left_out else comparison_page(*_compared(runs, left_out), out)
     )
     path = out / "report.md"
-    path.write_text(page, encoding="utf-8")
+    path.write_text(page, encoding="utf-8", errors="backslashreplace")
     return path
 
 
@@ -87,7 +88,7 @@ def report_sweep(workdir: str | os.PathLike, out: str | os.PathLike | None = Non
     page = paper_page(description["table"], found, description["name"], pictures, failed, len(names))
     (out / "table.csv").write_text(table_csv(description["table"], found), encoding="utf-8")
     path = out / "report.md"
-    path.write_text(page, encoding="utf-8")
+    path.write_text(page, encoding="utf-8", errors="backslashreplace")
     return path
 
 
@@ -118,8 +119,11 @@ def sweep_table_for_terminal(workdir: str | os.PathLike, width: int) -> "Table":
     title = f"{layout['title']}: {NAMES[layout['metric']]}, last epoch, mean ± std (n){printed}"
     state = progress(len(found), num_runs, len(_failed(pathlib.Path(workdir), description, found)))
     caption = Text(f"{state}.") if len(found) < num_runs else None
-    table = Table(title=Text(title), caption=caption, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
+    table = Table(
+        title=Text(one_line(title)), caption=caption, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left"
+    )
     header, body = paper_table(layout, found, "last")
+    header, body = [one_line(name) for name in header], [[one_line(cell) for cell in line] for line in body]
     # Without the paper's deviations the lines are shorter.
     body = [[re.sub(r"\[([\d.]+) ± [\d.]+\]", r"[\1]", cell).replace(" ± ", "±") for cell in line] for line in body]
     for name, room in zip(header, _widths([header, *body], width), strict=True):
@@ -229,11 +233,11 @@ def table_for_terminal(workdirs: Directories) -> "Table":
         if not table.columns:
             for name in header:
                 # Cut, methods that differ in a setting at their end would read the same.
-                shown = name.removesuffix(" class")
+                shown = Text(one_line(name.removesuffix(" class")))
                 table.add_column(shown, justify="left" if name == "method" else "right", overflow="fold")
         table.add_row(Text(f"{checkpoint} epoch", style="italic"))
         for label, *cells in rows:
-            table.add_row(Text(label), *(cell.replace(" ± ", "±") for cell in cells))
+            table.add_row(Text(one_line(label)), *(cell.replace(" ± ", "±") for cell in cells))
         table.add_section()
     return table
 

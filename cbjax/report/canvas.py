@@ -1,11 +1,17 @@
 """Figures without any state of matplotlib's: their panels, styles, titles and files."""
 
+import functools
 import pathlib
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Concatenate, ParamSpec
 
 import numpy as np
+
+from cbjax.output import say
+from cbjax.text import visible
+
+P = ParamSpec("P")
 
 # Okabe and Ito's colours, told apart by colour-blind readers; the yellow is too pale for lines on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -26,7 +32,7 @@ def marker(epochs: np.ndarray) -> dict[str, Any]:
 
 def short(text: str, length: int = 24) -> str:
     """One line of text, cut in its middle to a length, its dollars kept from being read as mathematics."""
-    text = " ".join(str(text).split())
+    text = " ".join(visible(text).split())
     if len(text) > length:
         # Names of one method differ in their ends: there stand the settings.
         text = f"{text[: length // 2]}…{text[-(length - length // 2 - 1) :]}"
@@ -145,6 +151,22 @@ def figure(width: float, height: float) -> Any:
     figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
     FigureCanvasAgg(figure)
     return figure
+
+
+def drawing(draw: Callable[Concatenate[pathlib.Path, P], None]) -> Callable[Concatenate[pathlib.Path, P], None]:
+    """Makes a function that draws to a path say why it could not; a report without a picture is still a report."""
+
+    @functools.wraps(draw)
+    def drawn(path: pathlib.Path, *args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            draw(path, *args, **kwargs)
+        except OSError:  # a full disk is no fault of the picture
+            raise
+        except Exception as error:  # matplotlib and its font reader raise many kinds
+            path.unlink(missing_ok=True)
+            say(f"{path} could not be drawn: {error!r}", error=True)
+
+    return drawn
 
 
 def save(figure: Any, path: pathlib.Path) -> None:

@@ -25,12 +25,12 @@ from cbjax.report.table import (
     NOTHING,
     by_frequency,
     describe_data,
-    escape,
     markdown_table,
     mean_and_deviation,
     metric,
     results_table,
 )
+from cbjax.text import escape
 
 ENDS = 10  # of many classes, so many of the largest and of the smallest are listed
 
@@ -126,7 +126,7 @@ def _classes(methods: Sequence[Method], out: pathlib.Path) -> list[str]:
         "## Classes",
         f"{measure(first, checkpoint).capitalize()}.{which}",
         markdown_table(["class", "training images", *map(escape, accuracy)], rows),
-        picture("classes.png", "Training images and accuracy of each class"),
+        picture(out / "classes.png", "Training images and accuracy of each class"),
     ]
 
 
@@ -191,7 +191,7 @@ def _confusion(methods: Sequence[Method], out: pathlib.Path) -> list[str]:
         return []
     plots.confusion(out / "confusion.png", first.class_names, first.counts, tables)
     text = f"Means over seeds, {CHOSEN[checkpoint]}."
-    return ["## Confusion", text, picture("confusion.png", "Predicted class by true class")]
+    return ["## Confusion", text, picture(out / "confusion.png", "Predicted class by true class")]
 
 
 def _runs(methods: Sequence[Method], out: pathlib.Path) -> str:

@@ -23,11 +23,11 @@ from cbjax.report.table import (
     by_frequency,
     class_list,
     describe_data,
-    escape,
     markdown_table,
     metric,
     with_groups,
 )
+from cbjax.text import escape
 
 ENDS = 5  # so many of the largest and of the smallest classes are listed
 
@@ -53,7 +53,7 @@ def run_page(run: RunRecord, out: pathlib.Path) -> str:
         sections += [
             "## Confusion",
             f"Test images, {CHOSEN[checkpoint]}.",
-            picture("confusion.png", "Predicted class by true class"),
+            picture(out / "confusion.png", "Predicted class by true class"),
         ]
     sections += reliability.section({"": [run]}, checkpoint, out)
     if run.environment:
@@ -114,7 +114,7 @@ def _classes(run: RunRecord, checkpoint: str, out: pathlib.Path) -> list[str]:
         "## Classes",
         text,
         markdown_table(["class", "training images", "average precision" if run.multi_label else "accuracy"], rows),
-        picture("classes.png", "Training images and accuracy of each class"),
+        picture(out / "classes.png", "Training images and accuracy of each class"),
     ]
 
 

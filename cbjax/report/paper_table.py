@@ -1,13 +1,12 @@
 """The table of a sweep in the paper's own layout: what was measured, cell by cell, beside what the paper prints."""
 
-import csv
-import io
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cbjax.report.table import escape, markdown_table
+from cbjax.report.table import markdown_table
 from cbjax.sweep_table import row_key
+from cbjax.text import code, csv_line, escape
 
 CHECKPOINTS = {"last": "Last epoch", "best": "Best epoch, chosen on held-out validation"}
 FAR = 1.5  # points from the paper's figure
@@ -50,9 +49,7 @@ def paper_table(
 
 def table_csv(table: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> str:
     """Returns the cells of the table as CSV, in per cent: a line for each that has a figure, ours or the paper's."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", table["columns"], "n", "last", "last_std", "best", "best_std", "paper", "paper_std"])
+    lines = [csv_line(["row", table["columns"], "n", "last", "last_std", "best", "best_std", "paper", "paper_std"])]
     found = {checkpoint: figures_of(rows, checkpoint) for checkpoint in CHECKPOINTS}
     paper = {(row_key(one["row"]), one["column"]): one for one in table["paper"]}
     for line in map(row_key, table["row_names"]):
@@ -62,8 +59,8 @@ def table_csv(table: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> st
             if measured[0] or printed["mean"] is not None:
                 ours = [f for one in measured for f in ((statistics.fmean(one), _std(one)) if one else (None, None))]
                 figures = ["" if f is None else f"{f:.4f}" for f in (*ours, printed["mean"], printed["std"])]
-                writer.writerow([" ".join(filter(None, line)), column, len(measured[0]), *figures])
-    return text.getvalue()
+                lines.append(csv_line([" ".join(filter(None, line)), column, len(measured[0]), *figures]))
+    return "\n".join(lines) + "\n"
 
 
 def paper_page(
@@ -89,7 +86,7 @@ def paper_page(
     parts = [
         f"# {escape(table['title'])}",
         "",
-        f"`cbjax sweep --config={name}`; {NAMES[table['metric']]}: mean ± sample "
+        f"{code(f'cbjax sweep --config={name}')}; {NAMES[table['metric']]}: mean ± sample "
         f"standard deviation (n runs) of what was measured{printed}.",
         "",
     ]
@@ -99,7 +96,7 @@ def paper_page(
             body = [[escape(label), *cells] for label, *cells in body]
             parts += [f"## {title}", "", markdown_table([escape(name) for name in header], body), ""]
     if far := _far(table, rows):
-        parts += [f"More than {FAR} points from the paper at the last epoch: {'; '.join(far)}.", ""]
+        parts += [f"More than {FAR} points from the paper at the last epoch: {escape('; '.join(far))}.", ""]
     parts += [line for note in table["notes"] for line in (escape(note), "")]
     if failed:
         parts += ["Failed:", "", *(f"- {escape(run)}: {escape(error)}" for run, error in failed.items()), ""]
@@ -152,5 +149,5 @@ def _cost(rows: Sequence[Mapping[str, str]], num_runs: int, num_failed: int) -> 
     if not rows:
         return f"No run has finished{f', {num_failed} of {num_runs} failed' if num_failed else ''}."
     hours = sum(float(row["seconds"]) for row in rows) / 3600
-    devices = ", ".join(dict.fromkeys(row["device"] for row in rows))
+    devices = ", ".join(dict.fromkeys(escape(row["device"]) for row in rows))
     return f"{progress(len(rows), num_runs, num_failed)}; {hours:.1f} hours of training, on {devices}."

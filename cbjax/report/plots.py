@@ -18,6 +18,7 @@ THINNED = 200  # above, a line per class is only ink
 Curve = tuple[np.ndarray, np.ndarray]  # [E] epochs, [n, E] values of n runs, NaN where a run has none
 
 
+@canvas.drawing
 def classes(
     path: pathlib.Path,
     names: Sequence[str],
@@ -43,6 +44,7 @@ def classes(
         _many_classes(path, [names[c] for c in order], counts[order], _ordered(accuracy, order), measure)
 
 
+@canvas.drawing
 def class_weights(
     path: pathlib.Path,
     names: Sequence[str],
@@ -93,6 +95,7 @@ def class_weights(
     canvas.save(figure, path)
 
 
+@canvas.drawing
 def curves(path: pathlib.Path, panels: Mapping[str, Mapping[str, Curve]], best_epoch: float | None = None) -> None:
     """Draws training curves: a panel per quantity, a line per label, mean over runs with a band of ± one deviation.
 
@@ -130,6 +133,7 @@ def curves(path: pathlib.Path, panels: Mapping[str, Mapping[str, Curve]], best_e
     canvas.save(figure, path)
 
 
+@canvas.drawing
 def confusion(path: pathlib.Path, names: Sequence[str], counts: np.ndarray, tables: Mapping[str, np.ndarray]) -> None:
     """Draws where each true class's test images went, in percent; classes from the most frequent to the rarest.
 

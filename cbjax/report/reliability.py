@@ -26,9 +26,10 @@ def section(methods: Mapping[str, Sequence[RunRecord]], checkpoint: str, out: pa
     )
     if pooled:
         text += " The curves are of the images of a method's runs together, ECE is the mean over its runs."
-    return ["## Reliability", text, picture("reliability.png", "Accuracy by confidence")]
+    return ["## Reliability", text, picture(out / "reliability.png", "Accuracy by confidence")]
 
 
+@canvas.drawing
 def draw(path: pathlib.Path, sums: Mapping[str, np.ndarray], errors: Mapping[str, str], title: str) -> None:
     """Draws a panel per method: accuracy of each bin of confidence, the bins' shares of all images, the diagonal.
 

@@ -8,7 +8,7 @@ import numpy as np
 from cbjax.metrics import class_groups
 from cbjax.report import plots
 from cbjax.report.read import RunRecord
-from cbjax.report.table import escape
+from cbjax.text import escape
 
 PICTURES = ("classes.png", "class_weights.png", "curves.png", "confusion.png", "reliability.png")
 CHOSEN = {"last": "last epoch", "best": "best epoch on held-out validation"}
@@ -19,8 +19,11 @@ def join(sections: Sequence[str]) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def picture(name: str, caption: str) -> str:
-    return f"![{caption}]({name})"
+def picture(path: pathlib.Path, caption: str) -> str:
+    """Shows the picture beside the page, or says that it is missing."""
+    if not path.exists():
+        return f"{escape(caption)}: {path.name} could not be drawn."
+    return f"![{escape(caption)}]({path.name})"
 
 
 def measure(run: RunRecord, checkpoint: str) -> str:
@@ -39,7 +42,7 @@ def weights_section(runs: Mapping[str, RunRecord], out: pathlib.Path) -> list[st
     if 0 < len(drawn) <= PANELS:
         run = runs[next(iter(drawn))]
         plots.class_weights(out / "class_weights.png", run.class_names, run.counts, drawn, class_groups(run.counts))
-        text.append(picture("class_weights.png", "Class weights by epoch"))
+        text.append(picture(out / "class_weights.png", "Class weights by epoch"))
     return ["## Class weights", *text] if text else []
 
 
@@ -49,7 +52,7 @@ def curves_section(panels: Mapping[str, Mapping[str, plots.Curve]], out: pathlib
     if not panels:
         return []
     plots.curves(out / "curves.png", panels, best)
-    return ["## Training", note, picture("curves.png", "Training curves")]
+    return ["## Training", note, picture(out / "curves.png", "Training curves")]
 
 
 def curves(runs: Mapping[str, tuple[Sequence[RunRecord], str]], scale: float) -> dict[str, plots.Curve]:

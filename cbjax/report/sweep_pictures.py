@@ -10,8 +10,8 @@ from cbjax.report import sweep_plots
 from cbjax.report.paper_table import NAMES, figures_of, row_key
 from cbjax.report.read import read_json
 from cbjax.report.sections import picture
-from cbjax.report.table import escape
 from cbjax.sweep_table import read_setting
+from cbjax.text import escape
 
 # Those of the papers' figures; a sweep's own join them.
 BETAS = (0.9, 0.99, 0.999, 0.9999)
@@ -45,7 +45,7 @@ def sweep_pictures(
         return []
     cells = {(_name(line), column): values for (line, column), values in figures.items()}
     sweep_plots.matrix(out / "matrix.png", [_name(line) for line in lines], columns, cells, measure, table["columns"])
-    shown = [picture("matrix.png", f"Mean {measure}, last epoch")]
+    shown = [picture(out / "matrix.png", f"Mean {measure}, last epoch")]
     shown += _settings(out, table, lines, columns, figures, measure)
     numbers: dict[str, set[float]] = {}
     for kind, number, _ in (setting for line in lines for setting in _settings_of(line)):
@@ -54,7 +54,7 @@ def sweep_pictures(
         shown += _weights_of_counts(place, out, runs, sorted({*BETAS, *numbers["beta"]}))
     if "tau" in numbers:
         sweep_plots.weights_by_difficulty(out / "weights_by_difficulty.png", sorted({*TAUS, *numbers["tau"]}))
-        shown += [picture("weights_by_difficulty.png", "Weight against difficulty")]
+        shown += [picture(out / "weights_by_difficulty.png", "Weight against difficulty")]
     return shown
 
 
@@ -77,8 +77,8 @@ def _weights_of_counts(place, out, runs, betas):
             sweep_plots.effective_number(out / "effective_number.png", counts, betas)
             sweep_plots.weights_by_count(out / "weights_by_count.png", counts, sorted({0.0, *betas}))
             return [
-                picture("effective_number.png", f"Effective number of images of each class, data of {run}"),
-                picture("weights_by_count.png", f"Weight against training images, data of {run}"),
+                picture(out / "effective_number.png", f"Effective number of images of each class, data of {run}"),
+                picture(out / "weights_by_count.png", f"Weight against training images, data of {run}"),
             ]
     return []
 
@@ -125,7 +125,7 @@ def _setting(path, kind, methods, table, others, columns, figures, measure):
     shown = []
     if panels:
         sweep_plots.against_setting(path, kind, dict(list(panels.items())[:PANELS]), measure)
-        shown.append(picture(path.name, f"{', '.join(methods)}: {measure} by {kind}"))
+        shown.append(picture(path, f"{', '.join(methods)}: {measure} by {kind}"))
     if surplus := ", ".join(map(escape, list(panels)[PANELS:])):
         shown.append(f"Not drawn by {escape(kind)}, since a picture has {PANELS} panels: {surplus}.")
     if left_out:

@@ -18,6 +18,7 @@ CELL = 10  # letters that a cell is wide
 Figures = Mapping[tuple[str, str], Sequence[float]]  # (row, column) -> the figures of its runs, in per cent
 
 
+@canvas.drawing
 def matrix(
     path: pathlib.Path, rows: Sequence[str], columns: Sequence[str], figures: Figures, measure: str, across: str
 ) -> None:
@@ -73,6 +74,7 @@ class Panel:
     paper: Mapping[str, Mapping[float, float]]
 
 
+@canvas.drawing
 def against_setting(path: pathlib.Path, name: str, panels: Mapping[str, Panel], measure: str) -> None:
     """Draws a metric against a setting, a panel per column of the table; bars are ± one standard deviation.
 
@@ -114,7 +116,7 @@ def against_setting(path: pathlib.Path, name: str, panels: Mapping[str, Panel], 
             label = canvas.short(other, canvas.LEGEND)
             axes.axhline(np.mean(values), lw=1.2, label=label, color=colour, linestyle=dashes)
         axes.set_xticks(range(len(numbers)), [f"{number:g}" for number in numbers])
-        canvas.finish(axes, title, name, measure)
+        canvas.finish(axes, title, canvas.short(name, canvas.LEGEND), measure)
     curves = [curve for panel in panels.values() for curve in panel.curves.values()]
     runs = [len(values) for curve in curves for values in curve.values()]
     bars = "; bars: ± standard deviation" if max(runs) > 1 else ""
@@ -135,6 +137,7 @@ def _levels(methods: Sequence[str], others: Sequence[str]) -> dict[str, int]:
     return found
 
 
+@canvas.drawing
 def effective_number(path: pathlib.Path, counts: np.ndarray, betas: Sequence[float]) -> None:
     """Draws the effective number of images of each class for each beta, from the most frequent class to the rarest.
 
@@ -155,6 +158,7 @@ def effective_number(path: pathlib.Path, counts: np.ndarray, betas: Sequence[flo
     canvas.save(figure, path)
 
 
+@canvas.drawing
 def weights_by_count(path: pathlib.Path, counts: np.ndarray, betas: Sequence[float]) -> None:
     """Draws a class's weight before scaling, 1 / effective number, against its images for each beta.
 
@@ -174,6 +178,7 @@ def weights_by_count(path: pathlib.Path, counts: np.ndarray, betas: Sequence[flo
     canvas.save(figure, path)
 
 
+@canvas.drawing
 def weights_by_difficulty(path: pathlib.Path, taus: Sequence[float]) -> None:
     """Draws CDB's weight before scaling against a class's difficulty for each tau.
 

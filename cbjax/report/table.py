@@ -1,12 +1,12 @@
 """Numbers as text: means and deviations over seeds, Markdown tables, class names, the data in words."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from cbjax.metrics import class_groups
 from cbjax.report.read import Method, RunRecord
+from cbjax.text import escape
 
 COLUMNS = {
     "accuracy": "overall",
@@ -86,11 +86,6 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Returns a Markdown table: the first column to the left, the others to the right."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def escape(text: object) -> str:
-    """Makes any text safe as plain text in a line or a table cell of Markdown; an underscore inside a word is."""
-    return re.sub(r"([\\`*<>\[\]|$~]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", " ".join(str(text).split()))
 
 
 def by_frequency(counts: np.ndarray) -> np.ndarray:

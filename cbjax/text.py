@@ -1,0 +1,88 @@
+"""Text on its way out: what a terminal, a page or a spreadsheet would take for a command is shown instead.
+
+Names of classes, files and runs come from users. They are kept as they are, and escaped once, where they are written.
+"""
+
+import re
+from collections.abc import Iterable
+
+# Control codes but tab and line feed, marks that turn text around, other line breaks, and bytes that are no UTF-8.
+_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_MARKS = re.compile(r"([\\`*<>\[\]|$~&]|(?<![^\W_])_|_(?![^\W_]))")
+# What Excel, LibreOffice and their like calculate; the quotes before it are those that `csv_line` adds.
+_FORMULA = re.compile("'*[=+@\t\r\n\uff1d\uff0b\uff0d\uff20-]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_PLAIN = {"±": "+-", "–": "-", "—": "-", "…": "...", "×": "x", "µ": "u", "→": "->"}
+
+
+def visible(text: object) -> str:
+    r"""Shows control codes and what is no text as \x1b, \u202e; a byte that is no UTF-8 as \xe9. Line breaks stay."""
+    return _HIDDEN.sub(_shown, str(text))
+
+
+def one_line(text: object) -> str:
+    r"""Returns `visible` with line breaks and tabs shown as \n and \t."""
+    return visible(text).replace("\n", r"\n").replace("\t", r"\t")
+
+
+def escape(text: object) -> str:
+    """Makes any text safe as plain text in a line or a table cell of Markdown; an underscore inside a word is."""
+    return _MARKS.sub(r"\\\1", " ".join(visible(text).split()))
+
+
+def code(text: object) -> str:
+    """Returns a line of Markdown's code; the text may have backticks."""
+    line = " ".join(visible(text).split())
+    fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+    room = " " if line.startswith("`") or line.endswith("`") else ""
+    return f"{fence}{room}{line}{room}{fence}"
+
+
+def csv_line(cells: Iterable[object]) -> str:
+    """Returns a line of CSV, without its end.
+
+    A cell that a spreadsheet would calculate begins with an apostrophe, which `csv_cell` takes away; numbers do not.
+    """
+    return ",".join(map(_quoted, cells))
+
+
+def csv_cell(cell: str) -> str:
+    """Returns the text of a cell that `csv_line` wrote, from a reader of CSV."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+def encodable(text: str, encoding: str | None) -> str:
+    """Returns the text with a stand-in for each character that an encoding lacks."""
+    try:
+        text.encode(encoding or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return "".join(one if _has(one, encoding) else _PLAIN.get(one) or _code_of(one) for one in text)
+    return text
+
+
+def _quoted(cell):
+    text = visible("" if cell is None else cell)
+    if _FORMULA.match(text) and not _NUMBER.fullmatch(text):
+        text = f"'{text}"
+    # Also what some programs take for the end of a cell.
+    return '"' + text.replace('"', '""') + '"' if re.search('[,;"\t\r\n]', text) else text
+
+
+def _shown(match):
+    return _code_of(match[0])
+
+
+def _code_of(character):
+    if character == "\r":
+        return r"\r"
+    number = ord(character)
+    if 0xDC80 <= number <= 0xDCFF:  # how Python keeps a byte that is no UTF-8
+        number -= 0xDC00
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+
+
+def _has(character, encoding):
+    try:
+        return bool(character.encode(encoding or "utf-8"))
+    except (UnicodeEncodeError, LookupError):
+        return False
