@@ -1,6 +1,7 @@
 """Sets that TFDS prepared, read record by record: splits, labels read once, names in messages."""
 
 import pickle
+import shlex
 import shutil
 import threading
 
@@ -11,7 +12,7 @@ from cbjax.data import DataError, array_records, prepare, sources
 from cbjax.data.crops import EvalTransform
 from cbjax.data.stream import Reading, Sweep, stream
 from tests.photos import photo
-from tests.test_sources import write_encoded
+from tests.test_sources import write_encoded, write_prepared
 
 NAMES = ("ant", "bee", "cat")
 LABELS = [0, 2, 1, 0, 0, 1]
@@ -34,6 +35,40 @@ def test_a_set_is_read_as_it_was_written(tmp_path):
         assert split.images.shape == (len(rows), 32, 32, 3)
         assert [split.images.read(i) for i in range(len(rows))] == [image for image, _ in rows]
         assert split.labels.tolist() == [label for _, label in rows] and split.labels.dtype == np.int32
+
+
+@pytest.mark.parametrize("name", ["tf[1]", "a*", "what?", "a[0:1]", "two\nlines", "$x #1"])
+def test_a_folder_whose_name_looks_like_a_pattern_is_as_any_other(tmp_path, name):
+    folder = tmp_path / name
+    write_prepared(folder, "mnist", np.zeros((3, 28, 28, 1), np.uint8), np.arange(3), NAMES)
+    write_encoded(folder, "insects", {"train": ROWS}, NAMES)
+    assert sources.load("mnist", data_dir=folder).train.labels.tolist() == [0, 1, 2]
+    train = sources.load("tfds:insects", data_dir=folder).train
+    assert train.labels.tolist() == LABELS and train.images.read(2) == PHOTOS[2]
+    listed = {row.name: row for row in sources.describe(folder)}
+    assert listed["mnist"].ready and listed["tfds:insects"].images == 6
+    # The description of other records is another: sets are told apart by the sizes of their files, too.
+    before = train.images.store.key()
+    (path,) = (path for path in (folder / "insects" / "1.0.0").iterdir() if "-train.array_record" in path.name)
+    path.write_bytes(path.read_bytes() + b"x")
+    assert train.images.store.key() != before
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_not_told_to_be_prepared_again(tmp_path):
+    with pytest.raises(DataError, match="whose name is UTF-8; rename or link to it") as refused:
+        sources.load("mnist", data_dir=tmp_path / "caf\udce9")
+    assert not refused.value.command
+
+
+def test_the_command_that_prepares_data_is_one_word_to_the_shell(tmp_path):
+    """A folder $(…) must not be run."""
+    folder = tmp_path / """a "$(touch b)" 'c'"""
+    with pytest.raises(DataError) as missing:
+        sources.load("mnist", data_dir=folder)
+    _, _, command = missing.value.command.partition(" && ")
+    words = shlex.split(command)
+    assert words[:2] == ["python", "-c"] and len(words) == 3
+    assert repr(str(folder)) in words[2] and "$(touch" not in command.replace(shlex.quote(words[2]), "")
 
 
 @pytest.mark.parametrize("splits", [{"validation": ROWS[:2]}, {"validation": ROWS[:2], "test": SECRET}])

@@ -11,6 +11,7 @@ import numpy as np
 from cbjax.data import tfds
 from cbjax.data.files import as_path, make_split, with_test
 from cbjax.data.records import DataError, Source
+from cbjax.literal_path import LiteralPath
 from cbjax.output import say
 
 PREFIX = "tfds:"
@@ -41,7 +42,7 @@ class Records:
             if self._opened is None:
                 import tensorflow_datasets
 
-                builder = tensorflow_datasets.builder_from_directory(self.folder)
+                builder = tensorflow_datasets.builder_from_directory(LiteralPath(self.folder))
                 decoders = {"image": tensorflow_datasets.decode.SkipDecoding()}
                 self._opened = builder.as_data_source(split=self.split, decoders=decoders)
             return self._opened
@@ -69,7 +70,7 @@ class Records:
 
     def key(self) -> str:
         """Returns a digest of the set's description and of the names and sizes of the split's files."""
-        folder = as_path(self.folder)
+        folder = LiteralPath(self.folder)
         files = sorted((path.name, path.stat().length) for path in folder.glob(f"*-{self.split}.array_record-*"))
         content = (folder / "dataset_info.json").read_bytes() + repr(files).encode()
         return hashlib.sha256(content).hexdigest()[:16]
@@ -95,7 +96,7 @@ def load(name: str, data_dir: str | os.PathLike | None, image_size: int) -> Sour
 
     folder = os.fspath(prepared.folder)
     try:
-        features = tensorflow_datasets.builder_from_directory(folder).info.features
+        features = tensorflow_datasets.builder_from_directory(prepared.folder).info.features
         kinds = {key: type(feature).__name__ for key, feature in features.items()}
         fits = kinds.get("image") == "Image" and kinds.get("label") == "ClassLabel"
         splits = {}

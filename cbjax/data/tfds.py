@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from cbjax.data.records import DataError, Source, Split
+from cbjax.text import encodable
 
 _SPLITS = ("train", "test")
 
@@ -25,11 +26,11 @@ class Prepared:
 
 
 def data_folder(data_dir: str | os.PathLike | None) -> Any:
-    """Returns the TFDS folder as an epath: data_dir, else $CBJAX_DATA_DIR, else TFDS's own default."""
-    from etils import epath
+    """Returns the TFDS folder: data_dir, else $CBJAX_DATA_DIR, else TFDS's own default."""
+    from cbjax.literal_path import LiteralPath
 
     default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return epath.Path(data_dir or os.environ.get("CBJAX_DATA_DIR") or default).expanduser()
+    return LiteralPath(data_dir or os.environ.get("CBJAX_DATA_DIR") or default).expanduser()
 
 
 def prepare_command(name: str, data_dir: str | os.PathLike | None) -> str:
@@ -37,6 +38,8 @@ def prepare_command(name: str, data_dir: str | os.PathLike | None) -> str:
     # Not the `tfds` program: that of TFDS 4.9.10 does not start without Apache Beam and mlcroissant.
     builder = f"tfds.builder({name!r}, data_dir={os.fspath(data_folder(data_dir))!r}, file_format='array_record')"
     program = f"import tensorflow_datasets as tfds; {builder}.download_and_prepare()"
+    if any(sign in program for sign in '"$`\\!'):  # what a shell reads within double quotes
+        return f"pip install 'cbjax[prepare]' && python -c {shlex.quote(program)}"
     return f"pip install 'cbjax[prepare]' && python -c \"{program}\""
 
 
@@ -57,6 +60,8 @@ def find(name: str, data_dir: str | os.PathLike | None, splits: Sequence[str] = 
       DataError: if it is not there, not whole, or in a format that has no random access.
     """
     root = data_folder(data_dir) / name
+    if encodable(os.fspath(root), "utf-8") != os.fspath(root):
+        raise DataError(f"{os.fspath(root)}: prepared data need a folder whose name is UTF-8; rename or link to it")
     command = prepare_command(name, data_dir)
     # A folder with another name is one that TFDS left half done.
     versions = [p for p in root.iterdir() if re.fullmatch(r"\d+\.\d+\.\d+", p.name)] if root.is_dir() else []
@@ -113,7 +118,7 @@ def load(name: str, label: str = "label", *, data_dir: str | os.PathLike | None 
     import tensorflow_datasets as tfds
 
     try:
-        builder = tfds.builder_from_directory(os.fspath(prepared.folder))
+        builder = tfds.builder_from_directory(prepared.folder)
         train, test = (_read(builder, split, label) for split in _SPLITS)
     except Exception as error:  # the record reader, protocol buffers and the image decoder each raise their own
         raise DataError(
