@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cbjax.types import Array
 
@@ -70,6 +71,7 @@ def difficulty_weights(
         raise ValueError(f"tau must be 'dynamic' or a number, at least 0, got {tau}")
     if not isinstance(floor, jax.core.Tracer) and not 0 <= floor < 1:
         raise ValueError(f"floor must be in [0, 1), got {floor}")
+    tau, floor = jnp.asarray(tau, accuracy.dtype), jnp.asarray(floor, accuracy.dtype)
     difficulty = jnp.maximum(1.0 - accuracy, floor)
     largest = difficulty.max()
     if scale:
@@ -92,7 +94,11 @@ def carry_accuracy(previous: Array, measured: Array) -> Array:
     Returns:
       [C] accuracies, with NaN nowhere if `previous` has none.
     """
-    return jnp.where(jnp.isnan(measured), previous, measured)
+    # On the host where it can be: jax_debug_nans refuses a NaN on its way to the device.
+    xp = jnp if isinstance(measured, jax.Array) else np
+    missing = xp.isnan(measured)
+    measured = _at_least_float32(xp.where(missing, 0.0, measured))
+    return jnp.where(missing, jnp.asarray(previous, measured.dtype), measured)
 
 
 def _checked_accuracy(accuracy: Array) -> Array:
@@ -105,4 +111,10 @@ def _checked_accuracy(accuracy: Array) -> Array:
             f"accuracy must be in [0, 1] for each class, got {accuracy.tolist()[:20]}; where a class has no validation "
             "example, keep its last accuracy with carry_accuracy"
         )
-    return accuracy.astype(jnp.promote_types(accuracy.dtype, jnp.float32))
+    return _at_least_float32(accuracy)
+
+
+def _at_least_float32(values: Array) -> Array:
+    values = jnp.asarray(values)
+    # Spelled out, because promotion is refused under jax_numpy_dtype_promotion="strict".
+    return values.astype(jnp.float64 if values.dtype == jnp.float64 else jnp.float32)

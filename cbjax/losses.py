@@ -1,6 +1,7 @@
 """Classification losses of each example, weighted by its class; none reduces the batch."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +15,8 @@ def softmax_cross_entropy(
     """Computes the softmax cross entropy of each example, weighted by its class.
 
     Args:
-      logits: [B, C] finite scores, C at least 2.
-      labels: [B] integers in [0, C). Labels out of range are not detected.
+      logits: [B, C] scores, C at least 2; -inf for a class that is masked out.
+      labels: [B] integers in [0, C). An example with another label, such as -100, has loss 0 and no gradient.
       class_weights: [C], mean 1 by convention (`weights.class_balanced`); None for equal weights. A smoothed label
         keeps the weight of its true class.
       label_smoothing: share s of the label that is spread evenly over all C classes, in [0, 1); a traced scalar is not
@@ -40,7 +41,10 @@ def softmax_cross_entropy(
         raise ValueError(f"softmax_cross_entropy needs at least 2 classes, got logits of shape {logits.shape}")
     # Softplus of the log-odds of the other classes against the true one: log_softmax rounds 1 - p to its last bits as p
     # nears 1, this keeps all of them in the loss and in its gradient.
-    others = jax.nn.logsumexp(jnp.where(_one_hot(labels, logits), -jnp.inf, logits), axis=1)
+    known, labels = _known(labels, logits)
+    # The least finite number in the true class's place: its exponential is 0 as well, and where all others are masked
+    # out the sum has a slope.
+    others = jax.nn.logsumexp(jnp.where(_one_hot(labels, logits), _least(logits), logits), axis=1)
     own = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
     losses = jax.nn.softplus(others - own)
     traced = isinstance(label_smoothing, jax.core.Tracer)
@@ -48,16 +52,19 @@ def softmax_cross_entropy(
         raise ValueError(f"label_smoothing must be a number of at least 0 and below 1, got {label_smoothing}")
     if traced or label_smoothing > 0:
         # Cross entropies of two classes differ by their logits, so the mean over all C is this one's plus a difference.
-        losses += jnp.asarray(label_smoothing, losses.dtype) * (own - logits.mean(axis=1))
-    return losses if class_weights is None else losses * class_weights[labels]
+        # A true class that is masked out has an infinite loss already.
+        difference = jnp.where(own < _least(own), 0.0, own - logits.mean(axis=1))
+        losses += jnp.asarray(label_smoothing, losses.dtype) * difference
+    return jnp.where(known, losses if class_weights is None else losses * class_weights[labels], 0.0)
 
 
 def sigmoid_cross_entropy(logits: Array, labels: Array, class_weights: Array | None = None) -> Array:
     """Computes the cross entropy of C one-vs-rest tasks of each example, weighted by class.
 
     Args:
-      logits: [B, C] finite scores.
-      labels: [B] integers in [0, C), or [B, C] multi-hot (0 and 1). Other values are not detected.
+      logits: [B, C] scores, any real or infinite.
+      labels: [B] integers in [0, C), or [B, C] multi-hot: 0 and 1, or floats between them. An example with another
+        integer label, such as -100, has loss 0 and no gradient; other values of [B, C] are not detected.
       class_weights: [C], mean 1 by convention (`weights.class_balanced`); None for equal weights. With integer labels
         all C terms of an example carry the weight of its true class, with multi-hot labels each term that of its own.
 
@@ -65,12 +72,12 @@ def sigmoid_cross_entropy(logits: Array, labels: Array, class_weights: Array | N
       [B] losses in nats, summed over classes, float32 (float64 for float64 logits), not reduced.
 
     Raises:
-      ValueError: if the shapes do not fit together or labels [B] are not integers.
+      ValueError: if the shapes do not fit together, or labels [B] are not integers or those of a single class.
 
     Source: Cui et al. 2019, eq. 12.
     """
     logits, labels, class_weights = _checked(logits, labels, class_weights)
-    return _sum_over_classes(jax.nn.softplus(-_margins(logits, labels)), labels, class_weights)
+    return _sum_over_classes(_sigmoid_terms, logits, labels, class_weights)
 
 
 def focal_loss(logits: Array, labels: Array, class_weights: Array | None = None, *, gamma: float | Array) -> Array:
@@ -79,8 +86,9 @@ def focal_loss(logits: Array, labels: Array, class_weights: Array | None = None,
     Sums over the C one-vs-rest tasks; gamma = 0 is sigmoid cross entropy.
 
     Args:
-      logits: [B, C] finite scores.
-      labels: [B] integers in [0, C), or [B, C] multi-hot (0 and 1). Other values are not detected.
+      logits: [B, C] scores, any real or infinite.
+      labels: [B] integers in [0, C), or [B, C] multi-hot: 0 and 1, or floats between them. An example with another
+        integer label, such as -100, has loss 0 and no gradient; other values of [B, C] are not detected.
       class_weights: [C], mean 1 by convention (`weights.class_balanced`); None for equal weights. With integer labels
         all C terms of an example carry the weight of its true class, with multi-hot labels each term that of its own.
       gamma: focusing power, at least 0; a traced scalar is not checked.
@@ -89,15 +97,28 @@ def focal_loss(logits: Array, labels: Array, class_weights: Array | None = None,
       [B] losses in nats, summed over classes, float32 (float64 for float64 logits), not reduced.
 
     Raises:
-      ValueError: if the shapes do not fit together, labels [B] are not integers, or gamma is negative or no scalar.
+      ValueError: if the shapes do not fit together, labels [B] are not integers or those of a single class, or gamma is
+        negative or no scalar.
 
-    Source: Cui et al. 2019, eq. 13. The authors' modulator overflows below logit -88; this one does not.
+    Source: Cui et al. 2019, eq. 13. The authors' modulator overflows below logit -88; this one does not. Labels between
+    0 and 1: as `optax.sigmoid_focal_loss`, cross entropy times (1 - p_t)^gamma with p_t = y p + (1 - y)(1 - p).
     """
     logits, labels, class_weights = _checked(logits, labels, class_weights)
     if jnp.ndim(gamma) != 0 or (not isinstance(gamma, jax.core.Tracer) and not gamma >= 0):
         raise ValueError(f"gamma must be a number, at least 0, got {gamma}")
     gamma = jnp.asarray(gamma, logits.dtype)
-    return _sum_over_classes(_focal_terms(_margins(logits, labels), gamma), labels, class_weights)
+
+    def terms(logits, labels):
+        if not jnp.issubdtype(labels.dtype, jnp.floating):
+            return _focal_terms(_margins(logits, labels), gamma)
+        hard = (labels == 0) | (labels == 1)
+        score, soft = jnp.where(hard, 0.0, logits), jnp.where(hard, 0.5, labels)
+        # 1 - p_t, which is nowhere 0 between the labels 0 and 1.
+        missed = soft * jax.nn.sigmoid(-score) + (1.0 - soft) * jax.nn.sigmoid(score)
+        between = _sigmoid_terms(score, soft) * missed**gamma
+        return jnp.where(hard, _focal_terms(_margins(logits, labels), gamma), between)
+
+    return _sum_over_classes(terms, logits, labels, class_weights)
 
 
 LOSSES: dict[str, Callable[..., Array]] = {
@@ -112,7 +133,7 @@ def _focal_terms(margins: Array, gamma: Array) -> Array:
     """Returns -(1 - p)^gamma log p for p = sigmoid(margins), element by element."""
     log_p, log_q = _log_sigmoids(margins)
     # The modulator as exp(gamma log(1 - p)) is finite, as is its gradient, for p = 1 and gamma < 1 as well.
-    return -jnp.exp(gamma * log_q) * log_p
+    return -jnp.exp(gamma * jnp.maximum(log_q, _least(log_q))) * log_p
 
 
 @_focal_terms.defjvp
@@ -120,10 +141,11 @@ def _focal_terms_jvp(primals, tangents):
     # By hand because automatic differentiation keeps three times as many [B, C] arrays.
     (margins, gamma), (dmargins, dgamma) = primals, tangents
     log_p, log_q = _log_sigmoids(margins)
+    # Finite for infinite margins, so that 0 times them is 0.
+    finite_p, log_q = jnp.maximum(log_p, _least(log_p)), jnp.maximum(log_q, _least(log_q))
     modulator = jnp.exp(gamma * log_q)
-    slope = modulator * (gamma * jax.nn.sigmoid(margins) * log_p - jax.nn.sigmoid(-margins))
-    terms = -modulator * log_p
-    return terms, slope * dmargins + terms * log_q * dgamma
+    slope = modulator * (gamma * jax.nn.sigmoid(margins) * finite_p - jax.nn.sigmoid(-margins))
+    return -modulator * log_p, slope * dmargins - modulator * finite_p * log_q * dgamma
 
 
 @jax.custom_jvp
@@ -140,21 +162,43 @@ def _log_sigmoids_jvp(primals, tangents):
     return _log_sigmoids(x), (jax.nn.sigmoid(-x) * dx, -jax.nn.sigmoid(x) * dx)
 
 
+def _sigmoid_terms(logits: Array, labels: Array) -> Array:
+    """Returns the cross entropy of each of the C tasks, [B, C]."""
+    if not jnp.issubdtype(labels.dtype, jnp.floating):
+        return jax.nn.softplus(-_margins(logits, labels))
+    # A label of 0 or 1 leaves one side alone, and its digits: the other may be infinite.
+    positive = jnp.where(labels > 0, labels * jax.nn.softplus(jnp.where(labels > 0, -logits, 0.0)), 0.0)
+    return positive + jnp.where(labels < 1, (1.0 - labels) * jax.nn.softplus(jnp.where(labels < 1, logits, 0.0)), 0.0)
+
+
 def _margins(logits: Array, labels: Array) -> Array:
     """Returns [B, C] logits whose sign is turned where the label is negative."""
     return jnp.where(_one_hot(labels, logits) if labels.ndim == 1 else labels > 0, logits, -logits)
 
 
 def _one_hot(labels: Array, logits: Array) -> Array:
-    return labels[:, None] == jnp.arange(logits.shape[1])[None, :]
+    return labels[:, None] == jnp.arange(logits.shape[1], dtype=labels.dtype)[None, :]
 
 
-def _sum_over_classes(terms: Array, labels: Array, class_weights: Array | None) -> Array:
-    if class_weights is None:
-        return terms.sum(axis=1)
+def _known(labels: Array, logits: Array) -> tuple[Array, Array]:
+    """Returns which integer labels [B] are those of a class, and the labels with 0 in place of the others."""
+    known = (labels >= 0) & (labels < logits.shape[1])
+    return known, jnp.where(known, labels, 0)
+
+
+def _least(x: Array) -> Any:
+    return jnp.finfo(x.dtype).min
+
+
+def _sum_over_classes(
+    terms: Callable[[Array, Array], Array], logits: Array, labels: Array, class_weights: Array | None
+) -> Array:
     if labels.ndim == 2:
-        return (terms * class_weights[None, :]).sum(axis=1)
-    return terms.sum(axis=1) * class_weights[labels]
+        each = terms(logits, labels)
+        return (each if class_weights is None else each * class_weights[None, :]).sum(axis=1)
+    known, labels = _known(labels, logits)
+    losses = terms(logits, labels).sum(axis=1)
+    return jnp.where(known, losses if class_weights is None else losses * class_weights[labels], 0.0)
 
 
 def _checked(logits: Array, labels: Array, class_weights: Array | None) -> tuple[Array, Array, Array | None]:
@@ -164,19 +208,31 @@ def _checked(logits: Array, labels: Array, class_weights: Array | None) -> tuple
     if logits.ndim != 2:
         raise ValueError(f"logits must be [B, C], got shape {logits.shape}; for more axes use jax.vmap")
     if labels.shape not in (logits.shape[:1], logits.shape):
+        column = labels.shape == (*logits.shape[:1], 1)
         raise ValueError(
             f"labels must be integers [B] or multi-hot [B, C] for logits [B, C], got labels of shape {labels.shape} "
-            f"and logits of shape {logits.shape}"
+            f"and logits of shape {logits.shape}{'; write labels[:, 0]' if column else ''}"
         )
-    if labels.ndim == 1 and not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise ValueError(f"labels of shape [B] must be integers, got {labels.dtype}")
-    dtype = jnp.promote_types(logits.dtype, jnp.float32)
+    if labels.ndim == 1 and jnp.issubdtype(labels.dtype, jnp.inexact):
+        raise ValueError(f"labels of shape [B] must be integers, got {labels.dtype}; write labels.astype('int32')")
+    if labels.ndim == 1 and logits.shape[1] == 1:
+        raise ValueError(
+            f"integer labels [B] need at least 2 classes, got logits of shape {logits.shape}; for one yes-or-no logit "
+            "an example give labels of shape [B, 1], 0 or 1: write labels[:, None]"
+        )
+    # Spelled out, because promotion is refused under jax_numpy_dtype_promotion="strict".
+    dtype = jnp.float64 if logits.dtype == jnp.float64 else jnp.float32
+    if jnp.issubdtype(labels.dtype, jnp.floating):
+        labels = labels.astype(dtype)
+    elif labels.dtype.itemsize < 4:
+        labels = labels.astype(jnp.int32)
+    logits = logits.astype(dtype)
     if class_weights is None:
-        return logits.astype(dtype), labels, None
+        return logits, labels, None
     class_weights = jnp.asarray(class_weights, dtype)
     if class_weights.shape != logits.shape[1:]:
         raise ValueError(
             f"class_weights must be [C], one weight a class, got shape {class_weights.shape} "
             f"for logits of shape {logits.shape}"
         )
-    return logits.astype(dtype), labels, class_weights
+    return logits, labels, class_weights

@@ -212,3 +212,16 @@ def test_messages():
         ValueError, match="formula must be one of paper, authors_code, authors_code_imagenet, got 'code'"
     ):
         difficulty.difficulty_weights(good, formula="code")
+
+
+@pytest.mark.parametrize("x64", [False, True])
+def test_jax_s_strict_settings_hold(x64):
+    strict = jax.numpy_dtype_promotion("strict")
+    with jax.enable_x64(x64), strict, jax.debug_nans(True), jax.debug_infs(True):
+        for dtype in (jnp.bfloat16, jnp.float32, np.float64):
+            accuracy = jnp.asarray([1.0, 0.5], dtype)
+            for tau in ("dynamic", 0.5, np.float32(2), np.float64(0)):
+                weights = difficulty.difficulty_weights(accuracy, tau, floor=np.float64(0.125))
+                assert np.isfinite(weights).all()
+            carried = difficulty.carry_accuracy(accuracy, np.array([np.nan, 0.25], np.float32))
+            np.testing.assert_array_equal(carried, [1, 0.25])

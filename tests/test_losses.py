@@ -6,6 +6,7 @@ import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import strategies
 from jax.sharding import AxisType, PartitionSpec
@@ -411,3 +412,103 @@ def test_messages_of_wrong_use():
     for wrong in (-0.1, 1.0, float("nan"), jnp.ones(2) / 2):
         with pytest.raises(ValueError, match="label_smoothing must be a number of at least 0 and below 1, got"):
             losses.softmax_cross_entropy(logits, jnp.zeros(BATCH, int), label_smoothing=wrong)
+
+
+INFINITE = np.float32([[-np.inf, 1, -np.inf], [1, -np.inf, 2], [-np.inf, 2, 1], [np.inf, 1, -2], [1, np.inf, 2]])
+
+
+def test_labels_of_no_class_have_no_loss_and_no_gradient():
+    logits, labels = jnp.asarray(_inputs("softmax")[0][:5, :3]), jnp.array([1, -100, 3, -1, 2])
+    weights, there = jnp.array([1.0, 2.0, 3.0]), np.array([0, 4])
+    for loss in (CASES[name][0] for name in ("softmax", "softmax_smoothed_0.1", "sigmoid", "focal_0.5")):
+        value, gradient = jax.value_and_grad(
+            lambda logits, loss=loss: jnp.where(labels >= 0, loss(logits, labels, weights), 0.0).sum()
+        )(logits)
+        alone, slope = jax.value_and_grad(lambda part, loss=loss: loss(part, labels[there], weights).sum())(
+            logits[there]
+        )
+        np.testing.assert_allclose(value, alone, rtol=1e-6)
+        np.testing.assert_allclose(gradient[there], slope, rtol=1e-6)
+        np.testing.assert_array_equal(np.delete(gradient, there, axis=0), np.zeros((3, 3)))
+
+
+def test_masked_logits_are_those_of_optax():
+    logits, labels = jnp.asarray(INFINITE[:3]), jnp.array([1, 1, 1])
+
+    def both(loss):
+        return loss(logits, labels), jax.grad(lambda logits: loss(logits, labels).sum())(logits)
+
+    for ours, truth in zip(
+        both(losses.softmax_cross_entropy), both(optax.softmax_cross_entropy_with_integer_labels), strict=True
+    ):
+        np.testing.assert_allclose(ours, truth, rtol=1e-6)
+
+
+@pytest.mark.parametrize("labels", [np.full(5, 1), np.tile([0, 1, 0], (5, 1)), np.tile([0.0, 1.0, 0.0], (5, 1))])
+@pytest.mark.parametrize("gamma", [None, 0.0, 0.5, 2.0])
+def test_infinite_logits_of_the_sigmoid_losses(labels, gamma):
+    loss = losses.sigmoid_cross_entropy if gamma is None else functools.partial(losses.focal_loss, gamma=gamma)
+    value, gradient = jax.vmap(jax.value_and_grad(lambda row, label: loss(row[None], label[None])[0]))(
+        jnp.asarray(INFINITE), jnp.asarray(labels)
+    )
+    # The limits: those of logits so large that nothing is left of the exponential.
+    large = np.clip(INFINITE.astype(np.float64), -2e3, 2e3)
+    truth, slope = oracles.focal_loss(large, np.full(5, 1), np.ones(3), gamma or 0.0)
+    np.testing.assert_allclose(value, np.where(truth > 1e3, np.inf, truth), rtol=1e-6)
+    np.testing.assert_allclose(gradient, slope, rtol=1e-5, atol=1e-30)
+
+
+@pytest.mark.parametrize("gamma", [None, 0.0, 0.5, 2.0])
+def test_labels_between_zero_and_one_are_not_hardened(gamma):
+    rng = np.random.default_rng(0)
+    logits, weights = rng.normal(size=(6, 4)) * 8, rng.uniform(0.1, 3, 4)
+    labels = rng.uniform(size=(6, 4))
+    labels[0] = [0, 1, 1, 0]
+    loss = losses.sigmoid_cross_entropy if gamma is None else functools.partial(losses.focal_loss, gamma=gamma)
+    oracle = functools.partial(oracles.soft_focal_loss, labels=labels, class_weights=weights, gamma=gamma or 0.0)
+    for compute in (loss, jax.jit(loss)):
+        ours = compute(jnp.float32(logits), jnp.float32(labels), jnp.float32(weights))
+        np.testing.assert_allclose(ours, oracle(logits), rtol=2e-5)
+    slope = jax.grad(lambda logits: loss(logits, jnp.float32(labels), jnp.float32(weights)).sum())(jnp.float32(logits))
+    for c in range(4):
+        step = 1e-6 * np.eye(4)[c]
+        np.testing.assert_allclose(
+            slope[:, c], (oracle(logits + step) - oracle(logits - step)) / 2e-6, rtol=1e-4, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("dtype", [bool, np.int8, np.uint8, np.uint32, np.int64])
+def test_any_integer_is_a_label(dtype):
+    logits = _inputs("softmax")[0][:4]
+    for loss in (CASES[name][0] for name in ("softmax", "sigmoid", "focal_0.5")):
+        truth = loss(logits, jnp.array([1, 0, 1, 1]))
+        np.testing.assert_array_equal(loss(logits, np.array([1, 0, 1, 1], dtype)), truth)
+
+
+def test_labels_of_another_form_are_refused_with_what_to_write():
+    logits = jnp.array([[3.0, 1.0], [0.0, 1.0]])
+    for loss in (losses.softmax_cross_entropy, losses.sigmoid_cross_entropy):
+        with pytest.raises(ValueError, match=r"must be integers, got float32; write labels.astype\('int32'\)"):
+            loss(logits, jnp.array([1.0, 0.0]))
+        with pytest.raises(ValueError, match=r"got labels of shape \(2, 1\).*write labels\[:, 0\]"):
+            loss(logits, jnp.array([[1], [0]]))
+        with pytest.raises(ValueError, match=r"at least 2 classes.*write labels\[:, None\]"):
+            loss(logits[:, :1], jnp.array([1, 0]))
+    np.testing.assert_allclose(losses.sigmoid_cross_entropy(logits[:, :1], jnp.array([[1], [0]]))[0], 0.0485874, 1e-5)
+
+
+@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, np.float64])
+def test_jax_s_strict_settings_hold(dtype, x64):
+    """No NaN or infinity on the way to a finite loss, and no promotion that is left to JAX."""
+    strict = jax.numpy_dtype_promotion("strict")
+    with jax.enable_x64(x64), strict, jax.debug_nans(True), jax.debug_infs(True):
+        logits = jnp.asarray([[90.0, -90.0, 0.0], [1.0, 2.0, 3.0]], dtype)
+        for name in ("softmax", "softmax_smoothed_0.1", "sigmoid", "focal_0.5"):
+            hot = [] if name.startswith("softmax") else [np.eye(3)[:2], np.eye(3, dtype=np.int8)[:2] > 0]
+            for labels in (np.array([0, 2]), np.array([0, -100], np.int8), *hot):
+                for weights in (None, np.ones(3, np.float32), np.ones(3)):
+                    value, gradient = jax.value_and_grad(
+                        lambda logits, *rest, loss=CASES[name][0]: loss(logits, *rest).sum()
+                    )(logits, jnp.asarray(labels), weights)
+                    assert np.isfinite(value) and gradient.dtype == logits.dtype

@@ -50,6 +50,14 @@ def authors_focal_loss(logits, labels, class_weights, gamma):
     return (class_weights[labels][:, None] * modulator * cross_entropy).sum(axis=1)
 
 
+def soft_focal_loss(logits, labels, class_weights, gamma):
+    """Returns losses [B] for labels [B, C] in [0, 1], as torchvision's and optax's sigmoid_focal_loss have them."""
+    p = 1 / (1 + np.exp(-logits))
+    cross_entropy = labels * np.logaddexp(0, -logits) + (1 - labels) * np.logaddexp(0, logits)
+    missed = labels / (1 + np.exp(logits)) + (1 - labels) * p
+    return (class_weights * cross_entropy * missed**gamma).sum(axis=1)
+
+
 def _sign_and_weights(logits, labels, class_weights):
     if labels.ndim == 2:
         return 2.0 * labels - 1.0, np.broadcast_to(class_weights, logits.shape)
