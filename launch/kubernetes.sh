@@ -58,6 +58,8 @@ need kubectl "the command of Kubernetes, with a cluster set up"
 yaml_string() { # text: in double quotes, as YAML reads it
     local text=${1//\\/\\\\}
     text=${text//\"/\\\"}
+    text=${text//$'\n'/\\n}
+    text=${text//$'\t'/\\t}
     printf '"%s"' "$text"
 }
 
@@ -71,7 +73,8 @@ manifest() {
             *"# IMAGE") echo "${line%%: *}: $(yaml_string "$image")" ;;
             *"# ARGUMENTS")
                 $listed || for argument; do
-                    echo "            - $(yaml_string "$argument")"
+                    # Kubernetes puts a variable in the place of $(NAME), and one dollar in that of two.
+                    echo "            - $(yaml_string "${argument//\$/\$\$}")"
                 done
                 listed=true
                 ;;

@@ -55,8 +55,9 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 clone=$PWD
 set_up "$clone" "$(extras cuda "${arguments[@]}")"
 cd "$called_from"
+# In the name of a file Slurm takes a percent sign for the start of a field, such as the job's number.
 # The signal goes to the batch script alone: there it says that the limit is near, which SIGTERM, sent by scancel too, does not.
-run sbatch --job-name="$name" --output="$name-%j.log" --open-mode=append --requeue --signal="B:USR1@$grace" \
+run sbatch --job-name="$name" --output="${name//%/%%}-%j.log" --open-mode=append --requeue --signal="B:USR1@$grace" \
     --nodes="$nodes" --ntasks-per-node="$gpus" --gpus-per-node="$gpus" --cpus-per-task="$cpus" --time="$limit" \
     ${flags[@]+"${flags[@]}"} "$clone/launch/slurm_job.sh" "$clone" "${arguments[@]}"
 if $dry_run; then

@@ -222,13 +222,13 @@ def test_a_worker_given_the_command_again_ends_the_first_one(machine):
 
 
 def test_slurm_submits_a_job_that_starts_a_process_a_gpu(machine):
-    options = ["--nodes=2", "--gpus-per-node=4", "--time=2:00:00", "--name=lt", "--sbatch-flag=--partition=my gpus"]
+    options = ["--nodes=2", "--gpus-per-node=4", "--time=2:00:00", "--name=50%j", "--sbatch-flag=--partition=my gpus"]
     done = machine.run("slurm.sh", *options, "--", "train", BUCKET, ODD)
     assert done.returncode == 0, done.stderr
     (sbatch,) = machine.calls("sbatch")
     job = sbatch.index(str(machine.clone / "launch" / "slurm_job.sh"))
     assert sbatch[1:job] == [
-        *("--job-name=lt", "--output=lt-%j.log", "--open-mode=append", "--requeue", "--signal=B:USR1@120"),
+        *("--job-name=50%j", "--output=50%%j-%j.log", "--open-mode=append", "--requeue", "--signal=B:USR1@120"),
         *("--nodes=2", "--ntasks-per-node=4", "--gpus-per-node=4", "--cpus-per-task=8", "--time=2:00:00"),
         "--partition=my gpus",
     ]

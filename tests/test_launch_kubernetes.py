@@ -1,5 +1,7 @@
 """`launch/kubernetes.yaml` against the schemas of Kubernetes, and as `launch/kubernetes.sh` fills it in."""
 
+import re
+
 import fake_tools
 import kubernetes_validate
 import pytest
@@ -8,7 +10,12 @@ import yaml
 from cbjax import cli
 
 LAUNCH = fake_tools.ROOT / "launch"
-ODD = """--config.note=it's $5 & "more" """
+ODD = """--config.note=it's $5 & "more" and $(PROCESS) $$x,\ttwo\nlines"""
+
+
+def as_kubernetes_reads(argument):
+    """The argument that the container gets: two dollars are one, and $(NAME) is a variable."""
+    return re.sub(r"\$\$|\$\((\w+)\)", lambda match: f"<{match[1]}>" if match[1] else "$", argument)
 
 
 def manifests(text):
@@ -51,7 +58,7 @@ def test_kubernetes_applies_the_manifest_filled_in(tmp_path):
     assert machine.calls("kubectl") == [["kubectl", "apply", "--filename=-", "--namespace=team"]]
     applied = (machine.fake / "manifest").read_text()
     container = check_names_and_flags(*manifests(applied))
-    assert container["args"][:-3] == arguments
+    assert list(map(as_kubernetes_reads, container["args"][:-3])) == arguments
     assert container["image"] == "place/cbjax:1"
     assert container["resources"]["limits"] == {"nvidia.com/gpu": 4}
     assert "name: my-run\n" in applied
