@@ -69,8 +69,16 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     evaluate.add_argument("--workdir", required=True, metavar="DIR", type=_directory)
     evaluate.add_argument("--split", default="test", choices=("validation", "test"))
     evaluate.add_argument("--checkpoint", default="last", choices=("last", "best"))
-    predict = add("predict", "Write a trained run's predictions for a folder of images or an .npz.")
-    predict.add_argument("images", metavar="IMAGES", help="a folder, searched whole, or an .npz with images")
+    predict = add("predict", "Write a trained run's predictions for images in files, folders or arrays.")
+    predict.add_argument(
+        "images", nargs="+", metavar="IMAGES", help="image files; folders, searched whole; an .npz with images; an .npy"
+    )
+    predict.add_argument(
+        "--on-bad-image",
+        default="error",
+        choices=("error", "skip"),
+        help="skip leaves out files that cannot be read, and says which",
+    )
     predict.add_argument("--workdir", required=True, metavar="DIR", type=_directory)
     predict.add_argument("--out", required=True, metavar="FILE", help="a .csv or .jsonl")
     predict.add_argument("--top", type=_up_to(10**6), default=1, metavar="K", help="as many classes of each image")

@@ -173,8 +173,16 @@ def _predict(options, overrides):
     _start(workdirs.read_config(place.files).deterministic)
     from cbjax.predictions import predict
 
-    count = predict(options.workdir, options.images, options.out, checkpoint=options.checkpoint, top=options.top)
-    say(f"predictions of {count} images: {options.out}")
+    count, skipped = predict(
+        options.workdir,
+        options.images,
+        options.out,
+        checkpoint=options.checkpoint,
+        top=options.top,
+        on_bad_image=options.on_bad_image,
+    )
+    left_out = f", {skipped} skipped" if skipped else ""
+    say(f"predictions of {count} images{left_out}: {options.out}")
     return 0
 
 

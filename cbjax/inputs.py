@@ -1,7 +1,7 @@
 """The input path of a run: which images a step takes, how they reach the devices, what is done to them there."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jax.sharding import Mesh
@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from cbjax import config_schema, groups, resident, streaming
 from cbjax.data import Dataset, Encoded, samplers
 from cbjax.data.crops import EvalTransform, TrainTransform
+from cbjax.data.given import Fit
 from cbjax.data.sampling import Batches
 from cbjax.data.stream import Reading
 from cbjax.evaluate import Evaluation, make_evaluate, make_streamed_evaluate
@@ -86,6 +87,14 @@ def evaluation_transform(config: ConfigDict) -> EvalTransform | None:
     if not config_schema.is_streamed(config.data.name):
         return None
     return EvalTransform(config.data.image_size, evaluation_resize(config))
+
+
+def fit_given(config: ConfigDict, facts: Mapping[str, Any]) -> Fit:
+    """Returns what brings given images to those of a run, from what `workdir.describe_data` said of its data."""
+    dtype, span = facts["image_dtype"], facts.get("image_span")
+    if span is None and dtype == "uint8":
+        span = (0, 255)
+    return Fit(tuple(facts["image_shape"]), dtype, span and tuple(span), evaluation_transform(config))
 
 
 def evaluation_resize(config: ConfigDict) -> int:

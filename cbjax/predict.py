@@ -1,12 +1,13 @@
 """Predictions of a trained model on images that it has not seen."""
 
-import math
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
+from cbjax.data.given import Fit
 from cbjax.types import Array, Model
 
 
@@ -15,51 +16,40 @@ def make_predict(
     params: Any,
     batch_stats: Any,
     *,
-    image_shape: tuple[int, ...],
-    image_dtype: str,
+    fit: Fit,
     normalize: Callable[[Array], Array],
     probabilities: Callable[[Array], Array],
     batch_size: int = 256,
-) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns images [N, H, W, channels], in the units that the model was trained on -> probabilities [N, C] float32.
+) -> Callable[[Any], np.ndarray]:
+    """Returns images, in the units that the model was trained on -> probabilities [N, C] float32.
 
-    Grey images may come as [N, H, W]. Batches have one shape, so that any N is one program.
+    `fit` brings images to the model's size. Batches have one shape, so that any N is one program.
     """
 
     @jax.jit
     def compiled(params, batch_stats, images):
         return probabilities(model.apply(params, batch_stats, normalize(images), train=False)[0])
 
-    def predict(images: np.ndarray) -> np.ndarray:
-        """Returns the probability of each class for each image.
+    def predict(images: Any) -> np.ndarray:
+        """Returns the probability of each class for each image, [N, C].
+
+        Args:
+          images: an array [N, H, W] or [N, H, W, channels]; a path or a Pillow image; or a list of paths, Pillow images
+            and arrays, each of its own size. An array of the model's own size is taken as it is; what has another size
+            is resized, and cropped, as for evaluation.
 
         Raises:
-          ValueError: if the images do not have the shape or the kind of numbers that the model was trained on.
+          ValueError: if an image cannot be read, or its numbers or channels are not those of the training. Arrays that
+            may be in other units bring a warning.
         """
-        images = np.asarray(images)
-        if np.issubdtype(images.dtype, np.floating) != np.issubdtype(np.dtype(image_dtype), np.floating):
-            raise ValueError(
-                f"images must be {image_dtype}, in the units that the model was trained on; got {images.dtype}"
-                + (": give pixels of 0 to 255" if image_dtype == "uint8" else "")
-            )
-        if image_shape[-1] == 1 and images.shape[1:] == image_shape[:-1]:
-            images = images[..., None]
-        if images.shape[1:] != image_shape:
-            wanted = ", ".join(map(str, image_shape))
-            raise ValueError(
-                f"images must have the shape [N, {wanted}] that the model was trained on; got {list(images.shape)}"
-            )
-        rows = []
-        for batch in range(math.ceil(len(images) / batch_size)):
-            part = images[batch * batch_size : (batch + 1) * batch_size]
-            padded = np.zeros((batch_size, *image_shape), images.dtype)
+        rows, fitted = [], fit.all(images)
+        while part := list(itertools.islice(fitted, batch_size)):
+            padded = np.zeros((batch_size, *fit.shape), fit.dtype)
             padded[: len(part)] = part
             rows.append(np.asarray(compiled(params, batch_stats, padded))[: len(part)])
         if rows:
             return np.concatenate(rows)
-        classes = jax.eval_shape(
-            compiled, params, batch_stats, np.zeros((batch_size, *image_shape), images.dtype)
-        ).shape[1]
-        return np.zeros((0, classes), np.float32)
+        empty = np.zeros((batch_size, *fit.shape), fit.dtype)
+        return np.zeros((0, jax.eval_shape(compiled, params, batch_stats, empty).shape[1]), np.float32)
 
     return predict

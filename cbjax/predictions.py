@@ -1,12 +1,12 @@
-"""Predictions of a trained run for a folder of images or an .npz, written as CSV or JSON lines."""
+"""Predictions of a trained run for images in files, folders and arrays, written as CSV or JSON lines."""
 
 import concurrent.futures
 import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator
-from typing import Any
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -14,114 +14,168 @@ from cbjax import inputs
 from cbjax import workdir as workdirs
 from cbjax.config import ConfigError
 from cbjax.data import DataError
-from cbjax.data.decode import DecodeError, decode
 from cbjax.data.files import SUFFIXES, list_images
+from cbjax.data.given import Fit
+from cbjax.output import say
 from cbjax.restore import load
 from cbjax.storage import Place
 from cbjax.text import csv_line
 
 FORMATS = (".csv", ".jsonl")
+ARRAYS = (".npz", ".npy")
 BATCH = 256
+Batches = Iterator[tuple[list[str], np.ndarray]]  # names and images
 
 
 def predict(
     workdir: str | os.PathLike,
-    images: str | os.PathLike,
+    images: Sequence[str | os.PathLike] | str | os.PathLike,
     out: str | os.PathLike,
     *,
     checkpoint: str = "last",
     top: int = 1,
-) -> int:
-    """Writes the most probable classes of each image, in the order of their names; returns the number of images.
+    on_bad_image: str = "error",
+    tell: Callable[[str], None] = say,
+) -> tuple[int, int]:
+    """Writes the most probable classes of each image, in the order of their names.
 
     Args:
       workdir: of a trained run.
-      images: a folder, searched whole, or an .npz with "images" as the run was trained on.
+      images: image files; folders, searched whole; an .npz with "images", or an .npy: arrays [N, H, W] or
+        [N, H, W, channels] in the units of the training. Images of another size are brought to that of the run.
       out: a .csv with the columns image, class_1, probability_1 … class_k, probability_k, or a .jsonl with an object a
         line: "image", "classes", "probabilities". A .jsonl has names as they are; a .csv shows control codes as \\x1b
-        and has an apostrophe before what a spreadsheet would calculate. Replaced only once every image is predicted.
+        and has an apostrophe before what a spreadsheet would calculate. Replaced only once every image is predicted. An
+        image's name is its path below the folder, or its place in the array; of several sources the source's own path
+        comes first.
       checkpoint: "last" or "best".
       top: k, how many classes of each image.
+      on_bad_image: "error", or "skip" to leave out the files that cannot be read.
+      tell: takes a line about each image that is skipped, and about arrays that may be in other units.
+
+    Returns:
+      The numbers of images predicted and skipped.
 
     Raises:
       ConfigError: if the format of `out` is unknown.
       DataError: if there are no images, or one cannot be read; its name is said.
       WorkdirError: if the directory holds no run or no such checkpoint.
     """
-    out, source = pathlib.Path(out).expanduser(), pathlib.Path(images).expanduser()
+    out = pathlib.Path(out).expanduser()
+    sources = [
+        pathlib.Path(one).expanduser() for one in ([images] if isinstance(images, str | os.PathLike) else images)
+    ]
     if out.suffix not in FORMATS:
         raise ConfigError(f"--out must end in {' or '.join(FORMATS)}; got {out}")
+    for source in sources:
+        if not source.exists():
+            raise DataError(f"there is no file and no folder {source}")
     run = load(workdir, checkpoint=checkpoint)
     assert run.predict is not None, "a loaded run predicts"
-    place = Place(workdir)
-    shape = tuple(workdirs.read_facts(place.files)["image_shape"])
-    batches = _from_arrays(source) if source.suffix == ".npz" else _from_folder(source, run.config, shape)
-    top = min(top, len(run.class_names))
-    count, temporary = 0, out.with_name(out.name + ".part")
+    fit = inputs.fit_given(run.config, workdirs.read_facts(Place(workdir).files))
+    skipped: list[str] = []
+
+    def bad(error: DataError) -> None:
+        if on_bad_image != "skip":
+            raise DataError(f"{error}; --on-bad-image=skip leaves out what cannot be read")
+        skipped.append(str(error))
+        tell(f"skipped {error}")
+
+    top, count = min(top, len(run.class_names)), 0
+    temporary = out.with_name(out.name + ".part")
     with contextlib.ExitStack() as stack:
         stack.callback(temporary.unlink, missing_ok=True)
         file = stack.enter_context(open(temporary, "w", newline="", encoding="utf-8"))
         write = _csv_writer(file, top) if out.suffix == ".csv" else _json_writer(file)
-        for names, pixels in batches:
-            try:
-                chances = run.predict(pixels)
-            except ValueError as error:
-                raise DataError(f"{source}: {error}") from error
-            for name, row in zip(names, chances, strict=True):
-                best = np.argsort(-row, kind="stable")[:top]
-                write(name, [run.class_names[c] for c in best], [float(row[c]) for c in best])
-            count += len(names)
+        for source in sources:
+            for names, pixels in _read(source, fit, bad, alone=len(sources) == 1):
+                chances = _predict(run.predict, pixels, source, tell)
+                for name, row in zip(names, chances, strict=True):
+                    best = np.argsort(-row, kind="stable")[:top]
+                    write(name, [run.class_names[c] for c in best], [float(row[c]) for c in best])
+                count += len(names)
+        if not count:
+            raise DataError(f"none of the {len(skipped)} images could be read")
         file.close()
         os.replace(temporary, out)
-    return count
+    return count, len(skipped)
 
 
-def _from_arrays(path: pathlib.Path) -> Iterator[tuple[list[str], np.ndarray]]:
+def _predict(predict, pixels, source, tell):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            return predict(pixels)
+        except ValueError as error:
+            raise DataError(f"{source}: {error}") from error
+        finally:
+            for warning in caught if source.suffix in ARRAYS else ():  # a photo may be dark
+                tell(f"{source}: {warning.message}")
+
+
+def _read(source: pathlib.Path, fit: Fit, bad: Callable[[DataError], None], alone: bool) -> Batches:
+    """Yields the images of a source, with their names."""
+    if source.suffix in ARRAYS:
+        arrays = _from_npz(source) if source.suffix == ".npz" else _from_npy(source)
+        for first in range(0, len(arrays), BATCH):
+            part = arrays[first : first + BATCH]
+            yield [f"{first + i}" if alone else f"{source}:{first + i}" for i in range(len(part))], part
+        return
+    files = [source]
+    if source.is_dir():
+        files = [source / name for name in list_images(source, source)]
+        if not files:
+            raise DataError(f"{source} has no image, a file that ends in {', '.join(SUFFIXES)}")
+    root = source if alone and source.is_dir() else None
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for first in range(0, len(files), BATCH):
+            names, pixels = [], []
+            part = files[first : first + BATCH]
+            for path, image in zip(part, pool.map(_or_error(fit.file), part), strict=True):
+                if isinstance(image, DataError):
+                    bad(image)
+                    continue
+                names.append(str(path if root is None else path.relative_to(root)))
+                pixels.append(image)
+            if names:
+                yield names, np.stack(pixels)
+
+
+def _or_error(read):
+    def call(path):
+        try:
+            return read(path)
+        except DataError as error:
+            return error
+
+    return call
+
+
+def _from_npz(path):
     from cbjax.data.arrays import read
 
     arrays = read(path)
     if "images" not in arrays:
         raise DataError(f"{path} has no images among its keys {sorted(arrays)}: write them with numpy.savez(images=…)")
-    images = arrays["images"]
-    for first in range(0, len(images), BATCH):
-        part = images[first : first + BATCH]
-        yield [str(first + i) for i in range(len(part))], part
+    return _not_empty(path, arrays["images"])
 
 
-def _from_folder(root: pathlib.Path, config: Any, shape: tuple[int, ...]) -> Iterator[tuple[list[str], np.ndarray]]:
-    if not root.is_dir():
-        raise DataError(f"there is no folder and no .npz {root}")
-    files = [root / name for name in list_images(root, root)]
-    if not files:
-        raise DataError(f"{root} has no image, a file that ends in {', '.join(SUFFIXES)}")
-    transform = inputs.evaluation_transform(config) or _fit(shape)
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for first in range(0, len(files), BATCH):
-            part = files[first : first + BATCH]
-            pixels = np.stack(list(pool.map(lambda path: _read(path, transform), part)))
-            yield [str(path.relative_to(root)) for path in part], pixels
-
-
-def _read(path, transform):
+def _from_npy(path):
     try:
-        return transform(path.read_bytes())
-    except (DecodeError, OSError) as error:
-        raise DataError(f"{path}: it cannot be read ({error}); repair it or leave it out") from error
+        return _not_empty(path, np.load(path, allow_pickle=False))
+    except (ValueError, EOFError, OSError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path} cannot be read as .npy ({error}): write it with numpy.save(images)") from None
 
 
-def _fit(shape: tuple[int, ...]) -> Callable[[bytes], np.ndarray]:
-    """Brings an image to the size and the channels of a run whose images had one size from the start."""
-    from PIL import Image
-
-    height, width, channels = shape
-
-    def transform(data):
-        image = Image.fromarray(decode(data)).convert("L" if channels == 1 else "RGB")
-        if image.size != (width, height):
-            image = image.resize((width, height), Image.Resampling.BILINEAR)
-        return np.asarray(image).reshape(shape)
-
-    return transform
+def _not_empty(path, images):
+    if not isinstance(images, np.ndarray) or images.ndim not in (3, 4) or not len(images):
+        raise DataError(
+            f"{path}: images must be an array [N, height, width] or [N, height, width, channels] with one image or "
+            f"more; got {list(np.shape(images))}"
+        )
+    return images
 
 
 def _csv_writer(file, top):

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cbjax import build, components, config_test_time, data, processes, programs, sharding
+from cbjax import build, components, config_test_time, data, inputs, processes, programs, sharding
 from cbjax import workdir as workdirs
 from cbjax.bad_images import BadImages
 from cbjax.checkpoint import Checkpoints
@@ -93,8 +93,7 @@ def with_predict(run: Run, facts: dict[str, Any]) -> Run:
         run.model,
         params,
         batch_stats,
-        image_shape=tuple(facts["image_shape"]),
-        image_dtype=facts["image_dtype"],
+        fit=inputs.fit_given(run.config, facts),
         normalize=functools.partial(augment.normalize, mean=tuple(facts["mean"]), std=tuple(facts["std"])),
         probabilities=components.build_probabilities(run.config),
     )

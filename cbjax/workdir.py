@@ -210,6 +210,7 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
         **{f"{name}_counts": _counts(split.labels, num_classes) for name, split in present.items() if name != "train"},
         "image_shape": list(dataset.train.images.shape[1:]),
         "image_dtype": str(dataset.train.images.dtype),
+        "image_span": _span(dataset.train.images),
         "mean": list(dataset.mean),
         "std": list(dataset.std),
         "multi_label": dataset.multi_label,
@@ -276,6 +277,11 @@ def _with_times(history, rows):
     """Returns the history's rows, each with the clock's figures of the row in its place if that is the same one."""
     kept = [row if timeless(row) == timeless(past) else past for past, row in zip(history, rows, strict=False)]
     return kept + history[len(kept) :]
+
+
+def _span(images):
+    """Returns the smallest and the largest pixel; of encoded images those that there can be."""
+    return [0, 255] if isinstance(images, Encoded) else [images.min().item(), images.max().item()]
 
 
 def _counts(labels, num_classes):

@@ -44,10 +44,11 @@ def test_a_folder_to_json_lines(digits, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     names = ["new/ant/0.jpg", "new/ant/1.jpg", "new/bee/0.jpg", "new/cat/0.jpg"]
     assert [row["image"] for row in rows] == names
-    for name, row in zip(names, rows, strict=True):
+    pixels = []
+    for name in names:
         with Image.open(tmp_path / "images" / name) as image:
-            pixels = np.asarray(image.convert("RGB").convert("L").resize((8, 8), Image.Resampling.BILINEAR))
-        expected = run.predict(pixels[None])[0]
+            pixels.append(np.asarray(image.convert("RGB").convert("L").resize((8, 8), Image.Resampling.BILINEAR)))
+    for expected, row in zip(run.predict(np.stack(pixels)), rows, strict=True):
         assert sorted(row["classes"]) == [str(i) for i in range(10)]
         np.testing.assert_allclose(row["probabilities"], np.sort(expected)[::-1], atol=2e-2)
         assert sum(row["probabilities"]) == pytest.approx(1, abs=1e-5)
@@ -58,6 +59,11 @@ def bad_image(root):
     return root
 
 
+def broken_array(root):
+    (root / "own.npy").write_bytes(b"no array")
+    return root / "own.npy"
+
+
 def arrays(root, **contents):
     np.savez(root / "own.npz", **contents)
     return root / "own.npz"
@@ -66,11 +72,15 @@ def arrays(root, **contents):
 @pytest.mark.parametrize(
     ("make", "out", "message"),
     [
-        (lambda root: root / "absent", "out.csv", "there is no folder and no .npz"),
+        (lambda root: root / "absent", "out.csv", "there is no file and no folder"),
         (lambda root: root, "out.csv", "has no image, a file that ends in .jpg"),
         (lambda root: root, "out.txt", "--out must end in .csv or .jsonl"),
         (bad_image, "out.csv", "bad.jpg: it cannot be read"),
-        (lambda root: arrays(root, images=np.zeros((2, 9, 9), np.uint8)), "out.csv", "the shape [N, 8, 8, 1]"),
+        (bad_image, "out.csv", "--on-bad-image=skip leaves out what cannot be read"),
+        (lambda root: arrays(root, images=np.zeros((2, 9, 9, 2), np.uint8)), "out.csv", "[height, width, 1]"),
+        (lambda root: arrays(root, images=np.zeros((9, 9), np.uint8)), "out.csv", "an array [N, height, width]"),
+        (lambda root: arrays(root, images=np.zeros((2, 8, 8), np.float32)), "out.csv", "(255 * images)"),
+        (broken_array, "out.csv", "cannot be read as .npy"),
         (lambda root: arrays(root, pictures=np.zeros(2)), "out.csv", "has no images among its keys"),
     ],
 )
@@ -82,3 +92,32 @@ def test_what_cannot_be_predicted_is_one_message_and_leaves_the_file(digits, tmp
     shown = capsys.readouterr().err
     assert message in shown and "Traceback" not in shown
     assert (tmp_path / out).read_text() == "former"
+
+
+def read(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_files_folders_and_arrays_at_once_and_a_broken_one_is_left_out(digits, tmp_path, capsys):
+    run, workdir = digits
+    write_tree(tmp_path / "images", {"new": (1, 0, 0)})
+    one = tmp_path / "images" / "new" / "ant" / "0.jpg"
+    plain = tmp_path / "no_ending"
+    plain.write_bytes(one.read_bytes())
+    broken = bad_image(tmp_path) / "bad.jpg"
+    images = np.random.default_rng(0).integers(0, 255, (3, 8, 8)).astype(np.uint8)
+    np.save(tmp_path / "own.npy", images)
+    sources = (plain, broken, tmp_path / "images", tmp_path / "own.npy")
+    assert call(*sources, f"--workdir={workdir}", f"--out={tmp_path / 'out.csv'}", "--on-bad-image=skip") == 0
+    shown = capsys.readouterr().out
+    assert f"skipped {broken}: it cannot be read" in shown and "predictions of 5 images, 1 skipped:" in shown
+    rows = read(tmp_path / "out.csv")
+    assert [row["image"] for row in rows] == [str(plain), str(one), *(f"{tmp_path / 'own.npy'}:{i}" for i in range(3))]
+    expected = np.concatenate([run.predict([one, one]), run.predict(images)])
+    np.testing.assert_allclose([float(row["probability_1"]) for row in rows], expected.max(axis=1), rtol=1e-5)
+    assert rows[0]["probability_1"] == rows[1]["probability_1"]
+    assert call(plain, f"--workdir={workdir}", f"--out={tmp_path / 'out.csv'}") == 0
+    assert len(read(tmp_path / "out.csv")) == 1
+    assert call(broken, f"--workdir={workdir}", f"--out={tmp_path / 'out.csv'}", "--on-bad-image=skip") == 2
+    assert "none of the 1 images could be read" in capsys.readouterr().err

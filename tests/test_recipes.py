@@ -24,12 +24,13 @@ CLASSES = ("ant", "bee", "cat")
 def recipes(name):
     """Names the recipes of a file: what it says when none is given."""
     try:
-        configs.load(name)
+        configs.load(f"{name}:?")
     except ConfigError as error:
-        return [f"{name}{recipe}" for recipe in re.findall(r"(:\w+)[,;]", str(error))]
-    return [name]
+        return [f"{name}{recipe}" for recipe in re.findall(r"(:\w+)[,;]", str(error))] or [name]
 
 
+# What only the user can say.
+OWN = {"own_images:files": ["data.root=photos"], "own_images:arrays": ["data.file=mine.npz"]}
 ALL = [recipe for path in sorted(CONFIGS.glob("*.py")) for recipe in recipes(path.stem)]
 
 
@@ -46,8 +47,10 @@ def images(tmp_path_factory):
     rows = write_tree(root, {"train": (8, 6, 4), "val": (2, 2, 2), "test": (2, 2, 2)}, CLASSES)
     for split in rows:
         write_list(root / f"ImageNet_LT_{split}.txt", rows[split])
+    write_tree(root / "photos", {"": (10, 8, 6)}, CLASSES)
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (200, 32, 32, 3), np.uint8)
+    np.savez(root / "mine.npz", images=pixels[:60, :9], labels=np.arange(60) % 3)
     write_prepared(root, "cifar100", pixels[:120], np.repeat(np.arange(3), 40), CLASSES)
     write_prepared(root, "mnist", pixels[:, :28, :28, :1], np.repeat(np.arange(10), 20), tuple("0123456789"))
     return root
@@ -64,7 +67,11 @@ def quickly_compiled():
 def reduced(recipe, root):
     """Returns a recipe for the images of the folder `root`: a small batch, and the networks of fewest layers."""
     overrides = ["batch_size=8", "devices=2", f"data.data_dir={root}"]
-    full = configs.load(recipe)
+    full = configs.load(recipe, OWN.get(recipe, []))
+    if full.data.name == "folder":
+        overrides += [f"data.root={root}/photos"]
+    if full.data.name == "arrays":
+        overrides += [f"data.file={root}/mine.npz"]
     if full.data.name == "cifar100":
         overrides += [
             "model.name=resnet20",
@@ -91,7 +98,7 @@ def program(recipe):
 
 
 def test_every_recipe_is_found():
-    assert len(ALL) == len(set(ALL)) == 10 + 18 + 1 + 2 + 1 + 1
+    assert len(ALL) == len(set(ALL)) == 10 + 18 + 1 + 2 + 1 + 1 + 2
     assert {recipe.partition(":")[0] for recipe in ALL} == {path.stem for path in CONFIGS.glob("*.py")}
 
 
@@ -115,9 +122,11 @@ def test_a_step_at_reduced_size(recipe, images):
 
 
 # Of recipes with the same network the last: that of the most classes and the largest input.
-@pytest.mark.parametrize("recipe", list({configs.load(recipe).model.name: recipe for recipe in ALL}.values()))
+@pytest.mark.parametrize(
+    "recipe", list({configs.load(recipe, OWN.get(recipe, [])).model.name: recipe for recipe in ALL}.values())
+)
 def test_a_step_at_full_size_keeps_the_shapes_of_its_state(recipe):
-    config = configs.load(recipe)
+    config = configs.load(recipe, OWN.get(recipe, []))
     known = {"num_classes": 1000, "num_images": 115_846} if config.data.name == "list" else {}
     data = abstract_data.describe(config, **known)
     lower, state = tpu_programs.train_program(config, data, sharding.make_mesh(1))

@@ -118,8 +118,8 @@ def test_load_gives_the_same_run_from_the_directory_alone(finished):
     np.testing.assert_array_equal(chances, done.predict(images))
     np.testing.assert_array_equal(chances[:2], loaded.predict(images[:2, ..., 0]))
     assert loaded.predict(images[:0]).shape == (0, 10)
-    with pytest.raises(ValueError, match=r"\[N, 8, 8, 1\].*got \[7, 8, 8, 3\]"):
-        loaded.predict(np.zeros((7, 8, 8, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"\[height, width, 1\], channels last; got \[8, 8, 4\]"):
+        loaded.predict(np.zeros((7, 8, 8, 4), np.uint8))
 
 
 def test_load_takes_the_best_checkpoint_too(finished):

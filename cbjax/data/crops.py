@@ -91,10 +91,13 @@ class EvalTransform:
 
     def __call__(self, data: bytes, position: int = 0) -> np.ndarray:
         """Returns [image_size, image_size, 3] uint8; the position does not matter. Raises as `TrainTransform`."""
+        # At full size and by Pillow, at any cost: published accuracies and weights were measured this way.
+        return self.of_pixels(decode.decode(data))
+
+    def of_pixels(self, pixels: np.ndarray) -> np.ndarray:
+        """As a call, of an image [H, W, 3] uint8 that is decoded already."""
         from PIL import Image
 
-        # At full size and by Pillow, at any cost: published accuracies and weights were measured this way.
-        pixels = decode.decode(data)
         height, width = pixels.shape[:2]
         shorter = min(height, width)
         height, width = (int(self.resize * side / shorter) for side in (height, width))

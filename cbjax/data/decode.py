@@ -4,7 +4,7 @@ import io
 import math
 import re
 import threading
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -196,9 +196,7 @@ def decode_any(data):
 
     try:
         with Image.open(io.BytesIO(data)) as image:
-            image.load()
-            turn = _UPRIGHT.get(_exif(image).get(_ORIENTATION))
-            return np.ascontiguousarray(_rgb(image.transpose(Image.Transpose[turn]) if turn else image))
+            return of_pillow(image)
     except Image.DecompressionBombError as error:
         raise DecodeError(str(error)) from None
     except Image.UnidentifiedImageError:
@@ -208,6 +206,15 @@ def decode_any(data):
         raise
     except Exception as error:  # each of Pillow's decoders raises its own
         raise DecodeError(str(error) or type(error).__name__) from None
+
+
+def of_pillow(image: Any) -> np.ndarray:
+    """Returns the pixels [H, W, 3] uint8 of a Pillow image, as `decode` does; errors are Pillow's own."""
+    from PIL import Image
+
+    image.load()
+    turn = _UPRIGHT.get(_exif(image).get(_ORIENTATION))
+    return np.ascontiguousarray(_rgb(image.transpose(Image.Transpose[turn]) if turn else image))
 
 
 def _exif(image):

@@ -1,0 +1,188 @@
+"""Images that a person hands over, of any size and kind, brought to what a network was trained on."""
+
+import dataclasses
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from cbjax.data.crops import EvalTransform
+from cbjax.data.decode import DecodeError, decode, of_pillow
+from cbjax.data.files import as_path
+from cbjax.data.records import DataError
+
+NARROW = 8  # images whose pixels span less than this part of the training's may be in other units
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """Brings an image to the size, the channels and the kind of numbers of a run's images.
+
+    A photo (a file or a Pillow image) goes the way of evaluation: where images are read as they are needed, its shorter
+    side is resized and its middle cropped; where they had one size from the start, it is resized to that size. An array
+    of that size is taken as it is, any other like a photo.
+
+    Attributes:
+      shape: [height, width, channels] of the network's input.
+      dtype: "uint8" or "float32".
+      span: smallest and largest pixel of the training images; None where that is not known.
+      transform: of evaluation; None where images had one size from the start.
+    """
+
+    shape: tuple[int, int, int]
+    dtype: str
+    span: tuple[float, float] | None
+    transform: EvalTransform | None
+
+    def file(self, path: str | os.PathLike) -> np.ndarray:
+        """Reads an image file; a DataError says why it cannot be read."""
+        place = as_path(path)
+        try:
+            if not place.is_file():  # a pipe would wait for ever
+                raise DataError(f"{path}: there is no such file, or it is no regular one")
+            return self.photo(decode(place.read_bytes()))
+        except (DecodeError, OSError) as error:
+            raise DataError(f"{path}: it cannot be read ({error}); repair it or leave it out") from error
+
+    def photo(self, pixels: np.ndarray) -> np.ndarray:
+        """Brings the pixels [H, W, 3] uint8 of a photo to the network's input; raises DataError."""
+        if self.dtype != "uint8":
+            raise DataError(
+                f"the run was trained on {self.dtype} arrays of {self._units()}, and a photo has pixels of 0 to 255: "
+                "give arrays in the units of the training"
+            )
+        if self.transform is not None:
+            return self.transform.of_pixels(pixels)
+        return self._resized(_in_channels(pixels, self.shape[2]))
+
+    def array(self, pixels: np.ndarray) -> np.ndarray:
+        """Brings one image, an array [H, W] or [H, W, channels], to the network's input; raises DataError."""
+        pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+        channels = self.shape[2]
+        if pixels.ndim != 3 or 0 in pixels.shape or (pixels.shape[2] != channels and pixels.shape[2] not in (1, 3)):
+            raise DataError(
+                f"an image must be an array [height, width] or [height, width, {channels}], channels last; got "
+                f"{list(pixels.shape)}"
+            )
+        pixels = self._numbers(pixels)
+        if pixels.shape != self.shape:
+            pixels = _in_channels(pixels, channels)
+        if pixels.shape == self.shape:
+            return pixels
+        return self._resized(pixels) if self.transform is None else self.transform.of_pixels(pixels)
+
+    def all(self, images: Any) -> Iterator[np.ndarray]:
+        """Yields each of the images in the network's size.
+
+        Args:
+          images: an array [N, H, W] or [N, H, W, channels]; a path or a Pillow image; or a list of paths, Pillow images
+            and arrays, each of its own size.
+
+        Raises:
+          DataError: from the iterator, if an image cannot be read or is of another kind than the training's.
+        """
+        low, high = np.inf, -np.inf
+        if isinstance(images, str | os.PathLike) or _is_pillow(images):
+            images = [images]
+        if not isinstance(images, Sequence) or not all(map(_is_one, images)):
+            images = self._stacked(images)
+        for image in images:
+            if isinstance(image, str | os.PathLike):
+                yield self.file(image)
+            elif _is_pillow(image):
+                try:
+                    yield self.photo(of_pillow(image))
+                except OSError as error:  # opened, and its pixels read only here
+                    raise DataError(f"{image}: it cannot be read ({error})") from error
+            else:
+                fitted = self.array(np.asarray(image))
+                low, high = min(low, fitted.min()), max(high, fitted.max())
+                yield fitted
+        if low <= high and (note := self._note(low, high)):
+            warnings.warn(note, stacklevel=4)
+
+    def _note(self, low, high):
+        """Says what is odd about the smallest and the largest pixel of given arrays, or None.
+
+        Images are in other units if their pixels go further beyond the training's than those span: refused. Images that
+        span less than an eighth of the training's may be in other units, or dark: a note.
+        """
+        if self.span is None:
+            return None
+        width = self.span[1] - self.span[0]
+        text = f"the images' pixels are {low:g} to {high:g}, and those of the training were {self._units()}"
+        if low < self.span[0] - width or high > self.span[1] + width:
+            raise DataError(f"{text}: bring them to the units of the training")
+        if 0 < high - low < width / NARROW:
+            return f"{text}: predictions are wrong if these are other units"
+        return None
+
+    def _units(self):
+        return "units of its own" if self.span is None else f"{self.span[0]:g} to {self.span[1]:g}"
+
+    def _stacked(self, images):
+        images = np.asarray(images)
+        size, channels = self.shape[:2], self.shape[2]
+        if images.ndim == 3 and images.shape[1:] != size and images.shape[2] in (3, 4):
+            raise DataError(f"one image of shape {list(images.shape)}: give it in a list, [image]")
+        if images.ndim not in (3, 4):
+            raise DataError(
+                f"images must be an array [N, height, width, {channels}], or a list of arrays, paths or Pillow images; "
+                f"got {'numbers' if images.ndim == 0 else list(images.shape)} of {images.dtype}"
+            )
+        return images
+
+    def _numbers(self, pixels):
+        """Returns the pixels in the training's kind of number where that changes no value."""
+        given, wanted = pixels.dtype, np.dtype(self.dtype)
+        if given == wanted:
+            whole = pixels
+        elif wanted == np.uint8 and given.kind in "iu" and pixels.min() >= 0 and pixels.max() <= 255:
+            whole = pixels.astype(np.uint8)
+        elif wanted.kind == given.kind == "f":
+            whole = pixels.astype(wanted)
+        else:
+            what = f"{given} of {pixels.min():g} to {pixels.max():g}" if given.kind in "iuf" else str(given)
+            hint = ""
+            if wanted == np.uint8 and given.kind == "f":
+                hint = ": use images.astype('uint8'), or (255 * images).round().astype('uint8') where they are 0 to 1"
+            raise DataError(f"images must be {wanted}, as those of the training ({self._units()}); got {what}{hint}")
+        if wanted.kind == "f" and not np.isfinite(whole).all():
+            raise DataError("images must be finite, and one has NaN or infinite pixels")
+        return whole
+
+    def _resized(self, pixels):
+        from PIL import Image
+
+        height, width, _ = self.shape
+        if pixels.shape[:2] == (height, width):
+            return pixels
+        # A channel at a time: Pillow has no image of floats, or of two channels.
+        planes = [
+            np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR))
+            for plane in np.ascontiguousarray(np.moveaxis(pixels, 2, 0))
+        ]
+        return np.stack(planes, axis=-1)
+
+
+def _is_pillow(image):
+    return hasattr(image, "convert") and hasattr(image, "getexif")
+
+
+def _is_one(image):
+    return isinstance(image, str | os.PathLike) or _is_pillow(image) or getattr(image, "ndim", 0) in (2, 3)
+
+
+def _in_channels(pixels, channels):
+    """Returns an image of 1 or 3 channels in as many as the network's: grey as Pillow makes it of RGB, or repeated."""
+    if pixels.shape[2] == channels:
+        return pixels
+    if channels == 3 and pixels.shape[2] == 1:
+        return np.repeat(pixels, 3, axis=2)
+    if channels == 1 and pixels.shape[2] == 3 and pixels.dtype == np.uint8:
+        from PIL import Image
+
+        return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))[..., None]
+    raise DataError(f"images must have {channels} channels, as those of the training; got {pixels.shape[2]}")
