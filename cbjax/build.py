@@ -131,9 +131,12 @@ def build_callbacks(
     if config.weights.name == "difficulty" and config.difficulty.tau == "dynamic":
         after.append(callbacks.log_tau(config.difficulty.formula, parts.start_epoch))
     if parts.has_validation:
-        after.append(callbacks.evaluate_validation(parts.evaluate("validation")))
+        smooth = callbacks.smoothing(config.difficulty.smoothing)
+        after.append(callbacks.evaluate_validation(parts.evaluate("validation"), smooth))
     if config.evaluation.test_every:
         after.append(callbacks.evaluate_test(parts.evaluate("test"), config.evaluation.test_every))
+    if config.weights.name == "difficulty":
+        after.append(callbacks.log_moved)
     after.append(callbacks.reweight(parts.weights, parts.start_epoch, place))
     after.append(callbacks.log(log))
     after.append(callbacks.checkpoint(save, config.checkpoint.every_epochs, config.num_epochs))

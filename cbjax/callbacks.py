@@ -15,15 +15,16 @@ from cbjax.memory import record, without_times
 from cbjax.types import Callback, Run, TrainState
 
 Evaluate = Callable[[TrainState], Evaluation]
+Numbers = list[float | None]  # of each class, as JSON: None for NaN
+Smooth = Callable[[Numbers, Numbers], Numbers]  # (remembered accuracies, those of this epoch) -> what is remembered
 
 
-def evaluate_validation(evaluate: Evaluate) -> Callback:
+def evaluate_validation(evaluate: Evaluate, smooth: Smooth) -> Callback:
     """Measures the held-out split; remembers each class's accuracy and the earliest epoch of the best balanced one."""
 
     def callback(run: Run) -> Run:
         result = evaluate(run.state)
-        accuracy = _carry_accuracy(_accuracy(run), np.asarray(result.per_class, np.float32))
-        memory = {**run.memory, "accuracy": numbers(accuracy)}
+        memory = {**run.memory, "accuracy": smooth(run.memory["accuracy"], numbers(result.per_class))}
         balanced = result.metrics["balanced_accuracy"]
         if memory["best"] is None or balanced > memory["best"]["balanced_accuracy"]:
             memory["best"] = {"step": memory["step"], "epoch": memory["epoch"], "balanced_accuracy": balanced}
@@ -72,6 +73,15 @@ def set_weights(
     return dataclasses.replace(run, state=state)
 
 
+def smoothing(keep: float) -> Smooth:
+    """Returns (remembered accuracies, those of this epoch) -> what is remembered: `difficulty.smooth_accuracy`."""
+
+    def smooth(previous: Numbers, measured: Numbers) -> Numbers:
+        return numbers(_smooth_accuracy(_as_array(previous), _as_array(measured), np.float32(keep)))
+
+    return smooth
+
+
 def from_difficulty(tau: float | str, formula: str, floor: float, scale: bool) -> Callable[[Run], np.ndarray]:
     """Returns run -> the CDB weights [C] of its last known accuracies on held-out validation."""
 
@@ -93,6 +103,16 @@ def log_tau(formula: str, start_epoch: int) -> Callback:
         return dataclasses.replace(run, metrics={**run.metrics, "difficulty/tau": float(compiled(_accuracy(run)))})
 
     return callback
+
+
+def log_moved(run: Run) -> Run:
+    """Adds to the epoch's metrics how far its class weights moved from those of the epoch before; comes before
+    `reweight`."""
+    before = run.memory["history"]["class_weights"]
+    if not before:
+        return run
+    moved = float(_weights_moved(_as_array(before[-1]["class_weights"]), _as_array(run.state.class_weights)))
+    return dataclasses.replace(run, metrics={**run.metrics, "difficulty/weights_moved": moved})
 
 
 def log(write: Callable[[Run], None]) -> Callback:
@@ -133,7 +153,7 @@ def prefixed(prefix: str, values: dict[str, float]) -> dict[str, float]:
     return {f"{prefix}/{name}": value for name, value in values.items()}
 
 
-def numbers(values: Any) -> list[float | None]:
+def numbers(values: Any) -> Numbers:
     """Returns an array as JSON values: NaN, for a class without examples, becomes null."""
     return [None if np.isnan(value) else float(value) for value in np.asarray(values)]
 
@@ -157,7 +177,8 @@ def _cpu():
         return None
 
 
-_carry_accuracy = _on_host(difficulty.carry_accuracy)
+_smooth_accuracy = _on_host(difficulty.smooth_accuracy)
+_weights_moved = _on_host(difficulty.weights_moved)
 
 
 @functools.cache
@@ -173,4 +194,8 @@ def _tau_program(formula):
 
 
 def _accuracy(run):
-    return np.asarray(run.memory["accuracy"], np.float32)
+    return _as_array(run.memory["accuracy"])
+
+
+def _as_array(values):
+    return np.asarray(values, np.float32)  # None becomes NaN

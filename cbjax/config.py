@@ -62,7 +62,7 @@ HOW_KEYS = (
     "log.progress",
 )
 # Keys that came after figures were published under a fingerprint; at its default such a key does what was done before.
-LATER_KEYS: tuple[str, ...] = ()
+LATER_KEYS: tuple[str, ...] = ("difficulty.smoothing",)
 
 Config: TypeAlias = ConfigDict | Mapping[str, Any]
 T = TypeVar("T")

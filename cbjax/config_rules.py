@@ -27,6 +27,7 @@ EFFECTS = (
     ("difficulty.formula", "weights.name", ("difficulty",)),
     ("difficulty.formula", "difficulty.tau", ("dynamic",)),
     ("difficulty.floor", "weights.name", ("difficulty",)),
+    ("difficulty.smoothing", "weights.name", ("difficulty",)),
     ("difficulty.scale", "weights.name", ("difficulty",)),
     ("data.file", "data.name", ("arrays",)),
     ("data.root", "data.name", ("list", "csv", "folder")),

@@ -101,6 +101,56 @@ def carry_accuracy(previous: Array, measured: Array) -> Array:
     return jnp.where(missing, jnp.asarray(previous, measured.dtype), measured)
 
 
+def smooth_accuracy(previous: Array, measured: Array, keep: float | Array) -> Array:
+    """Averages accuracies over the epochs, so that one epoch's do not decide the next epoch's weights alone.
+
+    CDB sets the weights of an epoch from the accuracies of the last one. A class that was right gets almost no weight,
+    is forgotten within the epoch, and changes roles with another: the weights swing. This is not in the paper.
+
+    Args:
+      previous: [C] what this function returned at the last measurement. Zeros before the first one, which is difficulty
+        1 for all, so that weights leave equality step by step. NaN takes the class's first measurement whole.
+      measured: [C] accuracies of this epoch, NaN for a class without a validation example.
+      keep: share of `previous` that stays, in [0, 1); 0 is the paper, and `carry_accuracy`.
+
+    Returns:
+      [C] keep * previous + (1 - keep) * measured, float32; where one of the two is NaN, the other.
+
+    Raises:
+      ValueError: if the accuracies are not both [C], or keep is known not to be in [0, 1).
+    """
+    previous, measured = jnp.asarray(previous), jnp.asarray(measured)
+    if previous.ndim != 1 or previous.shape != measured.shape:
+        raise ValueError(
+            f"previous and measured must both be [C], one number a class, got {previous.shape} and {measured.shape}"
+        )
+    if not isinstance(keep, jax.core.Tracer) and not 0 <= keep < 1:
+        raise ValueError(f"keep must be in [0, 1), got {keep}")
+    kind = jnp.promote_types(jnp.promote_types(previous.dtype, measured.dtype), jnp.float32)
+    previous, measured = previous.astype(kind), measured.astype(kind)
+    mixed = keep * previous + (1 - keep) * measured
+    return jnp.where(jnp.isnan(measured), previous, jnp.where(jnp.isnan(previous), measured, mixed))
+
+
+def weights_moved(before: Array, after: Array) -> Array:
+    """Computes how far class weights moved: the share of the whole weight that went from some classes to others.
+
+    Args:
+      before, after: [C] class weights, at least 0 and not all 0, on any scale.
+
+    Returns:
+      [] between 0 (the same weights) and 1 (all weight went to classes that had none), float32. For weights that sum to
+      C it is half the sum of absolute changes, over C.
+
+    Raises:
+      ValueError: if the weights are not both [C].
+    """
+    before, after = jnp.asarray(before, jnp.float32), jnp.asarray(after, jnp.float32)
+    if before.ndim != 1 or before.shape != after.shape:
+        raise ValueError(f"before and after must both be [C], one weight a class, got {before.shape} and {after.shape}")
+    return 0.5 * jnp.abs(after / after.sum() - before / before.sum()).sum()
+
+
 def _checked_accuracy(accuracy: Array) -> Array:
     """Returns accuracies in at least float32, or raises; values of a traced array are not checked."""
     accuracy = jnp.asarray(accuracy)

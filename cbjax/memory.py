@@ -1,6 +1,7 @@
 """The host's part of a run: what training changes outside of the devices, as JSON values; every checkpoint has it."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from cbjax.types import Run
@@ -10,8 +11,8 @@ def start(num_classes: int) -> dict[str, Any]:
     """Returns the memory of a run before its first step.
 
     Keys: "step" and "epoch" done; "images" drawn, the position in the data; "sums" over the steps of the running epoch;
-    "accuracy" [C], the last known one of each class on held-out validation; "best" or None; "history", the rows of
-    every log.
+    "accuracy" [C], the last known one of each class on held-out validation, averaged over epochs where
+    `difficulty.smoothing` is above 0; "best" or None; "history", the rows of every log.
     """
     return {
         "step": 0,
@@ -42,14 +43,19 @@ def without_times(memory: dict[str, Any]) -> dict[str, Any]:
     return {**memory, "history": history}
 
 
-def at_best(memory: dict[str, Any]) -> dict[str, Any]:
-    """Returns the memory that a run had when its best epoch ended, from that of a later one."""
+def at_best(memory: dict[str, Any], smooth: Callable[[list, list], list]) -> dict[str, Any]:
+    """Returns the memory that a run had when its best epoch ended, from that of a later one.
+
+    Args:
+      memory: of the run.
+      smooth: (remembered accuracies, those of an epoch) -> what is remembered, as in the run's epochs.
+    """
     best = memory["best"]
     history = {log: [row for row in rows if row["step"] <= best["step"]] for log, rows in memory["history"].items()}
     accuracy = [0.0] * len(memory["accuracy"])
     for row in history["per_class"]:
         if row["split"] == "validation":
-            accuracy = [old if new is None else new for old, new in zip(accuracy, row["accuracy"], strict=True)]
+            accuracy = smooth(accuracy, row["accuracy"])
     images = memory["images"] // memory["step"] * best["step"]
     past = {"step": best["step"], "epoch": best["epoch"], "images": images, "accuracy": accuracy}
     return {**memory, **past, "sums": no_sums(), "history": history}

@@ -30,7 +30,7 @@ ARGUMENTS = (
     *("seed", "data.seed", "data.longtail", "data.imbalance", "data.counts", "data.majority_ratio", "data.train_size"),
     *("data.normalization", "data.sampler", "data.images_per_class", "data.validation", "data.test", "data.classes"),
     *("weights.name", "weights.beta", "weights.zero_count", "weights.start"),
-    *("difficulty.tau", "difficulty.formula", "difficulty.floor", "difficulty.scale"),
+    *("difficulty.tau", "difficulty.formula", "difficulty.floor", "difficulty.smoothing", "difficulty.scale"),
     *("loss.gamma", "optim.learning_rate", "optim.warmup_from", "optim.weight_decay"),
     *("evaluation.test_every", "evaluation.groups", "checkpoint.every_epochs", "checkpoint.every_minutes"),
     *("log.tensorboard", "log.progress"),

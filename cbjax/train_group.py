@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from jax.sharding import Mesh
 
-from cbjax import build, data, programs, run_group, sharding, startup
+from cbjax import build, callbacks, data, programs, run_group, sharding, startup
 from cbjax import config as configs
 from cbjax import workdir as workdirs
 from cbjax.checkpoint import Checkpoints
@@ -146,7 +146,8 @@ def _finish_one(runs: Group, k: int, place: pathlib.Path, logs: workdirs.Logs, t
     with contextlib.closing(Checkpoints(place, say)) as checkpoints:
         if best is not None and best_step != run.memory["step"]:
             at = sharding.replicate(run_group.member_state(runs.best, k), one)
-            checkpoints.save(best_step, at, without_times(at_best(run.memory)), best_step)
+            smooth = callbacks.smoothing(run.config.difficulty.smoothing)
+            checkpoints.save(best_step, at, without_times(at_best(run.memory, smooth)), best_step)
         checkpoints.save(run.memory["step"], state, without_times(run.memory), best_step)
         parts = dataclasses.replace(member.parts, evaluate=_found(test))
         finish(dataclasses.replace(run, state=state), parts, member.dataset, checkpoints, logs, place)

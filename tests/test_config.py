@@ -232,6 +232,10 @@ def test_fingerprint():
 def test_figures_that_were_published_under_a_fingerprint_keep_it(monkeypatch):
     # A new key disowns the rows in configs/sweeps/results: name it in LATER_KEYS, with a default that changes nothing.
     assert config.fingerprint(config.load("digits_lt"))[:16] == "ad1838ec9ea0aa71"
+    changed = ["weights.name=difficulty", "difficulty.smoothing=0.9"]
+    assert config.fingerprint(config.load("digits_lt", changed)) != config.fingerprint(
+        config.load("digits_lt", changed[:1])
+    )
     before = config.fingerprint(config.load("digits_lt", ["loss.label_smoothing=0.1"]))
     monkeypatch.setattr(config, "LATER_KEYS", ("loss.label_smoothing",))
     assert config.fingerprint(config.load("digits_lt", ["loss.label_smoothing=0.1"])) == before

@@ -191,6 +191,58 @@ def test_carry_accuracy():
     )
 
 
+def test_smoothed_accuracies_agree_with_the_oracle():
+    measured = np.random.default_rng(0).uniform(0, 1, (60, 5))
+    measured[[3, 4, 40], [0, 0, 2]] = np.nan
+    measured[:, 4] = np.nan
+    for keep in (0.0, 0.5, 0.9, 0.95):
+        average = jnp.zeros(5)
+        for row in measured:
+            average = difficulty.smooth_accuracy(average, jnp.asarray(row, jnp.float32), keep)
+        np.testing.assert_allclose(average, oracles.smooth(measured, keep), rtol=1e-5, atol=0)
+    for broken in (oracles.smooth(np.nan_to_num(measured), 0.95), oracles.smooth(measured, 0.94)):
+        assert not np.allclose(average, broken, rtol=1e-5, atol=0)
+
+
+def test_smoothing_by_hand():
+    average = difficulty.smooth_accuracy(jnp.array([0.5, 0.8, jnp.nan]), jnp.array([1.0, jnp.nan, 0.3]), 0.75)
+    np.testing.assert_allclose(average, [0.625, 0.8, 0.3], rtol=1e-6)
+    assert average.dtype == jnp.float32
+    with jax.enable_x64(True):
+        average = difficulty.smooth_accuracy(np.array([0.1]), np.array([0.7]), 0.9)
+        np.testing.assert_allclose(average, [0.16], rtol=1e-14)
+
+
+def test_keeping_nothing_is_the_paper_to_the_bit():
+    previous, measured = np.random.default_rng(0).uniform(0, 1, (2, 1000)).astype(np.float32)
+    measured[::7] = np.nan
+    expected = difficulty.carry_accuracy(previous, measured)
+    for function in (difficulty.smooth_accuracy, jax.jit(difficulty.smooth_accuracy)):
+        np.testing.assert_array_equal(function(previous, measured, 0.0), expected)
+
+
+def test_weights_moved():
+    moved = difficulty.weights_moved
+    np.testing.assert_allclose(moved(jnp.array([1.0, 1.0]), jnp.array([1.5, 0.5])), 0.25, rtol=1e-6)
+    np.testing.assert_allclose(moved(jnp.array([2.0, 0.0]), jnp.array([0.0, 2.0])), 1.0, rtol=1e-6)
+    before, after = np.random.default_rng(0).dirichlet(np.ones(7), 2)
+    expected = np.abs(7 * after - 7 * before).sum() / 2 / 7  # half the sum of changes of weights that sum to C, over C
+    for scale in (7, 1, 1e-4):  # unscaled weights are those of the paper's equation
+        np.testing.assert_allclose(moved(jnp.array(scale * before), jnp.array(scale * after)), expected, rtol=1e-5)
+    assert moved(jnp.ones(3), jnp.ones(3)) == 0
+    with pytest.raises(ValueError, match=r"before and after must both be \[C\].*\(2,\) and \(3,\)"):
+        moved(jnp.ones(2), jnp.ones(3))
+
+
+def test_messages_of_smoothing():
+    for previous, measured in [(jnp.zeros(2), jnp.zeros(3)), (jnp.zeros((2, 2)), jnp.zeros((2, 2)))]:
+        with pytest.raises(ValueError, match=r"previous and measured must both be \[C\], one number a class, got"):
+            difficulty.smooth_accuracy(previous, measured, 0.5)
+    for keep in (-0.1, 1.0, float("nan")):
+        with pytest.raises(ValueError, match=r"keep must be in \[0, 1\), got"):
+            difficulty.smooth_accuracy(jnp.zeros(2), jnp.zeros(2), keep)
+
+
 def test_messages():
     good = jnp.array([0.1, 0.9])
     for accuracy, message in [

@@ -21,6 +21,7 @@ SETTINGS = (
     "--config=digits_lt",
     "--config.num_epochs=60",
     "--config.weights.name=difficulty",
+    "--config.difficulty.smoothing=0.9",
     "--config.data.crop_padding=1",
     "--config.checkpoint.every_epochs=1",
 )

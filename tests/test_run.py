@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from oracles.difficulty import paper_tau
+from oracles.difficulty import weights as oracle_weights
 
 import cbjax
 from cbjax import config as configs
@@ -75,6 +76,27 @@ def test_the_weights_are_those_of_the_difficulties(finished):
         bias = measured.max() / (measured.min() + 1e-4) - 1
         expected = np.maximum(1 - measured, 0.01) ** (2 / (1 + np.exp(-bias)))
         np.testing.assert_allclose(used, expected * 10 / expected.sum(), rtol=1e-4)
+
+
+def test_an_epoch_says_how_far_its_weights_moved(finished):
+    _, workdir, _ = finished
+    rows = read_rows(workdir / "metrics.jsonl")[:-1]
+    weights = np.array([row["class_weights"] for row in read_rows(workdir / "class_weights.jsonl")])
+    assert "difficulty/weights_moved" not in rows[0]
+    moved = [row["difficulty/weights_moved"] for row in rows[1:]]
+    assert moved == pytest.approx(np.abs(np.diff(weights, axis=0)).sum(axis=1) / 2 / 10, rel=1e-5) and min(moved) > 0
+
+
+def test_the_weights_are_those_of_smoothed_accuracies(tmp_path):
+    cbjax.train(digits("weights.name=difficulty", "difficulty.smoothing=0.75"), tmp_path)
+    rows = [row for row in read_rows(tmp_path / "per_class.jsonl") if row["split"] == "validation"]
+    weights = [row["class_weights"] for row in read_rows(tmp_path / "class_weights.jsonl")]
+    average, told = np.zeros(10), read_rows(tmp_path / "metrics.jsonl")
+    for epoch, used in enumerate(weights[1:]):
+        average = 0.75 * average + 0.25 * np.array(rows[epoch]["accuracy"])
+        tau = paper_tau(average)
+        np.testing.assert_allclose(used, oracle_weights(average, tau, 0.01), rtol=1e-4)
+        assert told[epoch + 1]["difficulty/tau"] == pytest.approx(tau, rel=1e-5)
 
 
 def test_the_tau_of_an_epoch_is_that_of_its_weights(finished):

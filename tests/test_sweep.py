@@ -25,7 +25,12 @@ from tests import processes
 DIGITS = pathlib.Path(__file__).parents[1] / "configs" / "digits_lt.py"
 METHODS = {
     "ce": {},
-    "cdb": {"weights.name": "difficulty", "optim.learning_rate": 0.05, "evaluation.test_every": 2},
+    "cdb": {
+        "weights.name": "difficulty",
+        "difficulty.smoothing": 0.5,
+        "optim.learning_rate": 0.05,
+        "evaluation.test_every": 2,
+    },
 }
 QUICK = ["data.test=20", "log.tensorboard=false", "devices=1", "num_epochs=2"]
 TEXT = f"""
@@ -92,6 +97,7 @@ def test_a_group_gives_each_run_what_it_gets_alone(described, loop, tmp_path, mo
         for a, b in zip(jax.tree.leaves(ours.state.params), jax.tree.leaves(theirs.state.params), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(ours.state.class_weights, theirs.state.class_weights, rtol=1e-5)
+        assert ours.memory["accuracy"] == pytest.approx(theirs.memory["accuracy"], rel=1e-5)
     assert not (tmp_path / "runs" / "groups").exists() or not any((tmp_path / "runs" / "groups").iterdir())
 
 

@@ -29,3 +29,11 @@ def weights(accuracy, tau, floor):
     log_difficulty = np.log(np.maximum(1 - np.asarray(accuracy, np.float64), floor))
     powers = np.exp(tau * (log_difficulty - log_difficulty.max()))
     return powers / powers.mean()
+
+
+def smooth(measurements, keep):
+    """The average of accuracies [E][C] over epochs, from 0 on, in float64; a class without a number keeps its own."""
+    average = np.zeros(len(measurements[0]))
+    for measured in np.asarray(measurements, np.float64):
+        average = np.where(np.isnan(measured), average, keep * average + (1 - keep) * measured)
+    return average
