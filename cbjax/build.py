@@ -125,8 +125,18 @@ def build_callbacks(
     place: Callable[[np.ndarray], Array],
     log: Callable[[Run], None],
     save: Callable[[Run], None],
+    tell: Callable[[str], None],
 ) -> list[Callback]:
-    """Returns what happens after each epoch, in order; `place` puts class weights on the devices."""
+    """Returns what happens after each epoch, in order.
+
+    Args:
+      config: resolved.
+      parts: of the run.
+      place: puts class weights on the devices.
+      log: writes the run's rows.
+      save: saves the run.
+      tell: takes a line for the user.
+    """
     after = []
     if config.weights.name == "difficulty" and config.difficulty.tau == "dynamic":
         after.append(callbacks.log_tau(config.difficulty.formula, parts.start_epoch))
@@ -136,7 +146,7 @@ def build_callbacks(
     if config.evaluation.test_every:
         after.append(callbacks.evaluate_test(parts.evaluate("test"), config.evaluation.test_every))
     if config.weights.name == "difficulty":
-        after.append(callbacks.log_moved)
+        after += [callbacks.log_moved, callbacks.warn_of_swing(config.difficulty.smoothing, tell)]
     after.append(callbacks.reweight(parts.weights, parts.start_epoch, place))
     after.append(callbacks.log(log))
     after.append(callbacks.checkpoint(save, config.checkpoint.every_epochs, config.num_epochs))

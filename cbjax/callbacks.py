@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cbjax import difficulty
+from cbjax import difficulty, swings
 from cbjax.checkpoint import Checkpoints
 from cbjax.evaluate import Evaluation
 from cbjax.memory import record, without_times
@@ -115,6 +115,18 @@ def log_moved(run: Run) -> Run:
     return dataclasses.replace(run, metrics={**run.metrics, "difficulty/weights_moved": moved})
 
 
+def warn_of_swing(smoothing: float, tell: Callable[[str], None]) -> Callback:
+    """Tells the user at the first epoch at which the class weights are seen to swing; comes after `log_moved`."""
+
+    def callback(run: Run) -> Run:
+        rows = [*run.memory["history"]["metrics"][-swings.EPOCHS :], {"epoch": run.memory["epoch"], **run.metrics}]
+        if not _swing(rows[:-1]) and (swing := _swing(rows[1:])) and not _swing(run.memory["history"]["metrics"]):
+            tell(swings.describe(swing, smoothing))
+        return run
+
+    return callback
+
+
 def log(write: Callable[[Run], None]) -> Callback:
     """Adds the epoch's metrics to the history and writes every row that is not written yet."""
 
@@ -195,6 +207,11 @@ def _tau_program(formula):
 
 def _accuracy(run):
     return _as_array(run.memory["accuracy"])
+
+
+def _swing(rows):
+    moved = {row["epoch"]: row["difficulty/weights_moved"] for row in rows if "difficulty/weights_moved" in row}
+    return swings.largest_swing(list(moved), list(moved.values()))
 
 
 def _as_array(values):

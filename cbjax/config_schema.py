@@ -140,9 +140,7 @@ KEYS: dict[str, Key] = {
     "difficulty.tau": Key("dynamic", either(choice("dynamic"), number(low=0, high=100)), "power of the difficulty"),
     "difficulty.formula": Key("paper", choice(*TAU_FORMULAS), "form of the dynamic tau"),
     "difficulty.floor": Key(0.01, number(low=0, below=1), "least difficulty (the paper: 0)"),
-    "difficulty.smoothing": Key(
-        0.0, number(low=0, below=1), "share of the last accuracies that is kept, 0.9 against swings (the paper: 0)"
-    ),
+    "difficulty.smoothing": Key(0.0, number(low=0, below=1), "share of the last accuracies kept, against swings"),
     "difficulty.scale": Key(True, boolean(), "scale the weights to sum to the number of classes"),
     "optim.learning_rate": Key(0.1, number(low=1e-20, high=1e6), "base learning rate"),
     "optim.reference_batch_size": Key(

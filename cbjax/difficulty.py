@@ -136,19 +136,20 @@ def weights_moved(before: Array, after: Array) -> Array:
     """Computes how far class weights moved: the share of the whole weight that went from some classes to others.
 
     Args:
-      before, after: [C] class weights, at least 0 and not all 0, on any scale.
+      before, after: [..., C] class weights, at least 0 and not all 0, on any scale.
 
     Returns:
-      [] between 0 (the same weights) and 1 (all weight went to classes that had none), float32. For weights that sum to
-      C it is half the sum of absolute changes, over C.
+      [...] between 0 (the same weights) and 1 (all weight went to classes that had none), float32. For weights that sum
+      to C it is half the sum of absolute changes, over C.
 
     Raises:
-      ValueError: if the weights are not both [C].
+      ValueError: if the weights are not both [..., C].
     """
     before, after = jnp.asarray(before, jnp.float32), jnp.asarray(after, jnp.float32)
-    if before.ndim != 1 or before.shape != after.shape:
-        raise ValueError(f"before and after must both be [C], one weight a class, got {before.shape} and {after.shape}")
-    return 0.5 * jnp.abs(after / after.sum() - before / before.sum()).sum()
+    if before.ndim == 0 or before.shape != after.shape:
+        raise ValueError(f"before and after must have one shape [..., C], got {before.shape} and {after.shape}")
+    shares = [weights / weights.sum(axis=-1, keepdims=True) for weights in (before, after)]
+    return 0.5 * jnp.abs(shares[1] - shares[0]).sum(axis=-1)
 
 
 def _checked_accuracy(accuracy: Array) -> Array:

@@ -210,7 +210,8 @@ def _fit(
         save=save,
         is_save_due=lambda: checkpoints.seconds_since_save() > 60 * config.checkpoint.every_minutes,
     )
-    after_epoch = build.build_callbacks(config, parts, functools.partial(_place_weights, mesh=parts.mesh), log, save)
+    place = functools.partial(_place_weights, mesh=parts.mesh)
+    after_epoch = build.build_callbacks(config, parts, place, log, save, tell)
     total, step = parts.batches.epoch_end(config.num_epochs), run.memory["step"]
     try:
         own = shown(total, step, config.num_epochs, config.log.progress if logs else "off", tell)

@@ -79,7 +79,14 @@ def start(members: Sequence[Member], mesh: Mesh) -> Group:
     return Group(members, runs, state, best, {})
 
 
-def fit(group: Group, programs: GroupPrograms, mesh: Mesh, checkpoints: Checkpoints, bar: Silent) -> None:
+def fit(
+    group: Group,
+    programs: GroupPrograms,
+    mesh: Mesh,
+    checkpoints: Checkpoints,
+    bar: Silent,
+    tell: Callable[[str], None],
+) -> None:
     """Trains the group to its last epoch, from wherever it stands; the arguments are those of its runs.
 
     Raises:
@@ -95,7 +102,7 @@ def fit(group: Group, programs: GroupPrograms, mesh: Mesh, checkpoints: Checkpoi
     test = _make_evaluate(group.members, "test", programs, mesh) if test_every else None
     save_after = 60 * min(own.checkpoint.every_minutes for own in settings)
     found: dict[str, list[Evaluation]] = {}
-    after = [_callbacks(k, member, found) for k, member in enumerate(group.members)]
+    after = [_callbacks(k, member, found, tell) for k, member in enumerate(group.members)]
     keep_best = jax.jit(_keep_best, donate_argnums=1)
     pace = loop.Pace(first.parts.steps_per_dispatch, loop.Agreement())
 
@@ -216,14 +223,20 @@ def _make_evaluate(members, split, programs, mesh):
     )
 
 
-def _callbacks(place: int, member: Member, found: dict[str, list[Evaluation]]) -> list[Callback]:
+def _callbacks(
+    place: int, member: Member, found: dict[str, list[Evaluation]], tell: Callable[[str], None]
+) -> list[Callback]:
     """What a run alone does after an epoch, with the group's evaluations and without its checkpoints."""
 
     def evaluate(split):
         return lambda state: found[split][place]
 
     parts = dataclasses.replace(member.parts, evaluate=evaluate)
-    return build.build_callbacks(member.run.config, parts, _as_it_is, member.write, lambda run: None)
+
+    def tell_of_it(line):
+        tell(f"{member.name}: {line}")
+
+    return build.build_callbacks(member.run.config, parts, _as_it_is, member.write, lambda run: None, tell_of_it)
 
 
 def _add(group: Group, place: int, values: dict[str, np.ndarray], stop: int) -> None:

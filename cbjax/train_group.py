@@ -87,7 +87,7 @@ def train_group(
             workdirs.write_parameters(place, run_group.member_state(runs.state, k).params)
             opened = workdirs.Logs(place, run.memory["history"], run.config.log.tensorboard)
             logs[k] = stack.enter_context(contextlib.closing(opened))
-        run_group.fit(runs, known[key], mesh, checkpoints, shared.bar or Silent())
+        run_group.fit(runs, known[key], mesh, checkpoints, shared.bar or Silent(), shared.tell)
         checkpoints.finish()
         failed = _finish(runs, known[key], mesh, places, logs)
     if not failed:

@@ -27,7 +27,7 @@ LEVELS = [
     {"evaluate", "checkpoint", "resident", "streaming"},
     {"train_step", "abstract_data", "check_data", "bad_images"},
     {"losses", "weights", "difficulty", "metrics", "models", "data", "optim"}
-    | {"sharding", "memory", "processes", "pretrained"},
+    | {"sharding", "memory", "processes", "pretrained", "swings"},
     {"types"},
 ]
 # These stand beside: any but the maths may import them.
@@ -44,7 +44,7 @@ BESIDE = {
     "writers": set(),
     "checksums": {"literal_path"},
     "checkpoint_folder": {"checksums", "literal_path", "storage"},
-    "report": {"metrics", "weights", "difficulty", "writers", "config", "groups", "rows", "sweep_table"}
+    "report": {"metrics", "weights", "difficulty", "swings", "writers", "config", "groups", "rows", "sweep_table"}
     | {"output", "text"},
     "groups": {"config", "config_schema"},
     "arguments": {"config_schema", "storage", "text"},

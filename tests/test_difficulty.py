@@ -230,7 +230,8 @@ def test_weights_moved():
     for scale in (7, 1, 1e-4):  # unscaled weights are those of the paper's equation
         np.testing.assert_allclose(moved(jnp.array(scale * before), jnp.array(scale * after)), expected, rtol=1e-5)
     assert moved(jnp.ones(3), jnp.ones(3)) == 0
-    with pytest.raises(ValueError, match=r"before and after must both be \[C\].*\(2,\) and \(3,\)"):
+    np.testing.assert_allclose(moved(jnp.ones((2, 2)), jnp.array([[2.0, 0.0], [1.0, 1.0]])), [0.5, 0.0], rtol=1e-6)
+    with pytest.raises(ValueError, match=r"one shape \[\.\.\., C\].*\(2,\) and \(3,\)"):
         moved(jnp.ones(2), jnp.ones(3))
 
 

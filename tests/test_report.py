@@ -436,7 +436,7 @@ def test_unfinished_run_has_a_page(tmp_path):
     assert "**Not finished: stopped at step 98 (epoch 7 of 12).**" in page
     balanced = {row[""]: row for row in tables(page)["Results"]}["balanced"]
     assert balanced == {"": "balanced", "validation, epoch 7": f"{100 * rows[-1]['validation/balanced_accuracy']:.1f}"}
-    assert set(pictures(page)) == {"class_weights.png", "curves.png"}
+    assert set(pictures(page)) == {"class_weights.png", "class_accuracies.png", "curves.png"}
     (tmp_path / "metrics.jsonl").unlink()
     (tmp_path / "class_weights.jsonl").unlink()
     page = report([tmp_path], tmp_path).read_text()
@@ -444,6 +444,26 @@ def test_unfinished_run_has_a_page(tmp_path):
     # Pictures of the earlier report are gone with it.
     assert pictures(page) == []
     assert list(tmp_path.glob("*.png")) == []
+
+
+def test_a_run_whose_class_weights_swing_says_so(tmp_path):
+    for seed in range(2):
+        make_run(tmp_path / f"seed_{seed}", method="cdb", seed=seed)
+    steady = report([tmp_path], tmp_path).read_text()
+    assert "swing" not in steady
+    rows = writers.read_rows(tmp_path / "seed_1" / "class_weights.jsonl")
+    back_and_forth = [1.9, 0.1] * 5, [0.1, 1.9] * 5
+    swinging = [
+        row | {"class_weights": back_and_forth[row["epoch"] % 2]} if 4 <= row["epoch"] <= 9 else row for row in rows
+    ]
+    writers.rewrite(tmp_path / "seed_1" / "class_weights.jsonl", swinging)
+    page = report([tmp_path], tmp_path).read_text()
+    (line,) = [line for line in page.splitlines() if "swing" in line]
+    assert "(1 of 2 runs; most in seed 1): the class weights swing: from epoch 5 to 9 90 % of the whole weight" in line
+    assert "set difficulty.smoothing=0.9" in line
+    alone = report([tmp_path / "seed_1"], tmp_path / "seed_1").read_text()
+    assert "the class weights swing: from epoch 5 to 9 90 % of the whole weight changed classes each epoch" in alone
+    assert {"class_weights.png", "class_accuracies.png"} <= set(pictures(alone))
 
 
 def test_no_finished_run(tmp_path):

@@ -50,7 +50,7 @@ def comparison_page(methods: Sequence[Method], left_out: Sequence[LeftOut], out:
         sections += ["## Data", *_data(methods, alike)]
         sections += _settings(methods)
         if alike:
-            sections += _weights(methods, out)
+            sections += weights_section({method.label: method.runs for method in methods}, out)
         sections += curves_section(_curves(methods), out, _CURVES, None)
         if alike:
             sections += _confusion(methods, out)
@@ -155,11 +155,6 @@ def _settings(methods: Sequence[Method]) -> list[str]:
 
 def _value(value: Any) -> str:
     return escape(value if isinstance(value, str) else json.dumps(value))
-
-
-def _weights(methods: Sequence[Method], out: pathlib.Path) -> list[str]:
-    section = weights_section({method.label: method.runs[0] for method in methods}, out)
-    return [*section, "Each method's first seed."] if len(section) > 1 and section[-1].startswith("!") else section
 
 
 def _curves(methods: Sequence[Method]) -> dict[str, dict[str, plots.Curve]]:

@@ -44,7 +44,7 @@ def run_page(run: RunRecord, out: pathlib.Path) -> str:
         *_classes(run, checkpoint, out),
         "## Data",
         describe_data(run),
-        *weights_section({label: run}, out),
+        *weights_section({label: [run]}, out),
         *curves_section(_curves(run), out, "Measured at the end of each epoch.", _best_epoch(run)),
     ]
     table = run.confusion(checkpoint)

@@ -8,6 +8,7 @@ import numpy as np
 
 from cbjax.report import canvas
 from cbjax.report.table import by_frequency
+from cbjax.swings import Swing
 
 NAMED = 30  # as many class names fit beside an axis
 LEGEND = 12  # as many fit into a legend
@@ -45,14 +46,16 @@ def classes(
 
 
 @canvas.drawing
-def class_weights(
+def class_lines(
     path: pathlib.Path,
     names: Sequence[str],
     counts: np.ndarray,
-    weights: Mapping[str, Curve],
+    values: Mapping[str, Curve],
     groups: Mapping[str, Any],
+    quantity: str,
+    swings: Mapping[str, Swing],
 ) -> None:
-    """Draws the class weights of each epoch: a line per class, coloured by frequency, and a panel per method.
+    """Draws a quantity of each class over the epochs: a line per class, coloured by frequency, and a panel per method.
 
     Above 200 classes a line is the mean of a group of classes.
 
@@ -60,14 +63,16 @@ def class_weights(
       path: the PNG to write.
       names: [C] class names.
       counts: [C] training images.
-      weights: method -> ([E] epochs, [E, C] weights).
+      values: method -> ([E] epochs, [E, C] values), NaN where a class has none.
       groups: name of a group -> its classes.
+      quantity: what the values are.
+      swings: method -> the stretch of epochs in which its weights swing most, which is marked.
     """
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import ListedColormap, LogNorm
 
-    figure, panels = canvas.grid(weights, width=4.6, height=3.2, beside=1.6)
+    figure, panels = canvas.grid(values, width=4.6, height=3.2, beside=1.6)
     # Without its yellow end, which is too pale for lines on white.
     colours = ListedColormap(colormaps["viridis"](np.linspace(0, 0.88, 256)))
     lowest = max(int(counts.min()), 1)
@@ -76,12 +81,16 @@ def class_weights(
         members = [(f"{name} (mean of {len(index)})", index) for name, index in groups.items()]
     else:
         members = [(f"{canvas.short(names[c])} ({counts[c]})", [c]) for c in by_frequency(counts)]
-    for axes, (label, (epochs, values)) in zip(panels, weights.items(), strict=True):
+    for axes, (label, (epochs, lines)) in zip(panels, values.items(), strict=True):
         for name, index in members:
             colour = scale.to_rgba(np.maximum(np.mean(counts[index]), lowest))
-            axes.plot(epochs, values[:, index].mean(axis=1), color=colour, lw=1.4, label=name, **canvas.marker(epochs))
-        canvas.finish(axes, label, "epoch", "class weight")
+            axes.plot(epochs, lines[:, index].mean(axis=1), color=colour, lw=1.4, label=name, **canvas.marker(epochs))
+        canvas.finish(axes, label, "epoch", quantity)
         canvas.whole_numbers(axes)
+        if swing := swings.get(label):
+            axes.axvspan(swing.first - 0.5, swing.last + 0.5, color="#D55E00", alpha=0.15, lw=0)
+            said = f"weights swing: {100 * swing.moved:.0f} % move each epoch"
+            axes.set_title(f"{canvas.short(label, 40)}\n{said}", fontsize=10)
     canvas.label_outer(panels)
     # Once every panel is drawn: it ends the automatic limits that the panels share.
     panels[0].set_ylim(bottom=0)

@@ -3,14 +3,25 @@
 import pathlib
 from collections.abc import Mapping, Sequence
 
+import jax.numpy as jnp
 import numpy as np
 
+from cbjax import swings
+from cbjax.difficulty import weights_moved
 from cbjax.metrics import class_groups
 from cbjax.report import plots
 from cbjax.report.read import RunRecord
 from cbjax.text import escape
+from cbjax.writers import read_rows
 
-PICTURES = ("classes.png", "class_weights.png", "curves.png", "confusion.png", "reliability.png")
+PICTURES = (
+    "classes.png",
+    "class_weights.png",
+    "class_accuracies.png",
+    "curves.png",
+    "confusion.png",
+    "reliability.png",
+)
 CHOSEN = {"last": "last epoch", "best": "best epoch on held-out validation"}
 PANELS = 9  # pictures with a panel per method are left out above this
 
@@ -31,19 +42,65 @@ def measure(run: RunRecord, checkpoint: str) -> str:
     return f"test {'average precision' if run.multi_label else 'accuracy'}, {CHOSEN[checkpoint]}"
 
 
-def weights_section(runs: Mapping[str, RunRecord], out: pathlib.Path) -> list[str]:
-    """Draws the class weights of runs with the same classes, and names those whose weights are always equal."""
+def weights_section(methods: Mapping[str, Sequence[RunRecord]], out: pathlib.Path) -> list[str]:
+    """Draws the class weights of each method's first run, and the accuracies that they follow; classes are the same.
+
+    Names the methods whose weights are always equal, and those whose weights swing in one of their runs.
+    """
+    runs = {label: members[0] for label, members in methods.items()}
     weights = {label: run.class_weights() for label, run in runs.items() if run.weights}
     equal = [label for label, (_, values) in weights.items() if np.all(values == values[:, :1])]
     drawn = {label: values for label, values in weights.items() if label not in equal}
     text = []
     if equal:
         text.append(f"All classes weigh the same in every epoch: {', '.join(map(escape, equal))}.")
+    text += [line for label in drawn if (line := _swing_line(label, methods[label]))]
     if 0 < len(drawn) <= PANELS:
         run = runs[next(iter(drawn))]
-        plots.class_weights(out / "class_weights.png", run.class_names, run.counts, drawn, class_groups(run.counts))
+        of_classes = (run.class_names, run.counts)
+        groups = class_groups(run.counts)
+        marked = {label: swing for label in drawn if (swing := swing_of(runs[label]))}
+        plots.class_lines(out / "class_weights.png", *of_classes, drawn, groups, "class weight", marked)
         text.append(picture(out / "class_weights.png", "Class weights by epoch"))
+        measured = {label: found for label in drawn if (found := _held_out(runs[label])) is not None}
+        if measured:
+            quantity = f"held-out {'average precision' if run.multi_label else 'accuracy'} (%)"
+            plots.class_lines(out / "class_accuracies.png", *of_classes, measured, groups, quantity, marked)
+            text.append(picture(out / "class_accuracies.png", "Held-out accuracy of each class by epoch"))
+        if len(methods) > 1:
+            text.append("Each method's first seed.")
     return ["## Class weights", *text] if text else []
+
+
+def swing_of(run: RunRecord) -> swings.Swing | None:
+    """Returns the stretch of epochs in which the run's class weights swing, if they do."""
+    if len(run.weights) < 2:
+        return None
+    epochs, values = run.class_weights()
+    moved = weights_moved(jnp.asarray(values[:-1]), jnp.asarray(values[1:]))
+    return swings.largest_swing(epochs[1:], np.asarray(moved))
+
+
+def _swing_line(label: str, members: Sequence[RunRecord]) -> str | None:
+    """Says in which of a method's runs the weights swing, and what to do, by the one in which they swing most."""
+    found = [(swing, run) for run in members if (swing := swing_of(run))]
+    if not found:
+        return None
+    swing, run = max(found, key=lambda one: one[0].moved)
+    said = swings.describe(swing, run.settings.get("difficulty.smoothing") or 0.0)
+    many = f" ({len(found)} of {len(members)} runs; most in seed {run.seeds[0]})" if len(members) > 1 else ""
+    return f"**{escape(label)}**{many}: {escape(said)}."
+
+
+def _held_out(run: RunRecord) -> plots.Curve | None:
+    """Returns [E] epochs and the [E, C] held-out accuracies (%) of a run whose weights follow them."""
+    if run.settings.get("weights.name") != "difficulty" or not (run.path / "per_class.jsonl").exists():
+        return None
+    rows = [row for row in read_rows(run.path / "per_class.jsonl") if row.get("split") == "validation"]
+    if not rows:
+        return None
+    epochs = np.asarray([row["epoch"] for row in rows], np.float64)
+    return epochs, 100 * np.asarray([row["accuracy"] for row in rows], np.float64)
 
 
 def curves_section(panels: Mapping[str, Mapping[str, plots.Curve]], out: pathlib.Path, note: str, best: float | None):
