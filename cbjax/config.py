@@ -45,6 +45,7 @@ READING_KEYS = (
     "data.data_dir",
     *SOURCE_KEYS,
     "data.on_bad_image",  # before the first bad image both do the same
+    "data.max_pixels",  # an image that is too large is a bad one
     "data.threads",
     "data.workers",
 )

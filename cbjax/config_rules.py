@@ -39,6 +39,7 @@ EFFECTS = (
     ("data.crop_area", "data.name", STREAMED),
     ("data.color_jitter", "data.name", STREAMED),
     ("data.on_bad_image", "data.name", STREAMED),
+    ("data.max_pixels", "data.name", STREAMED),
     ("data.threads", "data.name", STREAMED),
     ("data.workers", "data.name", STREAMED),
     ("data.images_per_class", "data.sampler", ("class_aware",)),

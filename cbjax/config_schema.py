@@ -108,6 +108,7 @@ KEYS: dict[str, Key] = {
     "data.crop_area": Key(0.08, number(above=0, high=1), "least share of the area in a random crop; 1: all, to 4:3"),
     "data.color_jitter": Key(0.0, number(low=0, high=1), "most change of brightness, contrast, saturation; 0 for none"),
     "data.on_bad_image": Key("error", choice("error", "skip"), "what an image does that cannot be read"),
+    "data.max_pixels": Key(178_956_970, integer(1, 2**40), "most pixels of an image file; a larger one is a bad image"),
     "data.threads": Key(None, integer(1, 256), "threads that decode images, in each worker (none: one a core in all)"),
     "data.workers": Key(0, integer(0, 256), "processes that decode images, one for 4 cores (0: this one's threads)"),
     "data.sampler": Key("instance", choice(*SAMPLERS), "which images an epoch holds"),

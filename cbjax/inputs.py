@@ -47,7 +47,7 @@ def build_advance(
             programs.train,
             dataset.train,
             batches,
-            TrainTransform(data.image_size, config.seed, data.crop_area, data.flip, data.color_jitter),
+            TrainTransform(data.image_size, config.seed, data.crop_area, data.flip, data.color_jitter, data.max_pixels),
             _reading(config, report),
             num_steps=batches.epoch_end(config.num_epochs),
             mesh=mesh,
@@ -86,7 +86,7 @@ def evaluation_transform(config: ConfigDict) -> EvalTransform | None:
     """Returns encoded image -> the network's input size; None where images were of one size from the start."""
     if not config_schema.is_streamed(config.data.name):
         return None
-    return EvalTransform(config.data.image_size, evaluation_resize(config))
+    return EvalTransform(config.data.image_size, evaluation_resize(config), config.data.max_pixels)
 
 
 def fit_given(config: ConfigDict, facts: Mapping[str, Any]) -> Fit:

@@ -10,15 +10,16 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from cbjax import inputs
+from cbjax import inputs, npz
 from cbjax import workdir as workdirs
 from cbjax.config import ConfigError
-from cbjax.data import DataError
-from cbjax.data.files import SUFFIXES, list_images
+from cbjax.data import DataError, listing
+from cbjax.data.files import require_file
 from cbjax.data.given import Fit
+from cbjax.data.image_kinds import AN_IMAGE
 from cbjax.output import say
 from cbjax.restore import load
-from cbjax.storage import Place
+from cbjax.storage import Place, is_remote
 from cbjax.text import csv_line
 
 FORMATS = (".csv", ".jsonl")
@@ -51,7 +52,8 @@ def predict(
       checkpoint: "last" or "best".
       top: k, how many classes of each image.
       on_bad_image: "error", or "skip" to leave out the files that cannot be read.
-      tell: takes a line about each image that is skipped, and about arrays that may be in other units.
+      tell: takes a line about each image that is skipped, about other files in a folder, and about arrays that may be
+        in other units.
 
     Returns:
       The numbers of images predicted and skipped.
@@ -62,9 +64,11 @@ def predict(
       WorkdirError: if the directory holds no run or no such checkpoint.
     """
     out = pathlib.Path(out).expanduser()
-    sources = [
-        pathlib.Path(one).expanduser() for one in ([images] if isinstance(images, str | os.PathLike) else images)
-    ]
+    given = [images] if isinstance(images, str | os.PathLike) else images
+    for one in given:
+        if is_remote(one):
+            raise DataError(f"{os.fspath(one)}: only files of this machine are read here: copy the images first")
+    sources = [pathlib.Path(one).expanduser() for one in given]
     if out.suffix not in FORMATS:
         raise ConfigError(f"--out must end in {' or '.join(FORMATS)}; got {out}")
     for source in sources:
@@ -88,7 +92,7 @@ def predict(
         file = stack.enter_context(open(temporary, "w", newline="", encoding="utf-8"))
         write = _csv_writer(file, top) if out.suffix == ".csv" else _json_writer(file)
         for source in sources:
-            for names, pixels in _read(source, fit, bad, alone=len(sources) == 1):
+            for names, pixels in _read(source, fit, bad, tell, alone=len(sources) == 1):
                 chances = _predict(run.predict, pixels, source, tell)
                 for name, row in zip(names, chances, strict=True):
                     best = np.argsort(-row, kind="stable")[:top]
@@ -113,7 +117,9 @@ def _predict(predict, pixels, source, tell):
                 tell(f"{source}: {warning.message}")
 
 
-def _read(source: pathlib.Path, fit: Fit, bad: Callable[[DataError], None], alone: bool) -> Batches:
+def _read(
+    source: pathlib.Path, fit: Fit, bad: Callable[[DataError], None], tell: Callable[[str], None], alone: bool
+) -> Batches:
     """Yields the images of a source, with their names."""
     if source.suffix in ARRAYS:
         arrays = _from_npz(source) if source.suffix == ".npz" else _from_npy(source)
@@ -123,9 +129,12 @@ def _read(source: pathlib.Path, fit: Fit, bad: Callable[[DataError], None], alon
         return
     files = [source]
     if source.is_dir():
-        files = [source / name for name in list_images(source, source)]
+        found = listing.search(source)
+        files, left_out = [source / name for name in found.paths], listing.describe({"": found.left_out})
         if not files:
-            raise DataError(f"{source} has no image, a file that ends in {', '.join(SUFFIXES)}")
+            raise DataError("; ".join([f"{source} has no image, {AN_IMAGE}", *left_out]))
+        for line in left_out:
+            tell(f"{source}: {line}")
     root = source if alone and source.is_dir() else None
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         for first in range(0, len(files), BATCH):
@@ -161,12 +170,12 @@ def _from_npz(path):
 
 
 def _from_npy(path):
+    require_file(path, "an array that numpy.save wrote")
     try:
-        return _not_empty(path, np.load(path, allow_pickle=False))
-    except (ValueError, EOFError, OSError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path} cannot be read as .npy ({error}): write it with numpy.save(images)") from None
+        with open(path, "rb") as stream:
+            return _not_empty(path, npz.read_npy(stream))
+    except npz.NpzError as error:
+        raise DataError(f"{path} {error}") from None
 
 
 def _not_empty(path, images):

@@ -49,6 +49,7 @@ BESIDE = {
     "groups": {"config", "config_schema"},
     "arguments": {"config_schema", "storage", "text"},
     "host": set(),
+    "npz": {"host"},
     "text": set(),
     "output": {"text"},
     "progress": {"output", "text"},

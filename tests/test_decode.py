@@ -10,6 +10,7 @@ import pytest
 import simplejpeg
 from PIL import Image, ImageOps
 
+from cbjax.data.crops import EvalTransform, TrainTransform
 from cbjax.data.decode import DecodeError, decode, decode_at_least, jpeg_head
 
 RNG = np.random.default_rng(0)
@@ -147,8 +148,8 @@ def test_a_truncated_file_is_refused(kind, share):
     ("data", "message"),
     [
         (b"", "the file is empty"),
-        (b"<html>not found</html>", "no image that Pillow knows"),
-        (b"\xff\xd8\xff", "no image that Pillow knows"),
+        (b"<html>not found</html>", "no image of the kinds JPEG"),
+        (b"\xff\xd8\xff", "it begins as JPEG, and its head is cut off or damaged"),
         (encode(Image.fromarray(np.ones((3, 3), np.float32)), "TIFF"), "floating point"),
         (encode(Image.fromarray(np.full((3, 3), 70000, np.int32)), "TIFF"), "70000 to 70000, are not of 16 bits"),
     ],
@@ -238,3 +239,45 @@ def test_threads_do_not_share_their_memory():
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: part_at_least(large, 410, 530)[0].sum(), range(40)))
     assert set(found) == {first.sum()}
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "progressive jpeg", "cmyk jpeg", "png", "gif", "bmp", "tiff", "webp"])
+def test_a_limit_of_pixels_is_the_same_for_all_kinds(kind):
+    data = FILES[kind]
+    np.testing.assert_array_equal(decode(data, max_pixels=41 * 53), decode(data))
+    with pytest.raises(DecodeError, match=r"it has 41 × 53 = 2173 pixels, and data.max_pixels allows 2172"):
+        decode(data, max_pixels=41 * 53 - 1)
+    for transform in (TrainTransform(8, 0, max_pixels=2172), EvalTransform(8, 8, max_pixels=2172)):
+        with pytest.raises(DecodeError, match=r"data.max_pixels allows 2172"):
+            transform(data, 0)
+
+
+def png_head(width, height):
+    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
+
+
+def test_a_large_image_is_refused_by_its_head_and_a_limit_above_pillows_holds(monkeypatch):
+    jpeg = bytearray(FILES["jpeg"])
+    at = jpeg_head(bytes(jpeg)).height_at
+    jpeg[at : at + 4] = b"\xff\xff\xff\xff"
+    bomb = png_head(2**31 - 1, 2**31 - 1) + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
+    for data in (bytes(jpeg), bomb):
+        with pytest.raises(DecodeError, match=r"data.max_pixels allows 178956970"):
+            decode(data)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    assert decode(FILES["png"]).shape == (41, 53, 3)
+
+
+def test_kinds_that_are_not_meant_are_refused():
+    for kind in ("EPS", "PDF", "TGA", "ICO", "PCX", "SGI"):
+        data = encode(COLOUR, kind)
+        with pytest.raises(DecodeError, match=r"its content is no image of the kinds JPEG, PNG"):
+            decode(data)
+
+
+def test_the_first_of_several_pictures_is_taken():
+    for kind in ("GIF", "TIFF", "WEBP", "PNG"):
+        data = encode(COLOUR, kind, save_all=True, append_images=[NOISE.resize(COLOUR.size)], lossless=True)
+        first = np.asarray(COLOUR.quantize().convert("RGB")) if kind == "GIF" else SMOOTH
+        assert np.abs(decode(data).astype(int) - first).mean() < 8

@@ -3,6 +3,10 @@
 import gzip
 import os
 import pickle
+import shutil
+import signal
+import socket
+import unicodedata
 
 import numpy as np
 import pytest
@@ -58,7 +62,7 @@ def test_paths_are_relative_to_the_list_without_a_root_and_lists_may_be_compress
 def test_lines_may_have_spaces_blank_lines_marks_and_any_line_end(tmp_path):
     (tmp_path / "a b.jpg").write_bytes(photo(0, 0))
     listed = tmp_path / "train.txt"
-    listed.write_bytes("\ufeffa b.jpg 0\r\n\r\na b.jpg\t1  \r\n".encode())
+    listed.write_bytes("\ufeffa b.jpg 0\r\n\r\nc d.jpg\t1  \r\n".encode())
     source = sources.load("list", train_list=listed)
     assert source.train.images.name(0) == f"{tmp_path}/a b.jpg"
     assert source.train.labels.tolist() == [0, 1]
@@ -101,7 +105,7 @@ def test_other_files_are_not_images(tmp_path):
 def test_tables_may_have_other_columns_and_numbers_for_names(tmp_path):
     (tmp_path / "a,b.jpg").write_bytes(photo(0, 0))
     table = tmp_path / "train.csv"
-    table.write_text('id, Label ,path\n7,10,"a,b.jpg"\n\n8,9,"a,b.jpg"\n')
+    table.write_text('id, Label ,path\n7,10,"c,d.jpg"\n\n8,9,"a,b.jpg"\n')
     source = sources.load("csv", train_list=table)
     assert source.class_names == ("9", "10")
     assert source.train.labels.tolist() == [1, 0]
@@ -283,3 +287,210 @@ def test_names_that_are_not_utf_8_are_read(tmp_path):
             file.write(photo(label, 0))
     images = sources.load("folder", root=str(tmp_path)).train.images
     assert [images.read(i) for i in range(2)] == [photo(0, 0), photo(1, 0)]
+
+
+def names_of(split):
+    return sorted(os.path.basename(split.images.name(i)) for i in range(len(split)))
+
+
+@pytest.fixture
+def in_time():
+    """Ends a test that waits for a pipe or reads a device without end."""
+
+    def stop(*_):
+        raise TimeoutError("a pipe or a device was read")
+
+    former = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(20)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, former)
+
+
+def test_only_regular_files_are_images(tmp_path, in_time, monkeypatch):
+    write_tree(tmp_path, {"train": (2, 2, 2)})
+    ant = tmp_path / "train" / "ant"
+    os.mkfifo(ant / "pipe.jpg")
+    os.mkfifo(ant / "pipe")
+    os.symlink("pipe.jpg", ant / "link to a pipe.jpg")
+    os.symlink("/dev/zero", ant / "zero.jpg")
+    os.symlink("nowhere.jpg", ant / "broken.jpg")
+    os.symlink("ring.jpg", ant / "ring.jpg")
+    monkeypatch.chdir(ant)  # a socket's path is short
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind("socket.jpg")
+    listener.close()
+    source = sources.load("folder", root=tmp_path)
+    assert np.bincount(source.train.labels).tolist() == [2, 2, 2]
+    special, broken = source.notes
+    assert special.startswith("train: left out 5 files that are no regular files but pipes, sockets or devices")
+    assert special.endswith("by class: 'ant' 5")
+    assert broken.startswith("train: left out 2 files that are links that lead nowhere")
+
+
+def test_a_list_that_names_a_pipe_or_a_device_does_not_wait_for_it(tmp_path, in_time):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "a.jpg").write_bytes(photo(0, 0))
+    listed = write_list(tmp_path / "train.txt", [("a.jpg", 0), ("pipe.jpg", 1), ("/dev/zero", 1)])
+    images = sources.load("list", train_list=listed).train.images
+    for position in (1, 2):
+        with pytest.raises(OSError, match="it is no regular file"):
+            images.read(position)
+
+
+def test_links_are_followed_once_and_each_file_counts_once(tmp_path):
+    write_tree(tmp_path, {"train": (3, 3, 3)})
+    train, other = tmp_path / "train", tmp_path / "elsewhere"
+    os.symlink(".", train / "ant" / "again")
+    os.symlink("..", train / "ant" / "up")
+    os.link(train / "bee" / "0.jpg", train / "bee" / "hard.jpg")
+    os.symlink("1.jpg", train / "bee" / "0 soft.jpg")
+    other.mkdir()
+    (other / "far.jpg").write_bytes(photo(2, 7))
+    os.symlink(other, train / "cat" / "one way")
+    os.symlink(other, train / "cat" / "another way")
+    os.symlink(train / "cat", other / "back")
+    source = sources.load("folder", root=tmp_path)
+    assert np.bincount(source.train.labels).tolist() == [3, 3, 4]
+    assert names_of(source.train) == sorted(["0.jpg", "1.jpg", "2.jpg"] * 3 + ["far.jpg"])
+    again, above = source.notes
+    assert again.startswith("train: left out 5 files that are other paths to a file or folder that was found before")
+    assert again.endswith("by class: 'ant' 1, 'bee' 2, 'cat' 2")
+    assert "1 file that are links to a folder that holds this one, such as 'up'" in above
+
+
+def test_the_content_of_other_endings_decides_and_what_is_left_out_is_said(tmp_path):
+    write_tree(tmp_path, {"train": (2, 2, 2)})
+    train = tmp_path / "train"
+    for number, name in enumerate(("a.jfif", "b.jpe", "c.JFIF", "d", "e.txt")):
+        (train / "ant" / name).write_bytes(photo(0, 50 + number))
+    for number, kind in enumerate(("PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000")):
+        (train / "bee" / kind).write_bytes(photo(1, 50 + number, kind))
+    (train / "cat" / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0")
+    (train / "cat" / "notes.txt").write_text("BMP and P5 are no images")
+    (train / "ant" / "empty").write_bytes(b"")
+    (train / "cat" / ".DS_Store").write_bytes(b"x")
+    source = sources.load("folder", root=tmp_path)
+    assert np.bincount(source.train.labels).tolist() == [7, 9, 2]
+    no_image, hidden = source.notes
+    assert no_image.startswith("train: left out 3 files that are no images by their content")
+    assert no_image.endswith("by class: 'ant' 1, 'cat' 2")
+    assert hidden == "train: left out 1 file that are hidden, such as '.DS_Store'; by class: 'cat' 1"
+
+
+def test_a_file_of_two_classes_or_of_two_splits_is_refused_or_noted(tmp_path):
+    write_tree(tmp_path, {"train": (3, 3, 3), "test": (1, 1, 1)})
+    test = tmp_path / "test" / "ant"
+    os.symlink(tmp_path / "train" / "ant" / "1.jpg", test / "same.jpg")
+    source = sources.load("folder", root=tmp_path)
+    (note,) = source.notes
+    assert note.startswith("1 of 4 images of test are also trained on, such as ")
+    shutil.rmtree(tmp_path / "test")
+    os.symlink("train", tmp_path / "test")
+    with pytest.raises(DataError, match="all 9 images of test are also trained on"):
+        sources.load("folder", root=tmp_path)
+    (tmp_path / "test").unlink()
+    os.symlink("../ant/0.jpg", tmp_path / "train" / "bee" / "ant.jpg")
+    with pytest.raises(DataError, match=r"each image must have one label, and 1 of train .* with 'ant', 'bee'"):
+        sources.load("folder", root=tmp_path)
+
+
+def test_classes_that_look_the_same_are_refused(tmp_path):
+    for name in ("caf\u00e9", "tea"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        (tmp_path / "train" / name / "0.jpg").write_bytes(photo(0, len(name)))
+    other = tmp_path / "test" / unicodedata.normalize("NFD", "caf\u00e9")
+    other.mkdir(parents=True)
+    (other / "1.jpg").write_bytes(photo(0, 1))
+    with pytest.raises(DataError, match=r"test has classes that training lacks, .* looks the same as 'caf.xe9'"):
+        sources.load("folder", root=tmp_path)
+    shutil.copytree(other, tmp_path / "train" / other.name)
+    with pytest.raises(DataError, match=r"must have names that differ, and .* look the same"):
+        sources.load("folder", root=tmp_path)
+
+
+def table(path, rows):
+    path.write_text("path,label\n" + "".join(f"{row}\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture
+def three(tmp_path):
+    for name in "abcde":
+        (tmp_path / f"{name}.jpg").write_bytes(photo(0, 0))
+    return tmp_path
+
+
+def test_an_image_has_one_label(three):
+    with pytest.raises(DataError, match=r"one label, and 1 of train come again with another, .*/a.jpg with 'cat', 'd"):
+        sources.load("csv", train_list=table(three / "t.csv", ["a.jpg,cat", "b.jpg,dog", "./a.jpg,dog"]))
+    for joined in ("cat|dog", "cat;dog", '"cat, dog"', "dog / cat"):
+        rows = ["a.jpg,cat", f"b.jpg,{joined}", "c.jpg,dog"]
+        with pytest.raises(DataError, match=r"must have one label, and '.*' joins the labels "):
+            sources.load("csv", train_list=table(three / "t.csv", rows))
+    source = sources.load("csv", train_list=table(three / "t.csv", ["a.jpg,cat|dog", "b.jpg,cat|cow"]))
+    assert source.class_names == ("cat|cow", "cat|dog")
+    assert "2 labels, such as 'cat|cow', look like several labels joined" in source.notes[0]
+    rows = ["a.jpg,missile", 'b.jpg,"projectile, missile"']  # two classes of ImageNet
+    assert sources.load("csv", train_list=table(three / "t.csv", rows)).notes == ()
+
+
+def test_a_row_that_is_there_twice_counts_once(three):
+    rows = ["a.jpg,cat", "b.jpg,dog", "./a.jpg,cat", "c.jpg,dog"]
+    source = sources.load("csv", train_list=table(three / "t.csv", rows))
+    assert names_of(source.train) == ["a.jpg", "b.jpg", "c.jpg"] and source.train.labels.tolist() == [0, 1, 1]
+    assert source.notes == (f"train: 1 images are listed twice and count once, such as {three}/a.jpg",)
+
+
+def test_images_that_are_trained_and_measured_on_are_refused_or_noted(three):
+    train = table(three / "t.csv", ["a.jpg,cat", "b.jpg,dog", "c.jpg,dog"])
+    with pytest.raises(DataError, match=r"all 3 images of validation are also trained on, .*/a.jpg.*data.validation=0"):
+        sources.load("csv", train_list=train, validation_list=train)
+    some = table(three / "v.csv", ["d.jpg,cat", "b.jpg,dog"])
+    source = sources.load("csv", train_list=train, validation_list=some, test_list=some)
+    assert len(source.validation) == len(source.test) == 2
+    assert source.notes[0].startswith("1 of 2 images of validation are also trained on")
+    assert any(note.startswith("1 images of test are also in validation, such as") for note in source.notes)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,label,label\na.jpg,cat,dog\n", "line 1: must have one column label, got 2"),
+        ("path,label,Path\na.jpg,cat,dog\n", "line 1: must have one column path, got 2"),
+        ("path,label\nhttps://x.org/a.jpg,cat\n", "line 2: the path 'https://x.org/a.jpg' begins with https://, and"),
+        ("path,label\nfile:///a.jpg,cat\n", "line 2: the path .* begins with file://"),
+        ("path,label\na\0.jpg,cat\n", "NUL"),
+        ("path,label\na.jpg,caf\udce9\n", "line 2: the label .* is not UTF-8: save the file as UTF-8"),
+        ("path,label\na.jpg,caf\u00e9\nb.jpg,cafe\u0301\n", "must have names that differ"),
+    ],
+)
+def test_a_table_that_would_be_misread_is_refused(three, text, message):
+    (three / "train.csv").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(DataError, match=message):
+        sources.load("csv", train_list=three / "train.csv")
+
+
+def test_places_that_are_no_files_are_refused_at_once(tmp_path, in_time):
+    os.mkfifo(tmp_path / "pipe.txt")
+    for place, message in (
+        ("https://example.org/list.txt", "begins with https://, and cbjax reads paths of this machine and gs://"),
+        ("/dev/zero", "/dev/zero is a pipe, a socket or a device; it must be a file"),
+        (tmp_path / "pipe.txt", "pipe.txt is a pipe, a socket or a device"),
+        (tmp_path, "is a folder; it must be a file"),
+        ("a\0b", "has a NUL character"),
+    ):
+        for name in ("list", "csv"):
+            with pytest.raises(DataError, match=message):
+                sources.load(name, train_list=place)
+        with pytest.raises(DataError, match=message):
+            sources.load("arrays", file=place)
+    with pytest.raises(DataError, match="begins with https://"):
+        sources.load("folder", root="https://example.org/images")
+
+
+def test_a_list_may_name_files_whose_names_are_not_utf_8(tmp_path):
+    with open(os.fsencode(tmp_path) + b"/caf\xe9.jpg", "wb") as file:
+        file.write(photo(0, 0))
+    (tmp_path / "train.txt").write_bytes(b"caf\xe9.jpg 0\nb.jpg 1\n")
+    assert sources.load("list", train_list=tmp_path / "train.txt").train.images.read(0) == photo(0, 0)

@@ -73,7 +73,7 @@ def arrays(root, **contents):
     ("make", "out", "message"),
     [
         (lambda root: root / "absent", "out.csv", "there is no file and no folder"),
-        (lambda root: root, "out.csv", "has no image, a file that ends in .jpg"),
+        (lambda root: root, "out.csv", "has no image, a file that is JPEG, PNG,"),
         (lambda root: root, "out.txt", "--out must end in .csv or .jsonl"),
         (bad_image, "out.csv", "bad.jpg: it cannot be read"),
         (bad_image, "out.csv", "--on-bad-image=skip leaves out what cannot be read"),

@@ -6,11 +6,14 @@ import os
 import pathlib
 import subprocess
 import sys
+import warnings
+import zipfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from cbjax import host
 from cbjax.data import DataError, arrays, sources, tfds
 
 IMAGES = np.arange(6 * 4 * 4, dtype=np.uint8).reshape(6, 4, 4)
@@ -129,6 +132,21 @@ MISFITS = {
     ),
     "huge label": (dict(images=IMAGES, labels=LABELS + 2**40), "the largest is 1099511627778, and .*: '0', '1'"),
     "float labels": (dict(images=IMAGES, labels=LABELS * 1.0), r"\[N\] whole numbers or strings, .* \(6,\) of float64"),
+    "wide": (
+        dict(images=IMAGES.astype(np.uint16) * 600, labels=LABELS),
+        r"got uint16: its values, 0 to 57000, do not fit, .* use images.astype\('float32'\), .*standardize, or scale",
+    ),
+    "latin": (dict(images=IMAGES, labels=np.array([b"caf\xe9", b"tea"] * 3)), r"labels must be UTF-8, .*b'caf\\xe9'"),
+    "surrogate": (dict(images=IMAGES, labels=np.array(["a\udce9", "b"] * 3)), "half of a surrogate pair"),
+    "latin names": (dict(images=IMAGES, labels=LABELS, class_names=[b"\xe9", b"b", b"c"]), "class_names must be UTF-8"),
+    "no name": (dict(images=IMAGES, labels=np.array(["", "b"] * 3)), "every class needs a name, got ''"),
+    "two spellings": (
+        dict(images=IMAGES, labels=np.array(["caf\u00e9", "cafe\u0301", "tea"] * 2)),
+        r"must have names that differ, and .* look the same",
+    ),
+    "spaces": (dict(images=IMAGES, labels=LABELS, class_names=["a", "a ", "b"]), "must have names that differ"),
+    "structured": (dict(images=np.zeros(6, [("a", "u1")]), labels=LABELS), r"images must be \[N, H, W\]"),
+    "complex": (dict(images=IMAGES * 1j, labels=LABELS), "got complex128: make real numbers of them"),
     "column": (dict(images=IMAGES, labels=LABELS[:, None]), r"got shape \(6, 1\) of int64"),
     "not binary": (dict(images=IMAGES, labels=MULTI_HOT * 2), r"\[N, C\] must be zeros and ones, got 2"),
     "nan labels": (dict(images=IMAGES, labels=MULTI_HOT * np.nan), "must be zeros and ones, got nan"),
@@ -383,3 +401,81 @@ def test_real_data(prepared_data, name):
     assert (counts.min(), counts.max(), len(counts)) == (*extremes, len(source.class_names))
     # All different images: a decoder that went wrong would repeat some.
     assert len({image.tobytes() for image in source.test.images}) > 9950
+
+
+def test_images_of_two_splits_are_noted(tmp_path):
+    colour = np.random.default_rng(0).random((6, 4, 5, 3))
+    splits = {"train_images": colour, "train_labels": LABELS, "test_images": np.stack([colour[2], colour[3] + 1])}
+    source = arrays.load(save(tmp_path, **splits, test_labels=LABELS[2:4]))
+    assert source.notes == (
+        "1 of 2 test images are equal to train images in every pixel, the first of them image 0: figures on them are "
+        "better than on new images",
+    )
+
+
+def npy(header, content=b""):
+    """Returns an .npy file with any header."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue() + content
+
+
+def zipped(folder, members, method=zipfile.ZIP_DEFLATED):
+    path = folder / "odd.npz"
+    with zipfile.ZipFile(path, "w", method) as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names that are there twice
+        for name, content in members:
+            archive.writestr(name, content)
+    return path
+
+
+WHOLE = npy({"descr": "|u1", "fortran_order": False, "shape": (6, 4, 4)}, IMAGES.tobytes())
+HUGE = {"descr": "<f8", "fortran_order": False, "shape": (2**20, 2**20)}
+MEMBERS = {
+    "huge shape": (
+        [("images.npy", npy(HUGE))],
+        "'images.npy': it has 0 bytes where its header, float64 of shape",
+    ),
+    "negative shape": ([("images.npy", npy({**HUGE, "shape": (-1, 4)}))], "its member 'images.npy'"),
+    "empty": ([("labels.npy", b"")], "its member 'labels.npy': .*EOF"),
+    "cut": ([("images.npy", WHOLE[:-1])], "its member 'images.npy': it has 95 bytes where"),
+    "too long": ([("images.npy", WHOLE + b"x")], "its member 'images.npy': it has 97 bytes where"),
+    "header of code": ([("images.npy", WHOLE[:10] + b"__import__('os')" + WHOLE[26:])], "its member 'images.npy'"),
+    "no array": ([("images.npy", WHOLE), ("readme.txt", "x")], "the member 'readme.txt', which is no array"),
+    "twice": ([("images.npy", WHOLE)] * 2, "holds 'images' twice"),
+    "above": ([("../images.npy", WHOLE)], "there is no 'images', 'labels' among its keys '../images'"),
+}
+
+
+@pytest.mark.parametrize("kind", MEMBERS)
+def test_an_odd_member_is_refused_by_its_name(tmp_path, kind):
+    members, message = MEMBERS[kind]
+    with pytest.raises(DataError, match=message) as caught:
+        arrays.load(zipped(tmp_path, members))
+    assert "odd.npz" in str(caught.value)
+
+
+def test_an_encrypted_member_is_refused(tmp_path):
+    path = zipped(tmp_path, [("images.npy", WHOLE)])
+    content = bytearray(path.read_bytes())
+    for start, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(start) + flags] |= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"its member 'images\.npy' is encrypted"):
+        arrays.load(path)
+
+
+def test_arrays_that_do_not_fit_into_memory_are_refused_before_it_is_taken(tmp_path, monkeypatch):
+    path = save(tmp_path, images=IMAGES, labels=LABELS)
+    monkeypatch.setattr(host, "free_bytes", lambda: 100)
+    with pytest.raises(DataError, match=r"data\.npz holds arrays of .* of memory are free"):
+        arrays.load(path)
+
+
+def test_arrays_of_any_order_and_byte_order_are_read(tmp_path):
+    images = np.asfortranarray(np.random.default_rng(0).random((6, 4, 5, 3)).astype(">f4"))
+    source = arrays.load(
+        save(tmp_path, images=images, labels=LABELS.astype(">i8"), class_names=np.array(["a", "b", "é"], ">U4"))
+    )
+    np.testing.assert_array_equal(source.train.images, images)
+    assert source.train.labels.tolist() == LABELS.tolist() and source.class_names == ("a", "b", "é")

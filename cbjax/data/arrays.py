@@ -1,13 +1,14 @@
 """A user's own images and labels from one .npz file."""
 
 import os
-import zipfile
-import zlib
 from typing import Any
 
 import numpy as np
 
-from cbjax.data.records import DataError, Source, Split, quote
+from cbjax import npz
+from cbjax.data import overlaps
+from cbjax.data.files import as_path, require_file
+from cbjax.data.records import DataError, Source, Split, alike, check_names, is_text, quote
 
 _SPLITS = ("train", "validation", "test")
 _LAYOUT = (
@@ -29,7 +30,10 @@ def load(file: str | os.PathLike | None) -> Source:
     """
     if not file:
         raise DataError("data.name='arrays' reads your own .npz: set data.file to its path")
-    arrays = read(file)
+    try:
+        arrays = read(file)
+    except DataError as error:
+        raise DataError(f"data.file: {error}") from None
     try:
         return _source(arrays)
     except DataError as error:
@@ -38,27 +42,15 @@ def load(file: str | os.PathLike | None) -> Source:
 
 def read(file: str | os.PathLike) -> dict[str, np.ndarray]:
     """Returns the arrays of an .npz by name; a DataError says why it cannot be read."""
-    from etils import epath
-
-    path = epath.Path(file).expanduser()
-    if not path.is_file():
-        raise DataError(f"data.file: there is no file {path}: set it to a .npz that numpy.savez wrote")
+    path = as_path(file)
+    require_file(path, "a .npz that numpy.savez wrote")
     try:
         with path.open("rb") as stream:
-            loaded = np.load(stream, allow_pickle=False)
-            if not isinstance(loaded, np.lib.npyio.NpzFile):
-                raise DataError(f"{path} holds a single array: write images and labels with numpy.savez")
-            return {key: loaded[key] for key in loaded.files}
-    except DataError:
-        raise
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
-        if "Object arrays" in str(error) and zipfile.is_zipfile(path):
-            raise DataError(
-                f"{path} holds an array of Python objects, which may run code when read: convert it before saving "
-                "(strings: np.array(labels, dtype=str); images of one size: np.stack)"
-            ) from None
-        reason = error if zipfile.is_zipfile(path) else "it is no zip archive"
-        raise DataError(f"{path} cannot be read as .npz ({reason}): write it again with numpy.savez") from None
+            return npz.read(stream)
+    except npz.NpzError as error:
+        raise DataError(f"{path} {error}") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror or error})") from None
 
 
 def _source(arrays: dict[str, np.ndarray]) -> Source:
@@ -92,7 +84,8 @@ def _source(arrays: dict[str, np.ndarray]) -> Source:
             raise DataError(f"there are {len(array)} {name} images and {count} {name} labels: each image needs one")
     labels, class_names = _labels({name: pair[1] for name, pair in pairs.items()}, given_names)
     splits = {name: Split(images[name], labels[name]) for name in pairs}
-    return Source(splits["train"], splits.get("validation"), splits.get("test"), class_names)
+    notes = tuple(overlaps.of_arrays(images))
+    return Source(splits["train"], splits.get("validation"), splits.get("test"), class_names, notes)
 
 
 def _images(images: np.ndarray, key: str) -> np.ndarray:
@@ -115,8 +108,24 @@ def _images(images: np.ndarray, key: str) -> np.ndarray:
                 f"the first of them image {np.argmin(finite)}"
             )
     elif images.dtype != np.uint8:
-        raise DataError(f"{key} must be uint8 (0 to 255) or float, got {images.dtype}: use images.astype('uint8')")
+        raise DataError(f"{key} must be uint8 (0 to 255) or float, got {images.dtype}: {_as_uint8(images)}")
     return images
+
+
+def _as_uint8(images: np.ndarray) -> str:
+    """Says how images of another kind become uint8 or float without losing anything unseen."""
+    if images.dtype == bool:
+        return "use 255 * images.astype('uint8')"
+    if images.dtype.kind not in "iu":
+        return "make real numbers of them"
+    low, high = images.min(), images.max()
+    if low >= 0 and high <= 255:
+        return f"use images.astype('uint8'), which changes none of its values, {low} to {high}"
+    return (
+        f"its values, {low} to {high}, do not fit, and images.astype('uint8') would wrap around: use "
+        f"images.astype('float32'), with data.normalization=standardize, or scale them to 0 to 255 first, as in "
+        f"((images - {low:.0f}.) * (255 / {max(1, int(high) - int(low))})).round().astype('uint8')"
+    )
 
 
 def _labels(labels: dict[str, np.ndarray], names: Any) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
@@ -143,13 +152,16 @@ def _label_kind(labels: np.ndarray, name: str) -> str:
 
 
 def _from_strings(labels, names):
-    labels = {name: _decoded(array) for name, array in labels.items()}
+    labels = {name: _decoded(array, f"{name} labels") for name, array in labels.items()}
     if names is None:
         names = tuple(np.unique(labels["train"]).tolist())
     index = {name: i for i, name in enumerate(names)}
     for name, array in labels.items():
         if unknown := sorted(set(array.tolist()) - set(index)):
-            raise DataError(f"{name} labels {quote(unknown)} are not among the classes {quote(names)}")
+            raise DataError(
+                f"{name} labels {quote(unknown)} are not among the classes {quote(names)}{alike(unknown, names)}"
+            )
+    check_names(names, "labels")
     _require_two(names)
     return {name: np.array([index[x] for x in array.tolist()], np.int32) for name, array in labels.items()}, names
 
@@ -191,14 +203,27 @@ def _from_multi_hot(labels, names):
 def _class_names(names: np.ndarray) -> tuple[str, ...]:
     if names.ndim != 1 or names.dtype.kind not in "US":
         raise DataError(f"class_names must be [C] strings, got shape {names.shape} of {names.dtype}")
-    values, counts = np.unique(_decoded(names), return_counts=True)
+    decoded = _decoded(names, "class_names")
+    values, counts = np.unique(decoded, return_counts=True)
     if (counts > 1).any():
         raise DataError(f"class_names must differ, and these are repeated: {quote(values[counts > 1])}")
-    return tuple(_decoded(names).tolist())
+    check_names(decoded.tolist(), "class_names")
+    return tuple(decoded.tolist())
 
 
-def _decoded(strings: np.ndarray) -> np.ndarray:
-    return np.char.decode(strings, "utf-8") if strings.dtype.kind == "S" else strings
+def _decoded(strings: np.ndarray, key: str) -> np.ndarray:
+    """Returns bytes as text; refuses what is none."""
+    how = "decode them as they were written, as in np.char.decode(labels, 'latin-1'), and save them again"
+    try:
+        strings = np.char.decode(strings, "utf-8") if strings.dtype.kind == "S" else strings
+    except UnicodeDecodeError as error:
+        raise DataError(f"{key} must be UTF-8, and one of them is {error.object!r}: {how}") from None
+    except ValueError as error:  # a number that is no character
+        raise DataError(f"{key} must be text ({error}): {how}") from None
+    for name in np.unique(strings).tolist():
+        if not is_text(name):
+            raise DataError(f"{key} must be text, and {name!a} has half of a surrogate pair: {how}")
+    return strings
 
 
 def _require_two(names: tuple[str, ...]) -> None:

@@ -31,6 +31,7 @@ class TrainTransform:
       smallest_area: least share of the image's area that a crop has, in (0, 1]; 0.08 and 0.05 are usual.
       flip: whether half of the images are mirrored left to right.
       color_jitter: brightness, contrast and saturation are multiplied by 1 ± this at most; 0 for none.
+      max_pixels: that an encoded image may have; a larger one is refused.
 
     Source: Szegedy et al. 2015 (crops), Goyal et al. 2017; as torchvision's RandomResizedCrop and ColorJitter.
     """
@@ -40,6 +41,7 @@ class TrainTransform:
     smallest_area: float = 0.08
     flip: bool = True
     color_jitter: float = 0.0
+    max_pixels: int = decode.MAX_PIXELS
 
     def __call__(self, data: bytes, position: int) -> np.ndarray:
         """Returns [image_size, image_size, 3] uint8.
@@ -50,12 +52,12 @@ class TrainTransform:
             own randomness.
 
         Raises:
-          DecodeError: if it is not a whole image.
+          DecodeError: if it is not a whole image, or too large.
         """
         draws = uniform(self.seed, position, _DRAWS)
         head = decode.jpeg_head(data)
         if head is None:
-            pixels, reduced = decode.decode_any(data), 1
+            pixels, reduced = decode.decode_any(data, self.max_pixels), 1
             box = random_box(draws, pixels.shape[:2], self.smallest_area)
         else:
             box = random_box(draws, (head.height, head.width), self.smallest_area)
@@ -66,6 +68,7 @@ class TrainTransform:
                 math.ceil(self.image_size * head.height / height),
                 math.ceil(self.image_size * head.width / width),
                 bottom=top + height,
+                max_pixels=self.max_pixels,
             )
         image = _cut(pixels, [side / reduced for side in box], self.image_size)
         if self.flip and draws[4 * _TRIES] < 0.5:
@@ -82,17 +85,19 @@ class EvalTransform:
     Attributes:
       image_size: side of the result in pixels.
       resize: the shorter side before the crop in pixels; 256 for 224 is usual.
+      max_pixels: as in `TrainTransform`.
 
     Source: Krizhevsky et al. 2012; as torchvision's Resize and CenterCrop, to the pixel.
     """
 
     image_size: int
     resize: int
+    max_pixels: int = decode.MAX_PIXELS
 
     def __call__(self, data: bytes, position: int = 0) -> np.ndarray:
         """Returns [image_size, image_size, 3] uint8; the position does not matter. Raises as `TrainTransform`."""
         # At full size and by Pillow, at any cost: published accuracies and weights were measured this way.
-        return self.of_pixels(decode.decode(data))
+        return self.of_pixels(decode.decode(data, self.max_pixels))
 
     def of_pixels(self, pixels: np.ndarray) -> np.ndarray:
         """As a call, of an image [H, W, 3] uint8 that is decoded already."""

@@ -1,5 +1,6 @@
 """From the bytes of an image file to RGB pixels: what Pillow makes of them, and faster for JPEG."""
 
+import functools
 import io
 import math
 import re
@@ -8,6 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cbjax.data.image_kinds import HEAD, NAMES, kind_of
+
+MAX_PIXELS = 178_956_970  # Pillow's own limit: a quarter of 2^31 bytes at three bytes a pixel
 _ORIENTATION = 0x0112  # the EXIF tag
 # EXIF orientation -> Pillow's name of the operation that turns the image upright.
 _UPRIGHT = {
@@ -44,30 +48,43 @@ class JpegHead(NamedTuple):
     height_at: int
 
 
-def decode(data: bytes) -> np.ndarray:
-    """Decodes an image of any kind; its content decides which, not a file's name.
+def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decodes an image of one of `image_kinds.NAMES`; its content decides which, not a file's name.
 
     Grey, palette, transparent, CMYK and YCCK images become RGB as by Pillow's `convert("RGB")`, which drops the alpha
-    channel; 16 bits of grey are scaled to 8; EXIF's orientation is applied.
+    channel; 16 bits of grey are scaled to 8, of 16 bits of a colour the upper 8 are kept; EXIF's orientation is
+    applied. Of several pictures in a file (GIF, TIFF, WebP) the first is taken.
 
     Args:
       data: the content of a file.
+      max_pixels: height times width that an image may have, by what its head says; nothing of a larger one is decoded.
 
     Returns:
       [H, W, 3] uint8.
 
     Raises:
-      DecodeError: if it is not a whole image.
+      DecodeError: if it is not a whole image, or too large.
     """
-    if jpeg_head(data) is not None:
+    head = jpeg_head(data)
+    if head is not None:
+        refuse_large(head.height, head.width, max_pixels)
         pixels = _decode_jpeg(data)
         if pixels is not None:
             return pixels
-    return decode_any(data)
+    return decode_any(data, max_pixels)
+
+
+def refuse_large(height: int, width: int, max_pixels: int) -> None:
+    """Raises DecodeError if an image has more pixels than it may."""
+    if height * width > max_pixels:
+        raise DecodeError(
+            f"it has {height} × {width} = {height * width} pixels, and data.max_pixels allows {max_pixels}: make it "
+            "smaller, or raise data.max_pixels if the image can be trusted"
+        )
 
 
 def decode_at_least(
-    data: bytes, head: JpegHead, height: int, width: int, bottom: int | None = None
+    data: bytes, head: JpegHead, height: int, width: int, bottom: int | None = None, max_pixels: int = MAX_PIXELS
 ) -> tuple[np.ndarray, int]:
     """As `decode`, at 1/2, 1/4 or 1/8 of the size and without the last rows where the file allows it, for training.
 
@@ -78,14 +95,16 @@ def decode_at_least(
       head: `jpeg_head(data)`, not None.
       height, width: in pixels, which the whole image is to have at least; where it is smaller, it has its own size.
       bottom: rows of the file's image that are needed, in pixels; None for all.
+      max_pixels: as in `decode`, of the whole image.
 
     Returns:
       [H, W, 3] uint8, which this thread's next call may overwrite, and the 1, 2, 4 or 8 by which its sides were divided
       and rounded up.
 
     Raises:
-      DecodeError: if it is not a whole image, though not always if damaged below `bottom`; it is if cut off there.
+      DecodeError: as `decode`, though not always if damaged below `bottom`; it is if cut off there.
     """
+    refuse_large(head.height, head.width, max_pixels)
     # Only powers of two: the other scales of libjpeg take longer than the whole image.
     scale = 1
     while scale < 8 and -(-head.height // (2 * scale)) >= height and -(-head.width // (2 * scale)) >= width:
@@ -94,7 +113,7 @@ def decode_at_least(
     if bottom is not None and head.height_at:
         rows = min(rows, bottom + _ROWS_BELOW * scale)
     pixels = _decode_part(data, head, scale, rows)
-    return (decode_any(data), 1) if pixels is None else (pixels, scale)
+    return (decode_any(data, max_pixels), 1) if pixels is None else (pixels, scale)
 
 
 def jpeg_head(data: bytes) -> JpegHead | None:
@@ -181,27 +200,52 @@ def _decode_part(data, head, scale, rows):
         return None
 
 
-def _orientation(data):
+def open_image(data: bytes) -> Any:
+    """Returns an image of Pillow's that has read its head alone.
+
+    As Pillow's `open`, but of the kinds that are meant, and without its limit of pixels, which is one for the whole
+    process.
+
+    Raises:
+      DecodeError: if it is of no such kind, or its head is damaged.
+    """
+    kind = kind_of(data[:HEAD])
+    if kind is None:
+        what = "the file is empty" if not data else f"its content is no image of the kinds {', '.join(NAMES)}"
+        raise DecodeError(what)
+    opened = _openers()
+    if kind not in opened:
+        raise DecodeError(
+            f"it is {kind}, which this machine's Pillow cannot read: install another, or convert the image"
+        )
+    try:
+        return opened[kind](io.BytesIO(data), "")
+    except Exception as error:  # each kind raises its own
+        raise DecodeError(f"it begins as {kind}, and its head is cut off or damaged ({error})") from None
+
+
+@functools.cache
+def _openers():
     from PIL import Image
 
+    Image.init()
+    return {kind: Image.OPEN[kind][0] for kind in NAMES if kind in Image.OPEN}
+
+
+def _orientation(data):
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_image(data) as image:
             return image.getexif().get(_ORIENTATION, 1)
     except Exception:  # a damaged header: each of its readers raises its own, and `decode` will say what matters
         return 1
 
 
-def decode_any(data):
-    from PIL import Image
-
+def decode_any(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """As `decode`, by Pillow alone."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_image(data) as image:
+            refuse_large(image.height, image.width, max_pixels)
             return of_pillow(image)
-    except Image.DecompressionBombError as error:
-        raise DecodeError(str(error)) from None
-    except Image.UnidentifiedImageError:
-        what = "the file is empty" if not data else "its content is no image that Pillow knows"
-        raise DecodeError(what) from None
     except DecodeError:
         raise
     except Exception as error:  # each of Pillow's decoders raises its own

@@ -1,18 +1,21 @@
 """Encoded images that are files, and the tree of folders that holds a class each."""
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from cbjax.data.records import DataError, Encoded, Source, Split, quote
+from cbjax.data import listing, overlaps
+from cbjax.data.image_kinds import AN_IMAGE
+from cbjax.data.records import DataError, Encoded, Source, Split, alike, check_names, quote
 from cbjax.storage import is_remote
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
 _VALIDATION_FOLDERS = ("validation", "val", "valid")
 _SPLIT_FOLDERS = ("train", "training", "test", "testing", *_VALIDATION_FOLDERS)
 _LAYOUT = "root/train/CLASS/*.jpg with val and test likewise, or root/CLASS/*.jpg where there are no splits"
+SCHEMES = ("gs", "s3", "az", "hf")  # that etils.epath opens
 _SIZES = 1000  # how many files are asked for their size
 
 
@@ -26,15 +29,13 @@ class Files:
 
     def name(self, position: int) -> str:
         """Returns the path."""
-        return os.path.join(self._root, self._paths[position].decode("utf-8", "surrogateescape"))
+        path = self._paths[position].decode("utf-8", "surrogateescape")
+        return path if is_remote(path) else os.path.join(self._root, path)
 
     def read(self, position: int) -> bytes:
         """Returns the file's content."""
         path = self.name(position)
-        if is_remote(path):
-            return as_path(path).read_bytes()
-        with open(path, "rb", buffering=0) as file:  # Python's buffer takes longer than the system's
-            return file.read()
+        return as_path(path).read_bytes() if is_remote(path) else listing.read_file(path)
 
     def fingerprint(self, positions: np.ndarray) -> bytes:
         """Joins the paths: they are what a list says, also of a file that is gone or was repaired."""
@@ -45,7 +46,14 @@ class Files:
         return np.array([self._size(position) for position in _spread(positions, _SIZES)], np.int64).tobytes()
 
     def are_there(self) -> bool:
-        """Says whether some of the files exist: looks for a few, evenly spread, until one does."""
+        """Says whether some of the files exist: looks for a few, evenly spread, until one does.
+
+        Raises:
+          DataError: if they are in a bucket that cannot be reached.
+        """
+        if is_remote(first := self.name(0)):  # one is asked for: a bucket out of reach takes a minute to say so
+            require_file(as_path(first), "an image of the list")
+            return True
         return any(self._size(position) >= 0 for position in _spread(np.arange(len(self._paths)), 20))
 
     def _size(self, position):
@@ -61,10 +69,61 @@ def _spread(positions, number):
 
 
 def as_path(path: str | os.PathLike) -> Any:
-    """Returns a path that may be remote or begin with a tilde."""
+    """Returns a path that may be remote or begin with a tilde.
+
+    Raises:
+      DataError: if it is a URL of a kind that cannot be read, or no path at all.
+    """
     from etils import epath
 
+    if problem := why_no_path(os.fspath(path)):
+        raise DataError(f"{path!r} {problem}")
     return epath.Path(path).expanduser()
+
+
+def why_no_path(path: str) -> str:
+    """Says why a path can be that of no file; empty if it can."""
+    if "\0" in path:
+        return "has a NUL character, which no path can have: write the file's path again"
+    scheme, found, _ = path.partition("://")
+    if found and scheme not in SCHEMES:
+        known = ", ".join(f"{name}://" for name in SCHEMES)
+        return f"begins with {scheme}://, and cbjax reads paths of this machine and {known}: copy the files here first"
+    return ""
+
+
+def read_whole(file: Any, what: str) -> bytes:
+    """Returns the content of a regular file; nothing else is opened.
+
+    Args:
+      file: from `as_path`.
+      what: ends "there is no file …", to say what the file is for.
+
+    Raises:
+      DataError: if there is no such file, it is a folder, a pipe or a device, or cannot be read.
+    """
+    require_file(file, what)
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise DataError(f"{file} cannot be read ({error.strerror or error})") from None
+
+
+def require_file(file: Any, what: str) -> None:
+    """Raises DataError unless there is a regular file, or one in a bucket; arguments as `read_whole`."""
+    try:
+        # An epath's own `is_file` says yes to a pipe and to a device.
+        if file.is_file() if is_remote(os.fspath(file)) else os.path.isfile(file):
+            return
+        if file.is_dir():
+            raise DataError(f"{file} is a folder; it must be a file, {what}")
+        if file.exists():
+            raise DataError(f"{file} is a pipe, a socket or a device; it must be a file, {what}")
+    except DataError:
+        raise
+    except Exception as error:  # each kind of bucket raises its own, also where its package is not installed
+        raise DataError(f"{file} cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    raise DataError(f"there is no file {file}, {what}")
 
 
 def load_folder(root: str | os.PathLike | None, image_size: int) -> Source:
@@ -111,21 +170,32 @@ def load_folder(root: str | os.PathLike | None, image_size: int) -> Source:
             f"{_LAYOUT}, and there is {quote(_entries(where), 5) or 'nothing'}: set data.root to the folder above "
             "those of the classes or above train"
         )
-    if empty := [name for name in class_names if not listed["train"][name]]:
+    if empty := [name for name in class_names if not listed["train"][name].paths]:
+        left_out = listing.describe({name: listed["train"][name].left_out for name in empty})
         raise DataError(
-            f"{place}: every class needs a training image, a file that ends in {', '.join(SUFFIXES)}; without one: "
-            f"{quote(empty)}: add images or remove the folder"
+            f"{place}: every class needs a training image, {AN_IMAGE}; without one: {quote(empty)}: add images or "
+            f"remove the folder{''.join(f'; {line}' for line in left_out)}"
         )
-    splits = {}
-    for split, files in listed.items():
-        if unknown := sorted(set(files) - set(index)):
-            raise DataError(f"{place}: {split} has classes that training lacks, {quote(unknown)}: rename or move them")
-        paths = [path for name in sorted(files) for path in files[name]]
-        labels = np.repeat([index[name] for name in sorted(files)], [len(files[name]) for name in sorted(files)])
-        if not paths:
-            raise DataError(f"{place}: the {split} split has no image, a file that ends in {', '.join(SUFFIXES)}")
-        splits[split] = make_split(Files(place, paths), labels, image_size)
-    return with_test(splits, class_names)
+    splits, notes = dict[str, Split](), list[str]()
+    for split, classes in listed.items():
+        if unknown := sorted(set(classes) - set(index)):
+            raise DataError(
+                f"{place}: {split} has classes that training lacks, {quote(unknown)}{alike(unknown, index)}: rename or "
+                "move them"
+            )
+        chosen = sorted(classes)
+        files = [path for name in chosen for path in classes[name].paths]
+        labels = np.repeat([index[name] for name in chosen], [len(classes[name].paths) for name in chosen])
+        if not files:
+            raise DataError(f"{place}: the {split} split has no image, {AN_IMAGE}")
+        splits[split] = make_split(Files(place, files), labels, image_size)
+        notes += listing.describe({name: classes[name].left_out for name in chosen}, f"{split}: ")
+    folders = [classes[name] for classes in listed.values() for name in sorted(classes)]
+    paths = [os.path.join(place, path) for folder in folders for path in folder.paths]
+    pairs = listing.same_files(paths, np.concatenate([folder.inodes for folder in folders]))
+    notes += overlaps.judge(pairs, paths, {split: splits[split].labels for split in splits}, class_names, str(place))[1]
+    source = with_test(splits, class_names)
+    return dataclasses.replace(source, notes=source.notes + tuple(notes))
 
 
 def make_split(store: Any, labels: np.ndarray | Sequence[int], image_size: int) -> Split:
@@ -146,7 +216,7 @@ def _folders(place):
     if is_remote(os.fspath(place)):
         return [entry.name for entry in place.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
     with os.scandir(place) as entries:
-        return [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+        return [entry.name for entry in entries if not entry.name.startswith(".") and os.path.isdir(entry.path)]
 
 
 def _entries(place):
@@ -155,17 +225,7 @@ def _entries(place):
 
 
 def _classes(root, split=""):
-    """Returns class name -> sorted paths of its images, relative to the root."""
-    return {name: list_images(root, root / split / name) for name in _folders(root / split)}
-
-
-def list_images(root: Any, folder: Any) -> list[str]:
-    """Returns the sorted paths, relative to the root, of the images in and below a folder; hidden ones are left out."""
-    if is_remote(os.fspath(root)):
-        files = [os.fspath(path) for path in folder.rglob("*")]
-    else:
-        files = [os.path.join(where, file) for where, _, names in os.walk(folder, followlinks=True) for file in names]
-    start = len(os.fspath(root).rstrip("/")) + 1
-    return sorted(
-        file[start:] for file in files if file.lower().endswith(SUFFIXES) and not os.path.basename(file).startswith(".")
-    )
+    """Returns class name -> what was found in its folder, its paths relative to the root."""
+    names = _folders(root / split)
+    check_names(names, f"{root / split}")
+    return {name: listing.search(root, os.path.join(split, name)) for name in names}

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from cbjax.data.crops import EvalTransform
-from cbjax.data.decode import DecodeError, decode, of_pillow
+from cbjax.data.decode import MAX_PIXELS, DecodeError, decode, of_pillow
 from cbjax.data.files import as_path
+from cbjax.data.listing import read_file
 from cbjax.data.records import DataError
+from cbjax.storage import is_remote
 
 NARROW = 8  # images whose pixels span less than this part of the training's may be in other units
 
@@ -40,11 +42,13 @@ class Fit:
         """Reads an image file; a DataError says why it cannot be read."""
         place = as_path(path)
         try:
-            if not place.is_file():  # a pipe would wait for ever
-                raise DataError(f"{path}: there is no such file, or it is no regular one")
-            return self.photo(decode(place.read_bytes()))
+            data = place.read_bytes() if is_remote(path) else read_file(os.fspath(place))
+            return self.photo(decode(data, MAX_PIXELS if self.transform is None else self.transform.max_pixels))
+        except FileNotFoundError:
+            raise DataError(f"{path}: there is no such file") from None
         except (DecodeError, OSError) as error:
-            raise DataError(f"{path}: it cannot be read ({error}); repair it or leave it out") from error
+            reason = getattr(error, "strerror", None) or error
+            raise DataError(f"{path}: it cannot be read ({reason}); repair it or leave it out") from error
 
     def photo(self, pixels: np.ndarray) -> np.ndarray:
         """Brings the pixels [H, W, 3] uint8 of a photo to the network's input; raises DataError."""

@@ -1,18 +1,24 @@
 """List files over a folder of images: `path label` a line, as long-tailed benchmarks publish them, and CSV."""
 
+import collections
 import csv
 import gzip
 import io
 import itertools
 import os
+import zlib
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from cbjax.data.files import Files, as_path, make_split
-from cbjax.data.records import DataError, Source, quote
+from cbjax.data import overlaps
+from cbjax.data.files import Files, as_path, make_split, read_whole, why_no_path
+from cbjax.data.records import DataError, Source, Split, alike, check_names, is_text, quote
+from cbjax.storage import is_remote
 
 Rows = tuple[list[str], list]  # paths and labels, in the order of the lines
+_LARGEST = 1 << 31  # bytes of a list
+_SEPARATORS = "|;,/+&"  # that join labels
 
 
 def load_lists(lists: Mapping[str, str | None], root: str | os.PathLike | None, image_size: int) -> Source:
@@ -68,9 +74,37 @@ def load_csv(lists: Mapping[str, str | None], root: str | os.PathLike | None, im
     index = {name: label for label, name in enumerate(class_names)}
     for split, (_, found) in rows.items():
         if unknown := sorted(set(found) - names):
-            raise DataError(f"{files[split]}: labels {quote(unknown)} are not among the classes of training")
+            raise DataError(
+                f"{files[split]}: labels {quote(unknown)} are not among the classes of training{alike(unknown, names)}"
+            )
+    notes = _joined_labels(files["train"], class_names)
     indexed = {split: (paths, [index[name] for name in found]) for split, (paths, found) in rows.items()}
-    return _source(files, indexed, root, class_names, image_size)
+    return _source(files, indexed, root, class_names, image_size, notes)
+
+
+def _joined_labels(file, names) -> tuple[str, ...]:
+    """Refuses labels such as cat|dog beside cat and dog; returns a note on others that seem to be joined."""
+    known, suspects = set(names), collections.Counter[str]()
+    for name in names:
+        for separator in _SEPARATORS:
+            parts = [part.strip() for part in name.split(separator)]
+            if len(parts) > 1 and known.issuperset(parts):
+                raise DataError(
+                    f"{file}: an image must have one label, and {quote([name])} joins the labels {quote(parts)}: give "
+                    "each image one of them, or if it is a class of its own, another name; images that have several "
+                    "labels at once can be given as an .npz with labels [N, C] of zeros and ones (data.name=arrays)"
+                )
+        if len(parts := name.split()) > 1 and all(part.isdecimal() for part in parts):
+            suspects.update([name])
+        for separator in "|;":
+            if separator in name:
+                suspects.update([name])
+    if not suspects:
+        return ()
+    return (
+        f"{file}: {len(suspects)} labels, such as {quote(list(suspects)[:1])}, look like several labels joined; each "
+        "is a class of its own here",
+    )
 
 
 def _given(lists, name):
@@ -79,18 +113,30 @@ def _given(lists, name):
     return {split: as_path(file) for split, file in lists.items() if file}
 
 
-def _source(files, rows, root, class_names, image_size):
-    splits = {}
-    for split, (paths, labels) in rows.items():
-        folder = as_path(root) if root else files[split].parent
-        store = Files(folder, paths)
+def _source(files, rows, root, class_names, image_size, notes=()):
+    folders = {split: as_path(root) if root else files[split].parent for split in rows}
+    stores = {split: Files(folders[split], rows[split][0]) for split in rows}
+    for split, store in stores.items():
         if not store.are_there():
             raise DataError(
                 f"{files[split]}: its images are not there, such as {store.name(0)}: set data.root to the folder that "
                 f"the paths are relative to"
             )
-        splits[split] = make_split(store, labels, image_size)
-    return Source(splits["train"], splits.get("validation"), splits.get("test"), class_names)
+    paths = [_whole_path(folders[split], path) for split in rows for path in rows[split][0]]
+    labels = {split: np.asarray(rows[split][1], np.int32) for split in rows}
+    where = ", ".join(str(files[split]) for split in rows)
+    repeated, found = overlaps.judge(overlaps.of_paths(paths), paths, labels, class_names, where)
+    splits: dict[str, Split] = {}
+    for split, store in stores.items():
+        whole = make_split(store, labels[split], image_size)
+        kept = np.setdiff1d(np.arange(len(whole)), repeated[split])
+        splits[split] = Split(whole.images[kept], whole.labels[kept]) if repeated[split] else whole
+    return Source(splits["train"], splits.get("validation"), splits.get("test"), class_names, (*notes, *found))
+
+
+def _whole_path(folder, path):
+    whole = path if is_remote(path) else os.path.join(folder, path)
+    return whole if is_remote(whole) else os.path.normpath(whole)
 
 
 def _read_list(file) -> Rows:
@@ -104,7 +150,7 @@ def _read_list(file) -> Rows:
             raise DataError(f"{file}, line {number}: label {parts[1]} is out of range: labels count from 0")
         if len(parts) < 2 or not (parts[1].isascii() and parts[1].isdigit()):
             raise DataError(f"{file}, line {number}: must be a path and a whole number, got {line.strip()[:80]!r}")
-        paths.append(parts[0].strip())
+        paths.append(_checked(file, number, parts[0].strip()))
         labels.append(int(parts[1]))
         if labels[-1] >= 2**31:
             raise DataError(f"{file}, line {number}: label {labels[-1]} is out of range")
@@ -124,6 +170,12 @@ def _read_rows(file, reader) -> Rows:
     header = [name.strip().lower() for name in next(reader, [])]
     if "path" not in header or "label" not in header:
         raise DataError(f"{file}, line 1: must be a header with path and label, got {','.join(header)[:80]!r}")
+    for name in ("path", "label"):
+        if header.count(name) > 1:
+            raise DataError(
+                f"{file}, line 1: must have one column {name}, got {header.count(name)} in {','.join(header)[:80]!r}: "
+                "rename or take away the others"
+            )
     path, label = header.index("path"), header.index("label")
     for row in reader:
         if not row:
@@ -133,8 +185,13 @@ def _read_rows(file, reader) -> Rows:
                 f"{file}, line {reader.line_num}: must have a path and a label in {len(header)} columns, got "
                 f"{','.join(row)[:80]!r}"
             )
-        paths.append(row[path].strip())
+        if not is_text(row[label]):
+            raise DataError(
+                f"{file}, line {reader.line_num}: the label {row[label]!r} is not UTF-8: save the file as UTF-8"
+            )
+        paths.append(_checked(file, reader.line_num, row[path].strip()))
         labels.append(row[label].strip())
+    check_names(sorted(set(labels)), str(file))
     return _not_empty(file, paths, labels)
 
 
@@ -144,15 +201,26 @@ def _not_empty(file, paths, labels):
     return paths, labels
 
 
+def _checked(file, number, path):
+    if problem := why_no_path(path):
+        raise DataError(f"{file}, line {number}: the path {path!r} {problem}")
+    return path
+
+
 def _text(file) -> Iterator[str]:
-    if not file.is_file():
-        raise DataError(f"there is no file {file}, which was to list images")
+    content = read_whole(file, "which was to list images")
     try:
-        content = file.read_bytes()
-        content = gzip.decompress(content) if file.suffix == ".gz" else content
-        # Some editors put a byte order mark first, which would become part of the first path.
-        return io.StringIO(content.decode("utf-8-sig"), newline=None)
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+        if file.suffix == ".gz":
+            with gzip.open(io.BytesIO(content)) as packed:
+                content = packed.read(_LARGEST + 1)
+        if len(content) > _LARGEST:
+            raise DataError(f"{file} has more than {_LARGEST} bytes, which is no list of images")
+        if b"\0" in content:
+            raise DataError(f"{file} cannot be read as text (it has NUL characters): save it as UTF-8")
+        # Some editors put a byte order mark first, which would become part of the first path. Paths may be bytes that
+        # are not UTF-8, as on disk.
+        return io.StringIO(content.decode("utf-8-sig", "surrogateescape"), newline=None)
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{file} cannot be read as text ({error})") from None
 
 

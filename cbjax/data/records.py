@@ -1,6 +1,7 @@
 """The records that the data modules hand to each other."""
 
 import dataclasses
+import unicodedata
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -131,3 +132,40 @@ def quote(names: Iterable[object], limit: int = 20) -> str:
     quoted = [f"'{name}'" for name in names]
     rest = len(quoted) - limit
     return ", ".join(quoted) if rest <= 0 else f"{', '.join(quoted[:limit])} and {rest} more"
+
+
+def check_names(names: Iterable[str], where: str) -> None:
+    """Refuses class names that a reader could not tell apart or that are no text.
+
+    Raises:
+      DataError: if a name is empty, or two differ in nothing but spaces around them or in how accents are encoded.
+    """
+    known: dict[str, str] = {}
+    for name in names:
+        if not name.strip():
+            raise DataError(f"{where}: every class needs a name, got {name!r}: name it, or leave its images out")
+        other = known.setdefault(_plain(name), name)
+        if other != name:
+            raise DataError(
+                f"{where}: classes must have names that differ, and {other!a} and {name!a} look the same "
+                "(accents or spaces are written in two ways): give both the same name"
+            )
+
+
+def alike(unknown: Iterable[str], known: Iterable[str]) -> str:
+    """Ends a message with the known name that looks the same as an unknown one, if there is one."""
+    plain = {_plain(name): name for name in known}
+    for name in unknown:
+        if _plain(name) in plain:
+            other = ascii(plain[_plain(name)])
+            return f" ({name!a} looks the same as {other}: accents or spaces are written in two ways)"
+    return ""
+
+
+def is_text(name: str) -> bool:
+    """Says whether a name can be written as UTF-8; a lone half of a surrogate pair cannot."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+def _plain(name):
+    return unicodedata.normalize("NFC", name).strip()

@@ -1,7 +1,6 @@
 """Image data sets that TensorFlow Datasets prepared as ArrayRecord, read without TensorFlow."""
 
 import dataclasses
-import io
 import json
 import os
 import re
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from cbjax.data.decode import open_image
 from cbjax.data.records import DataError, Source, Split
 from cbjax.text import encodable
 
@@ -130,7 +130,6 @@ def load(name: str, label: str = "label", *, data_dir: str | os.PathLike | None 
 
 def _read(builder: Any, split: str, label: str, block: int = 1000) -> Split:
     import tensorflow_datasets as tfds
-    from PIL import Image
 
     # Decoded here because TFDS's own decoder logs a recommendation of OpenCV at every start; the speed is the same, and
     # threads do not help with images this small.
@@ -140,7 +139,7 @@ def _read(builder: Any, split: str, label: str, block: int = 1000) -> Split:
     for start in range(0, len(records), block):
         positions = range(start, min(start + block, len(records)))
         for i, record in zip(positions, records.__getitems__(list(positions)), strict=True):
-            with Image.open(io.BytesIO(record["image"])) as image:
+            with open_image(record["image"]) as image:
                 images[i] = np.asarray(image).reshape(images.shape[1:])
             labels[i] = record[label]
     return Split(images, labels)

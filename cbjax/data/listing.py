@@ -1,0 +1,234 @@
+"""Which files of a folder are its images: regular files, each once, and a count of what is left out."""
+
+import collections
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cbjax.data.image_kinds import HEAD, SUFFIXES, kind_of
+from cbjax.data.records import quote
+from cbjax.storage import is_remote
+
+LARGEST = 1 << 31  # bytes of one file; no image has more
+NO_IMAGE = "are no images by their content"
+HIDDEN = "are hidden"
+SPECIAL = "are no regular files but pipes, sockets or devices"
+BROKEN = "are links that lead nowhere, or files that must not be read"
+REPEATED = "are other paths to a file or folder that was found before"
+ABOVE = "are links to a folder that holds this one"
+
+
+class Found(NamedTuple):
+    """The images in and below a folder.
+
+    Attributes:
+      paths: sorted, relative to the root that was given.
+      inodes: [N] int64, each file's number on its disk, which two paths to one file share; empty if not known.
+      left_out: why files were left out, one of the reasons above -> their names.
+    """
+
+    paths: list[str]
+    inodes: np.ndarray
+    left_out: dict[str, list[str]]
+
+
+def search(root: Any, below: str = "") -> Found:
+    """Finds the images in and below a folder.
+
+    A file with one of the `SUFFIXES` is an image; of any other file the first bytes decide. Links are followed, to a
+    folder once. A file that is reached twice counts once, under its own name rather than that of a link to it.
+
+    Args:
+      root: the folder that paths are relative to.
+      below: the folder to search, relative to the root; "" for the root.
+
+    Raises:
+      OSError: if the folder cannot be listed.
+    """
+    if is_remote(os.fspath(root)):
+        return _search_remote(root, below)
+    return _Search(os.path.join(root, ""), os.path.join(root, below)).found()
+
+
+def read_file(path: str) -> bytes:
+    """Returns the content of a regular file; of a pipe or a device nothing is read.
+
+    Raises:
+      OSError: if it is none, cannot be read, or is larger than `LARGEST`.
+    """
+    # Opened like this a pipe without a writer does not wait for one.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb", buffering=0) as file:  # Python's buffer takes longer than the system's
+        about = os.fstat(descriptor)
+        if not stat.S_ISREG(about.st_mode):
+            raise OSError(None, "it is no regular file", path)
+        if about.st_size > LARGEST:
+            raise OSError(None, f"it has {about.st_size} bytes, and an image has at most {LARGEST}", path)
+        return file.readall()
+
+
+def describe(left_out: Mapping[str, Mapping[str, list[str]]], what: str = "") -> tuple[str, ...]:
+    """Returns a line for each reason why files were left out.
+
+    Args:
+      left_out: name of a class (or "") -> reason -> names of files.
+      what: begins the line, such as the name of a split.
+    """
+    lines = []
+    for reason in (NO_IMAGE, HIDDEN, SPECIAL, BROKEN, REPEATED, ABOVE):
+        by_class = {name: reasons[reason] for name, reasons in left_out.items() if reasons.get(reason)}
+        if by_class:
+            total, names = sum(map(len, by_class.values())), next(iter(by_class.values()))
+            classes = ", ".join(f"{quote([name])} {len(files)}" for name, files in list(by_class.items())[:10] if name)
+            more = f" and {len(by_class) - 10} more classes" if len(by_class) > 10 else ""
+            of_classes = f"; by class: {classes}{more}" if classes else ""
+            files = "file" if total == 1 else "files"
+            lines.append(f"{what}left out {total} {files} that {reason}, such as {quote(names[:1])}{of_classes}")
+    return tuple(lines)
+
+
+def same_files(paths: Iterable[str], inodes: np.ndarray) -> list[tuple[int, int]]:
+    """Returns the pairs of positions, the first one's and a later one's, whose paths lead to one file.
+
+    Args:
+      paths: [N] whole paths.
+      inodes: [N] the files' numbers, or empty.
+    """
+    if not len(inodes):
+        return []
+    order = np.argsort(inodes, kind="stable")
+    starts = np.flatnonzero(np.diff(inodes[order]) == 0)
+    if not len(starts):
+        return []
+    paths = list(paths)
+    first, pairs = -1, []
+    for i in starts.tolist():
+        if first < 0 or inodes[order[i]] != inodes[first]:
+            first = int(order[i])
+        if _is_same(paths[first], paths[order[i + 1]]):
+            pairs.append((first, int(order[i + 1])))
+    return pairs
+
+
+class _Search:
+    def __init__(self, root: str, folder: str):
+        self._root, self._folder = root, folder
+        self._files: dict[str, int] = {}  # path -> its number, of files with a name of their own
+        self._first: dict[int, str] = {}  # number -> the first path to it
+        self._folders: set[tuple[int, int]] = set()
+        self._above = {_identity(path) for path in _parents(os.path.realpath(folder))}
+        self._left_out: dict[str, list[str]] = collections.defaultdict(list)
+
+    def found(self) -> Found:
+        links = self._walk(self._folder)
+        while links:  # after all that has a name of its own, in an order that does not depend on the disk
+            links = [deeper for link in sorted(links) for deeper in self._follow(link)]
+        paths = sorted(self._files)
+        inodes = np.array([self._files[path] for path in paths], np.uint64).astype(np.int64)
+        return Found([path[len(self._root) :] for path in paths], inodes, dict(self._left_out))
+
+    def _walk(self, top: str) -> list[str]:
+        """Takes the files in and below a folder; returns the links that it has."""
+        waiting, links = [top], []
+        while waiting:
+            folder = waiting.pop()
+            identity = _identity(folder)
+            if identity in self._folders:
+                self._left_out[REPEATED].append(os.path.basename(folder))
+                continue
+            self._folders.add(identity)
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        self._left_out[HIDDEN].append(entry.name)
+                    elif entry.is_file(follow_symlinks=False):
+                        self._take(entry.path, entry.inode())
+                    elif entry.is_symlink():
+                        links.append(entry.path)
+                    elif entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+                    else:
+                        self._left_out[SPECIAL].append(entry.name)
+        return links
+
+    def _follow(self, link: str) -> list[str]:
+        name = os.path.basename(link)
+        try:
+            about = os.stat(link)
+        except OSError:  # nothing there, a ring of links, or no permission
+            self._left_out[BROKEN].append(name)
+            return []
+        if stat.S_ISDIR(about.st_mode):
+            if (about.st_dev, about.st_ino) in self._above:
+                self._left_out[ABOVE].append(name)
+                return []
+            return self._walk(link)
+        if stat.S_ISREG(about.st_mode):
+            self._take(link, about.st_ino)
+        else:
+            self._left_out[SPECIAL].append(name)
+        return []
+
+    def _take(self, path: str, inode: int) -> None:
+        if not path.lower().endswith(SUFFIXES):
+            try:
+                if _kind(path) is None:
+                    self._left_out[NO_IMAGE].append(os.path.basename(path))
+                    return
+            except OSError:
+                self._left_out[BROKEN].append(os.path.basename(path))
+                return
+        first = self._first.setdefault(inode, path)
+        if first != path and _is_same(first, path):
+            kept, other = sorted((first, path), key=lambda one: (os.path.islink(one), one))
+            del self._files[first]
+            self._first[inode] = kept
+            self._files[kept] = inode
+            self._left_out[REPEATED].append(os.path.basename(other))
+            return
+        self._files[path] = inode
+
+
+def _search_remote(root: Any, below: str) -> Found:
+    paths: list[str] = []
+    left_out: dict[str, list[str]] = collections.defaultdict(list)
+    start = len(os.fspath(root).rstrip("/")) + 1
+    for path in (root / below).rglob("*"):
+        # Only by its name: each file that is opened in a bucket takes tens of milliseconds.
+        if path.name.startswith("."):
+            left_out[HIDDEN].append(path.name)
+        elif path.name.lower().endswith(SUFFIXES):
+            paths.append(os.fspath(path)[start:])
+        elif "." in path.name:
+            left_out[NO_IMAGE].append(path.name)
+    return Found(sorted(paths), np.zeros(0, np.int64), dict(left_out))
+
+
+def _kind(path):
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:
+        return kind_of(file.read(HEAD))
+
+
+def _identity(path):
+    about = os.stat(path)
+    return about.st_dev, about.st_ino
+
+
+def _parents(path):
+    while path != (above := os.path.dirname(path)):
+        path = above
+        yield path
+
+
+def _is_same(path, other):
+    """Says whether two paths, whose files have one number, lead to one file."""
+    try:
+        # A network disk may give many files one number, so that is not enough.
+        return os.path.realpath(path) == os.path.realpath(other) or (
+            os.stat(path).st_nlink > 1 and os.path.samefile(path, other)
+        )
+    except OSError:
+        return False

@@ -1,0 +1,118 @@
+"""Images that are listed more than once: in one class, in two classes, or in two splits."""
+
+import collections
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from cbjax.data.records import DataError, quote
+
+Pairs = list[tuple[int, int]]  # positions of one image over all splits, one behind the other: the first, a later one
+
+
+def judge(
+    pairs: Pairs, paths: Sequence[str], labels: Mapping[str, np.ndarray], class_names: Sequence[str], where: str
+) -> tuple[dict[str, list[int]], list[str]]:
+    """Says what becomes of images that are there twice.
+
+    An image that a class has twice counts once. One that is in training and also validated or tested on is noted:
+    published lists have a few. Where no other image is left to measure on, it is a mistake.
+
+    Args:
+      pairs: which are the same.
+      paths: [N] of all splits, one behind the other.
+      labels: for each split its labels [n].
+      class_names: [C] names in label order.
+      where: begins a message.
+
+    Returns:
+      the positions within each split that repeat an earlier one; notes.
+
+    Raises:
+      DataError: if an image has two labels in one split, or all images of a split are also trained on.
+    """
+    splits = list(labels)
+    starts = np.cumsum([0, *(len(labels[split]) for split in splits)])
+
+    def locate(position):
+        number = int(np.searchsorted(starts, position, side="right")) - 1
+        return splits[number], position - int(starts[number])
+
+    repeated: dict[str, list[int]] = {split: [] for split in splits}
+    shared: dict[tuple[str, str], set[int]] = collections.defaultdict(set)
+    contradictions = []
+    for first, second in pairs:
+        (split, i), (other, j) = locate(first), locate(second)
+        if split != other:
+            shared[split, other].add(second)
+        elif labels[split][i] != labels[split][j]:
+            contradictions.append((split, first, labels[split][i], labels[split][j]))
+        else:
+            repeated[split].append(j)
+    if contradictions:
+        split, position, *two = contradictions[0]
+        raise DataError(
+            f"{where}: each image must have one label, and {len(contradictions)} of {split} come again with another, "
+            f"such as {paths[position]} with {quote(class_names[label] for label in two)}: keep one of them; images "
+            "that have several labels at once can be given as an .npz with labels [N, C] of zeros and ones "
+            "(data.name=arrays)"
+        )
+    notes = [
+        f"{split}: {len(again)} images are listed twice and count once, such as "
+        f"{paths[int(starts[splits.index(split)]) + again[0]]}"
+        for split, again in repeated.items()
+        if again
+    ]
+    for (split, other), both in shared.items():
+        example, size = paths[min(both)], len(labels[other]) - len(repeated[other])
+        if split != "train":
+            notes.append(
+                f"{len(both)} images of {other} are also in {split}, such as {example}: the best epoch is chosen on "
+                "images that are tested"
+            )
+        elif len(both) < size:
+            notes.append(
+                f"{len(both)} of {size} images of {other} are also trained on, such as {example}: figures on them are "
+                "better than on new images; leave them out of one of the two"
+            )
+        else:
+            raise DataError(
+                f"{where}: all {size} images of {other} are also trained on, such as {example}, so nothing would "
+                f"be measured on new images: give others, or none and hold out part of the training images with "
+                f"data.{other}=0.2"
+            )
+    return repeated, notes
+
+
+def of_paths(paths: Sequence[str]) -> Pairs:
+    """Returns the pairs of equal paths."""
+    known: dict[str, int] = {}
+    firsts = [known.setdefault(path, i) for i, path in enumerate(paths)]
+    return [(first, i) for i, first in enumerate(firsts) if first != i] if len(known) < len(firsts) else []
+
+
+def of_arrays(images: Mapping[str, np.ndarray], most_bytes: int = 1 << 31) -> list[str]:
+    """Returns notes on images in memory that are in two splits, equal in every pixel; none where looking takes long.
+
+    Args:
+      images: for each split [N, H, W, channels].
+      most_bytes: of all images, that are looked through.
+    """
+    if len(images) < 2 or sum(array.nbytes for array in images.values()) > most_bytes:
+        return []
+    known = {split: [hash(image.tobytes()) for image in array] for split, array in images.items()}
+    notes, splits = [], list(images)
+    for i, split in enumerate(splits):
+        places = {digest: place for place, digest in enumerate(known[split])}
+        for other in splits[i + 1 :]:
+            both = [
+                place
+                for place, digest in enumerate(known[other])
+                if digest in places and np.array_equal(images[other][place], images[split][places[digest]])
+            ]
+            if both:
+                notes.append(
+                    f"{len(both)} of {len(known[other])} {other} images are equal to {split} images in every pixel, "
+                    f"the first of them image {both[0]}: figures on them are better than on new images"
+                )
+    return notes
