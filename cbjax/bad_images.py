@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from cbjax import processes
 from cbjax.output import say
-from cbjax.writers import read_rows
+from cbjax.writers import naming, read_rows
 
 
 class BadImages:
@@ -41,7 +41,7 @@ class BadImages:
         for name, reason in new.items():
             say(f"skipped {name}: {reason}{where}")
         if self._path:
-            with open(self._path, "a", encoding="utf-8") as file:
+            with naming(self._path), open(self._path, "a", encoding="utf-8") as file:
                 file.writelines(json.dumps({"image": name, "reason": reason}) + "\n" for name, reason in new.items())
             self._report_written()
 

@@ -5,6 +5,7 @@ Orbax restores changed bytes without a word, so each checkpoint has a list of it
 
 import asyncio
 import os
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -81,8 +82,18 @@ class Checkpoints:
         )
 
     def finish(self) -> None:
-        """Waits until the last save is on disk."""
-        self._checkpointer.wait_until_finished()
+        """Waits until the last save is on disk.
+
+        Raises:
+          OSError: if the disk refused it, with the place and the reason.
+        """
+        try:
+            self._checkpointer.wait_until_finished()
+        except Exception as error:
+            place = self._directory / str(next(reversed(self._saving)))
+            if processes.is_first():
+                self._folder.remove_remains()
+            raise _as_disk_error(error, place) from error
 
     def restore(self, like: TrainState) -> tuple[int, TrainState, dict[str, Any]] | None:
         """Reads the newest undamaged checkpoint onto the devices and in the shapes of `like`.
@@ -164,6 +175,14 @@ def _with_checksums(folder: CheckpointFolder, saving: dict[int, int | None]) -> 
             await asyncio.to_thread(folder.after_commit, step, saving[step])
 
     return Checked
+
+
+def _as_disk_error(error: Exception, place: os.PathLike) -> Exception:
+    """Returns TensorStore's error of a disk as Python's own, with the place; any other as it is."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    if isinstance(error, OSError):
+        code = re.match(r"(\d+)", str(error.errno))
+    return OSError(int(code[1]), os.strerror(int(code[1])), os.fspath(place)) if code else error
 
 
 def _abstract(leaf):

@@ -46,7 +46,7 @@ class CheckpointFolder:
         self._sums: dict[str, str] = {}
 
     def make_ready(self) -> None:
-        """Makes the folders, and removes what an ended process left of a checkpoint that it was writing or deleting.
+        """Makes the folders, and removes what an ended process left of checkpoints that it was writing or deleting.
 
         Raises:
           CheckpointError: if there are several checkpoints and no checksums at all.
@@ -61,9 +61,11 @@ class CheckpointFolder:
                 "checked: restore it, or move the checkpoints away to train from the start"
             )
         if not self._reading:
-            self._remove_remains(whole)
+            self.remove_remains()
 
-    def _remove_remains(self, whole):
+    def remove_remains(self) -> None:
+        """Removes what an ended process, or a save that failed, left of a checkpoint."""
+        whole = self.whole()
         for path in self._listed(self.directory):
             name = path.name.split(TEMPORARY)[0]
             if not _is_step(name) or not path.is_dir() or (path.name == name and int(name) in whole):

@@ -1,5 +1,6 @@
 """The `cbjax` command. Whatever the user can mend is one message and exit status 2, without a traceback."""
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -22,8 +23,8 @@ FILED = ("train", "sweep", "predict", "report")  # what these do is in files; th
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit status.
 
-    0; 1 if training diverged, or does not fit a TPU slice; 2 for a mistake; 74 if a connection broke; 128 + signal if
-    stopped.
+    0; 1 if training diverged, or does not fit a TPU slice; 2 for a mistake; 73 if the disk is full; 74 if a connection
+    broke; 128 + signal if stopped.
     """
     with guarded() as out:
         options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
@@ -48,6 +49,7 @@ def _run(options, overrides):
     from cbjax.rows import RowsError
     from cbjax.tpu import TopologyError
     from cbjax.workdir import WorkdirError
+    from cbjax.writers import is_full
 
     mistakes = (RowsError, CompileError, ConfigError, DataError, PathError, ProcessError, TopologyError, WorkdirError)
     try:
@@ -57,9 +59,9 @@ def _run(options, overrides):
         leave(2)
         return 2
     except OSError as error:  # a full disk, a file in the place of a folder, no permission
-        say(f"cbjax {options.name}: {error.filename or 'the disk'}: {error.strerror or error}", error=True)
+        say(f"cbjax {options.name}: {_disk_error(error, options.name)}", error=True)
         # A connection that broke may hold at the next attempt.
-        status = 74 if isinstance(error, ConnectionError | TimeoutError) else 2
+        status = 73 if is_full(error) else 74 if isinstance(error, ConnectionError | TimeoutError) else 2
         leave(status)
         return status
     except NonFiniteLoss as error:
@@ -82,6 +84,16 @@ def _run(options, overrides):
         if failure is None:
             leave(70, error)
         raise
+
+
+def _disk_error(error, command):
+    from cbjax.writers import FULL
+
+    said = f"{error.filename or 'the disk'}: {error.strerror or error}"
+    if error.errno not in FULL:
+        return said
+    goes_on = "goes on from the last checkpoint" if command in ("train", "sweep") else "does it"
+    return f"could not write {said}; {FULL[error.errno]}, then the same command {goes_on}"
 
 
 def _train(options, overrides):
@@ -113,6 +125,7 @@ def _sweep(options, overrides):
     _start(any(run.config.deterministic for run in runs), options)
     from cbjax import processes
     from cbjax.sweep import sweep
+    from cbjax.writers import FULL
 
     path, failed = sweep(
         sweep_file.sweep_name(options.config, overrides),
@@ -126,7 +139,8 @@ def _sweep(options, overrides):
     )
     if processes.is_first() and path is not None:
         _print_report([path.parent], path)
-    return 1 if failed else 0
+    full = any(os.strerror(code) in error for error in failed.values() for code in FULL)
+    return 73 if full else 1 if failed else 0
 
 
 def _list_runs(options, runs, sizes):
@@ -189,6 +203,7 @@ def _predict(options, overrides):
 def _start(deterministic, options=None):
     startup.set_flags(deterministic)
     startup.keep_compiled_programs()
+    startup.print_errors_once()
     if options is not None and (options.distributed or options.coordinator):
         from cbjax import processes
 
@@ -215,6 +230,7 @@ def _compile(options, overrides):
 
     from cbjax import compile_table
     from cbjax.compile import compile_for
+    from cbjax.writers import replace
 
     say(f"compiling for {options.topology}: a deep network takes minutes", error=True)
     figures = compile_for(
@@ -226,7 +242,7 @@ def _compile(options, overrides):
         image_size=options.image_size,
     )
     if options.save is not None:
-        options.save.write_text(json.dumps(figures, indent=1) + "\n")
+        replace(options.save, (json.dumps(figures, indent=1) + "\n").encode())
     say(compile_table.headline(figures))
     Console(soft_wrap=True).print(compile_table.table(figures))
     say("\n".join(compile_table.closing(figures)))

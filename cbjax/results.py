@@ -11,11 +11,12 @@ from cbjax.build import Parts
 from cbjax.checkpoint import CheckpointError, Checkpoints
 from cbjax.data import Dataset
 from cbjax.evaluate import Evaluation
+from cbjax.logs import Logs
 from cbjax.memory import record
 from cbjax.metrics import confusion_matrix
 from cbjax.output import say
 from cbjax.types import Run
-from cbjax.workdir import Logs, write_json
+from cbjax.workdir import write_json
 
 CONFUSION_CLASSES = 200  # a larger matrix is too large to read
 
@@ -69,5 +70,6 @@ def finish(
     if logs is not None:
         logs.write(run)
         results["seconds"] = logs.train_seconds()
+        (workdir / "report.md").unlink(missing_ok=True)  # of an earlier end, or of the run unfinished
         write_json(workdir / "results.json", results)
     return dataclasses.replace(run, metrics=final)

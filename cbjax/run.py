@@ -18,12 +18,13 @@ from cbjax.checkpoint import Checkpoints
 from cbjax.config import ConfigError
 from cbjax.data import sources
 from cbjax.interrupts import Interrupted, Interrupts
+from cbjax.logs import Logs
 from cbjax.loop import AllImagesSkipped, NonFiniteLoss, Plan, fit
 from cbjax.output import say
 from cbjax.profile import trace
 from cbjax.programs import Programs
 from cbjax.progress import Silent, shown
-from cbjax.report import report
+from cbjax.report import is_whole, report
 from cbjax.restore import open_workdir, with_predict
 from cbjax.results import finish
 from cbjax.storage import with_absolute_paths
@@ -112,7 +113,7 @@ def train(
         run = Run(config, parts.model, state, {}, dataset.class_names, memory=remembered)
         if step == total and has_results:
             _each(tell, f"restored step {step}: finished", *(f"noted: {line}" for line in noted))
-            if shared is None and processes.is_first() and not (place / "report.md").exists():
+            if shared is None and processes.is_first() and not is_whole(place):
                 _report(home)
                 home.send()
             return with_predict(dataclasses.replace(run, metrics=workdirs.read_final_metrics(place)), facts)
@@ -127,14 +128,12 @@ def train(
         # Does nothing but log, except where a scheduler has its own clu platform.
         platform.work_unit().create_artifact(platform.ArtifactType.DIRECTORY, str(home.root), "workdir")
         platform.work_unit().set_task_status(f"step {step} of {total}")
-        logs: workdirs.Logs | None = None
+        logs: Logs | None = None
         if processes.is_first():
             workdirs.write_start(place, config, facts, dataset.indices, sharding.describe(mesh))
             workdirs.write_parameters(place, state.params)
             logs = stack.enter_context(
-                contextlib.closing(
-                    workdirs.Logs(place, remembered["history"], config.log.tensorboard, written=home.send)
-                )
+                contextlib.closing(Logs(place, remembered["history"], config.log.tensorboard, written=home.send))
             )
             home.send()
         if profile:
@@ -182,7 +181,7 @@ def _fit(
     run: Run,
     parts: build.Parts,
     checkpoints: Checkpoints,
-    logs: workdirs.Logs | None,
+    logs: Logs | None,
     bad_images: BadImages,
     interrupts: Interrupts,
     bar: Silent | None,

@@ -2,9 +2,13 @@
 
 import hashlib
 import importlib.metadata
+import logging
 import os
 import pathlib
 import platform
+import sys
+from collections.abc import Callable
+from typing import Any
 
 from cbjax import host
 from cbjax.config import ConfigError
@@ -26,6 +30,29 @@ def set_flags(deterministic: bool) -> None:
     present = os.environ.get("XLA_FLAGS", "")
     missing = [flag for flag in flags if flag.split("=")[0] not in present]
     os.environ["XLA_FLAGS"] = " ".join([present, *missing]).strip()
+
+
+def print_errors_once() -> None:
+    """Keeps Orbax and TensorStore from printing tracebacks of a save that failed: `Checkpoints` raises its error."""
+    logging.getLogger("absl").addFilter(_is_not_of_orbax)
+    printed = sys.unraisablehook
+    if not isinstance(printed, _UnlessLoopClosed):
+        sys.unraisablehook = _UnlessLoopClosed(printed)
+
+
+def _is_not_of_orbax(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and "orbax" in record.pathname)
+
+
+class _UnlessLoopClosed:
+    """TensorStore's other writes of a save that failed fail as well, when Orbax has stopped listening."""
+
+    def __init__(self, print_error: Callable[[Any], Any]):
+        self._print_error = print_error
+
+    def __call__(self, unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            self._print_error(unraisable)
 
 
 def make_cores_devices() -> None:

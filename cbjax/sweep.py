@@ -26,6 +26,7 @@ from cbjax.sweep_start import FAILED
 from cbjax.train_group import train_group
 from cbjax.variants import Sweep
 from cbjax.workdir import BusyError, WorkdirError
+from cbjax.writers import is_full
 
 
 def sweep(
@@ -173,6 +174,8 @@ class _Trainer:
             # All processes meet a loss that is not finite; at anything else the others are not where this one is.
             if processes.count() > 1 and not isinstance(error, NonFiniteLoss):
                 raise
+            if is_full(error):  # for the runs that are left as well
+                raise
             return _note(self._place / run.name, error)
         return None
 
@@ -185,6 +188,8 @@ class _Trainer:
         try:
             failed = train_group(group, self._place, folder, mesh, size, self._known, self._shared)
         except Exception as error:
+            if is_full(error):
+                raise
             if plan.is_begun(folder):  # the next call goes on from its checkpoint
                 return {run.name: _note(self._place / run.name, error) for run in left}
             self._shown.warn(f"{len(group)} runs as one program failed, so each is trained alone: {_said(error)}")

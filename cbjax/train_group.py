@@ -12,6 +12,7 @@ from cbjax import build, callbacks, data, programs, run_group, sharding, startup
 from cbjax import config as configs
 from cbjax import workdir as workdirs
 from cbjax.checkpoint import Checkpoints
+from cbjax.logs import Logs
 from cbjax.loop import NonFiniteLoss
 from cbjax.memory import at_best, without_times
 from cbjax.output import say
@@ -63,7 +64,7 @@ def train_group(
         over = [workdirs.is_finished(place, run.config) for run, place in zip(planned, places, strict=True)]
         if all(over):
             return {}
-        logs: dict[int, workdirs.Logs] = {}
+        logs: dict[int, Logs] = {}
         members = [
             _member(run, place, logs, k, shared) for k, (run, place) in enumerate(zip(planned, places, strict=True))
         ]
@@ -85,7 +86,7 @@ def train_group(
             dataset = members[k].dataset
             workdirs.write_start(place, run.config, workdirs.describe_data(dataset), dataset.indices, described)
             workdirs.write_parameters(place, run_group.member_state(runs.state, k).params)
-            opened = workdirs.Logs(place, run.memory["history"], run.config.log.tensorboard)
+            opened = Logs(place, run.memory["history"], run.config.log.tensorboard)
             logs[k] = stack.enter_context(contextlib.closing(opened))
         run_group.fit(runs, known[key], mesh, checkpoints, shared.bar or Silent(), shared.tell)
         checkpoints.finish()
@@ -95,9 +96,7 @@ def train_group(
     return {**failed, **{name: NonFiniteLoss(said) for name, said in runs.failed.items()}}
 
 
-def _member(
-    planned: PlannedRun, place: pathlib.Path, logs: Mapping[int, workdirs.Logs], index: int, shared: Shared
-) -> Member:
+def _member(planned: PlannedRun, place: pathlib.Path, logs: Mapping[int, Logs], index: int, shared: Shared) -> Member:
     config = with_absolute_paths(configs.resolve(planned.config))
     workdirs.check_resume(place, config)
     dataset = data.of_config(config, shared.load)
@@ -108,7 +107,7 @@ def _member(
     return Member(planned.name, run, parts, dataset, _writer(logs, index))
 
 
-def _writer(logs: Mapping[int, workdirs.Logs], index: int) -> Callable[[Run], None]:
+def _writer(logs: Mapping[int, Logs], index: int) -> Callable[[Run], None]:
     def write(run: Run) -> None:
         if index in logs:  # opened after the runs' histories are known; not of a run that is over
             logs[index].write(run)
@@ -121,7 +120,7 @@ def _finish(
     compiled: GroupPrograms,
     mesh: Mesh,
     places: Sequence[pathlib.Path],
-    logs: Mapping[int, workdirs.Logs],
+    logs: Mapping[int, Logs],
 ) -> dict[str, Exception]:
     """Evaluates the test split and writes the last and best checkpoint and the results of each run that has logs.
 
@@ -138,7 +137,7 @@ def _finish(
     return failed
 
 
-def _finish_one(runs: Group, k: int, place: pathlib.Path, logs: workdirs.Logs, test: dict) -> None:
+def _finish_one(runs: Group, k: int, place: pathlib.Path, logs: Logs, test: dict) -> None:
     member, run, one = runs.members[k], runs.runs[k], sharding.make_mesh(1)
     best = run.memory["best"]
     best_step = best and best["step"]

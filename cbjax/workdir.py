@@ -4,12 +4,13 @@ import contextlib
 import fcntl
 import hashlib
 import importlib.metadata
+import io
 import json
 import os
 import pathlib
 import platform
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,12 @@ from ml_collections import ConfigDict
 from cbjax import config as configs
 from cbjax.config import ConfigError
 from cbjax.data import DataError, Dataset, Encoded
-from cbjax.memory import timeless
 from cbjax.storage import with_absolute_paths
-from cbjax.types import Run
-from cbjax.writers import JsonLinesWriter, MultiWriter, TensorBoardWriter, Writer, plain, read_rows, replace, rewrite
-
-LOGS = ("metrics", "per_class", "class_weights")
+from cbjax.writers import (
+    plain,
+    remove_remains,
+    replace,
+)
 
 
 class WorkdirError(ValueError):
@@ -52,6 +53,7 @@ def lock(workdir: pathlib.Path) -> Iterator[None]:
             raise BusyError(
                 f"{workdir}: another process is training here; wait for it or choose another --workdir"
             ) from None
+        remove_remains(workdir)
         yield
 
 
@@ -149,7 +151,8 @@ def check_same_data(workdir: pathlib.Path, facts: Mapping[str, Any], on_bad_imag
 
 def write_parameters(workdir: pathlib.Path, params: Any) -> None:
     """Writes a table of the parameters, with their shapes and first statistics."""
-    (workdir / "parameters.txt").write_text(parameter_overview.get_parameter_overview(params) + "\n")
+    table = parameter_overview.get_parameter_overview(params) + "\n"
+    replace(workdir / "parameters.txt", table.encode())
 
 
 def is_finished(workdir: pathlib.Path, config: ConfigDict) -> bool:
@@ -169,12 +172,14 @@ def write_start(
 ) -> None:
     """Writes what is known before the first step: config, data, chosen indices and environment.
 
-    Results of a run that goes on, extended, are removed: they will be those of its new end.
+    Results and report of a run that goes on, extended, are removed: they will be those of its new end.
     """
-    (workdir / "results.json").unlink(missing_ok=True)
-    temporary = workdir / "indices.tmp.npz"
-    np.savez_compressed(temporary, allow_pickle=False, **indices)
-    os.replace(temporary, workdir / "indices.npz")
+    if (workdir / "results.json").exists():
+        (workdir / "report.md").unlink(missing_ok=True)
+        (workdir / "results.json").unlink()
+    packed = io.BytesIO()
+    np.savez_compressed(packed, allow_pickle=False, **indices)
+    replace(workdir / "indices.npz", packed.getvalue())
     write_json(workdir / "data.json", facts)
     write_json(workdir / "environment.json", _environment(devices))
     # The config comes last: it says that the others are there.
@@ -218,70 +223,6 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
         "sha256": digest.hexdigest(),
         "sizes_sha256": sizes.hexdigest(),
     }
-
-
-class Logs:
-    """The logs of a run: files of JSON lines, one for each of LOGS, and TensorBoard's event file.
-
-    Opening them makes the files equal to the run's history, so that a resumed run has each row once; rows that are
-    already there keep what the clock said of them. `written` is called after each `write`.
-    """
-
-    def __init__(
-        self,
-        workdir: pathlib.Path,
-        history: Mapping[str, list[dict[str, Any]]],
-        tensorboard: bool,
-        written: Callable[[], None] = lambda: None,
-    ):
-        self._workdir, self._report_written = workdir, written
-        self._writers: dict[str, Writer] = {}
-        self._written: dict[str, int] = {}
-        for name in LOGS:
-            path = workdir / f"{name}.jsonl"
-            rows = _with_times(history[name], _readable_rows(path))
-            rewrite(path, rows)
-            files: list[Writer] = [JsonLinesWriter(path)]
-            if name == "metrics" and tensorboard:
-                files.append(TensorBoardWriter(workdir, rows))
-            self._writers[name] = MultiWriter(files)
-            self._written[name] = len(rows)
-
-    def write(self, run: Run) -> None:
-        """Writes the rows of the run's history that are not in the files yet."""
-        for name, writer in self._writers.items():
-            for row in run.memory["history"][name][self._written[name] :]:
-                writer.write(row)
-            self._written[name] = len(run.memory["history"][name])
-        self._report_written()
-
-    def train_seconds(self) -> float:
-        """Adds up the time that training took, over all processes that took part; evaluation not counted."""
-        return sum(row.get("time/train_seconds", 0.0) for row in read_rows(self._workdir / "metrics.jsonl"))
-
-    def close(self) -> None:
-        """Closes the files."""
-        for writer in self._writers.values():
-            writer.close()
-
-
-def _readable_rows(path):
-    # The history in the checkpoint is what counts; the file only adds what the clock said.
-    try:
-        return read_rows(path)
-    except (OSError, ValueError):
-        return []
-
-
-def _with_times(history, rows):
-    """Returns the history's rows, each with the clock's figures of the row in its place if that is the same one."""
-    kept = [row if timeless(row) == timeless(past) else past for past, row in zip(history, rows, strict=False)]
-    return kept + history[len(kept) :]
-
-
-def _span(images):
-    """Returns the smallest and the largest pixel; of encoded images those that there can be."""
-    return [0, 255] if isinstance(images, Encoded) else [images.min().item(), images.max().item()]
 
 
 def _counts(labels, num_classes):

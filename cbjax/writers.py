@@ -4,18 +4,28 @@ A process killed at any moment loses at most the row that it was writing: nothin
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import math
 import os
 import pathlib
 import platform
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 Row = Mapping[str, Any]
 LOCK = ".lock"
+TEMPORARY = ".tmp"
+# What a disk says that takes no more, and what helps: the same command goes on when there is room.
+FULL = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room within the quota",
+    errno.EFBIG: "raise the limit of a file's size (ulimit -f)",
+    errno.EROFS: "make the disk writable",
+}
 
 
 class Writer(Protocol):
@@ -45,10 +55,14 @@ class JsonLinesWriter:
         self._file.truncate(self._file.read().rfind(b"\n") + 1)
 
     def write(self, row: Row) -> None:
-        self._file.write(_line(row))
+        line = memoryview(_line(row))
+        with naming(self._file.name):
+            while line:  # a disk that is filling up takes a part, and then refuses the next
+                line = line[self._file.write(line) :]
 
     def flush(self) -> None:
-        os.fsync(self._file.fileno())
+        with naming(self._file.name):
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         if not self._file.closed:
@@ -74,6 +88,7 @@ class TensorBoardWriter:
             old.unlink()
         self._events = EventsWriter(os.path.join(directory, "events"))
         self._closed = False
+        self._directory = directory
         for row in rows:
             self._add(row)
         self.flush()
@@ -84,12 +99,14 @@ class TensorBoardWriter:
 
     def flush(self) -> None:
         if not self._closed:
-            self._events.flush()
+            with naming(self._directory):
+                self._events.flush()
 
     def close(self) -> None:
         if not self._closed:
-            self._events.close()
             self._closed = True
+            with naming(self._directory):
+                self._events.close()
 
     def _add(self, row: Row) -> None:
         from tensorboardX.proto.event_pb2 import Event
@@ -148,13 +165,44 @@ def rewrite(path: str | os.PathLike, rows: Iterable[Row]) -> None:
 
 
 def replace(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file whole or not at all, also where another process writes the same file."""
-    temporary = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    """Writes a file whole or not at all, also where another process writes the same file.
+
+    Raises:
+      OSError: with the file's name; what was there stays.
+    """
+    temporary = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}{TEMPORARY}")
+    try:
+        with naming(path), open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def remove_remains(folder: pathlib.Path) -> None:
+    """Removes what killed processes left of files that they were writing with `replace`."""
+    for path in folder.iterdir():
+        if re.search(rf"\.\d+{re.escape(TEMPORARY)}$", path.name) and path.is_file():
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+    """Adds a file's name to an OSError that has none, such as that of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, os.strerror(error.errno), os.fspath(path)) from error
+        raise
+
+
+def is_full(error: BaseException) -> bool:
+    """Says whether an error is that of a disk that takes no more."""
+    return isinstance(error, OSError) and error.errno in FULL
 
 
 @contextlib.contextmanager

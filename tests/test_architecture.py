@@ -21,7 +21,7 @@ LEVELS = [
     {"inputs"},
     {"programs"},
     {"components"},
-    {"workdir"},
+    {"workdir", "logs"},
     {"loop"},
     {"callbacks", "predict", "profile"},
     {"evaluate", "checkpoint", "resident", "streaming"},

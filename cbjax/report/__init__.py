@@ -16,6 +16,7 @@ from cbjax.report.sections import PICTURES
 from cbjax.report.sweep_pictures import sweep_pictures
 from cbjax.report.table import results_table
 from cbjax.text import one_line
+from cbjax.writers import replace
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,6 +25,7 @@ __all__ = [
     "LeftOut",
     "ReportError",
     "has_table",
+    "is_whole",
     "report",
     "report_sweep",
     "sweep_table_for_terminal",
@@ -60,8 +62,18 @@ def report(workdirs: Directories, out: str | os.PathLike, left_out: Sequence[Lef
         run_page(runs[0], out) if len(runs) == 1 and not left_out else comparison_page(*_compared(runs, left_out), out)
     )
     path = out / "report.md"
-    path.write_text(page, encoding="utf-8", errors="backslashreplace")
+    replace(path, page.encode(errors="backslashreplace"))
     return path
+
+
+def is_whole(out: str | os.PathLike) -> bool:
+    """Says whether a report is there with each of its pictures, none of them empty."""
+    path = pathlib.Path(out) / "report.md"
+    try:
+        page = path.read_text(encoding="utf-8", errors="replace")
+        return bool(page) and all((path.parent / name).stat().st_size for name in PICTURES if f"({name})" in page)
+    except OSError:
+        return False
 
 
 def report_sweep(workdir: str | os.PathLike, out: str | os.PathLike | None = None) -> pathlib.Path:
@@ -86,9 +98,9 @@ def report_sweep(workdir: str | os.PathLike, out: str | os.PathLike | None = Non
     pictures = sweep_pictures(place, out, description["table"], found, names)
     failed = _failed(place, description, found)
     page = paper_page(description["table"], found, description["name"], pictures, failed, len(names))
-    (out / "table.csv").write_text(table_csv(description["table"], found), encoding="utf-8")
+    replace(out / "table.csv", table_csv(description["table"], found).encode())
     path = out / "report.md"
-    path.write_text(page, encoding="utf-8", errors="backslashreplace")
+    replace(path, page.encode(errors="backslashreplace"))
     return path
 
 

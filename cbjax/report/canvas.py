@@ -1,6 +1,7 @@
 """Figures without any state of matplotlib's: their panels, styles, titles and files."""
 
 import functools
+import io
 import pathlib
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,6 +11,7 @@ import numpy as np
 
 from cbjax.output import say
 from cbjax.text import visible
+from cbjax.writers import replace
 
 P = ParamSpec("P")
 
@@ -175,4 +177,6 @@ def save(figure: Any, path: pathlib.Path) -> None:
         # A box stands for a character that no font here has; the report's tables have the name itself.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         # Without the version of matplotlib, the bytes depend on the numbers alone.
-        figure.savefig(path, dpi=160, metadata={"Software": None})
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format="png", dpi=160, metadata={"Software": None})
+    replace(path, drawn.getvalue())
