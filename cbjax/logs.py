@@ -68,8 +68,3 @@ def _with_times(history, rows):
     """Returns the history's rows, each with the clock's figures of the row in its place if that is the same one."""
     kept = [row if timeless(row) == timeless(past) else past for past, row in zip(history, rows, strict=False)]
     return kept + history[len(kept) :]
-
-
-def _span(images):
-    """Returns the smallest and the largest pixel; of encoded images those that there can be."""
-    return [0, 255] if isinstance(images, Encoded) else [images.min().item(), images.max().item()]

@@ -1,4 +1,4 @@
-"""The files of a work directory besides its checkpoints and its report: what was run, on what, and the logs."""
+"""The files of a work directory besides its checkpoints and its report: what was run, and on what."""
 
 import contextlib
 import fcntl
@@ -21,11 +21,7 @@ from cbjax import config as configs
 from cbjax.config import ConfigError
 from cbjax.data import DataError, Dataset, Encoded
 from cbjax.storage import with_absolute_paths
-from cbjax.writers import (
-    plain,
-    remove_remains,
-    replace,
-)
+from cbjax.writers import plain, remove_remains, replace
 
 
 class WorkdirError(ValueError):
@@ -223,6 +219,11 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
         "sha256": digest.hexdigest(),
         "sizes_sha256": sizes.hexdigest(),
     }
+
+
+def _span(images):
+    """Returns the smallest and the largest pixel; of encoded images those that there can be."""
+    return [0, 255] if isinstance(images, Encoded) else [images.min().item(), images.max().item()]
 
 
 def _counts(labels, num_classes):
