@@ -11,6 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+READABLE = ("gs", "s3", "az", "hf")  # kinds of URL that etils.epath opens
 # Config keys whose values are paths; in a work directory they are absolute.
 PATHS = {
     "data": ("data_dir", "file", "root", "train_list", "validation_list", "test_list"),
@@ -26,6 +27,17 @@ SCHEMES = ("gs", "s3", "az", "hf")  # that etils opens
 
 class PathError(ValueError):
     """A path at which nothing can be kept."""
+
+
+def why_no_path(path: str) -> str:
+    """Says why a path can be that of no file; empty if it can."""
+    if "\0" in path:
+        return "has a NUL character, which no path can have: write the file's path again"
+    scheme, found, _ = path.partition("://")
+    if found and scheme not in READABLE:
+        known = ", ".join(f"{name}://" for name in READABLE)
+        return f"begins with {scheme}://, and cbjax reads paths of this machine and {known}: copy the files here first"
+    return ""
 
 
 def is_remote(path: str | os.PathLike) -> bool:

@@ -10,12 +10,11 @@ import numpy as np
 from cbjax.data import listing, overlaps
 from cbjax.data.image_kinds import AN_IMAGE
 from cbjax.data.records import DataError, Encoded, Source, Split, alike, check_names, quote
-from cbjax.storage import is_remote
+from cbjax.storage import is_remote, why_no_path
 
 _VALIDATION_FOLDERS = ("validation", "val", "valid")
 _SPLIT_FOLDERS = ("train", "training", "test", "testing", *_VALIDATION_FOLDERS)
 _LAYOUT = "root/train/CLASS/*.jpg with val and test likewise, or root/CLASS/*.jpg where there are no splits"
-SCHEMES = ("gs", "s3", "az", "hf")  # that etils.epath opens
 _SIZES = 1000  # how many files are asked for their size
 
 
@@ -79,17 +78,6 @@ def as_path(path: str | os.PathLike) -> Any:
     if problem := why_no_path(os.fspath(path)):
         raise DataError(f"{path!r} {problem}")
     return epath.Path(path).expanduser()
-
-
-def why_no_path(path: str) -> str:
-    """Says why a path can be that of no file; empty if it can."""
-    if "\0" in path:
-        return "has a NUL character, which no path can have: write the file's path again"
-    scheme, found, _ = path.partition("://")
-    if found and scheme not in SCHEMES:
-        known = ", ".join(f"{name}://" for name in SCHEMES)
-        return f"begins with {scheme}://, and cbjax reads paths of this machine and {known}: copy the files here first"
-    return ""
 
 
 def read_whole(file: Any, what: str) -> bytes:

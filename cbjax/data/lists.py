@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from cbjax.data import overlaps
-from cbjax.data.files import Files, as_path, make_split, read_whole, why_no_path
+from cbjax.data.files import Files, as_path, make_split, read_whole
 from cbjax.data.records import DataError, Source, Split, alike, check_names, is_text, quote
-from cbjax.storage import is_remote
+from cbjax.storage import is_remote, why_no_path
 
 Rows = tuple[list[str], list]  # paths and labels, in the order of the lines
 _LARGEST = 1 << 31  # bytes of a list
