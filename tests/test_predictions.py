@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 
 import numpy as np
 import pytest
@@ -52,6 +53,24 @@ def test_a_folder_to_json_lines(digits, tmp_path):
         assert sorted(row["classes"]) == [str(i) for i in range(10)]
         np.testing.assert_allclose(row["probabilities"], np.sort(expected)[::-1], atol=2e-2)
         assert sum(row["probabilities"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_odd_names_of_files_are_told_apart_by_any_reader(digits, tmp_path):
+    root = tmp_path / "in [1]*"
+    root.mkdir()
+    names = [b"=1+1.png", b"@x.png", b"caf\xe9.png", b"e\x1b[31m.png", b"two\nlines.png", 'naïve, "b".png'.encode()]
+    for number, name in enumerate(names):
+        Image.new("L", (8, 8), 40 * number).save(root / os.fsdecode(name))
+    for suffix in ("csv", "jsonl"):
+        assert call(root, f"--workdir={digits[1]}", f"--out={tmp_path / f'out [1].{suffix}'}") == 0
+    with open(tmp_path / "out [1].csv", newline="", encoding="utf-8") as file:
+        cells = [row["image"] for row in csv.DictReader(file)]
+    assert sorted(cells) == sorted(
+        ["'=1+1.png", "'@x.png", r"caf\xe9.png", r"e\x1b[31m.png", "two\nlines.png", 'naïve, "b".png']
+    )
+    lines = (tmp_path / "out [1].jsonl").read_text(encoding="utf-8").splitlines()
+    assert {os.fsencode(json.loads(line)["image"]) for line in lines} == set(names)
+    assert all(line.isprintable() for line in lines) and any("naïve" in line for line in lines)
 
 
 def bad_image(root):

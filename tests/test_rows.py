@@ -1,5 +1,6 @@
 """Rows of results: what is written is read, whole or not at all, each config once."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -25,6 +26,20 @@ def test_rows_come_back_and_a_config_has_one(tmp_path):
     assert [row["metric"] for row in rows.read(path)] == ["1", "1", "error"]
     assert path.read_text().splitlines()[0] == ",".join(rows.FIELDS)
     assert {found.name for found in tmp_path.iterdir()} == {"results.csv", ".lock"}
+
+
+def test_names_come_back_and_no_cell_starts_a_formula(tmp_path):
+    path = tmp_path / "rows [1]*.csv"
+    names = ["=CE", "+one", "-0.5", "@x", "'=x", "two\nlines", 'a, "b"; c', "|`$x$", "naïve"]
+    added = [{**ROW, "method": name, "setting": name, "config": str(number)} for number, name in enumerate(names)]
+    for _ in range(2):
+        rows.add(path, added)
+        assert rows.read(path) == added
+    with open(path, newline="", encoding="utf-8") as file:
+        cells = [cell for line in csv.reader(file) for cell in line]
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@")) and cell != "-0.5"]
+    rows.add(path, [{**ROW, "method": "caf\udce9\x1b[1m"}])
+    assert rows.read(path)[-1]["method"] == r"caf\xe9\x1b[1m"
 
 
 def test_a_file_that_excel_saved_is_read(tmp_path):
