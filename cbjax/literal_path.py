@@ -27,6 +27,14 @@ class LiteralPath(type(epath.Path("/"))):  # type: ignore[misc]
             if fnmatch.fnmatchcase(path.name, first):
                 yield from path.glob(rest) if rest else (path,)
 
+    def rglob(self, pattern: str) -> Iterator[Self]:
+        """Yields the files, not the folders, below this one whose names match; etils' own refuses to."""
+        top = ""
+        for folder, _, names in self.walk():
+            top = top or os.fspath(folder)  # of a bucket without gs://
+            for name in fnmatch.filter(names, pattern):
+                yield self / os.path.relpath(folder, top) / name
+
     def unlink(self, missing_ok: bool = False) -> None:
         """Deletes the file."""
         bucket = self._bucket()

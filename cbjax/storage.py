@@ -71,7 +71,8 @@ def place_of(workdir: str | os.PathLike) -> Any:
     place = as_path(workdir)
     name, shown = os.fspath(place), ascii(os.fspath(place))
     if any("\ud800" <= character <= "\udfff" for character in name):
-        raise PathError(f"{shown}: checkpoints need a folder whose name is UTF-8; choose another work directory")
+        why = "set PYTHONUTF8=1, as the locale has none" if _is_utf_8(name) else "choose another work directory"
+        raise PathError(f"{shown}: checkpoints need a folder whose name is UTF-8; {why}")
     wrong = [character for character in (_NOT_IN_URLS if is_remote(place) else "\\") if character in name]
     if is_remote(place):
         wrong += [character for character in name if not character.isprintable()]
@@ -83,6 +84,13 @@ def place_of(workdir: str | os.PathLike) -> Any:
     if (parts := pathlib.PurePath(name).parts) and parts[0] == "/" and parts[1:2] and parts[1] in SCHEMES:
         raise PathError(f"{shown}: checkpoints cannot be written below /{parts[1]}, which stands for {parts[1]}://")
     return place
+
+
+def _is_utf_8(name):
+    try:
+        return bool(os.fsencode(name).decode())
+    except ValueError:
+        return False
 
 
 def with_absolute_paths(config: ConfigDict) -> ConfigDict:

@@ -115,6 +115,13 @@ def test_a_place_whose_name_would_become_another_is_refused_before_anything_is_w
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_locale_without_utf_8_is_named():
+    program = r"from cbjax.storage import place_of; place_of('caf\udcc3\udca9')"
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=False)
+    assert b"need a folder whose name is UTF-8; set PYTHONUTF8=1, as the locale has none" in done.stderr
+
+
 def test_the_last_two_and_the_best_are_kept(tmp_path):
     fill(tmp_path, steps=(1, 2, 3, 4, 5), best=2)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "4", "5"]

@@ -182,10 +182,17 @@ def test_a_folder_in_a_bucket_whose_name_is_a_pattern_is_not_taken_for_others(bu
         "    (place.files / 'gone.txt').unlink()\n"
         "    place.send()\n"
         "    found += [told, checkpoints.steps()]\n"
+        "from cbjax.data import sources\n"
+        "photos = as_path('gs://bucket/photos [1]*')\n"
+        "for name in ('train/ant/1', 'train/bee[2]/2', 'val/ant/3', 'val/bee[2]/4'):\n"
+        "    (photos / f'{name}.png').write_text(name)\n"
+        "train = sources.load('folder', root=str(photos), image_size=8).train\n"
+        "found.append([train.images.read(position).decode() for position in range(2)])\n"
         "print(json.dumps(found))"
     )
     line = "checkpoint 3 was not finished when its process ended: moved to gs://bucket/odd/{}/damaged/3"
-    assert python(program, bucket) == [[line.format("a*")], [2], [line.format("a[b]")], [2]]
+    photos = ["train/ant/1", "train/bee[2]/2"]
+    assert python(program, bucket) == [[line.format("a*")], [2], [line.format("a[b]")], [2], photos]
     left = {name.removeprefix("odd/") for name in served(bucket, "odd/")}
     second = {"checkpoints/2/part", "checkpoints/2/commit_success.txt", "checksums/2.json"}
     first = {"checkpoints/1/part", "checkpoints/1/sub/part", "checkpoints/1/commit_success.txt", "checksums/1.json"}

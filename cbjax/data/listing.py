@@ -10,6 +10,7 @@ import numpy as np
 
 from cbjax.data.image_kinds import HEAD, SUFFIXES, kind_of
 from cbjax.data.records import quote
+from cbjax.literal_path import LiteralPath
 from cbjax.storage import is_remote
 
 LARGEST = 1 << 31  # bytes of one file; no image has more
@@ -196,7 +197,7 @@ def _search_remote(root: Any, below: str) -> Found:
     paths: list[str] = []
     left_out: dict[str, list[str]] = collections.defaultdict(list)
     start = len(os.fspath(root).rstrip("/")) + 1
-    for path in (root / below).rglob("*"):
+    for path in LiteralPath(root / below).rglob("*"):
         # Only by its name: each file that is opened in a bucket takes tens of milliseconds.
         if path.name.startswith("."):
             left_out[HIDDEN].append(path.name)
