@@ -38,7 +38,7 @@ def largest_swing(epochs: Sequence[int] | np.ndarray, moved: Sequence[float] | n
 
 def describe(swing: Swing, smoothing: float) -> str:
     """Says that class weights swing and what to do, for a run with this `difficulty.smoothing`."""
-    remedy = "set difficulty.smoothing=0.9" if smoothing < 0.9 else "set difficulty.tau=1, or difficulty.smoothing=0.95"
+    remedy = "set difficulty.smoothing=0.8" if smoothing < 0.8 else "set difficulty.tau=1, or difficulty.smoothing=0.95"
     return (
         f"the class weights swing: from epoch {swing.first} to {swing.last} {100 * swing.moved:.0f} % of the whole "
         f"weight changed classes each epoch, so that what a class learns in one epoch it may forget in the next; "

@@ -2,8 +2,8 @@
 
 Command: cbjax train --config=digits_lt --workdir=runs/digits_lt/ce/seed_0
     with CB-focal: --config.loss.name=focal --config.weights.name=class_balanced
-    with CDB: --config.weights.name=difficulty
-    all three with 3 seeds: cbjax sweep --config=configs/sweeps/digits_lt.py --workdir=runs/digits_lt
+    with CDB, smoothed (docs/cdb_swings.md): --config.weights.name=difficulty --config.difficulty.smoothing=0.8
+    all with 3 seeds: cbjax sweep --config=configs/sweeps/digits_lt.py --workdir=runs/digits_lt
 Time: 8 seconds on 2 CPU cores.
 Data: 1,797 images, 174 to 183 of a class; per class 50 test and 20 held-out validation images are taken first, and the
     rest made long-tailed, imbalance 20: 363 images, 108 of the most frequent class and 5 of the rarest. There are 500

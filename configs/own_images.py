@@ -10,7 +10,7 @@ Command: cbjax train --config=own_images --workdir=runs/photos --config.data.roo
         numpy.savez("mine.npz", images=images, labels=labels), images of one size
     Splits of your own (photos/train, val and test; data.validation_list and data.test_list; test_images and test_labels
     in the .npz): --config.data.validation=0 --config.data.test=0 takes them whole.
-    Other methods: --config.weights.name=uniform (plain cross entropy), --config.weights.name=difficulty (CDB).
+    Other methods: --config.weights.name=uniform (plain cross entropy), --config.weights.name=difficulty (smoothed CDB).
     A broken image stops the run with its name: --config.data.on_bad_image=skip leaves such images out.
 Data: a fifth of each class is held out for validation, which chooses the best epoch, and a fifth for the test. At the
     start the run says which classes have no image there, those of fewer than five images.
@@ -24,7 +24,8 @@ Sizes: photos are resized to 96 pixels. Larger ones show more and take longer: -
     like.
 Source: none; usual values, not tuned. CDB's difficulties are at least 0.1, and tau is 1, so that no class has more than
     ten times the weight of another: of few held-out images all can be right by luck, and without a floor their class
-    would have no weight and be forgotten.
+    would have no weight and be forgotten. Its accuracies are averaged over epochs (difficulty.smoothing), so that the
+    weights do not swing: docs/cdb_swings.md.
 Expected accuracy: that of your data. `per_class` in results.json, and the report, have each class's own.
 """
 
@@ -46,6 +47,7 @@ def get_config(recipe="files"):
     config.weights.beta = 0.99
     config.difficulty.tau = 1.0
     config.difficulty.floor = 0.1
+    config.difficulty.smoothing = 0.8
 
     config.optim.learning_rate = 0.05
     config.optim.schedule = "cosine"

@@ -17,7 +17,7 @@ SWEEPS = Path(__file__).parents[1] / "configs" / "sweeps"
 def test_the_sweep_of_the_default():
     _, runs = sweep_file.load("digits_lt", ["num_epochs=2"])
     assert runs == sweep_file.load(SWEEPS / "digits_lt.py", ["num_epochs=2"])[1]
-    names = [f"{method}/seed_{seed}" for method in ("ce", "cb_focal", "cdb") for seed in range(3)]
+    names = [f"{method}/seed_{seed}" for method in ("ce", "cb_focal", "cdb", "cdb_smoothed") for seed in range(3)]
     assert [run.name for run in runs] == names
     by_name = {run.name: run.config for run in runs}
     assert {one.num_epochs for one in by_name.values()} == {2}
@@ -26,7 +26,7 @@ def test_the_sweep_of_the_default():
     assert by_name["cdb/seed_2"].weights.name == "difficulty"
     assert config.difference(by_name["ce/seed_2"], by_name["cdb/seed_2"]) == ([], ["weights.name", "difficulty.tau"])
     # What is meant for every run need not have an effect in each of them.
-    assert len(sweep_file.load("digits_lt", ["loss.gamma=2"])[1]) == 9
+    assert len(sweep_file.load("digits_lt", ["loss.gamma=2"])[1]) == 12
 
 
 @pytest.mark.parametrize(

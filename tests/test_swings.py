@@ -33,8 +33,8 @@ def test_steady_weights_and_a_single_jump_are_none(moved):
 def test_what_to_do_depends_on_what_was_tried():
     swing = swings.Swing(3, 7, 0.456)
     assert swings.describe(swing, 0.0).startswith("the class weights swing: from epoch 3 to 7 46 % of the whole weight")
-    assert "set difficulty.smoothing=0.9," in swings.describe(swing, 0.5)
-    assert "set difficulty.tau=1, or difficulty.smoothing=0.95," in swings.describe(swing, 0.9)
+    assert "set difficulty.smoothing=0.8," in swings.describe(swing, 0.5)
+    assert "set difficulty.tau=1, or difficulty.smoothing=0.95," in swings.describe(swing, 0.8)
 
 
 def told(weights, smoothing=0.0):
