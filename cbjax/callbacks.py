@@ -23,7 +23,7 @@ def evaluate_validation(evaluate: Evaluate, smooth: Smooth) -> Callback:
     """Measures the held-out split; remembers each class's accuracy and the earliest epoch of the best balanced one."""
 
     def callback(run: Run) -> Run:
-        result = evaluate(run.state)
+        result = evaluate(run.state).check(_when("validation", run))
         memory = {**run.memory, "accuracy": smooth(run.memory["accuracy"], numbers(result.per_class))}
         balanced = result.metrics["balanced_accuracy"]
         if memory["best"] is None or balanced > memory["best"]["balanced_accuracy"]:
@@ -40,7 +40,7 @@ def evaluate_test(evaluate: Evaluate, every_epochs: int) -> Callback:
     def callback(run: Run) -> Run:
         if run.memory["epoch"] % every_epochs:
             return run
-        result = evaluate(run.state)
+        result = evaluate(run.state).check(_when("test", run))
         return dataclasses.replace(run, metrics={**run.metrics, **prefixed("test", result.metrics)})
 
     return callback
@@ -168,6 +168,10 @@ def prefixed(prefix: str, values: dict[str, float]) -> dict[str, float]:
 def numbers(values: Any) -> Numbers:
     """Returns an array as JSON values: NaN, for a class without examples, becomes null."""
     return [None if np.isnan(value) else float(value) for value in np.asarray(values)]
+
+
+def _when(split: str, run: Run) -> str:
+    return f"{split} images after epoch {run.memory['epoch']}, step {run.memory['step']}"
 
 
 def _on_host(function: Callable[..., jax.Array]) -> Callable[..., np.ndarray]:

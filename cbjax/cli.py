@@ -43,11 +43,11 @@ def _run(options, overrides):
     from cbjax.compile import CompileError
     from cbjax.data import DataError
     from cbjax.interrupts import Interrupted
-    from cbjax.loop import NonFiniteLoss
     from cbjax.processes import ProcessError, device_failure, leave
     from cbjax.report import ReportError
     from cbjax.rows import RowsError
     from cbjax.tpu import TopologyError
+    from cbjax.types import NonFiniteLoss
     from cbjax.workdir import WorkdirError
     from cbjax.writers import is_full
 

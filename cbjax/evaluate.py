@@ -10,11 +10,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cbjax import metrics
-from cbjax.data import Split
+from cbjax.data import DataError, Split
 from cbjax.data.stream import Reading, Sweep, Transform, stream
 from cbjax.groups import Groups
 from cbjax.sharding import data_parallel, divide, gather, place_among_processes, replicate, spread
-from cbjax.types import Array, Batch, Trained, TrainState
+from cbjax.types import Array, Batch, NonFiniteLoss, Trained, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,15 +24,37 @@ class Evaluation:
     Attributes:
       metrics: overall figures by name (`metrics.summarize`).
       per_class: [C] accuracy of each class (average precision for multi-hot labels), NaN for a class without examples.
-      outputs: [N] predicted classes, or [N, C] probabilities for multi-hot labels, in the order of the split.
+      outputs: [N] predicted classes, or [N, C] probabilities for multi-hot labels, in the order of the split; -1, or
+        NaN, for an image that was skipped or has no answer.
       calibration: [3, bins] examples, their confidences and those predicted rightly, summed by bin of confidence; None
         for multi-hot labels.
+      count: examples that were read.
+      unanswered: those of them for which the network's highest output is NaN or infinite.
     """
 
     metrics: dict[str, float]
     per_class: np.ndarray
     outputs: np.ndarray
     calibration: np.ndarray | None = None
+    count: int = 0
+    unanswered: int = 0
+
+    def check(self, where: str) -> "Evaluation":
+        """Returns itself, or raises NonFiniteLoss where the outputs or the loss are not finite.
+
+        Args:
+          where: what was evaluated and when, the start of the message.
+        """
+        if self.unanswered:
+            what = f"the network's outputs for {self.unanswered} of {self.count} images are NaN or infinite"
+        elif not math.isfinite(self.metrics["loss"]):
+            what = f"the loss is {self.metrics['loss']}"
+        else:
+            return self
+        raise NonFiniteLoss(
+            f"{where}: {what}; a smaller optim.learning_rate or a longer optim.warmup usually helps, and `cbjax eval` "
+            "says how an earlier checkpoint does"
+        )
 
 
 def make_evaluate(
@@ -163,7 +185,7 @@ def make_streamed_evaluate(
       program: from `make_streamed_program`, on the same mesh.
       examples: the images with their labels.
       transform: (encoded image, position) -> image of the network's size.
-      reading: how images are read; one that is skipped counts nowhere, and its output is that of a black image.
+      reading: how images are read; one that is skipped counts nowhere.
       The others are those of `make_evaluate`.
     """
     sweep = Sweep(len(examples), batch_size)
@@ -197,12 +219,24 @@ def make_streamed_program(
 def _summarize(sums, outputs, labels, counts, groups):
     # In float64, where the sum of many float32 batches loses nothing.
     total = jax.tree.map(lambda *parts: np.sum(np.asarray(parts), axis=0, dtype=_wide(parts[0])), *sums)
+    total = total if labels.ndim > 1 else vars(total)
+    count, unanswered = int(total["count"]), int(total["unanswered"])
+    if count == 0:
+        raise DataError(f"all {len(labels)} images of a split were skipped, see bad_images.jsonl: are the files there?")
     if labels.ndim == 1:
-        figures, per_class = metrics.summarize(total, counts, groups), metrics.per_class_accuracy(total)
-        return Evaluation(figures, per_class, outputs, total.calibration)
-    loss = float(total["loss"] / total["count"])
-    figures = metrics.summarize_multilabel(outputs, labels, loss, counts, groups)
-    return Evaluation(figures, metrics.average_precision(outputs, labels), outputs)
+        sums = metrics.ClassificationSums(**total)
+        figures, per_class = metrics.summarize(sums, counts, groups), metrics.per_class_accuracy(sums)
+        return Evaluation(figures, per_class, outputs, sums.calibration, count, unanswered)
+    loss, there = float(total["loss"] / total["count"]), ~np.isnan(outputs).any(axis=1)
+    if not labels[there].any():
+        # Nothing is left to rank.
+        nothing = np.full(labels.shape[1], np.nan)
+        return Evaluation({"loss": loss, "balanced_accuracy": math.nan}, nothing, outputs, None, count, unanswered)
+    figures = metrics.summarize_multilabel(outputs[there], labels[there], loss, counts, groups)
+    if unanswered:
+        figures["unanswered"] = unanswered / count
+    per_class = metrics.average_precision(outputs[there], labels[there])
+    return Evaluation(figures, per_class, outputs, None, count, unanswered)
 
 
 def _wide(array):

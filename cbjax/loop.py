@@ -14,13 +14,9 @@ from cbjax.interrupts import Interrupted, Interrupts
 from cbjax.memory import no_sums
 from cbjax.processes import Agreement
 from cbjax.progress import Silent
-from cbjax.types import Callback, Run, TrainState
+from cbjax.types import Callback, NonFiniteLoss, Run, TrainState
 
 Advance = Callable[[TrainState, int, int], tuple[TrainState, dict[str, Any]]]
-
-
-class NonFiniteLoss(FloatingPointError):
-    """The loss or the gradient became NaN or infinite; the message says where, and what is saved."""
 
 
 class AllImagesSkipped(DataError):
@@ -87,7 +83,7 @@ def fit(run: Run, plan: Plan, callbacks: Sequence[Callback], interrupts: Interru
     After each epoch the callbacks are called in order, each with the run that the one before it returned.
 
     Raises:
-      NonFiniteLoss: at the first loss or gradient that is not finite; nothing of it is saved.
+      NonFiniteLoss: at the first loss, gradient or output that is not finite; nothing of it is saved.
       Interrupted: after a signal, once the state is saved.
     """
     pace = Pace(plan.steps_per_dispatch, plan.agreement)

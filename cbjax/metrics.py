@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
+import jax
 import jax.numpy as jnp
 import numpy as np
 from clu import metrics
@@ -19,6 +20,10 @@ SMALL = 200  # largest class below which groups are thirds
 class ClassificationSums(metrics.Metric):
     """Sums over the examples of a split, [C] or smaller, so that merging parts in any order gives the whole.
 
+    It joins a `clu.metrics.Collection` beside other metrics; give its field of the collection to `summarize`.
+
+    An example whose highest logit is NaN or infinite has no answer: it is counted as wrong, and predicts no class.
+
     Attributes:
       loss: [] float32, summed losses.
       count: [] int32, examples.
@@ -27,7 +32,8 @@ class ClassificationSums(metrics.Metric):
       predicted: [C] int32, examples predicted as each class.
       top5: [C] int32, examples of each class whose class is among the 5 highest logits.
       calibration: [3, 15] float32: examples, their summed confidence, and correct ones, in equal bins of confidence
-        that are open below and closed above.
+        that are open below and closed above; examples without an answer are left out.
+      unanswered: [] int32, examples without an answer.
     """
 
     loss: Array
@@ -37,6 +43,7 @@ class ClassificationSums(metrics.Metric):
     predicted: Array
     top5: Array
     calibration: Array
+    unanswered: Array
 
     @classmethod
     def from_outputs(
@@ -46,31 +53,72 @@ class ClassificationSums(metrics.Metric):
 
         Args:
           logits: [B, C] scores.
-          labels: [B] integers in [0, C).
+          labels: [B] integers in [0, C); an example with another label counts nowhere.
           losses: [B] losses, as they are to be summed.
           mask: [B], 0 or False for padding, which counts nowhere.
           confidence: [B] probability of the predicted class, in [0, 1].
         """
         num_classes = logits.shape[1]
-        mask = mask.astype(bool)
-        predicted = jnp.argmax(logits, axis=1)
-        correct = predicted == labels
+        labels, confidence = labels.astype(jnp.int32), confidence.astype(jnp.float32)
+        mask = mask.astype(bool) & (labels >= 0) & (labels < num_classes)
+        labels = jnp.where(mask, labels, 0)
+        answered = has_answer(logits)
+        predicted = jnp.argmax(logits, axis=1).astype(jnp.int32)
+        correct = (predicted == labels) & answered
         true_logit = jnp.take_along_axis(logits, labels[:, None], axis=1)
-        later = labels[:, None] <= jnp.arange(num_classes)[None, :]
-        # Counted from below, so that a row of NaN has its class last and not first.
+        later = labels[:, None] <= jnp.arange(num_classes, dtype=jnp.int32)[None, :]
         not_ahead = (true_logit > logits) | ((true_logit == logits) & later)
-        top5 = num_classes - not_ahead.sum(axis=1) < 5
+        top5 = answered & (num_classes - not_ahead.sum(axis=1) < 5)
+        confident = mask & answered & ~jnp.isnan(confidence)
+        confidence = jnp.where(confident, confidence, 0.0)
         bins = jnp.clip(jnp.ceil(confidence * CALIBRATION_BINS).astype(jnp.int32) - 1, 0, CALIBRATION_BINS - 1)
-        per_bin = jnp.stack([jnp.ones_like(confidence), confidence, correct.astype(confidence.dtype)])
+        per_bin = jnp.stack([jnp.ones_like(confidence), confidence, correct.astype(jnp.float32)])
+        per_bin = jnp.where(confident[None, :], per_bin, 0.0)
         return cls(
-            loss=jnp.where(mask, losses, 0.0).sum(),
+            loss=jnp.where(mask, losses, 0.0).astype(jnp.float32).sum(),
             count=mask.sum(dtype=jnp.int32),
             correct=_count(labels, mask & correct, num_classes),
             total=_count(labels, mask, num_classes),
-            predicted=_count(predicted, mask, num_classes),
+            predicted=_count(predicted, mask & answered, num_classes),
             top5=_count(labels, mask & top5, num_classes),
-            calibration=jnp.zeros((3, CALIBRATION_BINS)).at[:, bins].add(jnp.where(mask[None, :], per_bin, 0.0)),
+            calibration=jnp.zeros((3, CALIBRATION_BINS), jnp.float32).at[:, bins].add(per_bin),
+            unanswered=(mask & ~answered).sum(dtype=jnp.int32),
         )
+
+    @classmethod
+    def from_model_output(
+        cls,
+        *,
+        logits: Array,
+        labels: Array,
+        losses: Array | None = None,
+        mask: Array | None = None,
+        confidence: Array | None = None,
+        **_: Any,
+    ) -> "ClassificationSums":
+        """Sums one batch, as `clu.metrics.Collection` asks for it.
+
+        Args:
+          logits, labels: as of `from_outputs`.
+          losses: [B]; None for the softmax cross entropy, in nats.
+          mask: [B]; None where no example is padding.
+          confidence: [B]; None for that of softmax.
+        """
+        logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+        mask = jnp.ones(labels.shape, bool) if mask is None else jnp.asarray(mask)
+        log_chances = jax.nn.log_softmax(logits.astype(jnp.float32), axis=1)
+        if losses is None:
+            places = jnp.clip(labels.astype(jnp.int32), 0, logits.shape[1] - 1)
+            losses = -jnp.take_along_axis(log_chances, places[:, None], axis=1)[:, 0]
+        confidence = jnp.exp(log_chances.max(axis=1)) if confidence is None else jnp.asarray(confidence)
+        return cls.from_outputs(logits, labels, losses, mask, confidence)
+
+    @classmethod
+    def empty(cls) -> "ClassificationSums":
+        """Returns the sums over no example; scalars, which have the shapes of what is merged with them."""
+        floats = {"loss", "calibration"}
+        names = cls.__dataclass_fields__
+        return cls(**{name: jnp.zeros((), jnp.float32 if name in floats else jnp.int32) for name in names})
 
     def merge(self, other: "ClassificationSums") -> "ClassificationSums":
         """Returns the sums over both parts."""
@@ -78,7 +126,12 @@ class ClassificationSums(metrics.Metric):
 
     def compute(self) -> Array:
         """Returns the accuracy over all examples; `summarize` has the other figures."""
-        return self.correct.sum() / self.count
+        return self.correct.sum(dtype=self.count.dtype) / self.count
+
+
+def has_answer(logits: Array) -> Array:
+    """Says which rows of logits [B, C] name a class, [B]: those whose highest value is neither NaN nor infinite."""
+    return jnp.isfinite(logits.max(axis=1))
 
 
 def per_class_accuracy(sums: ClassificationSums) -> np.ndarray:
@@ -102,11 +155,12 @@ def summarize(
       expected calibration error; top5_accuracy with more than 5 classes; many_, medium_ and few_accuracy, means over
       the classes of a group, those without examples left out, and likewise NAME_accuracy (recall) and NAME_precision of
       each group named, which is left out where none of its classes has examples. All are in [0, 1] but the loss, in
-      nats.
+      nats. Where examples have no answer, "unanswered" is their share; they are wrong, and not in ece.
 
     Raises:
       ValueError: if there are no examples, or counts are not [C].
     """
+    sums = jax.device_get(sums)  # in float64 below, wherever they were
     count = int(sums.count)
     if count == 0:
         raise ValueError("a summary needs at least one example, got none")
@@ -119,16 +173,20 @@ def summarize(
     figures["macro_recall"] = figures["balanced_accuracy"]
     figures["macro_precision"] = float(np.nanmean(precision))
     figures["ece"] = expected_calibration_error(sums)
+    if sums.unanswered:
+        figures["unanswered"] = int(sums.unanswered) / count
     return figures | _means(precision, groups or {}, "precision")
 
 
 def expected_calibration_error(sums: ClassificationSums) -> float:
     """Returns the mean gap between confidence and accuracy, over bins of confidence by their share of examples.
 
+    NaN without an example that has an answer.
+
     Source: Guo et al. 2017, eq. 3, with 15 bins.
     """
     examples, confidence, correct = np.asarray(sums.calibration, np.float64)
-    return float(np.abs(confidence - correct).sum() / examples.sum())
+    return float(np.abs(confidence - correct).sum() / (examples.sum() or np.nan))
 
 
 def class_groups(counts: Any) -> dict[str, np.ndarray]:
@@ -218,8 +276,13 @@ def summarize_multilabel(
 
 
 def confusion_matrix(predictions: Any, labels: Any, num_classes: int) -> np.ndarray:
-    """Counts examples by true class (rows) and predicted class (columns), [C, C] int64, on the host."""
-    places = np.asarray(labels, np.int64) * num_classes + np.asarray(predictions, np.int64)
+    """Counts examples by true class (rows) and predicted class (columns), [C, C] int64, on the host.
+
+    Examples whose label or prediction is no class, such as -1, count nowhere.
+    """
+    predictions, labels = np.asarray(predictions, np.int64), np.asarray(labels, np.int64)
+    known = (labels >= 0) & (labels < num_classes) & (predictions >= 0) & (predictions < num_classes)
+    places = (labels * num_classes + predictions)[known]
     return np.bincount(places, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 

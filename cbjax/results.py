@@ -29,6 +29,9 @@ def finish(
 
     Returns:
       The run with its final metrics: "validation/last/…", "test/last/…" and, with held-out validation, "…/best/…".
+
+    Raises:
+      NonFiniteLoss: if the outputs for test images are not finite; the checkpoints stay.
     """
     checkpoints.finish()
     history = run.memory["history"]["metrics"]
@@ -48,7 +51,7 @@ def finish(
     tests: dict[int, Evaluation] = {}  # by step: the last state may be the best
     for name, (step, state) in states.items():
         if step not in tests:
-            tests[step] = parts.evaluate("test")(state)
+            tests[step] = parts.evaluate("test")(state).check(f"test images at the end, step {step}")
         test = tests[step]
         (row,) = (row for row in history if row["step"] == step)
         validation = {

@@ -19,7 +19,7 @@ from cbjax.config import ConfigError
 from cbjax.data import sources
 from cbjax.interrupts import Interrupted, Interrupts
 from cbjax.logs import Logs
-from cbjax.loop import AllImagesSkipped, NonFiniteLoss, Plan, fit
+from cbjax.loop import AllImagesSkipped, Plan, fit
 from cbjax.output import say
 from cbjax.profile import trace
 from cbjax.programs import Programs
@@ -28,7 +28,7 @@ from cbjax.report import is_whole, report
 from cbjax.restore import open_workdir, with_predict
 from cbjax.results import finish
 from cbjax.storage import with_absolute_paths
-from cbjax.types import Run
+from cbjax.types import NonFiniteLoss, Run
 from cbjax.workdir import WorkdirError
 
 
@@ -101,14 +101,14 @@ def train(
         stack.push(functools.partial(_close, checkpoints))
         if parts.pretrained is not None and not checkpoints.steps():
             parts.pretrained()  # a file that does not fit is refused before anything is compiled
-        fresh = parts.init()
-        restored = checkpoints.restore(fresh)
+        # By its shapes alone: a state to restore into would lie on the devices beside the restored one.
+        restored = checkpoints.restore(sharding.placed(parts.programs.state, mesh))
+        resumed = restored is not None
         has_results = processes.from_first((place / "results.json").exists)
-        if restored is None and has_results:
+        if not resumed and has_results:
             raise WorkdirError(f"{home.root} holds the results of a run and no checkpoint: move it away to train again")
-        if restored is None and parts.pretrained is not None:
-            fresh = build.first_state(parts)
-        step, state, remembered = restored or (0, fresh, memory.start(len(dataset.class_names)))
+        step, state, remembered = restored or (0, build.first_state(parts), memory.start(len(dataset.class_names)))
+        del restored
         state = sharding.replicate(state, mesh)
         run = Run(config, parts.model, state, {}, dataset.class_names, memory=remembered)
         if step == total and has_results:
@@ -117,7 +117,7 @@ def train(
                 _report(home)
                 home.send()
             return with_predict(dataclasses.replace(run, metrics=workdirs.read_final_metrics(place)), facts)
-        if restored is None:
+        if not resumed:
             _each(tell, f"training in {home.root}: {total} steps on {sharding.describe(mesh)}", *dataset.notes)
             _each(tell, *(parts.pretrained().notes if parts.pretrained else ()))
         else:
@@ -222,7 +222,7 @@ def _fit(
     except NonFiniteLoss as error:
         checkpoints.finish()
         steps = checkpoints.steps()
-        kept = f"the last good checkpoint is that of step {steps[-1]}" if steps else "no checkpoint was saved before it"
+        kept = f"the last checkpoint is that of step {steps[-1]}" if steps else "no checkpoint was saved before it"
         raise NonFiniteLoss(f"{error}; {kept}") from None
 
 

@@ -22,7 +22,7 @@ from cbjax.evaluate import Evaluation
 from cbjax.interrupts import Interrupted, Interrupts
 from cbjax.programs import GroupPrograms
 from cbjax.progress import Silent
-from cbjax.types import Callback, Run, TrainState
+from cbjax.types import Callback, NonFiniteLoss, Run, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,7 +244,7 @@ def _add(group: Group, place: int, values: dict[str, np.ndarray], stop: int) -> 
     run, member = group.runs[place], group.members[place]
     try:
         loop.check_finite(values, run.memory["step"], member.parts.schedule)
-    except loop.NonFiniteLoss as error:
+    except NonFiniteLoss as error:
         group.failed[member.name] = str(error)
         return
     images, sums = run.memory["images"] + int(values["count"].sum()), loop.add(run.memory["sums"], values)
@@ -263,8 +263,12 @@ def _end_epoch(group: Group, after: Sequence[Sequence[Callback]], seconds: float
         row = loop.epoch_row(sums, float(member.parts.schedule(step - 1)), seconds, sums["count"])
         kept = {**run.memory, "epoch": run.memory["epoch"] + 1, "sums": memory.no_sums()}
         run = dataclasses.replace(run, metrics=row, memory=kept, state=_only_weights(weights[k]))
-        for callback in after[k]:
-            run = callback(run)
+        try:
+            for callback in after[k]:
+                run = callback(run)
+        except NonFiniteLoss as error:
+            group.failed[member.name] = str(error)
+            continue
         weights[k] = run.state.class_weights
         improved[k] = run.memory["best"] is not None and run.memory["best"]["step"] == step
         group.runs[k] = run

@@ -14,7 +14,6 @@ from cbjax import data, modes, plan, processes, rows, sharding, sweep_start
 from cbjax import workdir as workdirs
 from cbjax.config import ConfigError
 from cbjax.data import Source, sources
-from cbjax.loop import NonFiniteLoss
 from cbjax.output import say
 from cbjax.programs import GroupPrograms
 from cbjax.progress import Board, board
@@ -24,6 +23,7 @@ from cbjax.storage import is_remote, place_of
 from cbjax.sweep_file import PlannedRun, shard
 from cbjax.sweep_start import FAILED
 from cbjax.train_group import train_group
+from cbjax.types import NonFiniteLoss
 from cbjax.variants import Sweep
 from cbjax.workdir import BusyError, WorkdirError
 from cbjax.writers import is_full

@@ -13,7 +13,6 @@ from cbjax import config as configs
 from cbjax import workdir as workdirs
 from cbjax.checkpoint import Checkpoints
 from cbjax.logs import Logs
-from cbjax.loop import NonFiniteLoss
 from cbjax.memory import at_best, without_times
 from cbjax.output import say
 from cbjax.programs import GroupPrograms
@@ -23,7 +22,7 @@ from cbjax.run import Shared
 from cbjax.run_group import Group, Member
 from cbjax.storage import with_absolute_paths
 from cbjax.sweep_file import PlannedRun
-from cbjax.types import Run
+from cbjax.types import NonFiniteLoss, Run
 
 
 def train_group(
@@ -125,13 +124,15 @@ def _finish(
     """Evaluates the test split and writes the last and best checkpoint and the results of each run that has logs.
 
     Returns:
-      name -> error of those where that failed.
+      name -> error of those where that failed; one whose outputs are not finite has diverged instead.
     """
     tests = run_group.evaluate_test(runs, compiled, mesh)
     failed: dict[str, Exception] = {}
     for k in (k for k in runs.alive() if k in logs):
         try:
             _finish_one(runs, k, places[k], logs[k], tests[k])
+        except NonFiniteLoss as error:  # the next call would find the same
+            runs.failed[runs.members[k].name] = str(error)
         except Exception as error:
             failed[runs.members[k].name] = error
     return failed

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cbjax.metrics import ClassificationSums
+from cbjax.metrics import ClassificationSums, has_answer
 from cbjax.sharding import mean_over, sum_over, varying
 from cbjax.types import Array, Batch, Loss, Model, TrainState
 
@@ -88,21 +88,23 @@ def make_eval_step(
 ) -> Callable[[Any, Any, Batch], tuple[Any, Array]]:
     """Returns the pure step (params, batch_stats, batch) -> (sums over all devices, outputs of this device's share).
 
-    For integer labels the sums are `metrics.ClassificationSums` and the outputs the predicted classes [B]. For
-    multi-hot ones, whose metrics rank a whole split, the sums are the "loss" over examples and their "count", the
-    outputs probabilities [B, C]. Losses are not weighted: one number to compare methods by.
+    For integer labels the sums are `metrics.ClassificationSums` and the outputs the predicted classes [B], -1 for an
+    example that is masked or has no answer. For multi-hot ones, whose metrics rank a whole split, the sums are the
+    "loss" over examples, their "count" and how many are "unanswered", the outputs probabilities [B, C], NaN where the
+    others have -1. Losses are not weighted: one number to compare methods by.
     """
 
     def eval_step(params, batch_stats, batch):
         labels, mask = batch["label"], _mask(batch)
         logits, _ = model.apply(params, batch_stats, batch["image"], train=False)
         losses = loss(logits, labels, None)
-        chances = probabilities(logits)
+        chances, answered = probabilities(logits), has_answer(logits)
         if labels.ndim == 1:
             sums = ClassificationSums.from_outputs(logits, labels, losses, mask, jnp.max(chances, axis=-1))
-            return sum_over(axis, sums), jnp.argmax(logits, axis=-1)
+            return sum_over(axis, sums), jnp.where(mask & answered, jnp.argmax(logits, axis=-1), -1)
         totals = {"loss": jnp.sum(jnp.where(mask, losses, 0.0)), "count": jnp.sum(mask)}
-        return sum_over(axis, totals), chances
+        totals["unanswered"] = jnp.sum(mask & ~answered)
+        return sum_over(axis, totals), jnp.where((mask & answered)[:, None], chances, jnp.nan)
 
     return eval_step
 

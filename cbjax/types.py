@@ -12,6 +12,10 @@ Batch = Mapping[str, Array]  # "image" [B, H, W, channels], "label" [B] or [B, C
 Loss = Callable[[Array, Array, Array | None], Array]  # (logits, labels, class_weights) -> [B]
 
 
+class NonFiniteLoss(FloatingPointError):
+    """The loss, the gradient or the outputs became NaN or infinite; the message says where, and what is saved."""
+
+
 class Model(NamedTuple):
     """A network as pure functions of explicit parameters.
 

@@ -233,16 +233,21 @@ def _counts(labels, num_classes):
 
 
 def _commit():
-    here = pathlib.Path(__file__).parent
+    """Returns the commit of cbjax's own repository; None where it is installed apart from one."""
+    root = pathlib.Path(__file__).resolve().parent.parent
+
+    def git(*arguments):
+        # Without the variables by which git's hooks name the repository that they run for.
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+        command = ["git", *arguments]
+        done = subprocess.run(command, check=True, cwd=root, env=clean, capture_output=True, text=True, timeout=10)
+        return done.stdout.strip()
+
     try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            check=False,
-            cwd=here,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        # site-packages may lie in a repository of the user's.
+        if pathlib.Path(git("rev-parse", "--show-toplevel")).resolve() != root:
+            return None
+        git("ls-files", "--error-unmatch", "cbjax/workdir.py")
+        return git("describe", "--always", "--dirty", "--abbrev=12") or None
+    except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() or None

@@ -2,12 +2,15 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from oracles.difficulty import paper_tau
 
-from cbjax import callbacks, memory
-from cbjax.types import Run
+from cbjax import callbacks, evaluate, memory, sharding
+from cbjax.train_step import make_eval_step
+from cbjax.types import Model, NonFiniteLoss, Run, Trained
 
 
 def run_at(epoch, accuracy=(0.9, 0.3)):
@@ -21,3 +24,44 @@ def test_epochs_of_equal_weights_have_no_tau(start_epoch, equal):
     logged = {epoch: log_tau(run_at(epoch)).metrics for epoch in range(1, 6)}
     assert [epoch for epoch, metrics in logged.items() if not metrics] == equal
     assert logged[5] == {"difficulty/tau": pytest.approx(paper_tau([0.9, 0.3]))}
+
+
+def evaluation_of(outputs, labels):
+    """Returns state -> Evaluation of a network that gives these logits [N, C]."""
+    outputs = np.asarray(outputs, np.float32)
+
+    def apply(params, batch_stats, images, train):
+        return images.reshape(-1, outputs.shape[1]), batch_stats
+
+    def loss(logits, labels, class_weights):
+        return jnp.zeros(len(logits))
+
+    step = make_eval_step(Model(None, None, None, apply), loss, jax.nn.softmax)
+    mesh = sharding.make_mesh(1)
+    program = evaluate.make_program(lambda state, batch: step({}, {}, batch), lambda _, x: x, mesh, "shard_map")
+    found = evaluate.make_evaluate(
+        program,
+        outputs[:, None, None, :],
+        np.asarray(labels),
+        counts=np.array([9, 1]),
+        groups={},
+        batch_size=4,
+        mesh=mesh,
+    )
+    return lambda state: found(Trained({}, {}, {}))
+
+
+@pytest.mark.parametrize("multi_hot", [False, True])
+@pytest.mark.parametrize("bad", [[np.nan, 0], [np.nan, np.nan], [np.inf, np.inf]])
+def test_outputs_that_are_not_finite_end_the_run_and_set_nothing(bad, multi_hot):
+    labels = [[1, 0], [0, 1], [0, 1]] if multi_hot else [0, 1, 1]
+    wrong, right = (evaluation_of([row, [0, 1], [0, 1]], labels) for row in (bad, [1, 0]))
+    run = run_at(2)
+    assert callbacks.evaluate_validation(right)(run).memory["best"]["balanced_accuracy"] == 1.0
+    for callback in (callbacks.evaluate_validation(wrong), callbacks.evaluate_test(wrong, 1)):
+        with pytest.raises(NonFiniteLoss, match="epoch 2, step 0: the network's outputs for 1 of 3 images are NaN"):
+            callback(run)
+    found = wrong(None)
+    assert found.unanswered == 1 and found.metrics["unanswered"] == pytest.approx(1 / 3)
+    assert not multi_hot or found.metrics["mean_average_precision"] == 1.0  # of the two that are left
+    assert multi_hot or found.outputs.tolist() == [-1, 1, 1]

@@ -8,10 +8,10 @@ import pytest
 
 from cbjax import loop, memory, progress
 from cbjax.interrupts import Interrupted, Interrupts
-from cbjax.loop import NonFiniteLoss, Plan, fit
+from cbjax.loop import Plan, fit
 from cbjax.processes import Agreement
 from cbjax.progress import Silent
-from cbjax.types import Run
+from cbjax.types import NonFiniteLoss, Run
 
 EXAMPLES, BATCH = 10, 4
 

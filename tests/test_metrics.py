@@ -3,6 +3,7 @@
 import functools
 import itertools
 
+import clu.metrics
 import hypothesis
 import jax
 import jax.numpy as jnp
@@ -246,3 +247,57 @@ def test_groups_of_multi_hot_labels_have_average_precision_alone():
     figures = metrics.summarize_multilabel(scores, labels, 0.7, None, {"two": np.array([1, 3])})
     assert figures["two_accuracy"] == pytest.approx(metrics.average_precision(scores, labels)[[1, 3]].mean())
     assert "two_precision" not in figures
+
+
+NO_ANSWER = np.float32(
+    [[np.nan, 1, 2], [1, 2, np.nan], [np.nan] * 3, [np.inf, np.inf, 0], [np.inf, 0, 0], [-np.inf] * 3]
+)
+
+
+@pytest.mark.parametrize("row", NO_ANSWER)
+def test_outputs_that_are_not_finite_are_wrong_in_every_figure(row):
+    logits, labels = np.stack([row, np.float32([2, 1, 0]), np.float32([-np.inf, 3, -np.inf])]), np.array([0, 0, 1])
+    chances = np.float32([np.nan, 0.75, 1])
+    sums = _sums(logits, labels, np.zeros(3, np.float32), chances)
+    figures = metrics.summarize(sums)
+    expected = {"accuracy": 2 / 3, "balanced_accuracy": 3 / 4, "worst_accuracy": 1 / 2, "macro_precision": 1.0}
+    expected |= {"ece": 0.25 / 2, "unanswered": 1 / 3}
+    assert {name: figures[name] for name in expected} == pytest.approx(expected)
+    np.testing.assert_array_equal(sums.predicted, [1, 1, 0])
+    alone = metrics.summarize(_sums(logits[:1], labels[:1], np.float32([np.nan]), chances[:1]))
+    assert alone["accuracy"] == 0 and np.isnan([alone["loss"], alone["ece"]]).all()
+
+
+def test_classes_that_are_none_count_nowhere():
+    logits, _, losses, confidence = _split(4)
+    some = metrics.summarize(_sums(logits, np.array([1, -100, CLASSES, 2]), losses, confidence))
+    assert some == metrics.summarize(_sums(logits[::3], np.array([1, 2]), losses[::3], confidence[::3]))
+    np.testing.assert_array_equal(metrics.confusion_matrix([1, -1, 0, 1], [0, 0, 1, -100], 2), [[0, 1], [1, 0]])
+
+
+def test_sums_join_a_collection_and_are_the_same_on_the_device():
+    logits, labels, _, _ = _split(30)
+    together = clu.metrics.Collection.create(accuracy=clu.metrics.Accuracy, sums=metrics.ClassificationSums)
+    found = together.empty()
+    for part in (slice(0, 13), slice(13, 30)):
+        update = together.single_from_model_output(logits=jnp.asarray(logits[part]), labels=jnp.asarray(labels[part]))
+        found = found.merge(update)
+    chances = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
+    losses = -np.log(chances[np.arange(30), labels])
+    truth = oracles.summary(logits, labels, losses, chances.max(axis=1))
+    figures = metrics.summarize(found.sums)
+    assert figures == pytest.approx(truth, rel=1e-5)
+    assert figures == metrics.summarize(jax.device_get(found.sums))
+    values = found.compute()
+    assert values["sums"] == values["accuracy"] == pytest.approx(truth["accuracy"])
+
+
+@pytest.mark.parametrize("x64", [False, True])
+def test_jax_s_strict_settings_hold(x64):
+    strict = jax.numpy_dtype_promotion("strict")
+    with jax.enable_x64(x64), strict, jax.debug_nans(True), jax.debug_infs(True):
+        for labels in (np.array([0, 2, 1], np.int8), np.array([0, 2, 1])):
+            for dtype in (np.float32, jnp.bfloat16):
+                sums = _sums(np.eye(3, dtype=dtype), labels, np.ones(3), np.ones(3, dtype), np.ones(3, np.float32))
+                assert metrics.summarize(sums.merge(sums), [3, 2, 1])["accuracy"] == 1 / 3
+                assert float(sums.compute()) == pytest.approx(1 / 3)

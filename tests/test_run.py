@@ -15,9 +15,9 @@ from cbjax import config as configs
 from cbjax import losses, restore
 from cbjax.config import ConfigError
 from cbjax.data import DataError
-from cbjax.loop import NonFiniteLoss
 from cbjax.restore import evaluate
 from cbjax.storage import with_absolute_paths
+from cbjax.types import NonFiniteLoss
 from cbjax.workdir import WorkdirError
 from cbjax.writers import read_rows
 
