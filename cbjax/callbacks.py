@@ -26,7 +26,8 @@ def evaluate_validation(evaluate: Evaluate, smooth: Smooth) -> Callback:
         result = evaluate(run.state).check(_when("validation", run))
         memory = {**run.memory, "accuracy": smooth(run.memory["accuracy"], numbers(result.per_class))}
         balanced = result.metrics["balanced_accuracy"]
-        if memory["best"] is None or balanced > memory["best"]["balanced_accuracy"]:
+        best = -np.inf if memory["best"] is None else memory["best"]["balanced_accuracy"]
+        if balanced > best:  # false for NaN, where no labelled image could be read
             memory["best"] = {"step": memory["step"], "epoch": memory["epoch"], "balanced_accuracy": balanced}
         run = dataclasses.replace(run, memory=memory, metrics={**run.metrics, **prefixed("validation", result.metrics)})
         return record(run, "per_class", {"split": "validation", "accuracy": numbers(result.per_class)})

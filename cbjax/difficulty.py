@@ -126,8 +126,8 @@ def smooth_accuracy(previous: Array, measured: Array, keep: float | Array) -> Ar
         )
     if not isinstance(keep, jax.core.Tracer) and not 0 <= keep < 1:
         raise ValueError(f"keep must be in [0, 1), got {keep}")
-    kind = jnp.promote_types(jnp.promote_types(previous.dtype, measured.dtype), jnp.float32)
-    previous, measured = previous.astype(kind), measured.astype(kind)
+    kind = jnp.float64 if jnp.float64 in (previous.dtype, measured.dtype) else jnp.float32
+    previous, measured, keep = previous.astype(kind), measured.astype(kind), jnp.asarray(keep, kind)
     mixed = keep * previous + (1 - keep) * measured
     return jnp.where(jnp.isnan(measured), previous, jnp.where(jnp.isnan(previous), measured, mixed))
 

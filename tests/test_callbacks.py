@@ -56,9 +56,9 @@ def evaluation_of(outputs, labels):
 def test_outputs_that_are_not_finite_end_the_run_and_set_nothing(bad, multi_hot):
     labels = [[1, 0], [0, 1], [0, 1]] if multi_hot else [0, 1, 1]
     wrong, right = (evaluation_of([row, [0, 1], [0, 1]], labels) for row in (bad, [1, 0]))
-    run = run_at(2)
-    assert callbacks.evaluate_validation(right)(run).memory["best"]["balanced_accuracy"] == 1.0
-    for callback in (callbacks.evaluate_validation(wrong), callbacks.evaluate_test(wrong, 1)):
+    run, smooth = run_at(2), callbacks.smoothing(0.0)
+    assert callbacks.evaluate_validation(right, smooth)(run).memory["best"]["balanced_accuracy"] == 1.0
+    for callback in (callbacks.evaluate_validation(wrong, smooth), callbacks.evaluate_test(wrong, 1)):
         with pytest.raises(NonFiniteLoss, match="epoch 2, step 0: the network's outputs for 1 of 3 images are NaN"):
             callback(run)
     found = wrong(None)
