@@ -64,11 +64,28 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     sweep.add_argument(
         "--results", metavar="FILE", type=_local_directory, help="CSV of finished runs (default: DIR/results.csv)"
     )
-    evaluate = add("eval", "Evaluate a trained run on one of its splits.")
-    evaluate.epilog = "--config.KEY=VALUE changes what can differ at test time, such as --config.data.image_size=320"
+    evaluate = add("eval", "Evaluate a trained run on one of its splits, or on new labelled images.")
+    evaluate.epilog = (
+        "--config.KEY=VALUE changes what can differ at test time, such as --config.data.image_size=320, or names new "
+        "labelled images: --config.data.test_list=FILE (a list, or a .csv), --config.data.root=DIR (a folder for each "
+        "class), --config.data.file=FILE.npz; classes are found by their names"
+    )
     evaluate.add_argument("--workdir", required=True, metavar="DIR", type=_directory)
     evaluate.add_argument("--split", default="test", choices=("validation", "test"))
     evaluate.add_argument("--checkpoint", default="last", choices=("last", "best"))
+    evaluate.add_argument(
+        "--out",
+        metavar="DIR",
+        type=_local_directory,
+        help="write classes.csv, confusion.csv, predictions.csv and results.json",
+    )
+    evaluate.add_argument(
+        "--top",
+        type=_up_to(10**6),
+        default=5,
+        metavar="K",
+        help="classes of each image in predictions.csv (5)",
+    )
     predict = add("predict", "Write a trained run's predictions for images in files, folders or arrays.")
     predict.add_argument(
         "images", nargs="+", metavar="IMAGES", help="image files; folders, searched whole; an .npz with images; an .npy"

@@ -172,11 +172,16 @@ def _eval(options, overrides):
     config_test_time.check_keys(overrides)
     place = Place(options.workdir)
     _start(workdirs.read_config(place.files).deterministic)
-    from cbjax.restore import evaluate
+    from cbjax import eval_files
+    from cbjax.restore import examine
 
-    found = evaluate(options.workdir, split=options.split, checkpoint=options.checkpoint, overrides=overrides)
-    for name, value in found.items():
+    found = examine(options.workdir, split=options.split, checkpoint=options.checkpoint, overrides=overrides)
+    for name, value in found.evaluation.metrics.items():
         say(f"{options.split}/{name} {value:.6g}")
+    _print_table(lambda width: eval_files.class_table(found), whole=True)
+    if options.out is not None:
+        names = eval_files.write(found, options.out, options.top)
+        say(f"{', '.join(names)}: {options.out}")
     return 0
 
 
@@ -265,23 +270,30 @@ def _datasets(options, overrides):
 
 
 def _print_report(directories, path):
+    from cbjax.report import has_table, sweep_table_for_terminal, table_for_terminal
+
+    if len(directories) == 1 and has_table(directories[0]):
+        _print_table(lambda width: sweep_table_for_terminal(directories[0], width), whole=True)
+    else:
+        _print_table(lambda width: table_for_terminal(directories))
+    say(f"report: {path}")
+
+
+def _print_table(make, whole=False):
+    """Prints the table that is made for the terminal's width; a whole one is never narrower than its words."""
     from rich.console import Console
     from rich.measure import Measurement
 
-    from cbjax.report import has_table, sweep_table_for_terminal, table_for_terminal
-
     console = Console()
     try:
-        if len(directories) == 1 and has_table(directories[0]):
-            table = sweep_table_for_terminal(directories[0], console.width)
+        table = make(console.width)
+        if whole:
             # A line that is too long for the terminal is read more easily than figures cut in their middle.
             least = Measurement.get(console, console.options.update(max_width=10_000), table).minimum
-            Console(width=max(console.width, least)).print(table)
-        else:
-            console.print(table_for_terminal(directories))
-    except Exception as error:  # the figures are on disk, and the report has them
+            console = Console(width=max(console.width, least))
+        console.print(table)
+    except Exception as error:  # the figures are on disk
         say(f"the table could not be printed: {error!r}", error=True)
-    say(f"report: {path}")
 
 
 COMMANDS = {

@@ -1,6 +1,7 @@
 """What of a run's config may change when its checkpoint is evaluated again."""
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -9,6 +10,7 @@ from cbjax.config_schema import did_you_mean, refuse, show
 
 # What the papers change at test time, and where and how the images are read. Anything else belongs to the training.
 KEYS = (
+    "data.name",
     "data.image_size",
     "data.resize",
     "evaluation.batch_size",
@@ -27,6 +29,52 @@ def check_keys(overrides: Sequence[str]) -> None:
         for key in keys
         if key not in KEYS
     )
+
+
+class Place(NamedTuple):
+    """Where new labelled data are.
+
+    Attributes:
+      kind: "arrays", "folder", "list" or "csv".
+      places: name of a key of the section data -> its value.
+      overrides: what else is changed.
+    """
+
+    kind: str
+    places: dict[str, Any]
+    overrides: list[str]
+
+
+def new_data(config: ConfigDict, overrides: Sequence[str], split: str) -> Place | None:
+    """Returns where the labelled data are that overrides name; None where they name none.
+
+    data.file names arrays, data.root a folder (for a run on a list or a CSV only with data.name=folder), data.test_list
+    or data.validation_list a list, or a CSV if its name ends so. `data.name` says it otherwise.
+
+    Raises:
+      ConfigError: if `data.name` is given and not where the data are, or a key is wrong.
+    """
+    check_keys(overrides)
+    given = {key: value for key, value in configs.read_overrides(overrides).items() if value is not None}
+    file = given.get(f"data.{split}_list")
+    own, kind = config.data.name, given.get("data.name")
+    if kind is None:
+        if "data.file" in given:
+            kind = "arrays"
+        elif file is not None:
+            kind = own if own in ("list", "csv") else "csv" if file.removesuffix(".gz").endswith(".csv") else "list"
+        elif "data.root" in given and own not in ("list", "csv"):
+            kind = "folder"
+        else:
+            return None
+    keys = {"arrays": "data.file", "folder": "data.root", "list": f"data.{split}_list", "csv": f"data.{split}_list"}
+    if kind not in keys:
+        refuse([f"data.name of new data must be one of {', '.join(keys)}; got {kind}"])
+    if keys[kind] not in given:
+        refuse([f"data.name={kind} of new data needs --config.{keys[kind]}=…, where they are"])
+    places = {key.removeprefix("data."): value for key, value in given.items() if key in ("data.root", keys[kind])}
+    names = ("data.name", *configs.SOURCE_KEYS)
+    return Place(kind, places, [one for one in overrides if one.partition("=")[0].strip() not in names])
 
 
 def change(config: ConfigDict, overrides: Sequence[str]) -> tuple[ConfigDict, list[str]]:

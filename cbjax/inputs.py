@@ -94,7 +94,9 @@ def fit_given(config: ConfigDict, facts: Mapping[str, Any]) -> Fit:
     dtype, span = facts["image_dtype"], facts.get("image_span")
     if span is None and dtype == "uint8":
         span = (0, 255)
-    return Fit(tuple(facts["image_shape"]), dtype, span and tuple(span), evaluation_transform(config))
+    transform = evaluation_transform(config)
+    shape = tuple(facts["image_shape"]) if transform is None else (transform.image_size, transform.image_size, 3)
+    return Fit(shape, dtype, span and tuple(span), transform)
 
 
 def evaluation_resize(config: ConfigDict) -> int:

@@ -116,13 +116,18 @@ def build_programs(
     count = 1 if streamed else steps_per_resident_dispatch(config, batches, mesh)
     if streamed:
         train = streaming.make_program(steps.train_step, _normalize, mesh, kind)
-        evaluation = evaluate.make_streamed_program(steps.eval_step, _normalize, mesh, kind)
     else:
         prepare = _augmentation(config)
         train = resident.make_program(steps.train_step, prepare, steps_per_dispatch=count, mesh=mesh, kind=kind)
-        evaluation = evaluate.make_program(steps.eval_step, _normalize, mesh, kind)
+    evaluation = build_evaluation(steps, mesh, streamed=streamed, kind=kind)
     init = jax.jit(steps.make_state, out_shardings=sharding.whole(mesh))
     return Programs(steps.model, steps.state, init, count, train, evaluation)
+
+
+def build_evaluation(steps: "Steps", mesh: Mesh, *, streamed: bool, kind: str) -> Any:
+    """Builds the evaluation alone; arguments as `build_programs`."""
+    make = evaluate.make_streamed_program if streamed else evaluate.make_program
+    return make(steps.eval_step, _normalize, mesh, kind)
 
 
 class GroupPrograms(NamedTuple):

@@ -11,7 +11,7 @@ PACKAGE = ROOT / "cbjax"
 # Each may import the ones below it, never its own level or above.
 LEVELS = [
     {"cli"},
-    {"sweep", "predictions"},
+    {"sweep", "predictions", "eval_files"},
     {"plan", "sweep_start"},
     {"train_group", "modes"},
     {"run", "run_group", "tpu_programs", "cost"},
@@ -51,6 +51,7 @@ BESIDE = {
     "host": set(),
     "npz": {"host"},
     "text": set(),
+    "class_tables": {"text"},
     "output": {"text"},
     "progress": {"output", "text"},
     "rows": {"config", "sweep_file", "sweep_table", "text", "variants", "writers"},

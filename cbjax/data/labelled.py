@@ -1,0 +1,170 @@
+"""Labelled images that a run has not seen: the names of their classes are looked up among those of the run."""
+
+import concurrent.futures
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cbjax.data import arrays, files, lists
+from cbjax.data.given import Fit
+from cbjax.data.records import DataError, Encoded, Split, quote
+
+KINDS = ("arrays", "folder", "list", "csv")
+
+
+class Labelled(NamedTuple):
+    """Images with labels in the order of the run's classes.
+
+    Attributes:
+      split: images in the size of the network's input, or `Encoded`.
+      names: [N] what to call each image: its file, or its place in the array.
+      place: what they were read from.
+    """
+
+    split: Split
+    names: Sequence[str]
+    place: str
+
+
+def read(
+    kind: str, places: Mapping[str, Any], split: str, class_names: Sequence[str], fit: Fit, chosen: bool = False
+) -> Labelled:
+    """Reads labelled images.
+
+    Args:
+      kind: one of KINDS, as `data.name` of a config.
+      places: file, root, validation_list, test_list, as the keys of a config.
+      split: "validation" or "test": which list, which arrays of an .npz that has several, which folder of a tree.
+      class_names: [C] of the run. A label is a name, and the number in a list that of a class in this order.
+      fit: brings images to the run's size.
+      chosen: whether the run has some classes of its data only, so that a number does not say which.
+
+    Raises:
+      DataError: if the data are missing or damaged, or a class is not one of the run's.
+    """
+    if kind == "arrays":
+        return _arrays(places["file"], split, class_names, fit)
+    if kind == "folder":
+        root = files.as_path(places["root"])
+        paths, labels = _tree(root, split, class_names)
+        return _files(root, paths, labels, f"{root}", fit)
+    file = files.as_path(places[f"{split}_list"])
+    root = files.as_path(places["root"]) if places.get("root") else file.parent
+    if kind == "csv":
+        paths, found = lists._read_csv(file)
+        return _files(root, paths, _places(found, class_names, f"{file}"), f"{file}", fit)
+    paths, numbers = lists._read_list(file)
+    return _files(root, paths, _numbered(file, paths, numbers, class_names, chosen), f"{file}", fit)
+
+
+def _places(names, class_names, where):
+    """Returns the place of each name among the run's classes."""
+    index = {name: place for place, name in enumerate(class_names)}
+    if unknown := sorted(set(names) - set(index)):
+        raise DataError(
+            f"{where}: classes {quote(unknown)} are not among those of the run, {quote(class_names)}: rename them, or "
+            "leave their images out"
+        )
+    return np.array([index[name] for name in names], np.int32)
+
+
+def _numbered(file, paths, numbers, class_names, chosen):
+    if all(name.isdecimal() for name in class_names):
+        return _places([str(number) for number in numbers], class_names, file)
+    if chosen:
+        raise DataError(
+            f"{file}: the run was trained on some of its data's classes, so that a number does not say which it means: "
+            "write a CSV with the columns path and label, where labels are names"
+        )
+    for path, number in zip(paths, numbers, strict=True):
+        if number >= len(class_names):
+            raise DataError(f"{file}: label {number} is not among those of the run, 0 to {len(class_names) - 1}")
+        folder = os.path.basename(os.path.dirname(path))
+        if folder in class_names and folder != class_names[number]:
+            raise DataError(
+                f"{file}: {path} has the label {number}, which is the run's class '{class_names[number]}': number the "
+                "classes as in the training list, or write a CSV with names"
+            )
+    return np.asarray(numbers, np.int32)
+
+
+def _tree(root, split, class_names):
+    """Returns the paths of a tree's images, relative to its root, and their labels."""
+    if not root.is_dir():
+        raise DataError(f"data.root: there is no folder {root}")
+    wanted = files._VALIDATION_FOLDERS if split == "validation" else ("test", "testing")
+    present = files._folders(root)
+    below = [name for name in wanted if name in present and name not in class_names]
+    if not below and (others := [name for name in present if name in files._SPLIT_FOLDERS and name not in class_names]):
+        raise DataError(
+            f"data.root: {root} has {quote(sorted(others))} and no folder {wanted[0]}: give one of these as data.root"
+        )
+    found = files._classes(root, below[0] if below else "")
+    found = {name: one.paths for name, one in found.items() if one.paths}
+    labels = _places(sorted(found), class_names, f"{root}")
+    paths = [path for name in sorted(found) for path in found[name]]
+    if not paths:
+        raise DataError(f"data.root: {root} has no image in a folder for each class")
+    return paths, np.repeat(labels, [len(found[name]) for name in sorted(found)])
+
+
+def _files(root, paths, labels, place, fit: Fit) -> Labelled:
+    store = files.Files(root, paths)
+    if not store.are_there():
+        raise DataError(
+            f"{place}: its images are not there, such as {store.name(0)}: set data.root to the folder that the paths "
+            "are relative to"
+        )
+    names = [store.name(position) for position in range(len(labels))]
+    if fit.transform is not None:
+        return Labelled(Split(Encoded(store, np.arange(len(labels)), fit.shape[0]), labels), names, place)
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        return Labelled(Split(np.stack(list(pool.map(fit.file, names))), labels), names, place)
+
+
+def _arrays(file, split, class_names, fit: Fit) -> Labelled:
+    found = arrays.read(file)
+    prefix = f"{split}_" if f"{split}_images" in found else ""
+    missing = [key for key in (f"{prefix}images", f"{prefix}labels") if key not in found]
+    if missing:
+        raise DataError(
+            f"{file}: there is no {quote(missing)} among its keys {quote(sorted(found))}; new data have images and "
+            f"labels, or {split}_images and {split}_labels"
+        )
+    images, labels = found[f"{prefix}images"], found[f"{prefix}labels"]
+    if np.ndim(labels) == 0 or len(images) != len(labels) or not len(images):
+        raise DataError(f"{file}: there are {len(images)} images and {np.size(labels)} labels: each image needs one")
+    try:
+        pixels = np.stack(list(fit.all(images)))
+        labels = _array_labels(labels, found.get("class_names"), class_names, split, file)
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from None
+    return Labelled(Split(pixels, labels), [str(i) for i in range(len(labels))], f"{file}")
+
+
+def _array_labels(labels, own_names, class_names, split, file):
+    kind = arrays._label_kind(labels, split)
+    if kind == "string":
+        return _places(arrays._decoded(labels, "labels").tolist(), class_names, "labels")
+    if own_names is not None:
+        own_names = arrays._class_names(own_names)
+    size = labels.shape[1] if kind == "multi-hot" else int(labels.max()) + 1
+    own_names = own_names or tuple(str(i) for i in range(size))
+    if kind == "integer":
+        if labels.min() < 0 or size > len(own_names):
+            raise DataError(f"labels must be 0 to {len(own_names) - 1}; got {labels.min()} to {labels.max()}")
+        present = np.unique(labels)
+        names = [own_names[label] for label in present]
+        if set(names) - set(class_names) and own_names == tuple(str(i) for i in range(size)):
+            raise DataError(
+                f"labels are the numbers {quote(present)}, and the run's classes have names, {quote(class_names)}: add "
+                "class_names, in the order of these numbers, or make the labels names"
+            )
+        return _places(names, class_names, "labels")[np.searchsorted(present, labels)]
+    if not np.isin(labels, (0, 1)).all() or size != len(own_names):
+        raise DataError(f"labels [N, C] must be zeros and ones of {len(own_names)} classes, got {labels.shape}")
+    moved = np.zeros((len(labels), len(class_names)), np.float32)
+    moved[:, _places(own_names, class_names, "labels")] = labels
+    return moved
