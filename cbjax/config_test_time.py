@@ -10,9 +10,9 @@ from cbjax.config_schema import did_you_mean, refuse, show
 
 # What the papers change at test time, and where and how the images are read. Anything else belongs to the training.
 KEYS = (
-    "data.name",
     "data.image_size",
     "data.resize",
+    "data.name",  # of new data alone
     "evaluation.batch_size",
     "evaluation.groups",
     "parallel",

@@ -47,7 +47,8 @@ def load(workdir: str | os.PathLike, *, checkpoint: str = "last") -> Run:
     state, remembered = _restore(home, config, facts, sharding.make_mesh(1), checkpoint)
     model = components.build_model(config, len(facts["class_names"]))
     metrics = workdirs.read_final_metrics(place)
-    return with_predict(Run(config, model, state, metrics, tuple(facts["class_names"]), memory=remembered), facts)
+    run = Run(config, model, state, metrics, tuple(facts["class_names"]), memory=remembered, workdir=str(home.root))
+    return with_predict(run, facts)
 
 
 def evaluate(

@@ -15,6 +15,8 @@ from cbjax.logs import Logs
 from cbjax.memory import record
 from cbjax.metrics import confusion_matrix
 from cbjax.output import say
+from cbjax.report import class_files
+from cbjax.report.read import read_run
 from cbjax.types import Run
 from cbjax.workdir import write_json
 
@@ -75,4 +77,5 @@ def finish(
         results["seconds"] = logs.train_seconds()
         (workdir / "report.md").unlink(missing_ok=True)  # of an earlier end, or of the run unfinished
         write_json(workdir / "results.json", results)
+        class_files.write(read_run(workdir), workdir)
     return dataclasses.replace(run, metrics=final)

@@ -110,7 +110,7 @@ def train(
         step, state, remembered = restored or (0, build.first_state(parts), memory.start(len(dataset.class_names)))
         del restored
         state = sharding.replicate(state, mesh)
-        run = Run(config, parts.model, state, {}, dataset.class_names, memory=remembered)
+        run = Run(config, parts.model, state, {}, dataset.class_names, memory=remembered, workdir=str(home.root))
         if step == total and has_results:
             _each(tell, f"restored step {step}: finished", *(f"noted: {line}" for line in noted))
             if shared is None and processes.is_first() and not is_whole(place):

@@ -1,11 +1,17 @@
 """The records that the parts of cbjax hand to each other."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+
+from cbjax.text import one_line
+
+SHOWN_CLASSES = 10  # in the text of a run
 
 Array = jax.Array
 Batch = Mapping[str, Array]  # "image" [B, H, W, channels], "label" [B] or [B, C], optional "mask" [B], 0 for padding
@@ -31,9 +37,12 @@ class Model(NamedTuple):
     head: Callable[..., Array]
     apply: Callable[..., tuple[Array, Any]]
 
+    def __repr__(self) -> str:
+        return "Model(init, features, head, apply)"
+
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class TrainState:
     """Everything on the device that training changes; one pytree, replicated over devices, saved whole.
 
@@ -56,6 +65,14 @@ class TrainState:
     key: Array
     settings: Any = dataclasses.field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        size = sum(math.prod(jnp.shape(leaf)) for leaf in jax.tree.leaves(self.params))
+        try:
+            step = "?" if isinstance(self.step, jax.ShapeDtypeStruct) else np.asarray(self.step).tolist()
+        except (TypeError, RuntimeError, jax.errors.JAXTypeError):  # a traced or donated array
+            step = "?"
+        return f"TrainState(step {step}, {size:,} parameters)"
+
 
 class Trained(NamedTuple):
     """What an evaluation reads of a `TrainState`, under the same names."""
@@ -65,7 +82,7 @@ class Trained(NamedTuple):
     settings: Any
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Run:
     """A training run at one moment: what callbacks take and return, and what `train` and `load` give.
 
@@ -78,6 +95,7 @@ class Run:
       predict: images [N, H, W, channels], as they were before training -> probabilities [N, C]: of one class among all
         for the softmax loss, of each class on its own for sigmoid and focal. None inside the loop.
       memory: what training changes on the host (last known accuracies, best so far, history); saved with the state.
+      workdir: where the run is kept, from `train` and `load`.
     """
 
     config: Any
@@ -87,6 +105,27 @@ class Run:
     class_names: tuple[str, ...]
     predict: Callable[[np.ndarray], np.ndarray] | None = None
     memory: dict[str, Any] = dataclasses.field(default_factory=dict)
+    workdir: str | None = None
+
+    def __repr__(self) -> str:
+        config, names = self.config, self.class_names
+        what = [config.data.name, config.model.name, f"{config.loss.name} loss", f"{config.weights.name} weights"]
+        shown = ", ".join(names[:SHOWN_CLASSES]) + (", …" if len(names) > SHOWN_CLASSES else "")
+        lines = [
+            "Run" + (f" in {self.workdir}" if self.workdir else ""),
+            f"  config: {', '.join(map(str, what))}, seed {config.seed}",
+            f"  {self.state!r}; epoch {self.memory.get('epoch', 0)} of {config.num_epochs}",
+            f"  {len(names)} classes: {shown}",
+        ]
+        for name in ("last", "best"):
+            found = {key: self.metrics.get(f"test/{name}/{key}") for key in ("accuracy", "balanced_accuracy")}
+            known = [
+                f"{key.replace('_', ' ')} {100 * value:.1f} %" for key, value in found.items() if value is not None
+            ]
+            if known:
+                epoch = self.metrics.get("best/epoch") if name == "best" else None
+                lines.append(f"  test, {name}{f' (epoch {epoch})' if epoch else ''}: {', '.join(known)}")
+        return "\n".join(one_line(line) for line in lines)
 
 
 Callback = Callable[[Run], Run]

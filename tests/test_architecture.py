@@ -45,7 +45,7 @@ BESIDE = {
     "checksums": {"literal_path"},
     "checkpoint_folder": {"checksums", "literal_path", "storage"},
     "report": {"metrics", "weights", "difficulty", "swings", "writers", "config", "groups", "rows", "sweep_table"}
-    | {"output", "text"},
+    | {"class_tables", "output", "text"},
     "groups": {"config", "config_schema"},
     "arguments": {"config_schema", "storage", "text"},
     "host": set(),

@@ -1,7 +1,9 @@
 """Whole runs in this process: what `train` leaves behind, what `load` gives back, what compiles."""
 
+import csv
 import dataclasses
 import json
+import re
 import shutil
 
 import jax
@@ -157,6 +159,46 @@ def test_evaluation_again_gives_the_same_figures(finished):
     for checkpoint in ("last", "best"):
         found = evaluate(workdir, checkpoint=checkpoint)
         assert found == {name: done.metrics[f"test/{checkpoint}/{name}"] for name in found}
+
+
+def test_a_run_is_printed_as_a_few_lines(finished):
+    done, workdir, _ = finished
+    accuracy = 100 * done.metrics["test/last/balanced_accuracy"]
+    for run in (done, cbjax.load(workdir)):
+        lines = repr(run).splitlines()
+        assert lines[0] == f"Run in {workdir}" and len(lines) == 6
+        assert lines[1] == "  config: digits, digits_cnn, softmax loss, difficulty weights, seed 0"
+        assert re.fullmatch(r"  TrainState\(step \d+, [\d,]+ parameters\); epoch 3 of 3", lines[2])
+        assert lines[3] == "  10 classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
+        assert f"balanced accuracy {accuracy:.1f} %" in lines[4] and lines[5].startswith("  test, best (epoch ")
+    assert len(str(done.model)) < 100
+    assert repr(jax.eval_shape(lambda state: state, done.state)).startswith("TrainState(step ?, ")
+
+
+def test_the_classes_of_a_run_are_tables_with_their_names(finished):
+    _, workdir, _ = finished
+    results = json.loads((workdir / "results.json").read_text())
+    with open(workdir / "classes.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["class"] for row in rows] == [str(i) for i in range(10)]
+    data = json.loads((workdir / "data.json").read_text())
+    assert [int(row["training_images"]) for row in rows] == data["counts"]
+    assert {row["test_images"] for row in rows} == {"20"} and {row["validation_images"] for row in rows} == {"10"}
+    weights = read_rows(workdir / "class_weights.jsonl")
+    np.testing.assert_allclose([float(row["class_weight"]) for row in rows], weights[-1]["class_weights"], rtol=1e-5)
+    for checkpoint in ("last", "best"):
+        matrix = np.array(results["confusion"][checkpoint])
+        found = [float(row[f"test_accuracy_{checkpoint}"]) for row in rows]
+        np.testing.assert_allclose(found, np.diag(matrix) / 20, rtol=1e-5)
+        precision = [row[f"test_precision_{checkpoint}"] for row in rows]
+        assert precision == [f"{m[i] / m.sum():.6g}" if m.sum() else "" for i, m in enumerate(matrix.T)]
+        with open(workdir / f"confusion_{checkpoint}.csv", newline="") as file:
+            table = list(csv.reader(file))
+        assert [[int(cell) for cell in row[1:]] for row in table[1:]] == matrix.tolist()
+    with open(workdir / "class_weights.csv", newline="") as file:
+        table = list(csv.reader(file))
+    assert table[0] == ["epoch", *(str(i) for i in range(10))] and [row[0] for row in table[1:]] == ["1", "2", "3"]
+    np.testing.assert_allclose(np.array(table[1:], float)[:, 1:], [row["class_weights"] for row in weights], rtol=1e-5)
 
 
 def test_best_is_the_earliest_of_the_highest(finished):

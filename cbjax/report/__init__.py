@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from cbjax import rows
+from cbjax.report import class_files
 from cbjax.report.comparison import comparison_page
 from cbjax.report.one_run import run_page
 from cbjax.report.paper_table import NAMES, paper_page, paper_table, progress, table_csv
@@ -56,7 +57,7 @@ def report(workdirs: Directories, out: str | os.PathLike, left_out: Sequence[Lef
     left_out = [*unread, *left_out]
     out = pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    for name in PICTURES:
+    for name in (*PICTURES, *class_files.FILES):
         (out / name).unlink(missing_ok=True)
     page = (
         run_page(runs[0], out) if len(runs) == 1 and not left_out else comparison_page(*_compared(runs, left_out), out)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cbjax.report import plots, reliability
+from cbjax.report import class_files, plots, reliability
 from cbjax.report.read import CHECKPOINTS, RunRecord, group
 from cbjax.report.sections import (
     CHOSEN,
@@ -33,7 +33,8 @@ ENDS = 5  # so many of the largest and of the smallest classes are listed
 
 
 def run_page(run: RunRecord, out: pathlib.Path) -> str:
-    """Draws the pictures of one run into `out` and returns its page."""
+    """Draws the pictures of one run into `out`, writes its classes as CSV there, and returns its page."""
+    class_files.write(run, out)
     label = group([run])[0][0].label
     checkpoint = "best" if run.test_metrics("best") else "last"
     sections = [

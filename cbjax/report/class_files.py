@@ -1,0 +1,56 @@
+"""The classes of a run by name, for a spreadsheet: classes.csv, confusion_last.csv, class_weights.csv."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from cbjax import class_tables
+from cbjax.report.read import CHECKPOINTS, RunRecord
+from cbjax.writers import replace
+
+FILES = ("classes.csv", "class_weights.csv", *(f"confusion_{checkpoint}.csv" for checkpoint in CHECKPOINTS))
+
+
+def write(run: RunRecord, out: pathlib.Path) -> None:
+    """Writes what is known of a run's classes, finished or not; files of an earlier time that are not made are removed.
+
+    classes.csv has a row for each class: its images, its weight in the last epoch, and its test accuracy and precision
+    on the last and the best state (of multi-hot labels the average precision). class_weights.csv has a row for each
+    epoch, confusion_last.csv and confusion_best.csv count test images by true class (rows) and predicted one.
+    """
+    files = {"classes.csv": class_tables.table(run.class_names, _columns(run))}
+    if run.weights:
+        files["class_weights.csv"] = class_tables.weights(run.class_names, run.weights)
+    for checkpoint in CHECKPOINTS:
+        if (matrix := _matrix(run, checkpoint)) is not None:
+            files[f"confusion_{checkpoint}.csv"] = class_tables.confusion(run.class_names, matrix)
+    for name in FILES:
+        if name in files:
+            replace(out / name, files[name].encode())
+        else:
+            (out / name).unlink(missing_ok=True)
+
+
+def _columns(run: RunRecord) -> dict[str, Any]:
+    columns: dict[str, Any] = {"training_images": run.counts.tolist()}
+    for split in ("validation", "test"):
+        if counts := run.data.get(f"{split}_counts"):
+            columns[f"{split}_images"] = counts
+    if run.weights:
+        columns["class_weight"] = run.weights[-1]["class_weights"]
+    for checkpoint in CHECKPOINTS:
+        accuracy, matrix = run.per_class(checkpoint), _matrix(run, checkpoint)
+        if accuracy is not None:
+            name = "average_precision" if run.multi_label else "accuracy"
+            columns[f"test_{name}_{checkpoint}"] = accuracy.tolist()
+        if matrix is not None:
+            predicted = matrix.sum(axis=0)
+            share = np.divide(np.diag(matrix), predicted, out=np.full(len(predicted), np.nan), where=predicted > 0)
+            columns[f"test_precision_{checkpoint}"] = share.tolist()
+    return columns
+
+
+def _matrix(run: RunRecord, checkpoint: str) -> np.ndarray | None:
+    table = ((run.results or {}).get("confusion") or {}).get(checkpoint)
+    return None if table is None else np.asarray(table, np.int64)
