@@ -107,7 +107,7 @@ def test_datasets_are_listed_with_what_to_do(capsys, tmp_path):
     [
         (("train", "--workdir=x"), "--config"),
         (("train", "--config=digits_lt"), "--workdir"),
-        (("train", *QUICK, "--workdir=x", "--profile=0"), "must be a whole number of at least 1; got 0"),
+        (("train", *QUICK, "--workdir=x", "--profile=0"), "must be a whole number from 1 to 100000; got '0'"),
         (("train", "--config=digits_lt", "--workdir="), "needs a directory; got nothing"),
         (("train", "--config=digts_lt", "--workdir=x"), "digits_lt"),
         (("train", "--config=cifar_lt", "--workdir=x"), ":cui, :cdb"),
