@@ -24,7 +24,9 @@ def test_the_sweep_of_the_default():
     assert by_name["cb_focal/seed_1"].loss.name == "focal"
     assert by_name["cb_focal/seed_1"].weights.name == "class_balanced"
     assert by_name["cdb/seed_2"].weights.name == "difficulty"
-    assert config.difference(by_name["ce/seed_2"], by_name["cdb/seed_2"]) == ([], ["weights.name", "difficulty.tau"])
+    assert config.difference(by_name["ce/seed_2"], by_name["cdb/seed_2"]) == ([], ["weights.name"])
+    smoothed = by_name["cdb_smoothed/seed_2"]
+    assert config.difference(by_name["cdb/seed_2"], smoothed) == ([], ["difficulty.smoothing"])
     # What is meant for every run need not have an effect in each of them.
     assert len(sweep_file.load("digits_lt", ["loss.gamma=2"])[1]) == 12
 
@@ -203,7 +205,7 @@ def test_what_has_no_effect_in_any_run_cannot_be_changed_for_all_of_them(tmp_pat
     ):
         sweep_file.load(path, ["loss.gamma=3"])
     assert len(sweep_file.load(path, ["loss.gamma=3", "loss.name=focal"])[1]) == 2
-    assert len(sweep_file.load("digits_lt", ["weights.beta=0.9"])[1]) == 9
+    assert len(sweep_file.load("digits_lt", ["weights.beta=0.9"])[1]) == 12
 
 
 def test_a_config_named_by_a_sweep_is_looked_for_beside_the_sweep_s_file(tmp_path, monkeypatch):
