@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from cbjax import config as configs
-from cbjax import startup
+from cbjax import startup, sweep_file
 from cbjax.arguments import parse
 from cbjax.config import ConfigError
 from cbjax.output import guarded, say
@@ -38,6 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options, overrides):
+    try:
+        if options.name in READERS:  # before what takes seconds
+            options.read = READERS[options.name](options.config, overrides)
+        startup.check_environment()
+    except ConfigError as error:
+        say(f"cbjax {options.name}: {error}", error=True)
+        return 2
     # Imported when the command is known to be well formed: they take seconds.
     from cbjax.checkpoint import CheckpointError
     from cbjax.compile import CompileError
@@ -64,6 +71,10 @@ def _run(options, overrides):
         status = 73 if is_full(error) else 74 if isinstance(error, ConnectionError | TimeoutError) else 2
         leave(status)
         return status
+    except MemoryError as error:
+        say(f"cbjax {options.name}: this machine ran out of memory{f': {error}' if str(error) else ''}", error=True)
+        leave(2)
+        return 2
     except NonFiniteLoss as error:
         say(f"cbjax {options.name}: {error}", error=True)
         return 1
@@ -97,7 +108,7 @@ def _disk_error(error, command):
 
 
 def _train(options, overrides):
-    config = configs.load(options.config, overrides)
+    config = options.read
     _start(config.deterministic, options)
     from cbjax import processes
     from cbjax.run import train
@@ -111,9 +122,9 @@ def _train(options, overrides):
 
 
 def _sweep(options, overrides):
-    from cbjax import plan, sweep_file
+    from cbjax import plan
 
-    described, runs = sweep_file.load(options.config, overrides)
+    described, runs = options.read
     if options.dry_run:
         return _list_runs(options, runs, described.sizes)
     if options.workdir is None:
@@ -144,7 +155,7 @@ def _sweep(options, overrides):
 
 
 def _list_runs(options, runs, sizes):
-    from cbjax import cost, sweep_file
+    from cbjax import cost
     from cbjax.abstract_data import UnknownSizes
     from cbjax.data import DataError
 
@@ -213,6 +224,7 @@ def _start(deterministic, options=None):
         from cbjax import processes
 
         processes.start(options.coordinator, options.processes, options.process)
+    startup.check_devices()
 
 
 def _report(options, overrides):
@@ -255,17 +267,14 @@ def _compile(options, overrides):
 
 
 def _datasets(options, overrides):
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     from cbjax.data.sources import describe
 
-    table = Table("data.name", "images", "ready", "where, or how to prepare it", box=None)
-    for row in describe(options.data_dir):
-        # As text: rich would take the brackets of cbjax[prepare] for its own marks.
-        table.add_row(*(Text(one_line(cell)) for cell in row))
-    Console(soft_wrap=True).print(table)
+    heads = ("data.name", "images", "ready", "where, or how to prepare it")
+    rows = [heads, *([one_line(cell) for cell in row] for row in describe(options.data_dir))]
+    widths = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:-1]]
+    for row in rows:
+        # A line is as long as its command, which is there to be copied.
+        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]))
     return 0
 
 
@@ -296,6 +305,7 @@ def _print_table(make, whole=False):
         say(f"the table could not be printed: {error!r}", error=True)
 
 
+READERS = {"train": configs.load, "sweep": sweep_file.load}
 COMMANDS = {
     "train": _train,
     "sweep": _sweep,

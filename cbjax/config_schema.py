@@ -143,7 +143,7 @@ KEYS: dict[str, Key] = {
     "difficulty.floor": Key(0.01, number(low=0, below=1), "least difficulty (the paper: 0)"),
     "difficulty.smoothing": Key(0.0, number(low=0, below=1), "share of the last accuracies kept, against swings"),
     "difficulty.scale": Key(True, boolean(), "scale the weights to sum to the number of classes"),
-    "optim.learning_rate": Key(0.1, number(low=1e-20, high=1e6), "base learning rate"),
+    "optim.learning_rate": Key(0.1, number(low=1e-30, high=1e30), "base learning rate"),
     "optim.reference_batch_size": Key(
         None,
         integer(1, 10**6),

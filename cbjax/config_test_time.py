@@ -22,13 +22,14 @@ KEYS = (
 
 
 def check_keys(overrides: Sequence[str]) -> None:
-    """Refuses overrides ("data.image_size=320") of any other key; raises ConfigError."""
+    """Refuses overrides ("data.image_size=320") of any other key, and values that no run takes; raises ConfigError."""
     keys = [override.partition("=")[0].strip() for override in overrides]
     refuse(
         f"{key} cannot be changed for an evaluation; {', '.join(KEYS)} can{did_you_mean(key, KEYS)}"
         for key in keys
         if key not in KEYS
     )
+    configs.read_overrides(overrides)
 
 
 class Place(NamedTuple):

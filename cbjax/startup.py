@@ -6,7 +6,10 @@ import logging
 import os
 import pathlib
 import platform
+import re
+import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +21,105 @@ from cbjax.config import ConfigError
 CPU_FLAG = "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_ELTWISE"
 CPU_FLAG_TESTED_WITH = ("0.10.2",)
 DETERMINISTIC_FLAGS = ("--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0")
+COUNT_FLAG = r"--xla_force_host_platform_device_count=\d{1,4}"
+OPEN_FILES = 1024  # what a run with workers and checkpoints may need
+LEAST_OPEN_FILES = 64
+LEAST_ADDRESSES = 4 << 30  # bytes; the threads of JAX reserve some GiB, of which they use little
+LEAST_THREADS = 32
+
+
+def check_environment() -> None:
+    """Refuses settings of the environment with which JAX can't start, before they end in C++ or in a long traceback.
+
+    Raises:
+      ConfigError: with the setting, and what to do.
+    """
+    _check_limits()
+    _check_xla_flags(os.environ.get("XLA_FLAGS", ""))
+    # Figures are drawn into files, without a window: a backend for windows that is not there must not matter.
+    os.environ["MPLBACKEND"] = "agg"
+    try:
+        import jax  # noqa: F401
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(f"JAX does not start: {error}; {_settings()}") from error
+
+
+def check_devices() -> None:
+    """Starts the devices; raises ConfigError where JAX finds none of the platform that the environment asks for."""
+    import jax
+
+    try:
+        jax.device_count()
+    except (RuntimeError, AssertionError) as error:
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        why = str(error).splitlines()[0] if str(error) else f"there is no device of platform {asked!r}"
+        raise ConfigError(
+            f"JAX finds no device: {why}; {_settings()}. Unset JAX_PLATFORMS to use what there is, or install JAX for "
+            "that platform, such as pip install 'jax[cuda12]'"
+        ) from error
+
+
+def _check_limits() -> None:
+    """Lifts the limit of open files as far as it goes; refuses limits that are too low."""
+    try:
+        import resource
+    except ImportError:  # not on every system
+        return
+    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files != resource.RLIM_INFINITY and files < OPEN_FILES:
+        files = OPEN_FILES if most == resource.RLIM_INFINITY else max(files, min(OPEN_FILES, most))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, most))
+        if files < LEAST_OPEN_FILES:
+            raise ConfigError(
+                f"a process may open only {files} files here, and a run needs {LEAST_OPEN_FILES}, better {OPEN_FILES}: "
+                f"`ulimit -n {OPEN_FILES}` raises the limit"
+            )
+    addresses, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if addresses != resource.RLIM_INFINITY and addresses < LEAST_ADDRESSES:
+        raise ConfigError(
+            f"a process may use only {addresses / 2**30:.1f} GiB of addresses here, and JAX needs "
+            f"{LEAST_ADDRESSES / 2**30:.0f}, better no limit: `ulimit -v unlimited` lifts it"
+        )
+    _check_threads()
+
+
+def _check_threads() -> None:
+    enough = threading.Event()
+    started = []
+    try:
+        for _ in range(LEAST_THREADS):
+            thread = threading.Thread(target=enough.wait, daemon=True)
+            thread.start()
+            started.append(thread)
+    except RuntimeError:
+        raise ConfigError(
+            f"only {len(started)} threads can be started here, and JAX needs {LEAST_THREADS} and more: end other "
+            "processes, or raise the limit (`ulimit -u`, or that of the container or the job)"
+        ) from None
+    finally:
+        enough.set()
+        for thread in started:
+            thread.join()
+
+
+def _check_xla_flags(flags: str) -> None:
+    """Lets another process try the user's flags, for one that XLA does not know ends the process that has it."""
+    known = {CPU_FLAG, *DETERMINISTIC_FLAGS}
+    if all(flag in known or re.fullmatch(COUNT_FLAG, flag) for flag in flags.split()):
+        return
+    program = "from jaxlib import xla_client; xla_client.CompileOptions()"
+    tried = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=False)
+    unknown = re.search(r"Unknown flags? in XLA_FLAGS: (.*)", tried.stderr)
+    if tried.returncode and unknown:
+        raise ConfigError(f"XLA does not know the flag {unknown[1].strip()} of XLA_FLAGS={flags!r}; leave it out")
+    if tried.returncode:
+        raise ConfigError(f"XLA does not start with XLA_FLAGS={flags!r}: a flag is unknown or its value is wrong")
+
+
+def _settings() -> str:
+    """Lists the environment's settings of JAX."""
+    found = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("JAX_")]
+    return f"the environment has {', '.join(found) or 'no setting of it'}"
 
 
 def set_flags(deterministic: bool) -> None:
@@ -71,15 +173,41 @@ def make_cores_devices() -> None:
 def keep_compiled_programs() -> None:
     """Lets JAX keep compiled programs in the user's cache folder, unless JAX_COMPILATION_CACHE_DIR says where.
 
-    A sweep compiles each program once, and a resumed run starts at once.
+    A sweep compiles each program once, and a resumed run starts at once. Where that folder can't be written nothing is
+    kept, which is said once.
     """
     import jax
 
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(cache, "cbjax", _processor())))
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or _cache_folder()
+    if not _is_writable(folder):
+        # JAX would warn of each program.
+        jax.config.update("jax_enable_compilation_cache", False)
+        print(
+            f"compiled programs are not kept, since {folder} can't be written; JAX_COMPILATION_CACHE_DIR names another "
+            "folder",
+            file=sys.stderr,
+        )
+        return
+    jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _cache_folder() -> str:
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return str(pathlib.Path(cache, "cbjax", _processor()))
+
+
+def _is_writable(folder: str) -> bool:
+    if "://" in folder:
+        return True  # a bucket, which JAX writes by way of other libraries
+    if folder.startswith("~"):
+        return False  # there is no home folder
+    try:
+        os.makedirs(folder, exist_ok=True)
+        return os.access(folder, os.W_OK | os.X_OK)
+    except OSError:
+        return False
 
 
 def check_deterministic(platform_name: str) -> None:

@@ -50,7 +50,7 @@ def test_more_steps_than_a_state_can_count_are_refused(digits):
 def test_a_batch_that_no_memory_holds_is_refused(digits, key):
     large = of_size(digits, 10**6, 4096)
     with pytest.raises(ConfigError, match=rf"^{key}: 1000000 images of 4096 x 4096 x 3 take 201,326.6 GB,"):
-        check_data.check_data(config.load("digits_lt", [f"{key}=1000000"]), large)
+        check_data.check_data(config.load("digits_lt", ["batch_size=1", f"{key}=1000000"]), large)
 
 
 def test_a_dispatch_that_no_memory_holds_is_refused(digits):

@@ -94,12 +94,17 @@ def test_divergence_has_its_own_exit_status(tmp_path, capsys):
     assert re.search(r"cbjax train: step \d+: loss .*, learning rate .*; no checkpoint was saved before it", error)
 
 
-def test_datasets_are_listed_with_what_to_do(capsys, tmp_path):
+def test_datasets_are_listed_with_what_to_do(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
     assert call("datasets", f"--data_dir={tmp_path}") == 0
     shown = capsys.readouterr().out
     for name in ("digits", "arrays", "mnist", "fashion_mnist", "cifar10", "cifar20", "cifar100"):
         assert name in shown
     assert "cbjax[prepare]" in shown
+    # Whole, in a pipe and at a narrow terminal: it is there to be copied.
+    (line,) = (line for line in shown.splitlines() if line.startswith("mnist "))
+    command = "pip install 'cbjax[prepare]' && python -c \"import tensorflow_datasets as tfds; tfds.builder('mnist', "
+    assert f"{command}data_dir='{tmp_path}', file_format='array_record').download_and_prepare()\"" in line
 
 
 @pytest.mark.parametrize(
@@ -108,6 +113,28 @@ def test_datasets_are_listed_with_what_to_do(capsys, tmp_path):
         (("train", "--workdir=x"), "--config"),
         (("train", "--config=digits_lt"), "--workdir"),
         (("train", *QUICK, "--workdir=x", "--profile=0"), "must be a whole number from 1 to 100000; got '0'"),
+        (
+            ("train", *QUICK, "--workdir=x", "--profile=1000000000"),
+            "--profile: must be a whole number from 1",
+        ),
+        (
+            ("predict", "y", "--workdir=x", "--out=z.csv", "--top=1" + "0" * 5000),
+            "--top: must be a whole number",
+        ),
+        (("sweep", *QUICK, "--workdir=x", "--shard=1000000000000/1000000000000"), "--shard: must be I/N"),
+        (("sweep", *QUICK, "--workdir=x", "--group-size=1000000000"), "--group-size: must be a whole number from 1 to"),
+        (("compile", "--config=digits_lt", "--topology=v5e:2x2", "--classes=1000000000"), "--classes: must be a whole"),
+        (("train", *QUICK, "--workdir=x", "--coordinator=h:99999", "--processes=2", "--process=0"), "from 1 to 65535"),
+        (
+            ("train", *QUICK, "--workdir=x", "--config.num_epochs=1000000000000"),
+            "num_epochs must be a whole number",
+        ),
+        (
+            ("sweep", "--config=digits_lt", "--workdir=x", "--config.devices=1000000000"),
+            "devices must be a whole number",
+        ),
+        (("eval", "--workdir=x", "--config.devices=1000000000"), "devices must be a whole number from 1 to"),
+        (("train", "--config=" + "x" * 10**5, "--workdir=x"), "the path or the name of a file"),
         (("train", "--config=digits_lt", "--workdir="), "needs a directory; got nothing"),
         (("train", "--config=digts_lt", "--workdir=x"), "digits_lt"),
         (("train", "--config=cifar_lt", "--workdir=x"), ":cui, :cdb"),
@@ -201,6 +228,7 @@ def test_what_the_disk_refuses_is_one_message(tmp_path, capsys):
             2,
             "smaller (batch_size, ",
         ),
+        (MemoryError(), 2, "this machine ran out of memory"),
         (ConnectionResetError(104, "Connection reset by peer"), 74, "Connection reset by peer"),
     ],
 )
@@ -209,7 +237,7 @@ def test_what_the_machine_refuses_is_one_message(tmp_path, monkeypatch, capsys, 
         try:
             raise failure
         finally:
-            if not isinstance(failure, OSError):
+            if not isinstance(failure, OSError | MemoryError):
                 raise ValueError("what was being closed")
 
     monkeypatch.setattr("cbjax.run.train", train)

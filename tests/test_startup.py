@@ -1,0 +1,91 @@
+"""Tests of settings of the environment that a person can mend: one message and exit status 2, or no matter at all."""
+
+import os
+import re
+import resource
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from cbjax import startup
+from cbjax.config import ConfigError
+
+
+def train_with(folder, limit=None, **settings):
+    """Runs `cbjax train` in another environment; returns what is said on standard error."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_PLATFORMS")}
+    program = "import sys; from cbjax.cli import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "train", "--config=digits_lt", f"--workdir={folder / 'run'}"],
+        env=environment | settings,
+        capture_output=True,
+        text=True,
+        preexec_fn=limit and (lambda: resource.setrlimit(*limit)),
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert not (folder / "run").exists()
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"JAX_PLATFORMS": "cuda"}, "JAX finds no device: there is no device of platform 'cuda'"),
+        ({"JAX_ENABLE_X64": "maybe"}, "JAX does not start: invalid truth value 'maybe'"),
+    ],
+)
+def test_settings_with_which_jax_cannot_start_are_one_message(tmp_path, settings, message):
+    said = train_with(tmp_path, **settings)
+    assert said.startswith(f"cbjax train: {message}") and len(said.splitlines()) == 1
+    assert "the environment has " in said
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [
+        ((resource.RLIMIT_NOFILE, (20, 20)), "may open only 20 files here, .* `ulimit -n 1024` raises the limit"),
+        ((resource.RLIMIT_AS, (2 << 30, 2 << 30)), "only 2.0 GiB of addresses here, .* `ulimit -v unlimited` lifts it"),
+    ],
+)
+def test_limits_that_are_too_low_are_one_message(tmp_path, limit, message):
+    said = train_with(tmp_path, limit)
+    assert len(said.splitlines()) == 1
+    assert re.search(message, said)
+
+
+def test_the_limit_of_open_files_is_lifted_as_far_as_it_goes():
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (200, before[1]))
+        startup.check_environment()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (1024, before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_flags_that_xla_does_not_know_are_told_before_they_end_the_process(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false --nonsense")
+    with pytest.raises(ConfigError, match="XLA does not know the flag --nonsense of XLA_FLAGS="):
+        startup.check_environment()
+
+
+def test_a_backend_of_matplotlib_for_windows_does_not_matter(monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "bogus")
+    startup.check_environment()
+    assert os.environ["MPLBACKEND"] == "agg"
+
+
+def test_a_cache_folder_that_cannot_be_written_is_said_once_and_not_used(monkeypatch, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    try:
+        startup.keep_compiled_programs()
+        assert not jax.config.jax_enable_compilation_cache
+    finally:
+        jax.config.update("jax_enable_compilation_cache", True)
+    assert capsys.readouterr().err.startswith(
+        f"compiled programs are not kept, since {tmp_path / 'file' / 'cache'} can"
+    )
