@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cbjax.report import plots, reliability
+from cbjax.report import paired, plots, reliability
 from cbjax.report.read import CHECKPOINTS, LeftOut, Method, RunRecord, differing
 from cbjax.report.sections import (
     CHOSEN,
@@ -43,7 +43,7 @@ def comparison_page(methods: Sequence[Method], left_out: Sequence[LeftOut], out:
     else:
         names = dict.fromkeys(escape(run.settings.get("data.name")) for run in runs)
         alike = _same_data(methods)
-        sections = [f"# {', '.join(names)}: comparison", "## Results", *_results(methods)]
+        sections = [f"# {', '.join(names)}: comparison", "## Results", *_results(methods), *paired.section(methods)]
         sections += (
             [*_classes(methods, out)] if alike else ["Classes or training images differ: none of them is compared."]
         )

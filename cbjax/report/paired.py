@@ -1,0 +1,59 @@
+"""Differences between methods, seed by seed: methods of a seed share its split, so that what is left is the method."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cbjax.report.read import Method
+from cbjax.report.table import COLUMNS, NOTHING, markdown_table
+from cbjax.text import escape
+
+COMPARED = ("balanced_accuracy", "few_accuracy")
+COMPARABLE = 6  # of more methods each is compared with the first alone
+
+
+def section(methods: Sequence[Method]) -> list[str]:
+    """Returns a table of paired differences for each of the figures COMPARED; nothing where no two methods share two
+    seeds."""
+    tables = []
+    for key in COMPARED:
+        figures = [_by_seed(method, key) for method in methods]
+        others = range(len(methods) if len(methods) <= COMPARABLE else 1)
+        rows = [
+            [escape(method.label), *(_cell(figures[row], figures[column]) for column in others)]
+            for row, method in enumerate(methods)
+        ]
+        if any(cell != NOTHING for row in rows for cell in row[1:]):
+            header = ["method", *(f"minus {escape(methods[column].label)}" for column in others)]
+            tables += [f"### Differences, {COLUMNS[key]}", markdown_table(header, rows)]
+    if not tables:
+        return []
+    text = (
+        "Each method minus another one, of runs with the same seed, in points of test accuracy at the last epoch: mean "
+        "and, in brackets, its 95 % interval (Student's t over the seeds). Where the interval has no 0, the difference "
+        "is hardly chance."
+    )
+    return ["## Differences", text, *tables]
+
+
+def interval(differences: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
+    """Returns the mean of n paired differences, at least two, and the ends of its 95 % t-interval."""
+    from scipy import stats
+
+    mean = float(np.mean(differences))
+    half = float(stats.t.ppf(0.975, len(differences) - 1) * np.std(differences, ddof=1) / np.sqrt(len(differences)))
+    return mean, mean - half, mean + half
+
+
+def _by_seed(method: Method, key: str) -> dict[tuple, float]:
+    found = {run.seeds: run.test_metrics("last").get(key) for run in method.runs}
+    return {seeds: value for seeds, value in found.items() if value is not None}
+
+
+def _cell(ours: dict[tuple, float], theirs: dict[tuple, float]) -> str:
+    shared = sorted(ours.keys() & theirs.keys(), key=str)
+    if ours is theirs or len(shared) < 2:
+        return NOTHING
+    mean, low, high = interval([100 * (ours[seeds] - theirs[seeds]) for seeds in shared])
+    fewer = "" if len(shared) == len(ours) == len(theirs) else f" (n={len(shared)})"
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]{fewer}"
