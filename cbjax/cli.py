@@ -34,7 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return status
         reason = getattr(out.error, "strerror", None) or out.error
         say(f"cbjax {options.name}: what it prints could not be written: {reason}", error=True)
-        return status if options.name in FILED else status or 2
+        from cbjax.writers import is_full
+
+        return status or (0 if options.name in FILED else 73 if is_full(out.error) else 2)
 
 
 def _run(options, overrides):

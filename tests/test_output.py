@@ -41,7 +41,7 @@ def test_a_reader_that_had_enough_is_no_failure(monkeypatch, capsys):
 
 def test_figures_that_could_not_be_written_are_a_failure(monkeypatch, capsys, full):
     monkeypatch.setattr(sys, "stdout", full)
-    assert main(["datasets"]) == 2
+    assert main(["datasets"]) == 73
     assert capsys.readouterr().err == ("cbjax datasets: what it prints could not be written: No space left on device\n")
 
 
@@ -109,3 +109,13 @@ def test_a_mistake_in_an_argument_shows_its_control_codes(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["eval", "--workdir=a", "--\x1b[31m"])
     assert r"unrecognized argument: --\x1b[31m" in capsys.readouterr().err
+
+
+def test_a_run_whose_report_cannot_be_written_is_finished(tmp_path, monkeypatch, full, capsys):
+    (tmp_path / "classes.png" / "in the way").mkdir(parents=True)
+    monkeypatch.setattr(sys, "stdout", full)
+    assert main(["train", "--config=digits_lt", "--config.num_epochs=1", f"--workdir={tmp_path}"]) == 0
+    shown = capsys.readouterr().err
+    assert "the report could not be written: " in shown and f"`cbjax report {tmp_path}` tries again" in shown
+    assert "cbjax train: what it prints could not be written: No space left on device" in shown
+    assert (tmp_path / "results.json").exists() and not (tmp_path / "report.md").exists()
