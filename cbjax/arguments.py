@@ -77,7 +77,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "--out",
         metavar="DIR",
         type=_local_directory,
-        help="write classes.csv, confusion.csv, predictions.csv and results.json",
+        help="write classes.csv, confusion.csv, predictions.csv and evaluation.json",
     )
     evaluate.add_argument(
         "--top",

@@ -69,7 +69,7 @@ def class_columns(found: Examined) -> dict[str, np.ndarray]:
 
 
 def write(found: Examined, out: pathlib.Path, top: int) -> list[str]:
-    """Writes classes.csv, confusion.csv, predictions.csv and results.json into a folder, which is made.
+    """Writes classes.csv, confusion.csv, predictions.csv and evaluation.json into a folder, which is made.
 
     Args:
       found: what was evaluated.
@@ -89,7 +89,7 @@ def write(found: Examined, out: pathlib.Path, top: int) -> list[str]:
         )
     files["predictions.csv"] = class_tables.csv(_predictions(found, min(top, len(names))))
     results = {**found.about, "metrics": found.evaluation.metrics}
-    files["results.json"] = json.dumps(plain(results), indent=2, allow_nan=False) + "\n"
+    files["evaluation.json"] = json.dumps(plain(results), indent=2, allow_nan=False) + "\n"
     for stale in {"confusion.csv"} - files.keys():
         (out / stale).unlink(missing_ok=True)
     for name, content in files.items():

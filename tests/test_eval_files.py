@@ -66,7 +66,7 @@ def test_the_runs_own_split_class_by_class_and_image_by_image(digits, tmp_path, 
     np.testing.assert_allclose([float(row[4]) for row in rows], chances.max(axis=1), rtol=1e-5)
     assert sum(row[1] == row[2] for row in rows) == np.trace(matrix)
     assert all(row[2] == row[3] for row in rows)
-    written = json.loads((tmp_path / "out" / "results.json").read_text())
+    written = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert written["metrics"] == results["last"]["test"] and written["images"] == 200
     assert written["step"] == results["step"] and "own test split" in written["data"]
 

@@ -1,7 +1,11 @@
 import pathlib
 import re
+import shlex
 
 import jax.numpy as jnp
+
+from cbjax import config as configs
+from cbjax.arguments import parse
 
 README = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
 
@@ -20,3 +24,23 @@ def test_the_map_names_what_is_there():
     for row in re.search(r"## Map\n(.*?)\n\n", README + "\n\n", re.DOTALL)[0].splitlines():
         for name in re.findall(r"`([\w/]+(?:\.py|/))`", row.split("|")[1] if "|" in row else ""):
             assert (root / name).exists() or (root / "cbjax" / name).exists(), name
+
+
+def test_the_commands_work_when_pasted_in_order():
+    made = set()
+    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            if not line.startswith("cbjax "):
+                continue
+            options, overrides = parse(shlex.split(line, comments=True)[1:])
+            if options.name == "train":
+                configs.load(options.config, overrides)
+                assert options.workdir not in made, f"{line}: another run is there"
+                made.add(options.workdir)
+            if options.name == "sweep" and options.workdir is not None:
+                made.add(options.workdir)
+            used = {"eval": ["workdir"], "predict": ["workdir"], "report": ["directories"]}.get(options.name, [])
+            for name in used:
+                value = getattr(options, name)
+                assert made.issuperset(value if isinstance(value, list) else [value]), f"{line}: no command makes it"
+    assert len(made) > 5

@@ -79,6 +79,7 @@ def prepare(data: Mapping[str, Any], seed: int, load: Callable[..., Source] = so
         for name in ("train", "validation", "test")
         if name in indices
     }
+    notes += _parts_of_own(source, data, indices)
     counts = _class_counts(parts["train"], len(class_names))
     for name in ("validation", "test"):
         if name in parts and not (present := _class_counts(parts[name], len(class_names))).all():
@@ -143,6 +144,19 @@ def _own_and_missing(source: Source, data: Mapping[str, Any]):
             "fraction, to be taken from the training images"
         )
     return own, missing
+
+
+def _parts_of_own(source: Source, data: Mapping[str, Any], indices: dict[str, np.ndarray]) -> tuple[str, ...]:
+    """Says which of the source's own splits are not used whole."""
+    notes = []
+    for name in ("validation", "test"):
+        own = getattr(source, name)
+        if data.get(name) and name in indices and own is not None and str(indices[f"{name}_from"]) == name:
+            notes.append(
+                f"data.{name}={data[name]} takes {len(indices[name])} of the {len(own)} {name} images that the data "
+                f"bring; data.{name}=0 takes all"
+            )
+    return tuple(notes)
 
 
 def _with_origin(from_train: dict[str, np.ndarray], own: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

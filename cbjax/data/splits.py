@@ -105,7 +105,10 @@ def draw_by_class(
     """
     orders = longtail.orders_by_class(labels, classes, seed, name)
     available = np.array([len(order) for order in orders], np.int64)
-    wanted = per_class(available, amount, f"data.{name}") if amount else available
+    try:
+        wanted = per_class(available, amount, f"data.{name}") if amount else available
+    except DataError as error:
+        raise DataError(f"{error}, or 0 for the whole of the source's own {name} split") from None
     if (wanted > available).any():
         i = int(np.argmax(wanted > available))
         raise DataError(
