@@ -205,3 +205,19 @@ def test_mnist_four_against_nine(prepared_data, ratio, minority):
     assert np.bincount(dataset.validation.labels).tolist() == [500, 500]
     assert np.bincount(dataset.test.labels).tolist() == [800, 800]
     assert str(dataset.indices["test_from"]) == "test"
+
+
+def test_a_part_of_ones_own_split_is_said(own_arrays):
+    images = make_images(60)
+    data = own_arrays(
+        train_images=images[:20],
+        train_labels=np.arange(20) % 2,
+        test_images=images[20:],
+        test_labels=np.arange(40) % 2,
+    )
+    assert prepare({**data, "test": 0.2, "validation": 0.2}, 0).notes == (
+        "data.test=0.2 takes 8 of the 40 test images that the data bring; data.test=0 takes all",
+    )
+    assert prepare({**data, "test": 0, "validation": 0.2}, 0).notes == ()
+    with pytest.raises(DataError, match=r"ask for more, or 0 for the whole of the source's own test split"):
+        prepare({**data, "test": 0.01}, 0)
