@@ -1,19 +1,23 @@
 """The input path of a run: which images a step takes, how they reach the devices, what is done to them there."""
 
+import concurrent.futures
 import functools
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cbjax import config_schema, groups, resident, streaming
-from cbjax.data import Dataset, Encoded, samplers
+from cbjax import config_schema, groups, processes, resident, streaming
+from cbjax.data import DataError, Dataset, Encoded, samplers
 from cbjax.data.crops import EvalTransform, TrainTransform
 from cbjax.data.given import Fit
 from cbjax.data.sampling import Batches
-from cbjax.data.stream import Reading
+from cbjax.data.stream import Reading, make_image
 from cbjax.evaluate import Evaluation, make_evaluate, make_streamed_evaluate
+from cbjax.output import say
 from cbjax.programs import Programs
 from cbjax.types import TrainState
 
@@ -77,9 +81,79 @@ def build_evaluate(
             return make_evaluate(program, examples.images, examples.labels, **options)
         transform = evaluation_transform(config)
         assert transform is not None, "encoded images come from a streamed source"
-        return make_streamed_evaluate(program, examples, transform, _reading(config, report), **options)
+        measured = make_streamed_evaluate(program, examples, transform, _reading(config, report), **options)
+        return _told(measured, split, examples.labels, dataset.class_names)
 
     return evaluate
+
+
+def check_readable(config: ConfigDict, dataset: Dataset) -> list[str]:
+    """Looks, before training, for an image of each class that can be read in the splits that are evaluated.
+
+    Returns:
+      Lines to note: the classes of which no image can be read, where bad images are skipped.
+
+    Raises:
+      DataError: if no image of a split can be read, or a bad one is met and such are not skipped.
+    """
+    notes, transform = [], evaluation_transform(config)
+    for name, split in (("validation", dataset.validation), ("test", dataset.test)):
+        if split is None or transform is None or not isinstance(split.images, Encoded):
+            continue
+        labels = split.labels
+        if labels.ndim == 1:
+            ends = np.cumsum(np.bincount(labels, minlength=len(dataset.class_names)))
+            members = np.split(np.argsort(labels, kind="stable"), ends[:-1])
+        else:
+            members = [np.flatnonzero(column) for column in labels.T]
+
+        def look(positions, images=split.images):
+            """Returns what is wrong with the first image, where all are bad or one is and none is to be."""
+            first = ""
+            for position in positions.tolist():
+                reason, _ = make_image(images, transform, position)
+                if not reason:
+                    return ""
+                first = first or f"{images.name(position)}: {reason}"
+                if config.data.on_bad_image == "error":
+                    raise DataError(f"{first}; repair it or leave it out, or set data.on_bad_image=skip")
+            return first
+
+        with concurrent.futures.ThreadPoolExecutor(config.data.threads or os.cpu_count()) as pool:
+            found = list(pool.map(look, members))
+        blind = [place for place, reason in enumerate(found) if reason]
+        if blind and all(found[place] for place, some in enumerate(members) if some.size):
+            raise DataError(
+                f"none of the {len(split)} {name} images can be read, so the run would end without figures; "
+                f"the first: {found[blind[0]]}"
+            )
+        if blind:
+            names = ", ".join(dataset.class_names[place] for place in blind[:20])
+            more = f" and {len(blind) - 20} more" if len(blind) > 20 else ""
+            notes.append(f"no {name} image of {names}{more} can be read: such a class has no figure")
+    return notes
+
+
+def _told(evaluate: Callable[[TrainState], Evaluation], split: str, labels: np.ndarray, class_names: Sequence[str]):
+    """Returns the evaluation, which says once how many images of each class were skipped."""
+    told = False
+
+    def evaluate_and_tell(state):
+        nonlocal told
+        found = evaluate(state)
+        if not told and found.count < len(labels) and processes.is_first():
+            skipped = found.outputs < 0 if labels.ndim == 1 else np.isnan(found.outputs).any(axis=1)
+            lost = (
+                np.bincount(labels[skipped], minlength=len(class_names)) if labels.ndim == 1 else labels[skipped].sum(0)
+            )
+            some = [f"{int(lost[c])} of {class_names[c]}" for c in np.argsort(-lost, kind="stable")[:20] if lost[c]]
+            more = f" and of {np.sum(lost > 0) - 20} more classes" if np.sum(lost > 0) > 20 else ""
+            missing = len(labels) - found.count
+            say(f"{missing} of {len(labels)} {split} images are skipped and count nowhere: {', '.join(some)}{more}")
+        told = True
+        return found
+
+    return evaluate_and_tell
 
 
 def evaluation_transform(config: ConfigDict) -> EvalTransform | None:

@@ -10,7 +10,7 @@ import jax
 from clu import platform
 from ml_collections import ConfigDict
 
-from cbjax import build, callbacks, data, memory, processes, sharding, startup
+from cbjax import build, callbacks, data, inputs, memory, processes, sharding, startup
 from cbjax import config as configs
 from cbjax import workdir as workdirs
 from cbjax.bad_images import BadImages
@@ -117,6 +117,7 @@ def train(
                 _report(home)
                 home.send()
             return with_predict(dataclasses.replace(run, metrics=workdirs.read_final_metrics(place)), facts)
+        unreadable = processes.from_first(lambda: inputs.check_readable(config, dataset))
         if not resumed:
             _each(tell, f"training in {home.root}: {total} steps on {sharding.describe(mesh)}", *dataset.notes)
             _each(tell, *(parts.pretrained().notes if parts.pretrained else ()))
@@ -125,6 +126,7 @@ def train(
             # Of an extended run the moment may lie before deferred weights begin, again.
             put = functools.partial(_place_weights, mesh=mesh)
             run = callbacks.set_weights(run, parts.weights, parts.start_epoch, put) if extend else run
+        _each(tell, *unreadable)
         # Does nothing but log, except where a scheduler has its own clu platform.
         platform.work_unit().create_artifact(platform.ArtifactType.DIRECTORY, str(home.root), "workdir")
         platform.work_unit().set_task_status(f"step {step} of {total}")

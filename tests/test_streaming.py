@@ -230,6 +230,25 @@ def test_bad_images_are_skipped_and_listed_once(tmp_path, capsys):
     assert run.metrics["validation/last/accuracy"] * 8 % 1 == pytest.approx(0)
 
 
+def test_skipped_images_are_in_no_figure_and_a_split_without_any_other_is_found_before_training(tmp_path, capsys):
+    root = tmp_path / "images"
+    write_tree(root, SPLITS)
+    files = sorted((root / "test").rglob("*.jpg"))
+    for path in files[-3:]:
+        path.write_bytes(b"no image")
+    workdir = tmp_path / "run"
+    run = cbjax.train(folder(root, "data.on_bad_image=skip", "num_epochs=1"), workdir)
+    confusion = np.array(json.loads((workdir / "results.json").read_text())["confusion"]["last"])
+    assert confusion.sum(axis=1).tolist() == [4, 4, 1]
+    assert run.metrics["test/last/accuracy"] == pytest.approx(confusion.trace() / confusion.sum())
+    assert f"3 of {len(files)} test images are skipped and count nowhere" in capsys.readouterr().out
+    for path in files:
+        path.write_bytes(b"no image")
+    with pytest.raises(DataError, match=rf"none of the {len(files)} test images can be read.*the first: "):
+        cbjax.train(folder(root, "data.on_bad_image=skip"), tmp_path / "none")
+    assert not (tmp_path / "none" / "config.json").exists()
+
+
 def test_the_mean_divides_by_the_images_that_are_there(tmp_path):
     root = tmp_path / "images"
     write_tree(root, SPLITS)

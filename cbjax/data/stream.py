@@ -96,6 +96,20 @@ def stream(
     return _batches(chunks, reading)
 
 
+def make_image(images: Encoded, transform: Transform, position: int, place: int = 0) -> tuple[str, np.ndarray | None]:
+    """Reads and makes the image at a position; returns ("", image), or (why it is bad, None)."""
+    try:
+        data = images.read(position)
+    except FileNotFoundError:
+        return "there is no such file", None
+    except Exception as error:  # the readers of files, buckets and records each raise their own
+        return f"it cannot be read ({getattr(error, 'strerror', None) or repr(error)})", None
+    try:
+        return "", transform(data, place)
+    except DecodeError as error:
+        return f"it cannot be decoded ({error})", None
+
+
 def _batches(chunks, reading):
     iterator = iter(_grain_dataset(chunks, reading))
     try:
@@ -183,7 +197,9 @@ class _Chunks:
         made: dict[str, Any] = {"image": images, "label": self._labels[positions], "mask": mask, "bad": []}
         for i in np.flatnonzero(mask).tolist():
             position, place = int(positions[i]), step * self._batches.batch_size + int(places[i])
-            reason = self._make(images, i, position, place)
+            reason, image = make_image(self._images, self._transform, position, place)
+            if image is not None:
+                images[i] = image
             if reason and not self._skip:
                 # Handed over rather than raised: the steps before come first.
                 advice = "repair it or leave it out, or set data.on_bad_image=skip"
@@ -209,17 +225,3 @@ class _Chunks:
         if self._lock is None:
             return np.concatenate([part["image"] for part in parts])
         return self._whole.pop(step)
-
-    def _make(self, images, i, position, place):
-        """Reads and makes an image; returns why not where it is bad."""
-        try:
-            data = self._images.read(position)
-        except FileNotFoundError:
-            return "there is no such file"
-        except Exception as error:  # the readers of files, buckets and records each raise their own
-            return f"it cannot be read ({getattr(error, 'strerror', None) or repr(error)})"
-        try:
-            images[i] = self._transform(data, place)
-        except DecodeError as error:
-            return f"it cannot be decoded ({error})"
-        return ""
