@@ -15,6 +15,7 @@ from typing import Any
 
 from cbjax import host
 from cbjax.config import ConfigError
+from cbjax.output import say
 
 # By default XLA sends convolutions on CPU to a library whose filter gradient is half as fast as its own; reductions and
 # element-wise operations stay with that library. An unknown flag kills the process, hence the list of versions.
@@ -182,10 +183,10 @@ def keep_compiled_programs() -> None:
     if not _is_writable(folder):
         # JAX would warn of each program.
         jax.config.update("jax_enable_compilation_cache", False)
-        print(
+        say(
             f"compiled programs are not kept, since {folder} can't be written; JAX_COMPILATION_CACHE_DIR names another "
             "folder",
-            file=sys.stderr,
+            error=True,
         )
         return
     jax.config.update("jax_compilation_cache_dir", folder)

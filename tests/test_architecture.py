@@ -57,7 +57,7 @@ BESIDE = {
     "rows": {"config", "sweep_file", "sweep_table", "text", "variants", "writers"},
     "interrupts": set(),
     "literal_path": set(),
-    "startup": {"config", "host"},
+    "startup": {"config", "host", "output"},
     "storage": {"literal_path"},
     "tpu": set(),
     "roofline": {"tpu"},
@@ -120,6 +120,14 @@ def test_only_sharding_speaks_of_devices():
         if part != "sharding":
             text = path.read_text()
             assert "jax.devices" not in text and "shard_map(" not in text and "jax.pmap" not in text, path
+
+
+def test_only_output_prints():
+    """Names in what is printed must not command a terminal, and a terminal must not end a run."""
+    for part, path in modules():
+        if part not in {"output", "tpu_programs"}:  # the second answers the process that started it
+            calls = (node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+            assert not [call for call in calls if isinstance(call, ast.Name) and call.id == "print"], path
 
 
 def test_every_module_has_its_tests_and_a_short_file():
