@@ -59,6 +59,8 @@ def class_columns(found: Examined) -> dict[str, np.ndarray]:
             "images": labels[there].sum(axis=0).astype(int),
             "average_precision": found.evaluation.per_class,
         }
+    if not found.evaluation.unanswered:  # where each image that was read has a prediction, the others were skipped
+        labels, outputs = labels[outputs >= 0], outputs[outputs >= 0]
     measured = class_tables.by_class(outputs, labels, len(found.counts))
     return {
         **columns,
@@ -133,13 +135,13 @@ def _chances(found: Examined) -> Iterator[tuple[int, np.ndarray]]:
         for first in range(0, len(images), BATCH):
             last = min(first + BATCH, len(images))
             if not isinstance(images, Encoded):
-                yield first, predict(images[first:last])
+                yield first, predict(images[first:last], allow_nan=True)
                 continue
             found_pixels = list(pool.map(pixels, range(first, last)))
             there = [i for i, one in enumerate(found_pixels) if one is not None]
             chances = np.full((last - first, len(found.counts)), np.nan)
             if there:
-                chances[there] = predict(np.stack([found_pixels[i] for i in there]))
+                chances[there] = predict(np.stack([found_pixels[i] for i in there]), allow_nan=True)
             yield first, chances
 
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from cbjax.data.given import Fit
-from cbjax.types import Array, Model
+from cbjax.types import Array, Model, NonFiniteLoss
 
 
 def make_predict(
@@ -20,7 +20,7 @@ def make_predict(
     normalize: Callable[[Array], Array],
     probabilities: Callable[[Array], Array],
     batch_size: int = 256,
-) -> Callable[[Any], np.ndarray]:
+) -> Callable[..., np.ndarray]:
     """Returns images, in the units that the model was trained on -> probabilities [N, C] float32.
 
     `fit` brings images to the model's size. Batches have one shape, so that any N is one program.
@@ -30,15 +30,17 @@ def make_predict(
     def compiled(params, batch_stats, images):
         return probabilities(model.apply(params, batch_stats, normalize(images), train=False)[0])
 
-    def predict(images: Any) -> np.ndarray:
+    def predict(images: Any, *, allow_nan: bool = False) -> np.ndarray:
         """Returns the probability of each class for each image, [N, C].
 
         Args:
           images: an array [N, H, W] or [N, H, W, channels]; a path or a Pillow image; or a list of paths, Pillow images
             and arrays, each of its own size. An array of the model's own size is taken as it is; what has another size
             is resized, and cropped, as for evaluation.
+          allow_nan: gives an image for which the network's outputs are NaN a row of NaN instead of raising.
 
         Raises:
+          NonFiniteLoss: if the network's outputs for an image are NaN; an argmax of them would be class 0.
           ValueError: if an image cannot be read, or its numbers or channels are not those of the training. Arrays that
             may be in other units bring a warning.
         """
@@ -48,7 +50,15 @@ def make_predict(
             padded[: len(part)] = part
             rows.append(np.asarray(compiled(params, batch_stats, padded))[: len(part)])
         if rows:
-            return np.concatenate(rows)
+            chances = np.concatenate(rows)
+            lost = np.isnan(chances).any(axis=1)
+            chances[lost] = np.nan
+            if lost.any() and not allow_nan:
+                raise NonFiniteLoss(
+                    f"the network's outputs are NaN for {lost.sum()} of {len(lost)} images, the first of them image "
+                    f"{np.argmax(lost)}: its weights, or these images, have numbers that are not finite or too large"
+                )
+            return chances
         empty = np.zeros((batch_size, *fit.shape), fit.dtype)
         return np.zeros((0, jax.eval_shape(compiled, params, batch_stats, empty).shape[1]), np.float32)
 

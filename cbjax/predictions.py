@@ -21,6 +21,7 @@ from cbjax.output import say
 from cbjax.restore import load
 from cbjax.storage import Place, is_remote
 from cbjax.text import csv_line
+from cbjax.types import NonFiniteLoss
 
 FORMATS = (".csv", ".jsonl")
 ARRAYS = (".npz", ".npy")
@@ -61,6 +62,7 @@ def predict(
     Raises:
       ConfigError: if the format of `out` is unknown.
       DataError: if there are no images, or one cannot be read; its name is said.
+      NonFiniteLoss: if the network's outputs for an image are NaN.
       WorkdirError: if the directory holds no run or no such checkpoint.
     """
     out = pathlib.Path(out).expanduser()
@@ -93,7 +95,7 @@ def predict(
         write = _csv_writer(file, top) if out.suffix == ".csv" else _json_writer(file)
         for source in sources:
             for names, pixels in _read(source, fit, bad, tell, alone=len(sources) == 1):
-                chances = _predict(run.predict, pixels, source, tell)
+                chances = _predict(run.predict, names, pixels, source, tell)
                 for name, row in zip(names, chances, strict=True):
                     best = np.argsort(-row, kind="stable")[:top]
                     write(name, [run.class_names[c] for c in best], [float(row[c]) for c in best])
@@ -105,16 +107,22 @@ def predict(
     return count, len(skipped)
 
 
-def _predict(predict, pixels, source, tell):
+def _predict(predict, names, pixels, source, tell):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            return predict(pixels)
+            chances = predict(pixels, allow_nan=True)
         except ValueError as error:
             raise DataError(f"{source}: {error}") from error
         finally:
             for warning in caught if source.suffix in ARRAYS else ():  # a photo may be dark
                 tell(f"{source}: {warning.message}")
+    if (lost := np.isnan(chances).any(axis=1)).any():
+        raise NonFiniteLoss(
+            f"{names[np.argmax(lost)]}: the network's outputs are NaN, so that nothing is predicted; `cbjax eval` says "
+            "how a checkpoint does (--checkpoint=best)"
+        )
+    return chances
 
 
 def _read(

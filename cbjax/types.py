@@ -92,8 +92,9 @@ class Run:
       state: the device state.
       metrics: in the loop, the row of the epoch that just ended; from `train` and `load`, the final metrics.
       class_names: [C] names in label order.
-      predict: images [N, H, W, channels], as they were before training -> probabilities [N, C]: of one class among all
-        for the softmax loss, of each class on its own for sigmoid and focal. None inside the loop.
+      predict: images, as they were before training (an array, or a list of paths, Pillow images and arrays of any size)
+        -> probabilities [N, C]: of one class among all for the softmax loss, of each class on its own for sigmoid and
+        focal. None inside the loop.
       memory: what training changes on the host (last known accuracies, best so far, history); saved with the state.
       workdir: where the run is kept, from `train` and `load`.
     """
@@ -103,7 +104,7 @@ class Run:
     state: TrainState
     metrics: dict[str, float]
     class_names: tuple[str, ...]
-    predict: Callable[[np.ndarray], np.ndarray] | None = None
+    predict: Callable[..., np.ndarray] | None = None
     memory: dict[str, Any] = dataclasses.field(default_factory=dict)
     workdir: str | None = None
 

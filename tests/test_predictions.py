@@ -4,6 +4,8 @@ import csv
 import json
 import os
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,6 +13,9 @@ from PIL import Image
 import cbjax
 from cbjax import config as configs
 from cbjax.cli import main
+from cbjax.data.given import Fit
+from cbjax.predict import make_predict
+from cbjax.types import Model, NonFiniteLoss
 from tests.photos import write_tree
 
 
@@ -140,3 +145,20 @@ def test_files_folders_and_arrays_at_once_and_a_broken_one_is_left_out(digits, t
     assert len(read(tmp_path / "out.csv")) == 1
     assert call(broken, f"--workdir={workdir}", f"--out={tmp_path / 'out.csv'}", "--on-bad-image=skip") == 2
     assert "none of the 1 images could be read" in capsys.readouterr().err
+
+
+def test_outputs_that_are_nan_are_never_a_class():
+    images = np.random.default_rng(0).integers(0, 255, (3, 8, 8)).astype(np.uint8)
+    fit = Fit((8, 8, 1), "uint8", (0, 255), None)
+
+    def apply(params, batch_stats, images, train):
+        logits = np.zeros((256, 2), np.float32)
+        logits[1] = np.nan, 1.0
+        return jnp.asarray(logits), batch_stats
+
+    predict = make_predict(
+        Model(None, None, None, apply), {}, {}, fit=fit, normalize=lambda x: x, probabilities=jax.nn.softmax
+    )
+    with pytest.raises(NonFiniteLoss, match="outputs are NaN for 1 of 3 images, the first of them image 1"):
+        predict(images)
+    np.testing.assert_array_equal(np.isnan(predict(images, allow_nan=True)), [[False] * 2, [True] * 2, [False] * 2])
