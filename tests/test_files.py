@@ -323,9 +323,9 @@ def test_only_regular_files_are_images(tmp_path, in_time, monkeypatch):
     source = sources.load("folder", root=tmp_path)
     assert np.bincount(source.train.labels).tolist() == [2, 2, 2]
     special, broken = source.notes
-    assert special.startswith("train: left out 5 files that are no regular files but pipes, sockets or devices")
+    assert special.startswith("train: left out 5 files, each a pipe, a socket or a device")
     assert special.endswith("by class: 'ant' 5")
-    assert broken.startswith("train: left out 2 files that are links that lead nowhere")
+    assert broken.startswith("train: left out 2 files, each a link that leads nowhere")
 
 
 def test_a_list_that_names_a_pipe_or_a_device_does_not_wait_for_it(tmp_path, in_time):
@@ -354,9 +354,9 @@ def test_links_are_followed_once_and_each_file_counts_once(tmp_path):
     assert np.bincount(source.train.labels).tolist() == [3, 3, 4]
     assert names_of(source.train) == sorted(["0.jpg", "1.jpg", "2.jpg"] * 3 + ["far.jpg"])
     again, above = source.notes
-    assert again.startswith("train: left out 5 files that are other paths to a file or folder that was found before")
+    assert again.startswith("train: left out 5 files, each found before by another path")
     assert again.endswith("by class: 'ant' 1, 'bee' 2, 'cat' 2")
-    assert "1 file that are links to a folder that holds this one, such as 'up'" in above
+    assert "left out 1 file, a link to a folder that holds this one, such as 'up'" in above
 
 
 def test_the_content_of_other_endings_decides_and_what_is_left_out_is_said(tmp_path):
@@ -373,9 +373,9 @@ def test_the_content_of_other_endings_decides_and_what_is_left_out_is_said(tmp_p
     source = sources.load("folder", root=tmp_path)
     assert np.bincount(source.train.labels).tolist() == [7, 9, 2]
     no_image, hidden = source.notes
-    assert no_image.startswith("train: left out 3 files that are no images by their content")
+    assert no_image.startswith("train: left out 3 files, each no image by its content")
     assert no_image.endswith("by class: 'ant' 1, 'cat' 2")
-    assert hidden == "train: left out 1 file that are hidden, such as '.DS_Store'; by class: 'cat' 1"
+    assert hidden == "train: left out 1 file, hidden, such as '.DS_Store'; by class: 'cat' 1"
 
 
 def test_a_file_of_two_classes_or_of_two_splits_is_refused_or_noted(tmp_path):
@@ -439,7 +439,18 @@ def test_a_row_that_is_there_twice_counts_once(three):
     rows = ["a.jpg,cat", "b.jpg,dog", "./a.jpg,cat", "c.jpg,dog"]
     source = sources.load("csv", train_list=table(three / "t.csv", rows))
     assert names_of(source.train) == ["a.jpg", "b.jpg", "c.jpg"] and source.train.labels.tolist() == [0, 1, 1]
-    assert source.notes == (f"train: 1 images are listed twice and count once, such as {three}/a.jpg",)
+    assert source.notes == (
+        f"train: rows of images that are listed before do not count, 1 of them, such as {three}/a.jpg",
+    )
+
+
+def test_another_path_to_a_listed_file_is_the_same_image(three):
+    os.symlink("a.jpg", three / "link.jpg")
+    rows = ["a.jpg,cat", "b.jpg,dog", "link.jpg,dog"]
+    with pytest.raises(DataError, match=r"one label, and 1 of train come again with another"):
+        sources.load("csv", train_list=table(three / "t.csv", rows))
+    rows = ["a.jpg,cat", "b.jpg,dog", "link.jpg,cat", "gone.jpg,cat"]
+    assert len(sources.load("csv", train_list=table(three / "t.csv", rows)).train) == 3
 
 
 def test_images_that_are_trained_and_measured_on_are_refused_or_noted(three):
@@ -450,7 +461,7 @@ def test_images_that_are_trained_and_measured_on_are_refused_or_noted(three):
     source = sources.load("csv", train_list=train, validation_list=some, test_list=some)
     assert len(source.validation) == len(source.test) == 2
     assert source.notes[0].startswith("1 of 2 images of validation are also trained on")
-    assert any(note.startswith("1 images of test are also in validation, such as") for note in source.notes)
+    assert any(note.startswith("2 of 2 images of test are also in validation, such as") for note in source.notes)
 
 
 @pytest.mark.parametrize(

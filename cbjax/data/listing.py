@@ -14,12 +14,12 @@ from cbjax.literal_path import LiteralPath
 from cbjax.storage import is_remote
 
 LARGEST = 1 << 31  # bytes of one file; no image has more
-NO_IMAGE = "are no images by their content"
-HIDDEN = "are hidden"
-SPECIAL = "are no regular files but pipes, sockets or devices"
-BROKEN = "are links that lead nowhere, or files that must not be read"
-REPEATED = "are other paths to a file or folder that was found before"
-ABOVE = "are links to a folder that holds this one"
+NO_IMAGE = "no image by its content"
+HIDDEN = "hidden"
+SPECIAL = "a pipe, a socket or a device"
+BROKEN = "a link that leads nowhere, or not allowed to be read"
+REPEATED = "found before by another path"
+ABOVE = "a link to a folder that holds this one"
 
 
 class Found(NamedTuple):
@@ -86,8 +86,8 @@ def describe(left_out: Mapping[str, Mapping[str, list[str]]], what: str = "") ->
             classes = ", ".join(f"{quote([name])} {len(files)}" for name, files in list(by_class.items())[:10] if name)
             more = f" and {len(by_class) - 10} more classes" if len(by_class) > 10 else ""
             of_classes = f"; by class: {classes}{more}" if classes else ""
-            files = "file" if total == 1 else "files"
-            lines.append(f"{what}left out {total} {files} that {reason}, such as {quote(names[:1])}{of_classes}")
+            count = "1 file," if total == 1 else f"{total} files, each"
+            lines.append(f"{what}left out {count} {reason}, such as {quote(names[:1])}{of_classes}")
     return tuple(lines)
 
 
@@ -112,6 +112,17 @@ def same_files(paths: Iterable[str], inodes: np.ndarray) -> list[tuple[int, int]
         if _is_same(paths[first], paths[order[i + 1]]):
             pairs.append((first, int(order[i + 1])))
     return pairs
+
+
+def inodes_of(paths: Iterable[str]) -> np.ndarray:
+    """Returns the number on its disk of each path's file [N] int64, for `same_files`; where none is, one of its own."""
+    found = []
+    for position, path in enumerate(paths):
+        try:
+            found.append(os.stat(path).st_ino)
+        except OSError:
+            found.append((1 << 64) - 1 - position)
+    return np.array(found, np.uint64).astype(np.int64)
 
 
 class _Search:

@@ -11,13 +11,14 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from cbjax.data import overlaps
+from cbjax.data import listing, overlaps
 from cbjax.data.files import Files, as_path, make_split, read_whole
 from cbjax.data.records import DataError, Source, Split, alike, check_names, is_text, quote
 from cbjax.storage import is_remote, why_no_path
 
 Rows = tuple[list[str], list]  # paths and labels, in the order of the lines
 _LARGEST = 1 << 31  # bytes of a list
+_LOOKED_AT = 10_000  # paths whose files are asked for; a million on a network disk would take minutes
 _SEPARATORS = "|;,/+&"  # that join labels
 
 
@@ -125,13 +126,21 @@ def _source(files, rows, root, class_names, image_size, notes=()):
     paths = [_whole_path(folders[split], path) for split in rows for path in rows[split][0]]
     labels = {split: np.asarray(rows[split][1], np.int32) for split in rows}
     where = ", ".join(str(files[split]) for split in rows)
-    repeated, found = overlaps.judge(overlaps.of_paths(paths), paths, labels, class_names, where)
+    repeated, found = overlaps.judge(_pairs(paths), paths, labels, class_names, where)
     splits: dict[str, Split] = {}
     for split, store in stores.items():
         whole = make_split(store, labels[split], image_size)
         kept = np.setdiff1d(np.arange(len(whole)), repeated[split])
         splits[split] = Split(whole.images[kept], whole.labels[kept]) if repeated[split] else whole
     return Source(splits["train"], splits.get("validation"), splits.get("test"), class_names, (*notes, *found))
+
+
+def _pairs(paths) -> overlaps.Pairs:
+    """Returns the pairs of rows that are one image: equal paths, and in short lists other paths to one file."""
+    pairs = set(overlaps.of_paths(paths))
+    if len(paths) <= _LOOKED_AT and not any(map(is_remote, paths)):
+        pairs.update(listing.same_files(paths, listing.inodes_of(paths)))
+    return sorted(pairs)
 
 
 def _whole_path(folder, path):

@@ -41,14 +41,22 @@ def judge(
     repeated: dict[str, list[int]] = {split: [] for split in splits}
     shared: dict[tuple[str, str], set[int]] = collections.defaultdict(set)
     contradictions = []
+    groups: dict[int, list[int]] = {}
     for first, second in pairs:
-        (split, i), (other, j) = locate(first), locate(second)
-        if split != other:
-            shared[split, other].add(second)
-        elif labels[split][i] != labels[split][j]:
-            contradictions.append((split, first, labels[split][i], labels[split][j]))
+        known = groups.setdefault(first, [first])
+        other, j = locate(second)
+        for position in known:
+            split, i = locate(position)
+            if split != other:
+                shared[split, other].add(second)
+            elif labels[split][i] != labels[split][j]:
+                contradictions.append((split, position, labels[split][i], labels[split][j]))
+                break
+            else:
+                repeated[split].append(j)
+                break
         else:
-            repeated[split].append(j)
+            known.append(second)  # the first of its split
     if contradictions:
         split, position, *two = contradictions[0]
         raise DataError(
@@ -58,7 +66,7 @@ def judge(
             "(data.name=arrays)"
         )
     notes = [
-        f"{split}: {len(again)} images are listed twice and count once, such as "
+        f"{split}: rows of images that are listed before do not count, {len(again)} of them, such as "
         f"{paths[int(starts[splits.index(split)]) + again[0]]}"
         for split, again in repeated.items()
         if again
@@ -67,8 +75,8 @@ def judge(
         example, size = paths[min(both)], len(labels[other]) - len(repeated[other])
         if split != "train":
             notes.append(
-                f"{len(both)} images of {other} are also in {split}, such as {example}: the best epoch is chosen on "
-                "images that are tested"
+                f"{len(both)} of {size} images of {other} are also in {split}, such as {example}: the best epoch is chosen "
+                "on images that are tested"
             )
         elif len(both) < size:
             notes.append(
