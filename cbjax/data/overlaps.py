@@ -43,20 +43,18 @@ def judge(
     contradictions = []
     groups: dict[int, list[int]] = {}
     for first, second in pairs:
-        known = groups.setdefault(first, [first])
+        known = groups.setdefault(first, [first])  # where the image stands first in each split
         other, j = locate(second)
-        for position in known:
-            split, i = locate(position)
-            if split != other:
+        places = [(position, *locate(position)) for position in known]
+        here = [(position, i) for position, split, i in places if split == other]
+        if not here:
+            known.append(second)
+            for _, split, _ in places:
                 shared[split, other].add(second)
-            elif labels[split][i] != labels[split][j]:
-                contradictions.append((split, position, labels[split][i], labels[split][j]))
-                break
-            else:
-                repeated[split].append(j)
-                break
+        elif labels[other][here[0][1]] == labels[other][j]:
+            repeated[other].append(j)
         else:
-            known.append(second)  # the first of its split
+            contradictions.append((other, here[0][0], labels[other][here[0][1]], labels[other][j]))
     if contradictions:
         split, position, *two = contradictions[0]
         raise DataError(
@@ -75,8 +73,8 @@ def judge(
         example, size = paths[min(both)], len(labels[other]) - len(repeated[other])
         if split != "train":
             notes.append(
-                f"{len(both)} of {size} images of {other} are also in {split}, such as {example}: the best epoch is chosen "
-                "on images that are tested"
+                f"{len(both)} of {size} images of {other} are also in {split}, such as {example}: the best epoch is "
+                "chosen on images that are tested"
             )
         elif len(both) < size:
             notes.append(
