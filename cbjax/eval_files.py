@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cbjax import class_tables, inputs
+from cbjax.config import ConfigError
 from cbjax.data import Encoded
 from cbjax.metrics import confusion_matrix
 from cbjax.restore import Examined
@@ -80,7 +81,12 @@ def write(found: Examined, out: pathlib.Path, top: int) -> list[str]:
 
     Returns:
       The names of the files. There is no confusion.csv for multi-hot labels, or above 200 classes.
+
+    Raises:
+      ConfigError: if the folder is a work directory, which has files of these names.
     """
+    if (out / "config.json").exists():
+        raise ConfigError(f"--out must be another folder than a work directory; got {out}")
     names, labels, outputs = found.run.class_names, found.split.labels, found.evaluation.outputs
     out.mkdir(parents=True, exist_ok=True)
     files = {"classes.csv": class_tables.table(names, class_columns(found))}
@@ -113,8 +119,10 @@ def _predictions(found: Examined, top: int) -> Iterator[list]:
                 cells.append(names[outputs[i]] if outputs[i] >= 0 and np.isfinite(row).all() else "")
             if np.isfinite(row).all():
                 best = np.argsort(-row, kind="stable")[:top]
-                cells += [cell for c in best for cell in (names[c], f"{row[c]:.6g}")]
-            yield cells
+                ranking = [cell for c in best for cell in (names[c], f"{row[c]:.6g}")]
+            else:
+                ranking = [""] * len(ranked)
+            yield [*cells, *ranking]
 
 
 def _chances(found: Examined) -> Iterator[tuple[int, np.ndarray]]:

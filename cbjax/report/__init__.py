@@ -68,11 +68,12 @@ def report(workdirs: Directories, out: str | os.PathLike, left_out: Sequence[Lef
 
 
 def is_whole(out: str | os.PathLike) -> bool:
-    """Says whether a report is there with each of its pictures, none of them empty."""
+    """Says whether the report of a run is there with its tables of classes and its pictures, none of them empty."""
     path = pathlib.Path(out) / "report.md"
     try:
         page = path.read_text(encoding="utf-8", errors="replace")
-        return bool(page) and all((path.parent / name).stat().st_size for name in PICTURES if f"({name})" in page)
+        names = ["classes.csv", *(name for name in PICTURES if f"({name})" in page)]
+        return bool(page) and all((path.parent / name).stat().st_size for name in names)
     except OSError:
         return False
 
