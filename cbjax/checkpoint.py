@@ -6,6 +6,7 @@ Orbax restores changed bytes without a word, so each checkpoint has a list of it
 import asyncio
 import os
 import re
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,9 @@ from cbjax.checkpoint_folder import CheckpointError, CheckpointFolder
 from cbjax.literal_path import LiteralPath
 from cbjax.storage import place_of
 from cbjax.types import TrainState
+
+# Orbax numbers the saves of a process as they start, and two that start at once in two threads get one number.
+_STARTING = threading.Lock()
 
 
 class Checkpoints:
@@ -76,10 +80,11 @@ class Checkpoints:
         # A copy, because the next step takes over the state's memory while Orbax still reads it.
         copy = jax.tree.map(jnp.copy, state)
         self._saving[step] = best_step
-        self._checkpointer.save(
-            self._directory / str(step),
-            args=ocp.args.Composite(state=ocp.args.StandardSave(copy), memory=ocp.args.JsonSave(memory)),
-        )
+        with _STARTING:
+            self._checkpointer.save(
+                self._directory / str(step),
+                args=ocp.args.Composite(state=ocp.args.StandardSave(copy), memory=ocp.args.JsonSave(memory)),
+            )
 
     def finish(self) -> None:
         """Waits until the last save is on disk.

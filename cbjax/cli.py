@@ -1,7 +1,9 @@
 """The `cbjax` command. Whatever the user can mend is one message and exit status 2, without a traceback."""
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 from cbjax import config as configs
@@ -17,6 +19,7 @@ OUT_OF_MEMORY = (
     "optim.accumulation, which keeps the batch), or use model.remat=true or model.dtype=bfloat16"
 )
 
+TELLING_SECONDS = 60
 FILED = ("train", "sweep", "predict", "report")  # what these do is in files; they print it, too
 
 
@@ -65,13 +68,15 @@ def _run(options, overrides):
         return COMMANDS[options.name](options, overrides)
     except (CheckpointError, ReportError, *mistakes) as error:
         say(f"cbjax {options.name}: {error}", error=True)
-        leave(2)
-        return 2
+        status = getattr(error, "status", 2)
+        _meet_to_tell(options, error)
+        leave(status, error)
+        return status
     except OSError as error:  # a full disk, a file in the place of a folder, no permission
         say(f"cbjax {options.name}: {_disk_error(error, options.name)}", error=True)
         # A connection that broke may hold at the next attempt.
         status = 73 if is_full(error) else 74 if isinstance(error, ConnectionError | TimeoutError) else 2
-        leave(status)
+        leave(status, error)
         return status
     except MemoryError as error:
         say(f"cbjax {options.name}: this machine ran out of memory{f': {error}' if str(error) else ''}", error=True)
@@ -90,12 +95,9 @@ def _run(options, overrides):
         failure = device_failure(error)
         if failure is not None and "RESOURCE_EXHAUSTED" in str(failure):
             say(f"cbjax {options.name}: {OUT_OF_MEMORY}\n  {str(failure).splitlines()[0]}", error=True)
-            leave(2)
+            leave(2, error)
             return 2
-        # Behind a broken connection is another process's end, which JAX names when it aborts this one; any other
-        # failure is this process's own, and the others should hear of it at once.
-        if failure is None:
-            leave(70, error)
+        leave(70, error, trace=True)
         raise
 
 
@@ -107,6 +109,23 @@ def _disk_error(error, command):
         return said
     goes_on = "goes on from the last checkpoint" if command in ("train", "sweep") else "does it"
     return f"could not write {said}; {FULL[error.errno]}, then the same command {goes_on}"
+
+
+def _meet_to_tell(options, error):
+    """Lets the other processes know of a mistake that this one found before they met; they would wait for it."""
+    import jax
+
+    from cbjax import processes
+
+    met = jax.distributed.is_initialized() or isinstance(error, processes.ProcessError)
+    if met or not getattr(options, "coordinator", None):
+        return
+    sys.stderr.flush()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # JAX would wait on
+    timer = threading.Timer(TELLING_SECONDS, os._exit, [2])
+    timer.daemon = True
+    timer.start()
+    processes.start(options.coordinator, options.processes, options.process)
 
 
 def _train(options, overrides):

@@ -188,6 +188,12 @@ def difference(old: Config, new: Config) -> tuple[list[str], list[str]]:
     return [key for key in differing if key in HOW_KEYS], [key for key in differing if key not in HOW_KEYS]
 
 
+def of_all_processes(config: Config) -> dict[str, Any]:
+    """Returns the keys and values that the processes of one run share; each may have its data elsewhere."""
+    own = {*READING_KEYS} - {"data.on_bad_image"}
+    return {key: value for key, value in _complete(config).items() if key not in own}
+
+
 def check_resume(old: Config, new: Config, extend: bool = False) -> list[str]:
     """Checks that a run of configuration `old` may go on under `new`.
 

@@ -22,6 +22,8 @@ Advance = Callable[[TrainState, int, int], tuple[TrainState, dict[str, Any]]]
 class AllImagesSkipped(DataError):
     """An epoch went by without an image that could be read; every process says so."""
 
+    of_all = True
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:

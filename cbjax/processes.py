@@ -3,24 +3,39 @@
 All of them run the same program. With one process everything here does nothing and costs nothing.
 """
 
+import functools
 import json
 import os
 import sys
 import traceback
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import numpy as np
+from jax._src import distributed  # holds the store that `watch` needs, as in JAX's own multihost_utils
 from jax.experimental import multihost_utils
+
+from cbjax import watch
 
 # JAX's own is 100 s. A process that is gone for so long is lost, and the others end.
 HEARTBEAT_SECONDS = 30
+MEETING_SECONDS = 300
 T = TypeVar("T")
+P = ParamSpec("P")
+_watch: watch.Watch | None = None
 
 
 class ProcessError(RuntimeError):
-    """The processes could not meet, or the first one failed in what it does for all."""
+    """The processes could not meet, differ, or lost one of them, or the first one failed in what it does for all.
+
+    Attributes:
+      status: the exit status of the command.
+    """
+
+    def __init__(self, message: str, status: int = watch.FAILED):
+        super().__init__(message)
+        self.status = status
 
 
 def start(coordinator: str | None = None, count: int | None = None, index: int | None = None) -> None:
@@ -36,6 +51,12 @@ def start(coordinator: str | None = None, count: int | None = None, index: int |
     """
     # It would take SIGTERM for itself; the loop saves on it by its own agreement.
     jax.config.update("jax_enable_preemption_service", False)
+    where = f"at {coordinator}" if coordinator else "as the machine's environment says"
+    witness = watch.Witness()
+    witness.remember(
+        f"cbjax: the processes did not meet {where} in {MEETING_SECONDS} s: start all of them, each with the same "
+        "number of processes, and let each reach the first one's host and port"
+    )
     try:
         jax.distributed.initialize(
             coordinator,
@@ -43,27 +64,120 @@ def start(coordinator: str | None = None, count: int | None = None, index: int |
             index,
             # What is said counts: JAX would look round for a cluster all the same, and take one device for each task.
             cluster_detection_method="deactivate" if coordinator else None,
+            initialization_timeout=MEETING_SECONDS,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=2 * HEARTBEAT_SECONDS,
         )
     except (RuntimeError, ValueError) as error:
-        where = f"at {coordinator}" if coordinator else "as the machine's environment says"
         raise ProcessError(f"the processes did not meet {where}: {error}") from error
+    state = distributed.global_state
+    global _watch
+    _watch = watch.Watch(state.client, state.process_id, state.num_processes, witness)
+    _check_counts(state.client, state.process_id, state.num_processes)
 
 
-def leave(status: int, error: Exception | None = None) -> None:
-    """Ends this process at once if it is one of several: at exit JAX waits for the others a minute, and then aborts.
+def together(function: Callable[P, T]) -> Callable[P, T]:
+    """Makes a function whose errors end the other processes too, within seconds and with this one's message.
+
+    An error with `of_all = True` is one that all processes meet, each by itself.
+
+    Raises:
+      ProcessError: where the error is that another process was lost.
+    """
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            _tell(error)
+            raise
+
+    return wrapper
+
+
+def _tell(error: Exception) -> None:
+    if _watch is None or isinstance(error, ProcessError) or getattr(error, "of_all", False):
+        return
+    if _is_broken_connection(error):
+        lost = _watch.silent()
+        if lost:
+            _watch.tell(_watch.lost_line(lost), watch.LOST, lost)
+            raise ProcessError(watch.lost_text(lost, jax.process_count()), watch.LOST) from error
+    said = str(error) or type(error).__name__
+    _watch.tell(f"cbjax: process {distributed.global_state.process_id} failed, so all end: {said}", watch.FAILED)
+
+
+def leave(status: int, error: Exception, trace: bool = False) -> None:
+    """Ends this process, and by its error the others, at once if it is one of several.
+
+    At exit JAX waits for the others a minute, and then aborts.
 
     Args:
       status: the exit status.
-      error: printed with its traceback before.
+      error: why, which the user has been told here.
+      trace: prints it with its traceback.
     """
     if jax.distributed.is_initialized():  # unlike the count of processes, asked without starting the devices
-        if error is not None:
+        if trace:
             traceback.print_exception(error)
+        _tell(error)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def agree(facts: Mapping[str, Any]) -> None:
+    """Checks that all processes hold the same facts, JSON values; every process must get here.
+
+    Raises:
+      ProcessError: on every process, with the keys whose values differ and which process has which.
+    """
+    if jax.process_count() == 1:
+        return
+    all_facts = from_all(dict(facts))
+    differing = []
+    for key in sorted(set().union(*all_facts)):
+        holders: dict[str, list[int]] = {}
+        for index, own in enumerate(all_facts):
+            holders.setdefault(json.dumps(own.get(key)), []).append(index)
+        if len(holders) > 1:
+            listed = [f"{_shortened(value)} in process {_listed(where)}" for value, where in holders.items()]
+            differing.append(f"{key}: {', '.join(listed[:4])}")
+    if differing:
+        more = f"; and {len(differing) - 8} more" if len(differing) > 8 else ""
+        raise ProcessError(f"the processes of one run must be alike, and differ in {'; '.join(differing[:8])}{more}")
+
+
+def _shortened(value: str) -> str:
+    return value if len(value) <= 60 else f"{value[:57]}…"
+
+
+def _listed(indices: list[int]) -> str:
+    return ", ".join(map(str, indices[:4])) + (", …" if len(indices) > 4 else "")
+
+
+def _check_counts(client: Any, index: int, count: int) -> None:
+    """Raises ProcessError where this process was told of another number of processes than the first one."""
+    if index == 0:
+        client.key_value_set("cbjax/count", str(count))
+    first = int(client.blocking_key_value_get("cbjax/count", 1000 * HEARTBEAT_SECONDS))
+    if first != count:
+        error = f"process 0 was started as one of {first} processes, process {index} as one of {count}"
+        assert _watch is not None
+        _watch.tell(f"cbjax: {error}", watch.FAILED)
+        raise ProcessError(error)
+
+
+def _is_broken_connection(error: BaseException | None) -> bool:
+    failure = device_failure(error)
+    if failure is not None:
+        return "RESOURCE_EXHAUSTED" not in str(failure)
+    while error is not None:  # some of Gloo's come as a ValueError
+        if "Gloo" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def device_failure(error: BaseException | None) -> jax.errors.JaxRuntimeError | None:
@@ -99,6 +213,7 @@ def from_first(function: Callable[[], T]) -> T:
             value = function()
         except Exception as error:
             failure = error
+            error.of_all = True  # type: ignore[attr-defined]  # the others are told below
     said = _broadcast({"value": value, "error": failure and str(failure)})
     if failure is not None:
         raise failure

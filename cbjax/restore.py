@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cbjax import build, components, config_test_time, data, inputs, processes, programs, sharding
+from cbjax import build, components, config_test_time, data, environment, inputs, processes, programs, sharding, startup
 from cbjax import workdir as workdirs
 from cbjax.bad_images import BadImages
 from cbjax.checkpoint import Checkpoints
@@ -27,6 +27,7 @@ from cbjax.types import Run
 from cbjax.workdir import WorkdirError
 
 
+@environment.in_float32
 def load(workdir: str | os.PathLike, *, checkpoint: str = "last") -> Run:
     """Reads a run from its work directory alone; the data that it was trained on need not be there.
 
@@ -51,6 +52,7 @@ def load(workdir: str | os.PathLike, *, checkpoint: str = "last") -> Run:
     return with_predict(run, facts)
 
 
+@environment.in_float32
 def evaluate(
     workdir: str | os.PathLike, *, split: str = "test", checkpoint: str = "last", overrides: Sequence[str] = ()
 ) -> dict[str, float]:
@@ -110,6 +112,7 @@ def examine(
         config, changes = config_test_time.change(own, overrides)
         if not facts["sizes"].get(split):
             raise ConfigError(f"split={split!r}: the run has no such images; it has {facts['sizes']}")
+    startup.check_main_guard(config.data.workers)
     # The batch fits some of this machine's devices, if not those of the machine that trained.
     most = min(config.devices or sharding.count_devices(), sharding.count_devices())
     batch_size = config.evaluation.batch_size or config.batch_size
@@ -196,7 +199,7 @@ def with_predict(run: Run, facts: dict[str, Any]) -> Run:
         normalize=functools.partial(augment.normalize, mean=tuple(facts["mean"]), std=tuple(facts["std"])),
         probabilities=components.build_probabilities(run.config),
     )
-    return dataclasses.replace(run, predict=predict)
+    return dataclasses.replace(run, predict=environment.in_float32(predict))
 
 
 def open_workdir(workdir: str | os.PathLike) -> Place:

@@ -3,14 +3,16 @@
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import os
 from collections.abc import Callable
 
 import jax
+import numpy as np
 from clu import platform
 from ml_collections import ConfigDict
 
-from cbjax import build, callbacks, data, inputs, memory, processes, sharding, startup
+from cbjax import build, callbacks, data, environment, inputs, memory, processes, sharding, startup
 from cbjax import config as configs
 from cbjax import workdir as workdirs
 from cbjax.bad_images import BadImages
@@ -49,6 +51,8 @@ class Shared:
     bar: Silent | None = None
 
 
+@processes.together
+@environment.in_float32
 def train(
     config: ConfigDict,
     workdir: str | os.PathLike,
@@ -79,10 +83,19 @@ def train(
       WorkdirError: if another process is training in the work directory.
       NonFiniteLoss: if training diverged.
       Interrupted: after SIGINT or SIGTERM, once the state is saved.
+      ProcessError: if the processes differ in config, data, software or first parameters, or one of them is lost.
     """
     config = with_absolute_paths(configs.resolve(config))
+    startup.check_main_guard(config.data.workers)
     home = open_workdir(workdir)
     place = home.files
+    here = environment.describe()
+    processes.agree(
+        configs.of_all_processes(config)
+        | {"--workdir": str(home.root), "--extend": extend, "--profile": profile}
+        | {name: here[name] for name in (*environment.PACKAGES, *environment.SETTINGS)}
+        | {"number of devices": sharding.count_own_devices()}
+    )
     noted = processes.from_first(lambda: workdirs.check_resume(place, config, extend))
     mesh = _make_mesh(config, config.devices)
     if config.deterministic:
@@ -90,6 +103,7 @@ def train(
     within = shared or Shared()
     dataset = data.of_config(config, within.load)
     facts = workdirs.describe_data(dataset)
+    processes.agree(_data_facts(facts, dataset.indices, config.data.on_bad_image))
     processes.from_first(lambda: workdirs.check_same_data(place, facts, config.data.on_bad_image))
     tell = within.tell if processes.is_first() else _say_nothing
     bad_images = BadImages(place, written=home.send)
@@ -109,6 +123,7 @@ def train(
             raise WorkdirError(f"{home.root} holds the results of a run and no checkpoint: move it away to train again")
         step, state, remembered = restored or (0, build.first_state(parts), memory.start(len(dataset.class_names)))
         del restored
+        processes.agree({"step to go on from": step, "first parameters": sharding.digest(state)})
         state = sharding.replicate(state, mesh)
         run = Run(config, parts.model, state, {}, dataset.class_names, memory=remembered, workdir=str(home.root))
         if step == total and has_results:
@@ -122,6 +137,7 @@ def train(
             _each(tell, f"training in {home.root}: {total} steps on {sharding.describe(mesh)}", *dataset.notes)
             _each(tell, *(parts.pretrained().notes if parts.pretrained else ()))
         else:
+            noted += processes.from_first(lambda: workdirs.check_environment(place, sharding.describe(mesh)))
             _each(tell, f"resumed at step {step} of {total}", *(f"noted: {line}" for line in noted))
             # Of an extended run the moment may lie before deferred weights begin, again.
             put = functools.partial(_place_weights, mesh=mesh)
@@ -159,6 +175,19 @@ def _report(home):
         report([home.files], home.files)
     except Exception as error:  # the results are on disk: whatever is wrong with their page, the run is finished
         say(f"the report could not be written: {error}; `cbjax report {home.root}` tries again", error=True)
+
+
+def _data_facts(facts, indices, on_bad_image):
+    """Returns what must be the same on all processes, by a name that a person knows."""
+    same = dict(facts)
+    same["labels, order and names or content of images (sha256)"] = same.pop("sha256")
+    sizes = same.pop("sizes_sha256")
+    if on_bad_image == "error":  # where bad ones are skipped, one process may lack a file
+        same["sizes of image files (sha256)"] = sizes
+    chosen = {name: hashlib.sha256(np.ascontiguousarray(rows).data).hexdigest() for name, rows in indices.items()}
+    return {f"data: {key}": value for key, value in same.items()} | {
+        f"data: images chosen for {name} (sha256)": value for name, value in chosen.items()
+    }
 
 
 def _close(checkpoints, kind, error, trace):

@@ -1,6 +1,8 @@
 """The one file that speaks of devices: the mesh, what lies where, and a step's passage over all of them."""
 
 import functools
+import hashlib
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +12,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXIS = "data"
+# Runs in threads take turns: devices that get two programs in different orders wait for each other for ever.
+_TURN = threading.Lock()
 
 
 def make_mesh(num_devices: int | None = None) -> Mesh:
@@ -54,6 +58,24 @@ def abstract(shape: Sequence[int], dtype: Any, mesh: Mesh, axis: int | None = No
 def count_devices() -> int:
     """Returns the number of devices of all processes."""
     return jax.device_count()
+
+
+def count_own_devices() -> int:
+    """Returns the number of devices of this process."""
+    return jax.local_device_count()
+
+
+def digest(tree: Any) -> str | None:
+    """Returns a digest of the values of arrays, to compare between processes; None where there is one process."""
+    if jax.process_count() == 1:
+        return None
+    total = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        values = jax.random.key_data(leaf) if is_key else leaf
+        own = values.addressable_data(0) if isinstance(values, jax.Array) else values  # whole on each device
+        total.update(np.ascontiguousarray(own).tobytes())
+    return total.hexdigest()
 
 
 def whole(mesh: Mesh) -> NamedSharding:
@@ -189,14 +211,19 @@ def data_parallel(
         compiled = _pmap(function, mesh, split, split_outputs, donate)
     else:
         raise ValueError(f"parallel={kind!r}: must be 'shard_map' or 'pmap'")
-    if on_accelerator(mesh) or mesh.devices.size == 1:
+    if mesh.devices.size == 1:
         return compiled
 
     @functools.wraps(function)
     def one_at_a_time(*args):
-        # Several CPU devices share one pool of threads: with a queue of programs in flight, those that wait in a
-        # collective can take every thread, and the process hangs.
-        return jax.block_until_ready(compiled(*args))
+        with _TURN:
+            outputs = compiled(*args)
+            # Several CPU devices share one pool of threads: with a queue of programs in flight, those that wait in a
+            # collective can take every thread, and the process hangs.
+            return outputs if on_accelerator(mesh) else jax.block_until_ready(outputs)
+
+    if hasattr(compiled, "lower"):
+        one_at_a_time.lower = compiled.lower  # type: ignore[attr-defined]
 
     return one_at_a_time
 

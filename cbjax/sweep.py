@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 
 from cbjax import config as configs
-from cbjax import data, modes, plan, processes, rows, sharding, sweep_start
+from cbjax import data, environment, modes, plan, processes, rows, sharding, sweep_start
 from cbjax import workdir as workdirs
 from cbjax.config import ConfigError
 from cbjax.data import Source, sources
@@ -29,6 +29,7 @@ from cbjax.workdir import BusyError, WorkdirError
 from cbjax.writers import is_full
 
 
+@environment.in_float32
 def sweep(
     name: str,
     described: Sweep,

@@ -21,6 +21,8 @@ Loss = Callable[[Array, Array, Array | None], Array]  # (logits, labels, class_w
 class NonFiniteLoss(FloatingPointError):
     """The loss, the gradient or the outputs became NaN or infinite; the message says where, and what is saved."""
 
+    of_all = True  # processes, see processes.together
+
 
 class Model(NamedTuple):
     """A network as pure functions of explicit parameters.

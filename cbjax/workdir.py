@@ -3,12 +3,9 @@
 import contextlib
 import fcntl
 import hashlib
-import importlib.metadata
 import io
 import json
-import os
 import pathlib
-import platform
 import subprocess
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,6 +15,7 @@ from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from cbjax import config as configs
+from cbjax import environment
 from cbjax.config import ConfigError
 from cbjax.data import DataError, Dataset, Encoded
 from cbjax.storage import with_absolute_paths
@@ -177,20 +175,24 @@ def write_start(
     np.savez_compressed(packed, allow_pickle=False, **indices)
     replace(workdir / "indices.npz", packed.getvalue())
     write_json(workdir / "data.json", facts)
-    write_json(workdir / "environment.json", _environment(devices))
+    facts_here = {**environment.describe(), "commit": _commit(), "devices": devices}
+    write_json(workdir / "environment.json", environment.added(read_environment(workdir), facts_here))
     # The config comes last: it says that the others are there.
     write_json(workdir / "config.json", json.loads(configs.to_json(config)))
 
 
-def _environment(devices):
-    packages = ("cbjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    return {
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in packages},
-        "commit": _commit(),
-        "devices": devices,
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
-    }
+def read_environment(workdir: pathlib.Path) -> dict[str, Any]:
+    """Reads what is noted of the machine and software that the run in a work directory had; empty if nothing is."""
+    try:
+        noted = read_json(workdir / "environment.json")
+    except WorkdirError:
+        return {}
+    return noted if isinstance(noted, dict) else {}
+
+
+def check_environment(workdir: pathlib.Path, devices: str) -> list[str]:
+    """Returns a line to note where the run in a work directory had another machine or other software until now."""
+    return environment.note(read_environment(workdir), {**environment.describe(), "devices": devices})
 
 
 def describe_data(dataset: Dataset) -> dict[str, Any]:

@@ -111,6 +111,8 @@ def test_a_lost_process_ends_the_others_and_one_process_goes_on(tmp_path):
     status, _, error = end(both)[0]
     assert status not in (0, None)
     assert time.monotonic() - lost < 2 * HEARTBEAT_SECONDS, error
+    last = error.splitlines()[-1]
+    assert "process 1 of 2 was lost" in last and "go on from the last checkpoint" in last, error
     # Another number of processes takes over.
     saved = processes.checkpoints(tmp_path)[-1]
     alone = processes.start("train", f"--workdir={tmp_path}", *RUN, "--config.num_epochs=1000", devices=1)
@@ -126,6 +128,20 @@ def test_a_mistake_is_said_by_all(one, tmp_path):
     assert (status, status2) == (2, 2)
     assert "num_epochs: 3 there, 2 here" in first and "Traceback" not in first
     assert "the first process says:" in second and "num_epochs: 3 there, 2 here" in second
+
+
+def test_processes_that_differ_end_at_once_with_the_keys(tmp_path):
+    meet = (f"--coordinator=localhost:{free_port()}", "--processes=2")
+    own = (["--config.optim.learning_rate=0.5"], ["--config.data.seed=7", "--extend"])
+    commands = [("train", f"--workdir={tmp_path / str(index)}", *RUN, *meet, *own[index]) for index in range(2)]
+    ends = end([processes.start(*one, f"--process={index}", devices=2) for index, one in enumerate(commands)])
+    assert [status for status, _, _ in ends] == [2, 2], ends
+    for _, _, error in ends:
+        last = error.splitlines()[-1]
+        assert "optim.learning_rate: 0.5 in process 0, 0.02 in process 1" in last
+        assert "data.seed: null in process 0, 7 in process 1" in last
+        assert "--extend: false in process 0, true in process 1" in last and "--workdir" in last
+    assert not list(tmp_path.glob("*/config.json"))
 
 
 def test_a_run_of_a_sweep_that_diverges_does_not_stop_the_others_of_two_processes(tmp_path):
@@ -187,8 +203,9 @@ def test_an_image_that_one_process_cannot_read_ends_both_with_its_name(tmp_path)
     first_end = time.monotonic()
     ends = end(started)
     assert time.monotonic() - first_end < 2 * HEARTBEAT_SECONDS
-    told = [errors for status, _, errors in ends if status == 2]
-    assert len(told) == 1 and str(bad) in told[0] and "Traceback" not in told[0], ends
+    assert [status for status, _, _ in ends] == [2, 2], ends
+    assert all(str(bad) in errors and "Traceback" not in errors for _, _, errors in ends), ends
+    assert sum(" failed, so all end: " in errors for _, _, errors in ends) == 1, ends
 
 
 def test_images_that_are_skipped_are_listed_once_by_the_first_process(tmp_path):

@@ -1,5 +1,6 @@
 """Whole runs in this process: what `train` leaves behind, what `load` gives back, what compiles."""
 
+import concurrent.futures
 import csv
 import dataclasses
 import json
@@ -423,3 +424,12 @@ def test_records_are_immutable(finished):
     with pytest.raises(dataclasses.FrozenInstanceError):
         finished[0].state = None
     assert restore.load is cbjax.load
+
+
+def test_two_runs_in_threads_of_one_process_are_each_as_alone(tmp_path):
+    args = ["num_epochs=4", "log.progress=off", "log.tensorboard=false", "checkpoint.every_epochs=1", "devices=2"]
+    config = cbjax.config.load("digits_lt", args)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        runs = list(pool.map(lambda name: cbjax.train(config, tmp_path / name), ("one", "two")))
+    one, two = ({key: run.metrics[key] for key in run.metrics if not key.startswith("time/")} for run in runs)
+    assert one == two and "test/last/balanced_accuracy" in one

@@ -6,6 +6,8 @@ never saved, it is made anew at the step where it is needed.
 
 import dataclasses
 import math
+import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import threading
@@ -148,14 +150,23 @@ def _grain_dataset(chunks, reading):
             grain.MultiprocessingOptions(
                 num_workers=reading.num_workers, per_worker_buffer_size=-(-ahead // reading.num_workers)
             ),
-            _leave_interrupts_to_the_parent,
+            _start_worker,
         )
     return dataset
 
 
-def _leave_interrupts_to_the_parent(index, count):
+def _start_worker(index, count):
     # A terminal's Ctrl-C reaches the workers as well, which are still needed to get to where the state is saved.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent():
+    # A killed parent ends no worker, which would wait for ever for somebody to take its images.
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
 
 
 def _parse_absl_flags():
