@@ -1,9 +1,7 @@
 """The `cbjax` command. Whatever the user can mend is one message and exit status 2, without a traceback."""
 
 import os
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 
 from cbjax import config as configs
@@ -19,7 +17,6 @@ OUT_OF_MEMORY = (
     "optim.accumulation, which keeps the batch), or use model.remat=true or model.dtype=bfloat16"
 )
 
-TELLING_SECONDS = 60
 FILED = ("train", "sweep", "predict", "report")  # what these do is in files; they print it, too
 
 
@@ -55,7 +52,7 @@ def _run(options, overrides):
     from cbjax.compile import CompileError
     from cbjax.data import DataError
     from cbjax.interrupts import Interrupted
-    from cbjax.processes import ProcessError, device_failure, leave
+    from cbjax.processes import ProcessError, device_failure, leave, meet_to_tell
     from cbjax.report import ReportError
     from cbjax.rows import RowsError
     from cbjax.tpu import TopologyError
@@ -69,7 +66,7 @@ def _run(options, overrides):
     except (CheckpointError, ReportError, *mistakes) as error:
         say(f"cbjax {options.name}: {error}", error=True)
         status = getattr(error, "status", 2)
-        _meet_to_tell(options, error)
+        meet_to_tell(options, error)
         leave(status, error)
         return status
     except OSError as error:  # a full disk, a file in the place of a folder, no permission
@@ -109,23 +106,6 @@ def _disk_error(error, command):
         return said
     goes_on = "goes on from the last checkpoint" if command in ("train", "sweep") else "does it"
     return f"could not write {said}; {FULL[error.errno]}, then the same command {goes_on}"
-
-
-def _meet_to_tell(options, error):
-    """Lets the other processes know of a mistake that this one found before they met; they would wait for it."""
-    import jax
-
-    from cbjax import processes
-
-    met = jax.distributed.is_initialized() or isinstance(error, processes.ProcessError)
-    if met or not getattr(options, "coordinator", None):
-        return
-    sys.stderr.flush()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # JAX would wait on
-    timer = threading.Timer(TELLING_SECONDS, os._exit, [2])
-    timer.daemon = True
-    timer.start()
-    processes.start(options.coordinator, options.processes, options.process)
 
 
 def _train(options, overrides):

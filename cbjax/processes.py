@@ -6,7 +6,9 @@ All of them run the same program. With one process everything here does nothing 
 import functools
 import json
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
@@ -21,6 +23,7 @@ from cbjax import watch
 # JAX's own is 100 s. A process that is gone for so long is lost, and the others end.
 HEARTBEAT_SECONDS = 30
 MEETING_SECONDS = 300
+TELLING_SECONDS = 60
 T = TypeVar("T")
 P = ParamSpec("P")
 _watch: watch.Watch | None = None
@@ -125,6 +128,23 @@ def leave(status: int, error: Exception, trace: bool = False) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def meet_to_tell(options: Any, error: Exception) -> None:
+    """Lets the others know of a mistake that this process found before they met; they would wait for it.
+
+    Args:
+      options: of the command.
+      error: which the user has been told here.
+    """
+    if distributed.global_state.client or isinstance(error, ProcessError) or not getattr(options, "coordinator", None):
+        return
+    sys.stderr.flush()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # JAX would wait on
+    timer = threading.Timer(TELLING_SECONDS, os._exit, [watch.FAILED])
+    timer.daemon = True
+    timer.start()
+    start(options.coordinator, options.processes, options.process)
 
 
 def agree(facts: Mapping[str, Any]) -> None:

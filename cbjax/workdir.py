@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import io
 import json
+import os
 import pathlib
 import subprocess
 from collections.abc import Iterator, Mapping
