@@ -40,7 +40,7 @@ for line in sys.stdin:
     else:
         words = line.strip()
 if crash and (words or "Aborted" not in crash):
-    print(words or crash.strip(), file=sys.stderr)
+    sys.stderr.write((words or crash.strip()) + "\\n")
 """
 
 
