@@ -77,7 +77,7 @@ def _run(options, overrides):
         return status
     except MemoryError as error:
         say(f"cbjax {options.name}: this machine ran out of memory{f': {error}' if str(error) else ''}", error=True)
-        leave(2)
+        leave(2, error)
         return 2
     except NonFiniteLoss as error:
         say(f"cbjax {options.name}: {error}", error=True)
