@@ -5,10 +5,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cbjax.data.given import Fit
+from cbjax.metrics import has_answer
 from cbjax.types import Array, Model, NonFiniteLoss
+
+LEAST = 8  # images of a batch: on a CPU the last bits of fewer can differ from those of many
 
 
 def make_predict(
@@ -23,12 +27,14 @@ def make_predict(
 ) -> Callable[..., np.ndarray]:
     """Returns images, in the units that the model was trained on -> probabilities [N, C] float32.
 
-    `fit` brings images to the model's size. Batches have one shape, so that any N is one program.
+    `fit` brings images to the model's size. Batches are filled up to a power of two, so that few images are little work
+    and any N is a few programs.
     """
 
     @jax.jit
     def compiled(params, batch_stats, images):
-        return probabilities(model.apply(params, batch_stats, normalize(images), train=False)[0])
+        logits = model.apply(params, batch_stats, normalize(images), train=False)[0]
+        return jnp.where(has_answer(logits)[:, None], probabilities(logits), jnp.nan)
 
     def predict(images: Any, *, allow_nan: bool = False) -> np.ndarray:
         """Returns the probability of each class for each image, [N, C].
@@ -44,9 +50,12 @@ def make_predict(
           ValueError: if an image cannot be read, or its numbers or channels are not those of the training. Arrays that
             may be in other units bring a warning.
         """
-        rows, fitted = [], fit.all(images)
+        rows: list[np.ndarray] = []
+        fitted = fit.all(images)
         while part := list(itertools.islice(fitted, batch_size)):
-            padded = np.zeros((batch_size, *fit.shape), fit.dtype)
+            # Behind a whole batch the program of whole ones is there already.
+            size = batch_size if rows else min(batch_size, max(LEAST, 1 << (len(part) - 1).bit_length()))
+            padded = np.zeros((size, *fit.shape), fit.dtype)
             padded[: len(part)] = part
             rows.append(np.asarray(compiled(params, batch_stats, padded))[: len(part)])
         if rows:
