@@ -123,7 +123,8 @@ def _source(files, rows, root, class_names, image_size, notes=()):
                 f"{files[split]}: its images are not there, such as {store.name(0)}: set data.root to the folder that "
                 f"the paths are relative to"
             )
-    paths = [_whole_path(folders[split], path) for split in rows for path in rows[split][0]]
+    texts = {split: os.fspath(folder) for split, folder in folders.items()}
+    paths = [_whole_path(texts[split], path) for split in rows for path in rows[split][0]]
     labels = {split: np.asarray(rows[split][1], np.int32) for split in rows}
     where = ", ".join(str(files[split]) for split in rows)
     repeated, found = overlaps.judge(_pairs(paths), paths, labels, class_names, where)
