@@ -108,7 +108,8 @@ def _tell(error: Exception) -> None:
             _watch.tell(_watch.lost_line(lost), watch.LOST, lost)
             raise ProcessError(watch.lost_text(lost, jax.process_count()), watch.LOST) from error
     said = str(error) or type(error).__name__
-    _watch.tell(f"cbjax: process {distributed.global_state.process_id} failed, so all end: {said}", watch.FAILED)
+    status = watch.FAILED if isinstance(error, ValueError) else watch.LOST  # a mistake, or what may hold when repeated
+    _watch.tell(f"cbjax: process {distributed.global_state.process_id} failed, so all end: {said}", status)
 
 
 def leave(status: int, error: Exception, trace: bool = False) -> None:
