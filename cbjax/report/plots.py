@@ -89,7 +89,7 @@ def class_lines(
         canvas.whole_numbers(axes)
         if swing := swings.get(label):
             axes.axvspan(swing.first - 0.5, swing.last + 0.5, color="#D55E00", alpha=0.15, lw=0)
-            said = f"weights swing: {100 * swing.moved:.0f} % move each epoch"
+            said = f"swings: {100 * swing.moved:.0f} % of the weight moves each epoch"
             axes.set_title(f"{canvas.short(label, 40)}\n{said}", fontsize=10)
     canvas.label_outer(panels)
     # Once every panel is drawn: it ends the automatic limits that the panels share.
