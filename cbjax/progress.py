@@ -176,8 +176,9 @@ class Board(Silent):
     def end_epoch(self, epoch: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Says what the epoch came to, if it is time."""
         if self.epochs and (epoch == self._num_epochs or time.perf_counter() - self._said >= BETWEEN_LINES):
-            left = self.seconds_left()
-            clock = "" if left is None else f"  all runs: {_clock(left)} left"
+            left, after = self.seconds_left(), self.total - self.done - self.failed - len(self.running)
+            over = not after and epoch == self._num_epochs
+            clock = "" if left is None or over else f"  all runs: {_clock(left)} left"
             self._said = time.perf_counter()
             self.line(epoch_line(epoch, self._num_epochs, rows) + clock)
 

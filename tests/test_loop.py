@@ -246,6 +246,12 @@ def test_a_sweep_has_a_line_an_epoch_of_the_runs_side_by_side(clock):
         "epoch 1 of 2  loss 1.5000  validation balanced accuracy 25.0 to 50.0 %",
         "epoch 2 of 2  loss 1.5000  validation balanced accuracy 25.0 to 50.0 %  all runs: 0:01:00 left",
     ]
+    told.clear()
+    with progress.board(3, 0, 1, told.append) as board:
+        board.begin(["a", "b"], 1)
+        board.update(1, 1, 1.0, 1.0)
+        board.end_epoch(1, [row(1.0), row(2.0)])
+    assert told[1] == "epoch 1 of 1  loss 1.5000"
 
 
 def test_the_bar_comes_with_its_first_figure(capsys):
