@@ -56,6 +56,12 @@ class Logs:
             writer.close()
 
 
+def is_log_of(path: pathlib.Path, history: list[dict[str, Any]]) -> bool:
+    """Says whether a file has the rows of a history, and after them nothing but what the end of a run adds."""
+    rows = [timeless(row) for row in _readable_rows(path)]
+    return rows[: len(history)] == [timeless(row) for row in history] and all("step" in row for row in rows)
+
+
 def _readable_rows(path):
     # The history in the checkpoint is what counts; the file only adds what the clock said.
     try:

@@ -2,13 +2,13 @@
 
 import contextlib
 import csv
-import json
 import math
 import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from cbjax import records
 from cbjax.config import ConfigError
 from cbjax.sweep_file import PlannedRun
 from cbjax.sweep_table import row_key
@@ -60,9 +60,13 @@ def row(name: str, sweep: Sweep, run: PlannedRun, workdir: pathlib.Path) -> dict
 
     Raises:
       ConfigError: if the run has no such metric.
+      RowsError: if one of the files is missing or damaged.
     """
-    results = json.loads((workdir / "results.json").read_text())
-    environment = json.loads((workdir / "environment.json").read_text())
+    try:
+        results = records.read(workdir / "results.json")
+        environment = records.read(workdir / "environment.json")
+    except records.RecordError as error:
+        raise RowsError(str(error)) from error
     names = _names(name, sweep, run)
     return {
         **names,

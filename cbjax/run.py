@@ -111,6 +111,9 @@ def train(
     total = parts.batches.epoch_end(config.num_epochs)
     with contextlib.ExitStack() as stack:
         processes.from_first(lambda: stack.enter_context(workdirs.lock(place)))
+        # Another process may have ended or changed the run since it was looked at.
+        noted = processes.from_first(lambda: workdirs.check_resume(place, config, extend))
+        processes.from_first(lambda: workdirs.check_same_data(place, facts, config.data.on_bad_image))
         checkpoints = Checkpoints(home.root, say)
         stack.push(functools.partial(_close, checkpoints))
         if parts.pretrained is not None and not checkpoints.steps():
@@ -126,7 +129,10 @@ def train(
         processes.agree({"step to go on from": step, "first parameters": sharding.digest(state)})
         state = sharding.replicate(state, mesh)
         run = Run(config, parts.model, state, {}, dataset.class_names, memory=remembered, workdir=str(home.root))
-        if step == total and has_results:
+        lost = processes.from_first(lambda: workdirs.lacks(place, remembered["history"])) if has_results else []
+        if step == total and lost:
+            _each(tell, f"restored step {step}: finished, but missing or damaged and made again: {', '.join(lost)}")
+        elif step == total and has_results:
             _each(tell, f"restored step {step}: finished", *(f"noted: {line}" for line in noted))
             if shared is None and processes.is_first() and not is_whole(place):
                 _report(home)

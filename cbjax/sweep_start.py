@@ -1,6 +1,7 @@
 """What a sweep does before its first run: all that can be refused is, then it writes down what it is."""
 
 import contextlib
+import json
 import pathlib
 import re
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from cbjax.data import Source
 from cbjax.sweep_file import PlannedRun, table_as_json
 from cbjax.variants import Sweep
 from cbjax.workdir import WorkdirError
-from cbjax.writers import only_writer
+from cbjax.writers import only_writer, replace
 
 FAILED = "failed.json"
 
@@ -130,4 +131,5 @@ def _write_description(
         files = list(
             dict.fromkeys([*files, str(results.absolute().relative_to(place) if inside else results.absolute())])
         )
-        workdirs.write_json(path, {**description, "files": files})
+        # Without a checksum: the parts of a sweep share it, and each command writes it anew.
+        replace(path, (json.dumps({**description, "files": files}, indent=2) + "\n").encode())

@@ -16,11 +16,16 @@ from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from cbjax import config as configs
-from cbjax import environment
+from cbjax import environment, records
 from cbjax.config import ConfigError
 from cbjax.data import DataError, Dataset, Encoded
+from cbjax.logs import is_log_of
+from cbjax.records import RecordError
 from cbjax.storage import with_absolute_paths
-from cbjax.writers import plain, remove_remains, replace
+from cbjax.writers import remove_remains, replace
+
+# Of the facts of the data, those that a loaded run needs.
+FACTS = {"class_names": list, "sizes": dict, "image_shape": list, "image_dtype": str, "mean": list, "std": list}
 
 
 class WorkdirError(ValueError):
@@ -53,23 +58,23 @@ def lock(workdir: pathlib.Path) -> Iterator[None]:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes a JSON file whole or not at all; numbers that are not finite become null."""
-    replace(path, (json.dumps(plain(value), indent=2, allow_nan=False) + "\n").encode())
+    """Writes a JSON file, with its checksum, whole or not at all; numbers that are not finite become null."""
+    records.write(path, value)
 
 
-def read_json(path: pathlib.Path) -> Any:
-    """Reads a JSON file; raises WorkdirError, with its path, if it is missing or damaged."""
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """Reads a JSON object; raises WorkdirError, with its path, if it is missing, damaged, or not what was written."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise WorkdirError(f"{path} is missing or damaged: {error}") from error
+        return records.read(path)
+    except RecordError as error:
+        raise WorkdirError(str(error)) from error
 
 
 def read_config(workdir: pathlib.Path) -> ConfigDict:
     """Reads the config of the run in a work directory.
 
     Raises:
-      WorkdirError: if there is no run.
+      WorkdirError: if there is no run, or the file is damaged or was edited.
     """
     path = workdir / "config.json"
     if not path.exists():
@@ -77,14 +82,19 @@ def read_config(workdir: pathlib.Path) -> ConfigDict:
             f"{workdir} holds no run: there is no config.json; `cbjax train --config=… --workdir={workdir}` makes one"
         )
     try:
-        return configs.from_json(path.read_text())
+        return configs.from_json(json.dumps(read_json(path)))
     except ConfigError as error:
         raise WorkdirError(f"{path}: {error}") from error
 
 
 def read_facts(workdir: pathlib.Path) -> dict[str, Any]:
     """Reads what `describe_data` said of the data of the run in a work directory."""
-    return read_json(workdir / "data.json")
+    path = workdir / "data.json"
+    facts = read_json(path)
+    wrong = [key for key, kind in FACTS.items() if not isinstance(facts.get(key), kind)]
+    if wrong:
+        raise WorkdirError(f"{path} is damaged: {wrong[0]} is missing or of another kind; bring the former file back")
+    return facts
 
 
 def read_final_metrics(workdir: pathlib.Path) -> dict[str, float]:
@@ -92,15 +102,39 @@ def read_final_metrics(workdir: pathlib.Path) -> dict[str, float]:
     path = workdir / "results.json"
     if not path.exists():
         return {}
-    results = read_json(path)
+    try:
+        results = records.read(path)
+    except RecordError as error:
+        if not path.exists():  # removed just now, by a run that goes on
+            return {}
+        raise WorkdirError(f"{error}; `cbjax train` with the run's own command makes it again") from error
     final: dict[str, float] = {}
-    for name in ("last", "best"):
-        for split, values in (results[name] or {}).items():
-            if split in ("validation", "test"):
-                final |= {f"{split}/{name}/{key}": value for key, value in values.items()}
-            else:
-                final[f"{name}/{split}"] = values
+    try:
+        for name in ("last", "best"):
+            for split, values in (results[name] or {}).items():
+                if split in ("validation", "test"):
+                    final |= {f"{split}/{name}/{key}": value for key, value in values.items()}
+                else:
+                    final[f"{name}/{split}"] = values
+    except (KeyError, AttributeError) as error:
+        raise WorkdirError(f"{path} is damaged: it lacks the last and the best figures") from error
     return final
+
+
+def lacks(workdir: pathlib.Path, history: Mapping[str, list[dict[str, Any]]]) -> list[str]:
+    """Returns the names of the files of a finished run that are missing, damaged or not those of its history."""
+    lost = [
+        name
+        for name in ("config.json", "data.json", "environment.json", "results.json")
+        if not records.is_sound(workdir / name)
+    ]
+    for name in ("indices.npz", "parameters.txt"):
+        with contextlib.suppress(OSError):
+            if (workdir / name).stat().st_size:
+                continue
+        lost.append(name)
+    lost += [f"{name}.jsonl" for name, rows in history.items() if not is_log_of(workdir / f"{name}.jsonl", rows)]
+    return lost
 
 
 def check_resume(workdir: pathlib.Path, config: ConfigDict, extend: bool = False) -> list[str]:
@@ -113,6 +147,10 @@ def check_resume(workdir: pathlib.Path, config: ConfigDict, extend: bool = False
         return []
     try:
         return configs.check_resume(read_config(workdir), config, extend)
+    except WorkdirError:
+        if records.was_written(workdir / "config.json", json.loads(configs.to_json(config))):
+            return []  # damaged, and this is what it said
+        raise
     except ConfigError as error:
         raise ConfigError(f"{workdir}: {error}") from error
 
@@ -130,7 +168,12 @@ def check_same_data(workdir: pathlib.Path, facts: Mapping[str, Any], on_bad_imag
     """
     if not (workdir / "config.json").exists():
         return
-    former = read_facts(workdir)
+    try:
+        former = read_facts(workdir)
+    except WorkdirError:
+        if records.was_written(workdir / "data.json", facts):
+            return  # damaged, and this is what it said
+        raise
     if former["sha256"] != facts["sha256"]:
         raise DataError(
             f"the data are not those that the run in {workdir} was started with: an image, a label or a split differs; "
@@ -157,7 +200,7 @@ def is_finished(workdir: pathlib.Path, config: ConfigDict) -> bool:
     """
     config = with_absolute_paths(config)
     check_resume(workdir, config)
-    if not (workdir / "results.json").exists():
+    if not all(records.is_sound(workdir / name) for name in ("results.json", "config.json", "environment.json")):
         return False
     return not set(configs.difference(read_config(workdir), config)[0]) & set(configs.SOURCE_KEYS)
 

@@ -18,6 +18,7 @@ from cbjax import config as configs
 from cbjax import losses, restore
 from cbjax.config import ConfigError
 from cbjax.data import DataError
+from cbjax.memory import timeless
 from cbjax.restore import evaluate
 from cbjax.storage import with_absolute_paths
 from cbjax.types import NonFiniteLoss
@@ -418,6 +419,66 @@ def test_a_run_is_read_from_another_folder(tmp_path, monkeypatch):
     assert (kept["file"], kept["data_dir"]) == (str(tmp_path / "own.npz"), str(tmp_path / "sets"))
     found = evaluate(tmp_path / "run")
     assert found == {name: done.metrics[f"test/last/{name}"] for name in found}
+
+
+def change(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def test_a_changed_file_never_changes_a_figure_in_silence(finished, tmp_path):
+    _, workdir, _ = finished
+    for name, old, new in (
+        ("data.json", '"std": [\n    ', '"std": [\n    1'),
+        ("config.json", '"seed": 0', '"seed": 1'),
+        ("results.json", '"accuracy": 0.', '"accuracy": 1.'),
+    ):
+        place = tmp_path / name
+        shutil.copytree(workdir, place)
+        change(place / name, old, new)
+        with pytest.raises(WorkdirError, match=rf"{name} is not as cbjax wrote it: it was edited or damaged"):
+            cbjax.load(place)
+        if name != "results.json":
+            with pytest.raises(WorkdirError, match=rf"{name} is not as cbjax wrote it"):
+                evaluate(place)
+
+
+def test_a_finished_run_makes_again_what_was_lost(finished, tmp_path, capsys):
+    done, workdir, _ = finished
+    place = tmp_path / "run"
+    shutil.copytree(workdir, place)
+    change(place / "data.json", '"std": [\n    ', '"std": [\n    1')
+    change(place / "config.json", '"seed": 0', '"seed": 1')
+    change(place / "metrics.jsonl", '"train/loss": ', '"train/loss": 1')
+    for name in ("per_class.jsonl", "indices.npz", "report.md"):
+        (place / name).unlink()
+    for name in ("results.json", "parameters.txt", "classes.png"):
+        (place / name).write_text("")
+    again = cbjax.train(digits("weights.name=difficulty"), place)
+    said = capsys.readouterr().out
+    for name in ("data.json", "config.json", "metrics.jsonl", "per_class.jsonl", "indices.npz", "results.json"):
+        assert name in said
+    assert again.metrics == done.metrics == cbjax.load(place).metrics
+    assert (place / "parameters.txt").stat().st_size > 100
+    for name in ("data.json", "config.json", "indices.npz", "classes.png"):
+        assert (place / name).read_bytes() == (workdir / name).read_bytes()
+    for name in ("metrics", "per_class", "class_weights"):
+        rows = [[timeless(row) for row in read_rows(one / f"{name}.jsonl")] for one in (place, workdir)]
+        assert rows[0] == rows[1]
+    (place / "report.md").write_text("")
+    cbjax.train(digits("weights.name=difficulty"), place)
+    assert "made again" not in capsys.readouterr().out and (place / "report.md").stat().st_size > 1000
+
+
+def test_an_extended_run_never_stands_beside_its_old_report(finished, tmp_path):
+    _, workdir, _ = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    longer = digits("weights.name=difficulty", "num_epochs=4")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cbjax.run.report", lambda *args: 1 / 0)  # whatever keeps the report from being written
+        cbjax.train(longer, tmp_path / "run", extend=True)
+    assert (tmp_path / "run" / "results.json").exists() and not (tmp_path / "run" / "report.md").exists()
 
 
 def test_records_are_immutable(finished):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cbjax import groups
+from cbjax import groups, records
 from cbjax.config import HOW_KEYS
 from cbjax.writers import read_rows
 
@@ -170,16 +170,16 @@ def read_run(path: pathlib.Path) -> RunRecord:
     Raises:
       OSError, ValueError: if it lacks a file that every run begins with, or a file is damaged.
     """
-    data = read_json(path / "data.json")
+    data = _read_checked(path / "data.json")
     if not data.get("class_names") or len(data["class_names"]) != len(data.get("counts", ())):
         raise ValueError(f"{path / 'data.json'} needs class_names and as many counts")
-    results = read_json(path / "results.json") if (path / "results.json").exists() else None
+    results = _read_checked(path / "results.json") if (path / "results.json").exists() else None
     environment = path / "environment.json"
     return RunRecord(
         path=path,
-        settings=flatten(read_json(path / "config.json")),
+        settings=flatten(_read_checked(path / "config.json")),
         data=data,
-        environment=read_json(environment) if environment.exists() else {},
+        environment=_read_checked(environment) if environment.exists() else {},
         rows=_rows(path / "metrics.jsonl"),
         weights=_rows(path / "class_weights.jsonl"),
         results=results if results and results.get("finished") else None,
@@ -249,6 +249,12 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
         raise ValueError(f"{path.name} is no JSON: {error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path.name} must hold a JSON object; got {type(value).__name__}")
+    return value
+
+
+def _read_checked(path: pathlib.Path) -> dict[str, Any]:
+    value = read_json(path)
+    records.check(path)
     return value
 
 
