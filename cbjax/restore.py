@@ -14,7 +14,7 @@ import numpy as np
 from cbjax import build, components, config_test_time, data, environment, inputs, processes, programs, sharding, startup
 from cbjax import workdir as workdirs
 from cbjax.bad_images import BadImages
-from cbjax.checkpoint import Checkpoints
+from cbjax.checkpoint import CheckpointError, Checkpoints
 from cbjax.config import ConfigError
 from cbjax.data import DataError, augment, labelled
 from cbjax.data.records import quote
@@ -228,5 +228,12 @@ def _restore(home, config, facts, mesh, checkpoint):
                 raise WorkdirError(
                     f"{home.root}: nothing was held out for validation, so no checkpoint is the best; use the last"
                 )
-            return checkpoints.restore_step(like, best["step"])
+            try:
+                return checkpoints.restore_step(like, best["step"])
+            except CheckpointError:
+                # Beside a run that trains, a better one may just have taken its place.
+                newer = checkpoints.restore(like)
+                if newer is None or newer[2]["best"] == best:
+                    raise
+                return checkpoints.restore_step(like, newer[2]["best"]["step"])
     return restored[1:]

@@ -4,6 +4,7 @@ Objects cannot be appended to or renamed at once, so logs, results and reports a
 run also reads, and each file that changed is sent whole.
 """
 
+import contextlib
 import os
 import pathlib
 import tempfile
@@ -125,7 +126,8 @@ class Place:
         self.files.mkdir(parents=True)
         for path in self.root.iterdir() if self.root.is_dir() else ():
             if path.name and path.name not in CHECKPOINTS and path.is_file():
-                (self.files / path.name).write_bytes(path.read_bytes())
+                with contextlib.suppress(FileNotFoundError):  # removed just now, by a run that goes on
+                    (self.files / path.name).write_bytes(path.read_bytes())
         self._sent = self._state()
 
     def send(self) -> None:
