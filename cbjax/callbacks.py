@@ -122,7 +122,7 @@ def warn_of_swing(smoothing: float, tell: Callable[[str], None]) -> Callback:
     def callback(run: Run) -> Run:
         rows = [*run.memory["history"]["metrics"][-swings.EPOCHS :], {"epoch": run.memory["epoch"], **run.metrics}]
         if not _swing(rows[:-1]) and (swing := _swing(rows[1:])) and not _swing(run.memory["history"]["metrics"]):
-            tell(swings.describe(swing, smoothing))
+            tell(swings.describe(swing, smoothing, len(run.class_names)))
         return run
 
     return callback

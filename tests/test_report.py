@@ -459,10 +459,10 @@ def test_a_run_whose_class_weights_swing_says_so(tmp_path):
     writers.rewrite(tmp_path / "seed_1" / "class_weights.jsonl", swinging)
     page = report([tmp_path], tmp_path).read_text()
     (line,) = [line for line in page.splitlines() if "swing" in line]
-    assert "(1 of 2 runs; most in seed 1): the class weights swing: from epoch 5 to 9 90 % of the whole weight" in line
+    assert "(1 of 2 runs; most in seed 1): the class weights swing: from epoch 5 to 9, 90 % of the whole weight" in line
     assert "set difficulty.smoothing=0.8" in line
     alone = report([tmp_path / "seed_1"], tmp_path / "seed_1").read_text()
-    assert "the class weights swing: from epoch 5 to 9 90 % of the whole weight changed classes each epoch" in alone
+    assert "the class weights swing: from epoch 5 to 9, 90 % of the whole weight changed classes each epoch" in alone
     assert {"class_weights.png", "class_accuracies.png"} <= set(pictures(alone))
 
 

@@ -21,8 +21,8 @@ def test_a_swing_is_the_stretch_that_moves_most():
     [
         [],
         [0.9, 0.9, 0.9, 0.9],  # too few epochs to say
-        [0.2] * 100,
-        [0.0] * 20 + [0.95] + [0.0] * 20,  # deferred weights begin
+        [0.25] * 100,
+        [0.0] * 20 + [0.99] + [0.0] * 20,  # deferred weights begin
         [0.03, 0.05] * 50,
     ],
 )
@@ -32,9 +32,15 @@ def test_steady_weights_and_a_single_jump_are_none(moved):
 
 def test_what_to_do_depends_on_what_was_tried():
     swing = swings.Swing(3, 7, 0.456)
-    assert swings.describe(swing, 0.0).startswith("the class weights swing: from epoch 3 to 7 46 % of the whole weight")
-    assert "set difficulty.smoothing=0.8," in swings.describe(swing, 0.5)
-    assert "set difficulty.tau=1, or difficulty.smoothing=0.95," in swings.describe(swing, 0.8)
+    assert swings.describe(swing, 0.0, 3).startswith(
+        "the class weights swing: from epoch 3 to 7, 46 % of the whole weight"
+    )
+    assert "set difficulty.smoothing=0.8," in swings.describe(swing, 0.5, 10)
+    assert "set difficulty.tau=1, or difficulty.smoothing=0.95," in swings.describe(swing, 0.8, 2)
+
+
+def test_two_classes_are_only_advised_to_compare():
+    assert "compare with difficulty.smoothing=0.8," in swings.describe(swings.Swing(3, 7, 0.9), 0.0, 2)
 
 
 def told(weights, smoothing=0.0):
@@ -63,7 +69,7 @@ def test_a_run_says_so_once_and_as_soon_as_it_is_seen():
     back_and_forth = [[1, 1], [1.5, 0.5], [0.5, 1.5]] + [[1.5, 0.5], [0.5, 1.5]] * 3 + [[1, 1]] * 10
     (line,) = told([*back_and_forth, *back_and_forth])
     assert line.startswith(
-        "6: the class weights swing: from epoch 2 to 6 45 % of the whole weight changed classes each"
+        "6: the class weights swing: from epoch 2 to 6, 45 % of the whole weight changed classes each"
     )
     assert told(np.ones((30, 2))) == []
     assert told([[1, 1], *[[1.9, 0.1]] * 20]) == []

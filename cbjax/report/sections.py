@@ -87,7 +87,7 @@ def _swing_line(label: str, members: Sequence[RunRecord]) -> str | None:
     if not found:
         return None
     swing, run = max(found, key=lambda one: one[0].moved)
-    said = swings.describe(swing, run.settings.get("difficulty.smoothing") or 0.0)
+    said = swings.describe(swing, run.settings.get("difficulty.smoothing") or 0.0, len(run.class_names))
     many = f" ({len(found)} of {len(members)} runs; most in seed {run.seeds[0]})" if len(members) > 1 else ""
     return f"**{escape(label)}**{many}: {escape(said)}."
 
