@@ -21,7 +21,7 @@ from cbjax.output import say
 # By default XLA sends convolutions on CPU to a library whose filter gradient is half as fast as its own; reductions and
 # element-wise operations stay with that library. An unknown flag kills the process, hence the list of versions.
 CPU_FLAG = "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_ELTWISE"
-CPU_FLAG_TESTED_WITH = ("0.10.2",)
+CPU_FLAG_TESTED_WITH = ("0.10.2", "0.12.0.1")
 DETERMINISTIC_FLAGS = ("--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0")
 COUNT_FLAG = r"--xla_force_host_platform_device_count=\d{1,4}"
 OPEN_FILES = 1024  # what a run with workers and checkpoints may need
