@@ -8,15 +8,16 @@ from cbjax.report.read import Method
 from cbjax.report.table import COLUMNS, NOTHING, markdown_table
 from cbjax.text import escape
 
-COMPARED = ("balanced_accuracy", "few_accuracy")
+RAREST = ("few_accuracy", "medium_accuracy")  # the first of them that the runs have
 COMPARABLE = 6  # of more methods each is compared with the first alone
 
 
 def section(methods: Sequence[Method]) -> list[str]:
-    """Returns a table of paired differences for each of the figures COMPARED; nothing where no two methods share two
-    seeds."""
+    """Returns tables of paired differences, of balanced accuracy and of the rarest group of classes; nothing where no
+    two methods share two seeds."""
     tables = []
-    for key in COMPARED:
+    known = {key for method in methods for run in method.runs for key in run.test_metrics("last")}
+    for key in ("balanced_accuracy", *[key for key in RAREST if key in known][:1]):
         figures = [_by_seed(method, key) for method in methods]
         others = range(len(methods) if len(methods) <= COMPARABLE else 1)
         rows = [
