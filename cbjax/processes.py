@@ -18,7 +18,8 @@ import numpy as np
 from jax._src import distributed  # holds the store that `watch` needs, as in JAX's own multihost_utils
 from jax.experimental import multihost_utils
 
-from cbjax import watch
+from cbjax import lobby, watch
+from cbjax.output import say
 
 # JAX's own is 100 s. A process that is gone for so long is lost, and the others end.
 HEARTBEAT_SECONDS = 30
@@ -54,12 +55,22 @@ def start(coordinator: str | None = None, count: int | None = None, index: int |
     """
     # It would take SIGTERM for itself; the loop saves on it by its own agreement.
     jax.config.update("jax_enable_preemption_service", False)
+    if coordinator and count is not None and index is not None:
+        try:
+            lobby.gather(coordinator, count, index, MEETING_SECONDS, _tell_waiting)
+        except lobby.LobbyError as error:
+            status = watch.LOST if isinstance(error, lobby.MissingError) else watch.FAILED
+            raise ProcessError(str(error), status) from error
     where = f"at {coordinator}" if coordinator else "as the machine's environment says"
     witness = watch.Witness()
-    witness.remember(
-        f"cbjax: the processes did not meet {where} in {MEETING_SECONDS} s: start all of them, each with the same "
-        "number of processes, and let each reach the first one's host and port"
+    witness.remember(f"cbjax: the processes did not meet {where} in {MEETING_SECONDS} s: {lobby.WHAT_TO_DO}")
+    waiting = threading.Timer(
+        lobby.FIRST_NOTE_SECONDS,
+        _tell_waiting,
+        [f"waiting for the other processes {where}, {MEETING_SECONDS} s at most"],
     )
+    waiting.daemon = True
+    waiting.start()
     try:
         jax.distributed.initialize(
             coordinator,
@@ -73,10 +84,15 @@ def start(coordinator: str | None = None, count: int | None = None, index: int |
         )
     except (RuntimeError, ValueError) as error:
         raise ProcessError(f"the processes did not meet {where}: {error}") from error
+    finally:
+        waiting.cancel()
     state = distributed.global_state
     global _watch
     _watch = watch.Watch(state.client, state.process_id, state.num_processes, witness)
-    _check_counts(state.client, state.process_id, state.num_processes)
+
+
+def _tell_waiting(line: str) -> None:
+    say(f"cbjax: {line}", error=True)
 
 
 def together(function: Callable[P, T]) -> Callable[P, T]:
@@ -176,18 +192,6 @@ def _shortened(value: str) -> str:
 
 def _listed(indices: list[int]) -> str:
     return ", ".join(map(str, indices[:4])) + (", …" if len(indices) > 4 else "")
-
-
-def _check_counts(client: Any, index: int, count: int) -> None:
-    """Raises ProcessError where this process was told of another number of processes than the first one."""
-    if index == 0:
-        client.key_value_set("cbjax/count", str(count))
-    first = int(client.blocking_key_value_get("cbjax/count", 1000 * HEARTBEAT_SECONDS))
-    if first != count:
-        error = f"process 0 was started as one of {first} processes, process {index} as one of {count}"
-        assert _watch is not None
-        _watch.tell(f"cbjax: {error}", watch.FAILED)
-        raise ProcessError(error)
 
 
 def _is_broken_connection(error: BaseException | None) -> bool:

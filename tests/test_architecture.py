@@ -62,6 +62,7 @@ BESIDE = {
     "startup": {"config", "host", "output"},
     "storage": {"literal_path"},
     "tpu": set(),
+    "lobby": set(),
     "watch": {"output", "text"},
     "roofline": {"tpu"},
     "compile": {"config", "roofline", "tpu"},
