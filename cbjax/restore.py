@@ -118,6 +118,7 @@ def examine(
     batch_size = config.evaluation.batch_size or config.batch_size
     mesh = sharding.make_mesh(max(count for count in range(1, most + 1) if batch_size % count == 0))
     examples: data.Split | None
+    notes: list[str] = []
     if new is not None:
         chosen = bool(config.data.classes)
         fit = inputs.fit_given(config, facts)
@@ -128,7 +129,8 @@ def examine(
             raise DataError(f"{given.place}: labels must be {'multi-hot' if facts['multi_label'] else 'one an image'}")
         examples, names, where = given.split, given.names, given.place
         evaluate_split = _new_evaluate(config, examples, facts, mesh)
-        changes += [_about_new(given, facts), *(str(warning.message) for warning in caught)]
+        changes.append(_about_new(given, facts))
+        notes = [*given.notes, *(str(warning.message) for warning in caught)]
     else:
         dataset = dataset or data.of_config(config)
         workdirs.check_same_data(place, workdirs.describe_data(dataset), config.data.on_bad_image)
@@ -137,8 +139,8 @@ def examine(
         parts = build.build(config, dataset, mesh, BadImages(None).add)
         evaluate_split = parts.evaluate(split)
     state, remembered = _restore(home, config, facts, mesh, checkpoint)
-    for line in changes if processes.is_first() else ():
-        say(f"evaluated with {line}")
+    for line in [*(f"evaluated with {change}" for change in changes), *notes] if processes.is_first() else ():
+        say(line)
     model = components.build_model(config, len(facts["class_names"]))
     run = with_predict(Run(config, model, state, {}, tuple(facts["class_names"]), memory=remembered), facts)
     assert examples is not None, "its size is above 0"
@@ -148,7 +150,7 @@ def examine(
         "step": remembered["step"],
         "split": split,
     }
-    about |= {"data": where, "images": len(examples), "changes": changes}
+    about |= {"data": where, "images": len(examples), "changes": changes, "notes": notes}
     return Examined(run, evaluate_split(state), examples, names, np.asarray(facts["counts"]), about)
 
 

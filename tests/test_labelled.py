@@ -89,12 +89,35 @@ def test_arrays_have_names_numbers_or_columns(tmp_path, arrays, names, expected)
         ({"labels": [0, 1]}, r"numbers '0', '1', and the run's classes have names.*add class_names"),
         ({"labels": [0, 2], "class_names": ["bee", "cat"]}, "labels must be 0 to 1; got 0 to 2"),
         ({"labels": ["bee"]}, "2 images and 1 labels"),
+        ({"images": 5, "labels": ["bee"]}, "0 images and 1 labels"),
         ({"train_labels": ["bee", "bee"]}, r"there is no 'labels' among its keys.*test_images and test_labels"),
     ],
 )
 def test_labels_that_are_not_the_runs_are_refused(tmp_path, arrays, message):
     with pytest.raises(DataError, match=message):
-        labelled.read("arrays", save(tmp_path, images=images(2), **arrays), "test", NAMES, ARRAYS)
+        labelled.read("arrays", save(tmp_path, **{"images": images(2), **arrays}), "test", NAMES, ARRAYS)
+
+
+def test_each_image_counts_once_and_what_is_left_out_is_said(tmp_path):
+    rows = write_tree(tmp_path, {"here": (1, 1, 1)})["here"]
+    (tmp_path / "here" / "ant" / "notes.txt").write_text("no image")
+    found = labelled.read("folder", {"root": tmp_path / "here"}, "test", NAMES, FILES)
+    assert found.notes == ("left out 1 file, no image by its content, such as 'notes.txt'; by class: 'ant' 1",)
+    path, label = rows[0]
+    again = write_csv(tmp_path / "new.csv", [*rows, (f"./{path}", label)])
+    for fit in (FILES, ARRAYS):
+        found = labelled.read("csv", {"test_list": again}, "test", NAMES, fit)
+        assert len(found.split) == len(found.names) == len(found.split.labels) == 3
+        assert "rows of images that are listed before do not count, 1 of them" in found.notes[0]
+    other = write_csv(tmp_path / "new.csv", [*rows, (path, rows[-1][1])])
+    with pytest.raises(DataError, match="each image must have one label, and 1 of test come again with another"):
+        labelled.read("csv", {"test_list": other}, "test", NAMES, FILES)
+    (tmp_path / "here" / "ant" / "0.jpg").unlink()
+    for name in ("bee", "cat", "dog"):
+        for image in (tmp_path / "here" / name).glob("*.jpg"):
+            image.unlink()
+    with pytest.raises(DataError, match=r"no image in a folder for each class; left out 1 file, no image"):
+        labelled.read("folder", {"root": tmp_path / "here"}, "test", NAMES, FILES)
 
 
 def test_folders_that_are_not_the_runs_are_refused(tmp_path):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cbjax.data import arrays, files, lists
+from cbjax.data import arrays, files, listing, lists, overlaps
 from cbjax.data.given import Fit
 from cbjax.data.records import DataError, Encoded, Split, quote
 
@@ -21,11 +21,13 @@ class Labelled(NamedTuple):
       split: images in the size of the network's input, or `Encoded`.
       names: [N] what to call each image: its file, or its place in the array.
       place: what they were read from.
+      notes: lines on what was left out.
     """
 
     split: Split
     names: Sequence[str]
     place: str
+    notes: Sequence[str] = ()
 
 
 def read(
@@ -42,21 +44,23 @@ def read(
       chosen: whether the run has some classes of its data only, so that a number does not say which.
 
     Raises:
-      DataError: if the data are missing or damaged, or a class is not one of the run's.
+      DataError: if the data are missing or damaged, a class is not one of the run's, or an image has two labels.
     """
     if kind == "arrays":
         return _arrays(places["file"], split, class_names, fit)
     if kind == "folder":
         root = files.as_path(places["root"])
-        paths, labels = _tree(root, split, class_names)
-        return _files(root, paths, labels, f"{root}", fit)
+        paths, labels, notes = _tree(root, split, class_names)
+        return _files(root, paths, labels, split, class_names, f"{root}", fit, notes)
     file = files.as_path(places[f"{split}_list"])
     root = files.as_path(places["root"]) if places.get("root") else file.parent
     if kind == "csv":
         paths, found = lists._read_csv(file)
-        return _files(root, paths, _places(found, class_names, f"{file}"), f"{file}", fit)
-    paths, numbers = lists._read_list(file)
-    return _files(root, paths, _numbered(file, paths, numbers, class_names, chosen), f"{file}", fit)
+        labels = _places(found, class_names, f"{file}")
+    else:
+        paths, numbers = lists._read_list(file)
+        labels = _numbered(file, paths, numbers, class_names, chosen)
+    return _files(root, paths, labels, split, class_names, f"{file}", fit)
 
 
 def _places(names, class_names, where):
@@ -91,7 +95,8 @@ def _numbered(file, paths, numbers, class_names, chosen):
 
 
 def _tree(root, split, class_names):
-    """Returns the paths of a tree's images, relative to its root, and their labels."""
+    """Returns the paths of a tree's images, relative to its root, their labels, and notes on files left out."""
+    files.require_reach(root)
     if not root.is_dir():
         raise DataError(f"data.root: there is no folder {root}")
     wanted = files._VALIDATION_FOLDERS if split == "validation" else ("test", "testing")
@@ -102,15 +107,17 @@ def _tree(root, split, class_names):
             f"data.root: {root} has {quote(sorted(others))} and no folder {wanted[0]}: give one of these as data.root"
         )
     found = files._classes(root, below[0] if below else "")
+    notes = listing.describe({name: one.left_out for name, one in found.items()})
     found = {name: one.paths for name, one in found.items() if one.paths}
     labels = _places(sorted(found), class_names, f"{root}")
     paths = [path for name in sorted(found) for path in found[name]]
     if not paths:
-        raise DataError(f"data.root: {root} has no image in a folder for each class")
-    return paths, np.repeat(labels, [len(found[name]) for name in sorted(found)])
+        why = "".join(f"; {line}" for line in notes)
+        raise DataError(f"data.root: {root} has no image in a folder for each class{why}")
+    return paths, np.repeat(labels, [len(found[name]) for name in sorted(found)]), notes
 
 
-def _files(root, paths, labels, place, fit: Fit) -> Labelled:
+def _files(root, paths, labels, split, class_names, place, fit: Fit, notes=()) -> Labelled:
     store = files.Files(root, paths)
     if not store.are_there():
         raise DataError(
@@ -118,10 +125,13 @@ def _files(root, paths, labels, place, fit: Fit) -> Labelled:
             "are relative to"
         )
     names = [store.name(position) for position in range(len(labels))]
+    repeated, found = overlaps.judge(lists.pairs(names), names, {split: labels}, class_names, place)
+    kept = np.setdiff1d(np.arange(len(labels)), repeated[split])
+    names, labels, notes = [names[position] for position in kept], labels[kept], (*notes, *found)
     if fit.transform is not None:
-        return Labelled(Split(Encoded(store, np.arange(len(labels)), fit.shape[0]), labels), names, place)
+        return Labelled(Split(Encoded(store, kept, fit.shape[0]), labels), names, place, notes)
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        return Labelled(Split(np.stack(list(pool.map(fit.file, names))), labels), names, place)
+        return Labelled(Split(np.stack(list(pool.map(fit.file, names))), labels), names, place, notes)
 
 
 def _arrays(file, split, class_names, fit: Fit) -> Labelled:
@@ -134,8 +144,9 @@ def _arrays(file, split, class_names, fit: Fit) -> Labelled:
             f"labels, or {split}_images and {split}_labels"
         )
     images, labels = found[f"{prefix}images"], found[f"{prefix}labels"]
-    if np.ndim(labels) == 0 or len(images) != len(labels) or not len(images):
-        raise DataError(f"{file}: there are {len(images)} images and {np.size(labels)} labels: each image needs one")
+    count = len(images) if images.ndim else 0
+    if labels.ndim == 0 or count != len(labels) or not count:
+        raise DataError(f"{file}: there are {count} images and {np.size(labels)} labels: each image needs one")
     try:
         pixels = np.stack(list(fit.all(images)))
         labels = _array_labels(labels, found.get("class_names"), class_names, split, file)

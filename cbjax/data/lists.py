@@ -7,7 +7,7 @@ import io
 import itertools
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -68,7 +68,7 @@ def load_csv(lists: Mapping[str, str | None], root: str | os.PathLike | None, im
     files = _given(lists, "csv")
     rows = {split: _read_csv(file) for split, file in files.items()}
     names = set(rows["train"][1])
-    numeric = all(name.isdecimal() for name in names)
+    numeric = all(name.isdecimal() and len(name) < 100 for name in names)
     class_names = tuple(sorted(names, key=lambda name: (int(name), name)) if numeric else sorted(names))
     if len(class_names) < 2:
         raise DataError(f"{files['train']}: there must be at least 2 classes, got {quote(class_names)}")
@@ -127,7 +127,7 @@ def _source(files, rows, root, class_names, image_size, notes=()):
     paths = [_whole_path(texts[split], path) for split in rows for path in rows[split][0]]
     labels = {split: np.asarray(rows[split][1], np.int32) for split in rows}
     where = ", ".join(str(files[split]) for split in rows)
-    repeated, found = overlaps.judge(_pairs(paths), paths, labels, class_names, where)
+    repeated, found = overlaps.judge(pairs(paths), paths, labels, class_names, where)
     splits: dict[str, Split] = {}
     for split, store in stores.items():
         whole = make_split(store, labels[split], image_size)
@@ -136,12 +136,12 @@ def _source(files, rows, root, class_names, image_size, notes=()):
     return Source(splits["train"], splits.get("validation"), splits.get("test"), class_names, (*notes, *found))
 
 
-def _pairs(paths) -> overlaps.Pairs:
+def pairs(paths: Sequence[str]) -> overlaps.Pairs:
     """Returns the pairs of rows that are one image: equal paths, and in short lists other paths to one file."""
-    pairs = set(overlaps.of_paths(paths))
+    found = set(overlaps.of_paths(paths))
     if len(paths) <= _LOOKED_AT and not any(map(is_remote, paths)):
-        pairs.update(listing.same_files(paths, listing.inodes_of(paths)))
-    return sorted(pairs)
+        found.update(listing.same_files(paths, listing.inodes_of(paths)))
+    return sorted(found)
 
 
 def _whole_path(folder, path):
@@ -161,9 +161,10 @@ def _read_list(file) -> Rows:
         if len(parts) < 2 or not (parts[1].isascii() and parts[1].isdigit()):
             raise DataError(f"{file}, line {number}: must be a path and a whole number, got {line.strip()[:80]!r}")
         paths.append(_checked(file, number, parts[0].strip()))
+        # Python refuses to read some thousands of digits.
+        if len(parts[1].lstrip("0")) > 10 or int(parts[1]) >= 2**31:
+            raise DataError(f"{file}, line {number}: label {parts[1][:20]} is out of range: labels are 0 to C - 1")
         labels.append(int(parts[1]))
-        if labels[-1] >= 2**31:
-            raise DataError(f"{file}, line {number}: label {labels[-1]} is out of range")
     return _not_empty(file, paths, labels)
 
 
@@ -179,7 +180,10 @@ def _read_rows(file, reader) -> Rows:
     paths, labels = [], []
     header = [name.strip().lower() for name in next(reader, [])]
     if "path" not in header or "label" not in header:
-        raise DataError(f"{file}, line 1: must be a header with path and label, got {','.join(header)[:80]!r}")
+        line = ",".join(header)
+        other = next((f"{sign!r}" for sign in ";\t|" if sign in line), None)
+        hint = f"; commas must separate the columns, not {other}: save it as CSV with commas" if other else ""
+        raise DataError(f"{file}, line 1: must be a header with path and label, got {line[:80]!r}{hint}")
     for name in ("path", "label"):
         if header.count(name) > 1:
             raise DataError(

@@ -7,6 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
+from cbjax.text import one_line
+
 
 class DataError(ValueError):
     """The data, or what was asked of them, does not fit; the message says the rule, what came and what to do.
@@ -129,7 +131,7 @@ class Source:
 
 def quote(names: Iterable[object], limit: int = 20) -> str:
     """Joins names for a message, the first `limit` of them in full."""
-    quoted = [f"'{name}'" for name in names]
+    quoted = [f"'{one_line(name)}'" for name in names]
     rest = len(quoted) - limit
     return ", ".join(quoted) if rest <= 0 else f"{', '.join(quoted[:limit])} and {rest} more"
 
