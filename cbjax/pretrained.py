@@ -22,7 +22,7 @@ from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cbjax import host, npz
-from cbjax.storage import is_remote, why_no_path
+from cbjax.storage import is_remote, why_no_path, why_out_of_reach
 
 LAYERS = {
     "stem": "conv1",
@@ -110,7 +110,7 @@ def read(path: str) -> dict[str, np.ndarray]:
 
 
 def _content(path):
-    if problem := why_no_path(path):
+    if problem := why_no_path(path) or why_out_of_reach(path):
         raise ValueError(f"{path} {problem}")
     file = epath.Path(path).expanduser()
     if file.suffix in PICKLES:

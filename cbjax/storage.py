@@ -7,7 +7,9 @@ run also reads, and each file that changed is sent whole.
 import contextlib
 import os
 import pathlib
+import socket
 import tempfile
+import urllib.request
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -22,8 +24,8 @@ PATHS = {
 CHECKPOINTS = ("checkpoints", "checksums", "damaged")
 # A run is known by its config and finished by its results, so these come when the rest is there.
 LAST = ("config.json", "results.json")
+_GOOGLE = "storage.googleapis.com"  # where gs:// is
 _NOT_IN_URLS = "?#%|"  # in a URL each of them means something else
-SCHEMES = ("gs", "s3", "az", "hf")  # that etils opens
 
 
 class PathError(ValueError):
@@ -41,6 +43,22 @@ def why_no_path(path: str) -> str:
     return ""
 
 
+def why_out_of_reach(path: str | os.PathLike) -> str:
+    """Says why a file in a bucket cannot be reached, where that is known at once; else empty.
+
+    Without a network gcsfs would ask six times within a minute, and print a traceback.
+    """
+    scheme = os.fspath(path).partition("://")[0]
+    # Set by who reaches buckets in another way than by the host's address.
+    if scheme != "gs" or os.environ.get("STORAGE_EMULATOR_HOST") or urllib.request.getproxies():
+        return ""
+    try:
+        socket.getaddrinfo(_GOOGLE, 443)
+    except OSError as error:
+        return f"this machine finds no {_GOOGLE}, {error.strerror}: connect it, or copy the files here"
+    return ""
+
+
 def is_remote(path: str | os.PathLike) -> bool:
     """Says whether a path is a URL such as gs://bucket/folder."""
     return "://" in os.fspath(path)
@@ -50,13 +68,19 @@ def as_path(path: str | os.PathLike) -> Any:
     """Returns an absolute `pathlib.Path`, its tilde resolved, or for a URL a `LiteralPath`.
 
     Raises:
-      PathError: if nothing opens URLs of its kind.
+      PathError: if nothing opens URLs of its kind, or it can be the path of no file.
     """
+    given = os.fspath(path)
+    if is_remote(path) and given.partition("://")[0] not in READABLE:
+        known = ", ".join(f"{scheme}://" for scheme in READABLE)
+        raise PathError(f"{given!r}: a URL must begin with one of {known}")
+    if problem := why_no_path(given):
+        raise PathError(f"{given!r} {problem}")
     if not is_remote(path):
-        return pathlib.Path(path).expanduser().absolute()
-    if os.fspath(path).partition("://")[0] not in SCHEMES:
-        known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
-        raise PathError(f"{os.fspath(path)!r}: a URL must begin with one of {known}")
+        try:
+            return pathlib.Path(path).expanduser().absolute()
+        except RuntimeError:
+            raise PathError(f"{given!r}: there is no home folder for its ~; write the whole path") from None
     from cbjax.literal_path import LiteralPath
 
     return LiteralPath(path)
@@ -82,7 +106,7 @@ def place_of(workdir: str | os.PathLike) -> Any:
             f"{shown}: checkpoints cannot be written to a {'URL' if is_remote(place) else 'folder'} with "
             f"{wrong[0]!a} in its name; choose another work directory"
         )
-    if (parts := pathlib.PurePath(name).parts) and parts[0] == "/" and parts[1:2] and parts[1] in SCHEMES:
+    if (parts := pathlib.PurePath(name).parts) and parts[0] == "/" and parts[1:2] and parts[1] in READABLE:
         raise PathError(f"{shown}: checkpoints cannot be written below /{parts[1]}, which stands for {parts[1]}://")
     return place
 

@@ -11,6 +11,7 @@ import unicodedata
 import numpy as np
 import pytest
 
+from cbjax import pretrained
 from cbjax.data import DataError, Encoded, prepare, sources
 from tests.photos import photo, write_csv, write_list, write_tree
 
@@ -153,6 +154,7 @@ BAD_TABLES = {
     "header only": ("path,label\n", "the list is empty"),
     "short": ("path,label\na.jpg,ant\na.jpg\n", r"line 3: must have a path and a label in 2 columns, got 'a.jpg'"),
     "no label": ("path,label\na.jpg,\n", r"line 2: must have a path and a label"),
+    "semicolons": ("path;label\na.jpg;ant\n", r"commas must separate the columns, not ';'"),
     "one class": ("path,label\na.jpg,ant\n", "there must be at least 2 classes, got 'ant'"),
 }
 
@@ -271,6 +273,37 @@ def test_a_label_of_nine_digits_is_refused_without_counting_up_to_it(tmp_path):
     path = write_list(tmp_path / "train.txt", [("a.jpg", 0), ("b.jpg", 2_000_000_000)])
     with pytest.raises(DataError, match="the largest is 2000000000, and without one: '1', '2'"):
         sources.load("list", train_list=str(path))
+
+
+def test_labels_of_thousands_of_digits_are_refused_or_names(tmp_path):
+    (tmp_path / "train.txt").write_text(f"a.jpg {'9' * 5000}\nb.jpg 0\n")
+    with pytest.raises(DataError, match="line 1: label 99999999999999999999 is out of range"):
+        sources.load("list", train_list=tmp_path / "train.txt")
+    (tmp_path / "train.csv").write_text(f"path,label\na.jpg,{'9' * 5000}\nb.jpg,0\n")
+    for name in "ab":
+        (tmp_path / f"{name}.jpg").write_bytes(photo(0, 0))
+    assert sources.load("csv", train_list=tmp_path / "train.csv").class_names == ("0", "9" * 5000)
+
+
+def test_a_bucket_is_not_waited_for_without_a_network(tmp_path, monkeypatch, in_time):
+    def no_address(*_):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_address)
+    for name in ("STORAGE_EMULATOR_HOST", "https_proxy", "http_proxy", "HTTPS_PROXY", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "a.jpg").write_bytes(photo(0, 0))
+    (tmp_path / "train.csv").write_text("path,label\na.jpg,0\ngs://bucket/b.jpg,1\n")  # the first one is here
+    for name, given in (
+        ("csv", {"train_list": tmp_path / "train.csv"}),
+        ("list", {"train_list": "gs://bucket/train.txt"}),
+        ("folder", {"root": "gs://bucket/images"}),
+        ("arrays", {"file": "gs://bucket/own.npz"}),
+    ):
+        with pytest.raises(DataError, match=r"gs://bucket/.* cannot be read: this machine finds no storage.googleapis"):
+            sources.load(name, **given)
+    with pytest.raises(ValueError, match=r"gs://bucket/w.npz this machine finds no storage.googleapis"):
+        pretrained.read("gs://bucket/w.npz")
 
 
 def test_a_quotation_mark_left_open_is_refused(tmp_path):

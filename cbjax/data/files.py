@@ -10,7 +10,7 @@ import numpy as np
 from cbjax.data import listing, overlaps
 from cbjax.data.image_kinds import AN_IMAGE
 from cbjax.data.records import DataError, Encoded, Source, Split, alike, check_names, quote
-from cbjax.storage import is_remote, why_no_path
+from cbjax.storage import is_remote, why_no_path, why_out_of_reach
 
 _VALIDATION_FOLDERS = ("validation", "val", "valid")
 _SPLIT_FOLDERS = ("train", "training", "test", "testing", *_VALIDATION_FOLDERS)
@@ -50,8 +50,9 @@ class Files:
         Raises:
           DataError: if they are in a bucket that cannot be reached.
         """
-        if is_remote(first := self.name(0)):  # one is asked for: a bucket out of reach takes a minute to say so
-            require_file(as_path(first), "an image of the list")
+        remote = next((path for path in map(self.name, range(len(self._paths))) if is_remote(path)), None)
+        if remote is not None:
+            require_file(as_path(remote), "an image of the list")
             return True
         return any(self._size(position) >= 0 for position in _spread(np.arange(len(self._paths)), 20))
 
@@ -80,6 +81,12 @@ def as_path(path: str | os.PathLike) -> Any:
     return epath.Path(path).expanduser()
 
 
+def require_reach(path: str | os.PathLike) -> None:
+    """Raises DataError if a path is in a bucket that this machine does not reach."""
+    if problem := why_out_of_reach(path):
+        raise DataError(f"{os.fspath(path)} cannot be read: {problem}")
+
+
 def read_whole(file: Any, what: str) -> bytes:
     """Returns the content of a regular file; nothing else is opened.
 
@@ -99,6 +106,7 @@ def read_whole(file: Any, what: str) -> bytes:
 
 def require_file(file: Any, what: str) -> None:
     """Raises DataError unless there is a regular file, or one in a bucket; arguments as `read_whole`."""
+    require_reach(file)
     try:
         # An epath's own `is_file` says yes to a pipe and to a device.
         if file.is_file() if is_remote(os.fspath(file)) else os.path.isfile(file):
@@ -131,6 +139,7 @@ def load_folder(root: str | os.PathLike | None, image_size: int) -> Source:
     if not root:
         raise DataError("data.name='folder' reads a tree with a folder for each class: set data.root to its root")
     place = as_path(root)
+    require_reach(place)
     if not place.is_dir():
         raise DataError(f"data.root: there is no folder {place}")
     present = set(_folders(place))
