@@ -71,6 +71,15 @@ def class_columns(found: Examined) -> dict[str, np.ndarray]:
     }
 
 
+def check_out(out: pathlib.Path) -> None:
+    """Raises ConfigError if files cannot go to a folder, or it is a work directory, which has files of these names."""
+    if (out / "config.json").exists():
+        raise ConfigError(f"--out must be another folder than a work directory; got {out}")
+    there = next(path for path in (out, *out.parents) if path.exists())
+    if not there.is_dir():
+        raise ConfigError(f"--out must be a folder, and {there} is a file, a pipe or a device; got {out}")
+
+
 def write(found: Examined, out: pathlib.Path, top: int) -> list[str]:
     """Writes classes.csv, confusion.csv, predictions.csv and evaluation.json into a folder, which is made.
 
@@ -83,10 +92,9 @@ def write(found: Examined, out: pathlib.Path, top: int) -> list[str]:
       The names of the files. There is no confusion.csv for multi-hot labels, or above 200 classes.
 
     Raises:
-      ConfigError: if the folder is a work directory, which has files of these names.
+      ConfigError: as `check_out`.
     """
-    if (out / "config.json").exists():
-        raise ConfigError(f"--out must be another folder than a work directory; got {out}")
+    check_out(out)
     names, labels, outputs = found.run.class_names, found.split.labels, found.evaluation.outputs
     out.mkdir(parents=True, exist_ok=True)
     files = {"classes.csv": class_tables.table(names, class_columns(found))}

@@ -19,7 +19,7 @@ from cbjax.data.given import Fit
 from cbjax.data.image_kinds import AN_IMAGE
 from cbjax.output import say
 from cbjax.restore import load
-from cbjax.storage import Place, is_remote
+from cbjax.storage import Place, is_remote, why_no_path
 from cbjax.text import csv_line
 from cbjax.types import NonFiniteLoss
 
@@ -65,14 +65,12 @@ def predict(
       NonFiniteLoss: if the network's outputs for an image are NaN.
       WorkdirError: if the directory holds no run or no such checkpoint.
     """
-    out = pathlib.Path(out).expanduser()
+    out = _checked_out(os.path.expanduser(out))
     given = [images] if isinstance(images, str | os.PathLike) else images
     for one in given:
         if is_remote(one):
             raise DataError(f"{os.fspath(one)}: only files of this machine are read here: copy the images first")
-    sources = [pathlib.Path(one).expanduser() for one in given]
-    if out.suffix not in FORMATS:
-        raise ConfigError(f"--out must end in {' or '.join(FORMATS)}; got {out}")
+    sources = [pathlib.Path(os.path.expanduser(one)) for one in given]
     for source in sources:
         if not source.exists():
             raise DataError(f"there is no file and no folder {source}")
@@ -105,6 +103,20 @@ def predict(
         file.close()
         os.replace(temporary, out)
     return count, len(skipped)
+
+
+def _checked_out(given: str) -> pathlib.Path:
+    """Returns the path of the file to write; refuses, before anything is predicted, what cannot be one."""
+    out = pathlib.Path(given)
+    if is_remote(given) or why_no_path(given):
+        raise ConfigError(f"--out must be a file of this machine; got {given!r}")
+    if out.suffix not in FORMATS:
+        raise ConfigError(f"--out must end in {' or '.join(FORMATS)}; got {out}")
+    if not out.parent.is_dir():
+        raise ConfigError(f"--out={out}: there is no folder {out.parent}: make it first")
+    if out.exists() and not out.is_file():
+        raise ConfigError(f"--out must be a file, and {out} is a folder, a pipe or a device")
+    return out
 
 
 def _predict(predict, names, pixels, source, tell):

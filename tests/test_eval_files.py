@@ -118,6 +118,8 @@ def test_photos_for_a_run_on_arrays(digits, tmp_path, capsys):
         (["--config.data.name=digits"], "data.name of new data must be one of arrays, folder, list, csv; got digits"),
         (["--config.data.name=csv"], "needs --config.data.test_list="),
         (["--out=FOLDER/run"], "--out must be another folder than a work directory"),
+        (["--out=FOLDER/own.npz"], "own.npz is a file, a pipe or a device"),
+        (["--out=FOLDER/own.npz/new"], "own.npz is a file, a pipe or a device"),
     ],
 )
 def test_what_is_not_new_data_is_one_message(digits, capsys, arguments, message):

@@ -118,6 +118,22 @@ def test_what_cannot_be_predicted_is_one_message_and_leaves_the_file(digits, tmp
     assert (tmp_path / out).read_text() == "former"
 
 
+def test_a_place_where_no_file_can_be_is_refused_before_predicting(digits, tmp_path, capsys):
+    _, workdir = digits
+    np.save(tmp_path / "own.npy", np.zeros((2, 8, 8), np.uint8))
+    os.mkfifo(tmp_path / "pipe.csv")
+    for out, message in (
+        (tmp_path / "none" / "out.csv", "none: make it first"),
+        (tmp_path / "pipe.csv", "is a folder, a pipe or a device"),
+        ("gs://bucket/out.csv", "must be a file of this machine"),
+        ("~nobody_here/out.csv", "there is no folder ~nobody_here"),
+        (tmp_path / "a\0.csv", "must be a file of this machine"),
+    ):
+        assert call(tmp_path / "own.npy", f"--workdir={workdir}", f"--out={out}") == 2
+        assert message in capsys.readouterr().err
+    assert (tmp_path / "pipe.csv").is_fifo()
+
+
 def read(path):
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
