@@ -1,5 +1,6 @@
 """Reads an .npz that anybody may have written: every array is checked by its header before memory is taken for it."""
 
+import collections
 import contextlib
 import io
 import math
@@ -15,6 +16,7 @@ _OBJECTS = (
     "holds an array of Python objects, which may run code when read: convert it before saving "
     "(strings: np.array(labels, dtype=str); images of one size: np.stack)"
 )
+_LONGEST_REASON = 200  # characters: a damaged header is quoted whole
 
 
 class NpzError(ValueError):
@@ -47,7 +49,7 @@ def read(stream: IO[bytes]) -> dict[str, np.ndarray]:
     with archive:
         members = archive.infolist()
         names = [member.filename.removesuffix(".npy") for member in members]
-        if twice := sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []:
+        if twice := [name for name, count in collections.Counter(names).items() if count > 1]:
             raise NpzError(f"holds {twice[0]!a} twice: write it again with numpy.savez")
         sizes = [_size(archive, member) for member in members]
         _require_memory(sum(sizes))
@@ -66,7 +68,7 @@ def read_npy(stream: IO[bytes]) -> np.ndarray:
     except NpzError:
         raise
     except Exception as error:  # numpy raises many kinds
-        raise NpzError(f"cannot be read as .npy ({error}): write it with numpy.save") from None
+        raise NpzError(f"cannot be read as .npy ({str(error)[:_LONGEST_REASON]}): write it with numpy.save") from None
 
 
 def _size(archive, member) -> int:
@@ -86,6 +88,8 @@ def _header_size(file, total) -> int:
     shape, _, dtype = read_header(file)
     if dtype.hasobject:
         raise NpzError(_OBJECTS)
+    if not dtype.itemsize:  # a file of a few bytes could have billions of them
+        raise ValueError(f"its numbers or strings, {dtype}, have no bytes")
     size, there = math.prod(shape) * dtype.itemsize, total - file.tell()
     if min(shape, default=0) < 0 or size != there:
         raise ValueError(f"it has {there} bytes where its header, {dtype} of shape {shape}, needs {size}")
@@ -113,7 +117,7 @@ def _naming(member) -> Iterator[None]:
     except NpzError as error:
         raise NpzError(f"{error}; it is the member {member.filename!a}") from None
     except Exception as error:  # zipfile, the decompressors and numpy each raise their own
+        reason = str(error)[:_LONGEST_REASON] or type(error).__name__
         raise NpzError(
-            f"cannot be read as .npz (its member {member.filename!a}: {error or type(error).__name__}): write it "
-            "again with numpy.savez"
+            f"cannot be read as .npz (its member {member.filename!a}: {reason}): write it again with numpy.savez"
         ) from None

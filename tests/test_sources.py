@@ -440,6 +440,11 @@ MEMBERS = {
     "empty": ([("labels.npy", b"")], "its member 'labels.npy': .*EOF"),
     "cut": ([("images.npy", WHOLE[:-1])], "its member 'images.npy': it has 95 bytes where"),
     "too long": ([("images.npy", WHOLE + b"x")], "its member 'images.npy': it has 97 bytes where"),
+    "no bytes": (
+        [("labels.npy", npy({"descr": "<U0", "fortran_order": False, "shape": (10**12,)}))],
+        r"'labels.npy': its numbers or strings, <U0, have no bytes",
+    ),
+    "long header": ([("images.npy", npy({**HUGE, "shape": (2**20,) * 400}))], r"its member 'images.npy': .{,250}$"),
     "header of code": ([("images.npy", WHOLE[:10] + b"__import__('os')" + WHOLE[26:])], "its member 'images.npy'"),
     "no array": ([("images.npy", WHOLE), ("readme.txt", "x")], "the member 'readme.txt', which is no array"),
     "twice": ([("images.npy", WHOLE)] * 2, "holds 'images' twice"),
