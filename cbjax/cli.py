@@ -28,7 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     with guarded() as out:
         options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
-        status = _run(options, overrides)
+        try:
+            status = _run(options, overrides)
+        except KeyboardInterrupt:  # also while modules and the configuration are read
+            say(f"cbjax {options.name}: stopped", error=True)
+            status = 130
         out.flush()
         if out.error is None or isinstance(out.error, BrokenPipeError):  # the reader had enough, as `head -1`
             return status
@@ -85,9 +89,6 @@ def _run(options, overrides):
     except Interrupted as stop:
         say(f"cbjax {options.name}: {stop}", error=True)
         return 128 + stop.signum
-    except KeyboardInterrupt:
-        say(f"cbjax {options.name}: stopped", error=True)
-        return 130
     except Exception as error:
         failure = device_failure(error)
         if failure is not None and "RESOURCE_EXHAUSTED" in str(failure):
@@ -178,13 +179,14 @@ def _list_runs(options, runs, sizes):
 
 
 def _eval(options, overrides):
-    from cbjax import config_test_time
+    from cbjax import config_test_time, eval_files
     from cbjax import workdir as workdirs
 
     config_test_time.check_keys(overrides)
+    if options.out is not None:
+        eval_files.check_out(options.out)
     place = Place(options.workdir)
     _start(workdirs.read_config(place.files).deterministic)
-    from cbjax import eval_files
     from cbjax.restore import examine
 
     found = examine(options.workdir, split=options.split, checkpoint=options.checkpoint, overrides=overrides)

@@ -44,6 +44,7 @@ def find(spec: str, folder: str, beside: Path | None = None) -> tuple[Path, str 
         files = named(folder)
         if name not in files:
             hint = did_you_mean(Path(name).stem, files)
+            name = spec if "://" in spec else name
             raise ConfigError(f"no configuration file {name}, and no name: the names are {', '.join(files)}{hint}")
         path = files[name]
     return path, recipe if colon else None

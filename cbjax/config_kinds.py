@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 LONGEST_TEXT = 4096
 # Of a whole number that has no bound of its own: more does not fit the 32 bits that devices count in.
 LARGEST = 2**31 - 1
+LARGEST_GROUP = 10**6  # classes of a group
 
 
 class BrokenRule(ValueError):
@@ -179,18 +180,18 @@ def named_groups(member: Kind) -> Kind:
     """
 
     def accept(groups):
-        pairs = groups.items() if hasattr(groups, "items") else groups
-        if isinstance(pairs, str):
+        pairs = tuple(groups.items()) if hasattr(groups, "items") else groups
+        if type(pairs) not in (list, tuple):
             raise ValueError
-        try:
-            named = tuple((name, tuple(members)) for name, members in pairs if not isinstance(members, str))
-        except TypeError:  # not pairs, or members that are none
-            raise ValueError from None
-        if len(named) < len(pairs) or not all(
-            re.fullmatch(r"[\w-]{1,100}", name if isinstance(name, str) else "") and members for name, members in named
-        ):
-            raise ValueError
-        return tuple((str(name), tuple(member.accept(value) for value in members)) for name, members in named)
+        named = []
+        for pair in pairs:
+            name, members = pair if type(pair) in (list, tuple) and len(pair) == 2 else ("", ())
+            if type(members) not in (list, tuple, range) or not 0 < len(members) <= LARGEST_GROUP:
+                raise ValueError
+            if not isinstance(name, str) or not re.fullmatch(r"[\w-]{1,100}", name):
+                raise ValueError
+            named.append((name, tuple(member.accept(value) for value in members)))
+        return tuple(named)
 
     def read(text):
         bare = text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text

@@ -136,6 +136,12 @@ def test_datasets_are_listed_with_what_to_do(capsys, tmp_path, monkeypatch):
         (("eval", "--workdir=x", "--config.devices=1000000000"), "devices must be a whole number from 1 to"),
         (("train", "--config=" + "x" * 10**5, "--workdir=x"), "the path or the name of a file"),
         (("train", "--config=digits_lt", "--workdir="), "needs a directory; got nothing"),
+        (("train", "--config=digits_lt", "--workdir=~nobody_here/runs"), "there is no home folder for its ~"),
+        (("report", "a\0b"), "has a NUL character"),
+        (
+            ("train", "--config=https://example.org/a.py", "--workdir=x"),
+            "no configuration file https://example.org/a.py",
+        ),
         (("train", "--config=digts_lt", "--workdir=x"), "digits_lt"),
         (("train", "--config=cifar_lt", "--workdir=x"), ":cui, :cdb"),
         (("train", *QUICK, "--workdir=x", "--config.optim.learnin_rate=1"), "optim.learning_rate"),
@@ -283,6 +289,13 @@ def test_a_broken_config_file_is_named_with_its_line(tmp_path, capsys):
     path.write_text("from cbjax.config import default\n\ndef get_config():\n    return defalt()\n")
     error = refused(capsys, "train", f"--config={path}", f"--workdir={tmp_path / 'run'}")
     assert f"{path}, line 4" in error and "defalt" in error
+
+
+def test_an_interrupt_while_the_configuration_is_read_is_one_line(tmp_path, capsys):
+    path = tmp_path / "slow.py"
+    path.write_text("def get_config():\n    raise KeyboardInterrupt\n")
+    assert call("train", f"--config={path}", f"--workdir={tmp_path / 'run'}") == 130
+    assert capsys.readouterr().err == "cbjax train: stopped\n"
 
 
 def test_the_flag_for_convolutions_is_added_to_the_users_own(monkeypatch):

@@ -135,6 +135,15 @@ def test_all_problems_are_reported_at_once():
     assert len(refusal("digits_lt", ["loss.gamma=2", "devices=3"]).splitlines()) == 2
 
 
+@pytest.mark.parametrize(
+    "groups", [zip("a", [(1,)], strict=True), {"a": range(10**12)}, {"a": ()}, [("a",)], {1: (2,)}]
+)
+def test_groups_from_a_file_are_names_with_lists(groups):
+    given = {"data": {"name": "digits"}, "model": {"name": "digits_cnn"}, "evaluation": {"groups": groups}}
+    with pytest.raises(ConfigError, match=r"evaluation\.groups must be groups like"):
+        config.resolve(given)
+
+
 def test_an_override_without_a_value_is_refused():
     assert "must be key=value; got 'num_epochs'" in refusal("digits_lt", ["num_epochs"])
     assert "must be a list of key=value; got 'num_epochs=3'" in refusal("digits_lt", "num_epochs=3")

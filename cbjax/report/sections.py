@@ -134,6 +134,6 @@ def environment(runs: Sequence[RunRecord]) -> str:
     values: dict[str, dict[str, None]] = {}
     for run in runs:
         for key, value in run.environment.items():
-            if value not in (None, ""):
+            if value not in (None, "", []):
                 values.setdefault(key, {})[escape(value)] = None
     return "; ".join(f"{escape(key)} {', '.join(several)}" for key, several in values.items()) + "."
