@@ -41,7 +41,7 @@ def softmax_cross_entropy(
         raise ValueError(f"softmax_cross_entropy needs at least 2 classes, got logits of shape {logits.shape}")
     # Softplus of the log-odds of the other classes against the true one: log_softmax rounds 1 - p to its last bits as p
     # nears 1, this keeps all of them in the loss and in its gradient.
-    known, labels = _known(labels, logits)
+    known, labels, logits = _known(labels, logits)
     # The least finite number in the true class's place: its exponential is 0 as well, and where all others are masked
     # out the sum has a slope.
     others = jax.nn.logsumexp(jnp.where(_one_hot(labels, logits), _least(logits), logits), axis=1)
@@ -180,10 +180,13 @@ def _one_hot(labels: Array, logits: Array) -> Array:
     return labels[:, None] == jnp.arange(logits.shape[1], dtype=labels.dtype)[None, :]
 
 
-def _known(labels: Array, logits: Array) -> tuple[Array, Array]:
-    """Returns which integer labels [B] are those of a class, and the labels with 0 in place of the others."""
+def _known(labels: Array, logits: Array) -> tuple[Array, Array, Array]:
+    """Returns which integer labels [B] are those of a class, and labels and logits with 0 in the others' places.
+
+    A NaN among the logits of such an example would be in its gradient: 0 times NaN is NaN.
+    """
     known = (labels >= 0) & (labels < logits.shape[1])
-    return known, jnp.where(known, labels, 0)
+    return known, jnp.where(known, labels, 0), jnp.where(known[:, None], logits, 0.0)
 
 
 def _least(x: Array) -> Any:
@@ -196,7 +199,7 @@ def _sum_over_classes(
     if labels.ndim == 2:
         each = terms(logits, labels)
         return (each if class_weights is None else each * class_weights[None, :]).sum(axis=1)
-    known, labels = _known(labels, logits)
+    known, labels, logits = _known(labels, logits)
     losses = terms(logits, labels).sum(axis=1)
     return jnp.where(known, losses if class_weights is None else losses * class_weights[labels], 0.0)
 

@@ -430,6 +430,10 @@ def test_labels_of_no_class_have_no_loss_and_no_gradient():
         np.testing.assert_allclose(value, alone, rtol=1e-6)
         np.testing.assert_allclose(gradient[there], slope, rtol=1e-6)
         np.testing.assert_array_equal(np.delete(gradient, there, axis=0), np.zeros((3, 3)))
+        broken = logits.at[1].set(jnp.nan).at[2, 0].set(jnp.inf).at[3, 1].set(-jnp.inf)
+        same, other = jax.value_and_grad(lambda part, loss=loss: loss(part, labels, weights).sum())(broken)
+        np.testing.assert_allclose(same, value, rtol=1e-6)
+        np.testing.assert_allclose(other, gradient, rtol=1e-6)
 
 
 def test_masked_logits_are_those_of_optax():
