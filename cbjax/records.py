@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import pathlib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cbjax.writers import plain, replace
@@ -21,17 +22,26 @@ def write(path: pathlib.Path, value: Any) -> None:
     """Writes a JSON file whole or not at all; numbers that are not finite become null."""
     content = _content(value)
     # Before the file: a kill in between leaves one that is known.
-    with open(path.parent / f".{SUMS}.lock", "w") as file:
+    _note(path.parent, {path.name: _digest(content)})
+    replace(path, content)
+
+
+def vouch(folder: pathlib.Path, names: Iterable[str]) -> None:
+    """Notes the checksums of files that are complete and were not written by `write`."""
+    _note(folder, {name: _digest((folder / name).read_bytes()) for name in names})
+
+
+def _note(folder: pathlib.Path, digests: Mapping[str, str]) -> None:
+    with open(folder / f".{SUMS}.lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         known: dict[str, list[str]] = {}
         with contextlib.suppress(RecordError):  # damaged: whatever reads it says so
-            known = _all_known(path.parent)
-        digest = _digest(content)
-        own = [one for one in known.get(path.name, ()) if one != digest]
-        if known.get(path.name, ())[-1:] != [digest]:
-            known[path.name] = [*own, digest][-KEPT:]
-            replace(path.parent / SUMS, (json.dumps(known, indent=1) + "\n").encode())
-    replace(path, content)
+            known = _all_known(folder)
+        new = {name: digest for name, digest in digests.items() if known.get(name, ())[-1:] != [digest]}
+        for name, digest in new.items():
+            known[name] = [*(one for one in known.get(name, ()) if one != digest), digest][-KEPT:]
+        if new:
+            replace(folder / SUMS, (json.dumps(known, indent=1) + "\n").encode())
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
@@ -59,6 +69,15 @@ def read(path: pathlib.Path) -> dict[str, Any]:
 def check(path: pathlib.Path) -> None:
     """Raises RecordError if a file is not what was written."""
     _check(path, path.read_bytes())
+
+
+def is_unchanged(path: pathlib.Path) -> bool:
+    """Says whether a file is there and what was written."""
+    try:
+        check(path)
+    except (OSError, RecordError):
+        return False
+    return True
 
 
 def is_sound(path: pathlib.Path) -> bool:

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from cbjax import callbacks
+from cbjax import callbacks, records
 from cbjax.build import Parts
 from cbjax.checkpoint import CheckpointError, Checkpoints
 from cbjax.data import Dataset
 from cbjax.evaluate import Evaluation
-from cbjax.logs import Logs
+from cbjax.logs import LOGS, Logs
 from cbjax.memory import record
 from cbjax.metrics import confusion_matrix
 from cbjax.output import say
@@ -76,6 +76,7 @@ def finish(
         logs.write(run)
         results["seconds"] = logs.train_seconds()
         (workdir / "report.md").unlink(missing_ok=True)  # of an earlier end, or of the run unfinished
+        records.vouch(workdir, [f"{name}.jsonl" for name in LOGS])  # from here on a report checks them
         write_json(workdir / "results.json", results)
         class_files.write(read_run(workdir), workdir)
     return dataclasses.replace(run, metrics=final)

@@ -133,7 +133,10 @@ def lacks(workdir: pathlib.Path, history: Mapping[str, list[dict[str, Any]]]) ->
             if (workdir / name).stat().st_size:
                 continue
         lost.append(name)
-    lost += [f"{name}.jsonl" for name, rows in history.items() if not is_log_of(workdir / f"{name}.jsonl", rows)]
+    for name, rows in history.items():
+        log = workdir / f"{name}.jsonl"
+        if not (is_log_of(log, rows) and records.is_unchanged(log)):
+            lost.append(log.name)
     return lost
 
 

@@ -19,10 +19,11 @@ from cbjax import losses, restore
 from cbjax.config import ConfigError
 from cbjax.data import DataError
 from cbjax.memory import timeless
+from cbjax.report.read import read_run
 from cbjax.restore import evaluate
 from cbjax.storage import with_absolute_paths
 from cbjax.types import NonFiniteLoss
-from cbjax.workdir import WorkdirError
+from cbjax.workdir import WorkdirError, lacks
 from cbjax.writers import read_rows
 
 
@@ -442,6 +443,18 @@ def test_a_changed_file_never_changes_a_figure_in_silence(finished, tmp_path):
         if name != "results.json":
             with pytest.raises(WorkdirError, match=rf"{name} is not as cbjax wrote it"):
                 evaluate(place)
+
+
+def test_the_rows_of_a_finished_run_are_checked_by_a_report_and_made_again(finished, tmp_path):
+    _, workdir, _ = finished
+    place = tmp_path / "run"
+    shutil.copytree(workdir, place)
+    history = {"metrics": read_rows(place / "metrics.jsonl")}
+    assert read_run(place).results and lacks(place, history) == []
+    change(place / "metrics.jsonl", '"time/train_seconds": ', '"time/train_seconds": 1')
+    with pytest.raises(ValueError, match=r"metrics.jsonl is not as cbjax wrote it.* own command makes it again"):
+        read_run(place)
+    assert lacks(place, history) == ["metrics.jsonl"]
 
 
 def test_a_finished_run_makes_again_what_was_lost(finished, tmp_path, capsys):

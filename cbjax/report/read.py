@@ -174,14 +174,22 @@ def read_run(path: pathlib.Path) -> RunRecord:
     if not data.get("class_names") or len(data["class_names"]) != len(data.get("counts", ())):
         raise ValueError(f"{path / 'data.json'} needs class_names and as many counts")
     results = _read_checked(path / "results.json") if (path / "results.json").exists() else None
+    logs = {name: path / f"{name}.jsonl" for name in ("metrics", "class_weights")}
+    for log in logs.values() if results else ():  # before its end a run adds to them
+        try:
+            records.check(log)
+        except FileNotFoundError:
+            continue
+        except records.RecordError as error:
+            raise ValueError(f"{error}; `cbjax train` with the run's own command makes it again") from error
     environment = path / "environment.json"
     return RunRecord(
         path=path,
         settings=flatten(_read_checked(path / "config.json")),
         data=data,
         environment=_read_checked(environment) if environment.exists() else {},
-        rows=_rows(path / "metrics.jsonl"),
-        weights=_rows(path / "class_weights.jsonl"),
+        rows=_rows(logs["metrics"]),
+        weights=_rows(logs["class_weights"]),
         results=results if results and results.get("finished") else None,
     )
 
