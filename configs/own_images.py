@@ -25,7 +25,7 @@ Sizes: photos are resized to 96 pixels. Larger ones show more and take longer: -
 Source: none; usual values, not tuned. CDB's difficulties are at least 0.1, and tau is 1, so that no class has more than
     ten times the weight of another: of few held-out images all can be right by luck, and without a floor their class
     would have no weight and be forgotten. Its accuracies are averaged over epochs (difficulty.smoothing), so that the
-    weights do not swing: docs/cdb_swings.md.
+    weights do not swing; for two classes leave that out, --config.difficulty.smoothing=0 (docs/cdb_swings.md).
 Expected accuracy: that of your data. `per_class` in results.json, and the report, have each class's own.
 """
 
