@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -190,9 +191,31 @@ def keep_compiled_programs() -> None:
             error=True,
         )
         return
+    if "://" not in folder:
+        remove_unreadable_programs(pathlib.Path(folder))
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def remove_unreadable_programs(folder: pathlib.Path) -> None:
+    """Removes compiled programs that JAX cannot read, such as one that a full disk cut, as soon as it says so.
+
+    JAX would warn of them at each start, compile them again, and never replace them.
+    """
+    show = warnings.showwarning
+
+    def remove_or_show(message, *more, **options):
+        unreadable = re.match(r"Error reading persistent compilation cache entry for '([^']+)'", str(message))
+        if not unreadable:
+            show(message, *more, **options)
+            return
+        # JAX says the program's name alone; those of the same name are compiled again as well.
+        for path in folder.iterdir():
+            if path.name.startswith(f"{unreadable[1]}-"):
+                path.unlink(missing_ok=True)
+
+    warnings.showwarning = remove_or_show
 
 
 def _cache_folder() -> str:

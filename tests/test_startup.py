@@ -5,6 +5,7 @@ import re
 import resource
 import subprocess
 import sys
+import warnings
 
 import jax
 import pytest
@@ -89,3 +90,17 @@ def test_a_cache_folder_that_cannot_be_written_is_said_once_and_not_used(monkeyp
     assert capsys.readouterr().err.startswith(
         f"compiled programs are not kept, since {tmp_path / 'file' / 'cache'} can"
     )
+
+
+def test_a_compiled_program_that_jax_cannot_read_is_removed_and_other_warnings_are_shown(monkeypatch, tmp_path):
+    """JAX would keep one that a full disk cut, and warn of it at each start."""
+    shown = []
+    monkeypatch.setattr(warnings, "showwarning", lambda message, *more: shown.append(str(message)))
+    startup.remove_unreadable_programs(tmp_path)
+    for name in ("jit_step-0a-cache", "jit_step_of_group-0a-cache", "jit_f-0a-cache"):
+        (tmp_path / name).write_bytes(b"")
+    damaged = "Error reading persistent compilation cache entry for 'jit_step': ZstdError: cut"
+    for text in (damaged, "Error writing persistent compilation cache entry for 'jit_f': no room"):
+        warnings.showwarning(UserWarning(text), UserWarning, "compiler.py", 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["jit_f-0a-cache", "jit_step_of_group-0a-cache"]
+    assert len(shown) == 1 and shown[0].startswith("Error writing")
