@@ -24,11 +24,12 @@ from cbjax.output import say
 CPU_FLAG = "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_ELTWISE"
 CPU_FLAG_TESTED_WITH = ("0.10.2", "0.12.0.1")
 DETERMINISTIC_FLAGS = ("--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0")
-COUNT_FLAG = r"--xla_force_host_platform_device_count=\d{1,4}"
+COUNT_FLAG = "--xla_force_host_platform_device_count"
 OPEN_FILES = 1024  # what a run with workers and checkpoints may need
 LEAST_OPEN_FILES = 64
 LEAST_ADDRESSES = 4 << 30  # bytes; the threads of JAX reserve some GiB, of which they use little
 LEAST_THREADS = 32
+MOST_CPU_DEVICES = 1024  # JAX makes each with threads of its own
 
 
 def check_environment() -> None:
@@ -38,6 +39,7 @@ def check_environment() -> None:
       ConfigError: with the setting, and what to do.
     """
     _check_limits()
+    _check_cpu_devices()
     _check_xla_flags(os.environ.get("XLA_FLAGS", ""))
     # Figures are drawn into files, without a window: a backend for windows that is not there must not matter.
     os.environ["MPLBACKEND"] = "agg"
@@ -86,6 +88,18 @@ def _check_limits() -> None:
     _check_threads()
 
 
+def _check_cpu_devices() -> None:
+    """Refuses more devices of a CPU than anybody means, which JAX would take minutes or all memory to make."""
+    asked = [
+        f"JAX_NUM_CPU_DEVICES={os.environ.get('JAX_NUM_CPU_DEVICES', '')}",
+        *os.environ.get("XLA_FLAGS", "").split(),
+    ]
+    for setting in asked:
+        count = re.fullmatch(rf"(?:JAX_NUM_CPU_DEVICES|{COUNT_FLAG})=0*(\d+)", setting)
+        if count and (len(count[1]) > 4 or int(count[1]) > MOST_CPU_DEVICES):
+            raise ConfigError(f"{setting[:100]}: a CPU can be at most {MOST_CPU_DEVICES} devices; ask for fewer")
+
+
 def _check_threads() -> None:
     enough = threading.Event()
     started = []
@@ -108,7 +122,7 @@ def _check_threads() -> None:
 def _check_xla_flags(flags: str) -> None:
     """Lets another process try the user's flags, for one that XLA does not know ends the process that has it."""
     known = {CPU_FLAG, *DETERMINISTIC_FLAGS}
-    if all(flag in known or re.fullmatch(COUNT_FLAG, flag) for flag in flags.split()):
+    if all(flag in known or re.fullmatch(rf"{COUNT_FLAG}=\d+", flag) for flag in flags.split()):
         return
     program = "from jaxlib import xla_client; xla_client.CompileOptions()"
     tried = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=False)

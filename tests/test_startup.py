@@ -73,6 +73,14 @@ def test_flags_that_xla_does_not_know_are_told_before_they_end_the_process(monke
         startup.check_environment()
 
 
+def test_more_devices_of_a_cpu_than_anybody_means_are_refused_at_once(monkeypatch):
+    for name, value in (("JAX_NUM_CPU_DEVICES", "1" + "0" * 8), ("XLA_FLAGS", f"{startup.COUNT_FLAG}=5000")):
+        with monkeypatch.context() as changed:
+            changed.setenv(name, value)
+            with pytest.raises(ConfigError, match="a CPU can be at most 1024 devices"):
+                startup.check_environment()
+
+
 def test_a_backend_of_matplotlib_for_windows_does_not_matter(monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "bogus")
     startup.check_environment()
