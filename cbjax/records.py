@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from cbjax.writers import plain, replace
+from cbjax.writers import plain, read_regular, replace
 
 SUMS = "checksums.json"
 KEPT = 4  # of a file's last contents: a kill, or a bucket, may leave an earlier one
@@ -51,7 +51,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
       RecordError: if it is missing, no JSON object, or not what was written.
     """
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except FileNotFoundError:
         raise RecordError(f"{path} is missing or damaged: there is no such file") from None
     except OSError as error:
@@ -68,7 +68,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
 
 def check(path: pathlib.Path) -> None:
     """Raises RecordError if a file is not what was written."""
-    _check(path, path.read_bytes())
+    _check(path, read_regular(path))
 
 
 def is_unchanged(path: pathlib.Path) -> bool:
@@ -117,7 +117,7 @@ def _digest(content: bytes) -> str:
 def _all_known(folder: pathlib.Path) -> dict[str, list[str]]:
     path = folder / SUMS
     try:
-        known = json.loads(path.read_bytes())
+        known = json.loads(read_regular(path))
         if isinstance(known, dict) and all(isinstance(one, list) for one in known.values()):
             return known
         problem = "it must hold lists of checksums"

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import io
 import math
 import os
 import pathlib
@@ -14,7 +15,7 @@ from cbjax.sweep_file import PlannedRun
 from cbjax.sweep_table import row_key
 from cbjax.text import csv_cell, csv_line, visible
 from cbjax.variants import Sweep
-from cbjax.writers import only_writer, replace
+from cbjax.writers import only_writer, read_regular, replace
 
 FIELDS = (
     "table",
@@ -113,10 +114,10 @@ def read(path: str | os.PathLike) -> list[dict[str, str]]:
     if not path.exists():
         return []
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:  # Excel begins UTF-8 with a mark
-            reader = csv.DictReader(file)
-            rows, columns = [(reader.line_num, one) for one in reader], tuple(reader.fieldnames or ())
-    except (UnicodeDecodeError, csv.Error) as error:
+        text = read_regular(path).decode("utf-8-sig")  # Excel begins UTF-8 with a mark
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        rows, columns = [(reader.line_num, one) for one in reader], tuple(reader.fieldnames or ())
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise NoRowsError(f"{path} must be a CSV of rows, in UTF-8; {error}") from error
     if columns != FIELDS:
         raise NoRowsError(

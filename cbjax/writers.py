@@ -12,6 +12,7 @@ import os
 import pathlib
 import platform
 import re
+import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -142,6 +143,15 @@ class MultiWriter:
                 stack.callback(writer.close)
 
 
+def read_regular(path: str | os.PathLike) -> bytes:
+    """Returns the content of a regular file; raises OSError of a pipe, which would be waited for, or a device."""
+    # Opened like this a pipe without a writer does not wait for one.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
+        return file.readall()
+
+
 def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
     """Reads a file of JSON lines; a last line without its newline was cut by a kill and does not count.
 
@@ -149,9 +159,9 @@ def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
       ValueError: if any other line is no JSON object; the message names the file and the line.
     """
     rows = []
-    for number, line in enumerate(pathlib.Path(path).read_bytes().split(b"\n")[:-1], start=1):
+    for number, line in enumerate(read_regular(path).split(b"\n")[:-1], start=1):
         row = None
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             row = json.loads(line)
         if not isinstance(row, dict):
             raise ValueError(f"{path}, line {number}: each line must be one JSON object; got {line[:80]!r}")

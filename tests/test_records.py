@@ -1,6 +1,7 @@
 """JSON files that say when they are not what was written."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -30,6 +31,16 @@ def test_any_flipped_bit_is_found(tmp_path):
                 records.read(path)
     path.write_bytes(content)
     assert records.is_sound(path) and records.was_written(path, VALUE) and not records.was_written(path, {})
+
+
+@pytest.mark.parametrize("name", ["facts.json", "checksums.json"])
+def test_a_pipe_or_a_device_in_the_place_of_a_file_is_not_read(tmp_path, name):
+    records.write(tmp_path / "facts.json", {"a": 1})
+    for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero")):
+        (tmp_path / name).unlink()
+        make(tmp_path / name)
+        with pytest.raises(records.RecordError, match="it is no regular file"):
+            records.read(tmp_path / "facts.json")
 
 
 def test_an_edited_file_says_what_to_do(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 
@@ -82,6 +83,12 @@ def test_another_file_is_refused_and_kept(tmp_path, content, message):
     with pytest.raises(rows.RowsError, match=message):
         rows.add(path, [ROW])
     assert path.read_bytes() == content
+
+
+def test_a_pipe_is_no_file_of_rows(tmp_path):
+    os.mkfifo(tmp_path / "rows.csv")
+    with pytest.raises(rows.NoRowsError, match="it is no regular file"):
+        rows.read(tmp_path / "rows.csv")
 
 
 def test_processes_may_add_to_one_file_at_the_same_time(tmp_path):

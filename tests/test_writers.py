@@ -87,7 +87,7 @@ def test_cut_last_line_does_not_count(tmp_path, cut):
     assert writers.read_rows(path) == [ROWS[0], {"step": 9}]
 
 
-@pytest.mark.parametrize("line", [b'{"step": 1', b"[1, 2]", b"[]", b"\xff\xfe", b""])
+@pytest.mark.parametrize("line", [b'{"step": 1', b"[1, 2]", b"[]", b"[" * 10**5, b"\xff\xfe", b""])
 def test_broken_line_is_named(tmp_path, line):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 0}\n' + line + b'\n{"step": 2}\n')

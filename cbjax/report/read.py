@@ -13,7 +13,7 @@ import numpy as np
 
 from cbjax import groups, records
 from cbjax.config import HOW_KEYS
-from cbjax.writers import read_rows
+from cbjax.writers import read_regular, read_rows
 
 # Any of these makes a directory a run's, also where a kill came before the rest was written.
 RUN_FILES = ("config.json", "data.json", "metrics.jsonl", "results.json")
@@ -250,10 +250,10 @@ def _find(root: pathlib.Path) -> list[pathlib.Path]:
 def read_json(path: pathlib.Path) -> dict[str, Any]:
     """Reads a JSON object; raises ValueError, with the file's name, if there is none."""
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(read_regular(path))
     except FileNotFoundError:
         raise ValueError(f"{path.name} is missing") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path.name} is no JSON: {error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path.name} must hold a JSON object; got {type(value).__name__}")
