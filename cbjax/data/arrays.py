@@ -130,15 +130,15 @@ def _as_uint8(images: np.ndarray) -> str:
 
 def _labels(labels: dict[str, np.ndarray], names: Any) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     if names is not None:
-        names = _class_names(names)
-    kinds = {name: _label_kind(array, name) for name, array in labels.items()}
+        names = read_class_names(names)
+    kinds = {name: label_kind(array, name) for name, array in labels.items()}
     if len(set(kinds.values())) > 1:
         raise DataError(f"all splits must have one kind of labels, got {kinds}")
     convert = {"string": _from_strings, "integer": _from_integers, "multi-hot": _from_multi_hot}[kinds["train"]]
     return convert(labels, names)
 
 
-def _label_kind(labels: np.ndarray, name: str) -> str:
+def label_kind(labels: np.ndarray, name: str) -> str:
     if labels.ndim == 1 and labels.dtype.kind in "US":
         return "string"
     if labels.ndim == 1 and labels.dtype.kind in "iu":
@@ -152,7 +152,7 @@ def _label_kind(labels: np.ndarray, name: str) -> str:
 
 
 def _from_strings(labels, names):
-    labels = {name: _decoded(array, f"{name} labels") for name, array in labels.items()}
+    labels = {name: decode_text(array, f"{name} labels") for name, array in labels.items()}
     if names is None:
         names = tuple(np.unique(labels["train"]).tolist())
     index = {name: i for i, name in enumerate(names)}
@@ -200,10 +200,11 @@ def _from_multi_hot(labels, names):
     return {name: array.astype(np.float32) for name, array in labels.items()}, names
 
 
-def _class_names(names: np.ndarray) -> tuple[str, ...]:
+def read_class_names(names: np.ndarray) -> tuple[str, ...]:
+    """Returns the names of a file's classes as text, or refuses them."""
     if names.ndim != 1 or names.dtype.kind not in "US":
         raise DataError(f"class_names must be [C] strings, got shape {names.shape} of {names.dtype}")
-    decoded = _decoded(names, "class_names")
+    decoded = decode_text(names, "class_names")
     values, counts = np.unique(decoded, return_counts=True)
     if (counts > 1).any():
         raise DataError(f"class_names must differ, and these are repeated: {quote(values[counts > 1])}")
@@ -211,7 +212,7 @@ def _class_names(names: np.ndarray) -> tuple[str, ...]:
     return tuple(decoded.tolist())
 
 
-def _decoded(strings: np.ndarray, key: str) -> np.ndarray:
+def decode_text(strings: np.ndarray, key: str) -> np.ndarray:
     """Returns bytes as text; refuses what is none."""
     how = "decode them as they were written, as in np.char.decode(labels, 'latin-1'), and save them again"
     try:

@@ -12,8 +12,8 @@ from cbjax.data.image_kinds import AN_IMAGE
 from cbjax.data.records import DataError, Encoded, Source, Split, alike, check_names, quote
 from cbjax.storage import is_remote, why_no_path, why_out_of_reach
 
-_VALIDATION_FOLDERS = ("validation", "val", "valid")
-_SPLIT_FOLDERS = ("train", "training", "test", "testing", *_VALIDATION_FOLDERS)
+VALIDATION_FOLDERS = ("validation", "val", "valid")
+SPLIT_FOLDERS = ("train", "training", "test", "testing", *VALIDATION_FOLDERS)
 _LAYOUT = "root/train/CLASS/*.jpg with val and test likewise, or root/CLASS/*.jpg where there are no splits"
 _SIZES = 1000  # how many files are asked for their size
 
@@ -142,22 +142,22 @@ def load_folder(root: str | os.PathLike | None, image_size: int) -> Source:
     require_reach(place)
     if not place.is_dir():
         raise DataError(f"data.root: there is no folder {place}")
-    present = set(_folders(place))
+    present = set(subfolders(place))
     if "train" not in present:
-        if splits_alone := sorted(name for name in present if name.lower() in _SPLIT_FOLDERS):
+        if splits_alone := sorted(name for name in present if name.lower() in SPLIT_FOLDERS):
             raise DataError(
                 f"data.root: {place} has {quote(splits_alone)} and no folder train; it must be {_LAYOUT}: name the "
                 "folder of the training images train, or give one of these as data.root"
             )
-        listed = {"train": _classes(place)}
+        listed = {"train": class_folders(place)}
     else:
-        listed = {"train": _classes(place, "train")}
-        for split, names in (("validation", _VALIDATION_FOLDERS), ("test", ("test",))):
+        listed = {"train": class_folders(place, "train")}
+        for split, names in (("validation", VALIDATION_FOLDERS), ("test", ("test",))):
             given = [name for name in names if name in present]
             if len(given) > 1:
                 raise DataError(f"{place} has {quote(given)}, and one of them must be the {split} split: remove one")
-            if given and _folders(place / given[0]):
-                listed[split] = _classes(place, given[0])
+            if given and subfolders(place / given[0]):
+                listed[split] = class_folders(place, given[0])
     class_names = tuple(sorted(listed["train"]))
     index = {name: label for label, name in enumerate(class_names)}
     if len(class_names) < 2:
@@ -209,7 +209,8 @@ def with_test(splits: dict[str, Split], class_names: tuple[str, ...]) -> Source:
     return Source(splits["train"], validation, test, class_names)
 
 
-def _folders(place):
+def subfolders(place):
+    """Returns the names of the folders in a folder, but for hidden ones."""
     if is_remote(os.fspath(place)):
         return [entry.name for entry in place.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
     with os.scandir(place) as entries:
@@ -221,8 +222,8 @@ def _entries(place):
     return sorted(path.name for path in place.iterdir())
 
 
-def _classes(root, split=""):
+def class_folders(root, split=""):
     """Returns class name -> what was found in its folder, its paths relative to the root."""
-    names = _folders(root / split)
+    names = subfolders(root / split)
     check_names(names, f"{root / split}")
     return {name: listing.search(root, os.path.join(split, name)) for name in names}

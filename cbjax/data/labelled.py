@@ -55,10 +55,10 @@ def read(
     file = files.as_path(places[f"{split}_list"])
     root = files.as_path(places["root"]) if places.get("root") else file.parent
     if kind == "csv":
-        paths, found = lists._read_csv(file)
+        paths, found = lists.read_csv(file)
         labels = _places(found, class_names, f"{file}")
     else:
-        paths, numbers = lists._read_list(file)
+        paths, numbers = lists.read_list(file)
         labels = _numbered(file, paths, numbers, class_names, chosen)
     return _files(root, paths, labels, split, class_names, f"{file}", fit)
 
@@ -99,14 +99,14 @@ def _tree(root, split, class_names):
     files.require_reach(root)
     if not root.is_dir():
         raise DataError(f"data.root: there is no folder {root}")
-    wanted = files._VALIDATION_FOLDERS if split == "validation" else ("test", "testing")
-    present = files._folders(root)
+    wanted = files.VALIDATION_FOLDERS if split == "validation" else ("test", "testing")
+    present = files.subfolders(root)
     below = [name for name in wanted if name in present and name not in class_names]
-    if not below and (others := [name for name in present if name in files._SPLIT_FOLDERS and name not in class_names]):
+    if not below and (others := [name for name in present if name in files.SPLIT_FOLDERS and name not in class_names]):
         raise DataError(
             f"data.root: {root} has {quote(sorted(others))} and no folder {wanted[0]}: give one of these as data.root"
         )
-    found = files._classes(root, below[0] if below else "")
+    found = files.class_folders(root, below[0] if below else "")
     notes = listing.describe({name: one.left_out for name, one in found.items()})
     found = {name: one.paths for name, one in found.items() if one.paths}
     labels = _places(sorted(found), class_names, f"{root}")
@@ -156,11 +156,11 @@ def _arrays(file, split, class_names, fit: Fit) -> Labelled:
 
 
 def _array_labels(labels, own_names, class_names, split, file):
-    kind = arrays._label_kind(labels, split)
+    kind = arrays.label_kind(labels, split)
     if kind == "string":
-        return _places(arrays._decoded(labels, "labels").tolist(), class_names, "labels")
+        return _places(arrays.decode_text(labels, "labels").tolist(), class_names, "labels")
     if own_names is not None:
-        own_names = arrays._class_names(own_names)
+        own_names = arrays.read_class_names(own_names)
     size = labels.shape[1] if kind == "multi-hot" else int(labels.max()) + 1
     own_names = own_names or tuple(str(i) for i in range(size))
     if kind == "integer":

@@ -37,7 +37,7 @@ def load_lists(lists: Mapping[str, str | None], root: str | os.PathLike | None, 
         a list are not there.
     """
     files = _given(lists, "list")
-    rows = {split: _read_list(file) for split, file in files.items()}
+    rows = {split: read_list(file) for split, file in files.items()}
     labels = np.asarray(rows["train"][1])
     # Not counted yet: a label may be an identifier of nine digits, and counts would need as much memory.
     present = set(labels.tolist())
@@ -66,7 +66,7 @@ def load_csv(lists: Mapping[str, str | None], root: str | os.PathLike | None, im
     as in `load_lists`.
     """
     files = _given(lists, "csv")
-    rows = {split: _read_csv(file) for split, file in files.items()}
+    rows = {split: read_csv(file) for split, file in files.items()}
     names = set(rows["train"][1])
     numeric = all(name.isdecimal() and len(name) < 100 for name in names)
     class_names = tuple(sorted(names, key=lambda name: (int(name), name)) if numeric else sorted(names))
@@ -149,7 +149,8 @@ def _whole_path(folder, path):
     return whole if is_remote(whole) else os.path.normpath(whole)
 
 
-def _read_list(file) -> Rows:
+def read_list(file) -> Rows:
+    """Returns the paths and the whole numbers of a list, a pair a line."""
     paths, labels = [], []
     for number, line in enumerate(_text(file), 1):
         parts = line.rsplit(None, 1)
@@ -168,7 +169,8 @@ def _read_list(file) -> Rows:
     return _not_empty(file, paths, labels)
 
 
-def _read_csv(file) -> Rows:
+def read_csv(file) -> Rows:
+    """Returns the paths and the labels of a table."""
     reader = csv.reader(_text(file))
     try:
         return _read_rows(file, reader)
