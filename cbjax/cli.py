@@ -190,8 +190,8 @@ def _eval(options, overrides):
     from cbjax.restore import examine
 
     found = examine(options.workdir, split=options.split, checkpoint=options.checkpoint, overrides=overrides)
-    for name, value in found.evaluation.metrics.items():
-        say(f"{options.split}/{name} {value:.6g}")
+    for line in eval_files.figures(found, options.split):
+        say(line)
     _print_table(lambda width: eval_files.class_table(found), whole=True)
     if options.out is not None:
         names = eval_files.write(found, options.out, options.top)

@@ -26,6 +26,19 @@ SHOWN = 40  # classes in the table that is printed; of more, those with the lowe
 BATCH = 256
 
 
+def figures(found: Examined, split: str) -> Iterator[str]:
+    """Yields a line for each figure, and one on images without an answer."""
+    measured = found.evaluation
+    for name, value in measured.metrics.items():
+        yield f"{split}/{name} {value:.6g}"
+    if measured.unanswered:
+        how = "counted as wrong" if found.split.labels.ndim == 1 else "left out of the figures"
+        yield (
+            f"the network's outputs for {measured.unanswered} of {measured.count} images are NaN or infinite: these "
+            f"are {how}, and {split}/unanswered is their share"
+        )
+
+
 def class_table(found: Examined) -> "Table":
     """Returns the figures of each class, for rich to print."""
     from rich import box
@@ -52,23 +65,11 @@ def class_table(found: Examined) -> "Table":
 def class_columns(found: Examined) -> dict[str, np.ndarray]:
     """Returns header -> [C] values, of the table of classes."""
     labels, outputs = found.split.labels, found.evaluation.outputs
-    columns: dict[str, np.ndarray] = {"train_images": found.counts}
+    columns: dict[str, np.ndarray] = {"train_images": found.counts, "images": found.evaluation.class_count}
     if labels.ndim == 2:
-        there = np.isfinite(outputs).all(axis=1)
-        return {
-            **columns,
-            "images": labels[there].sum(axis=0).astype(int),
-            "average_precision": found.evaluation.per_class,
-        }
-    if not found.evaluation.unanswered:  # where each image that was read has a prediction, the others were skipped
-        labels, outputs = labels[outputs >= 0], outputs[outputs >= 0]
-    measured = class_tables.by_class(outputs, labels, len(found.counts))
-    return {
-        **columns,
-        "images": measured["images"],
-        "accuracy": found.evaluation.per_class,
-        "precision": measured["precision"],
-    }
+        return {**columns, "average_precision": found.evaluation.per_class}
+    precision = class_tables.by_class(outputs, labels, len(found.counts))["precision"]
+    return {**columns, "accuracy": found.evaluation.per_class, "precision": precision}
 
 
 def check_out(out: pathlib.Path) -> None:

@@ -28,6 +28,7 @@ class Evaluation:
         NaN, for an image that was skipped or has no answer.
       calibration: [3, bins] examples, their confidences and those predicted rightly, summed by bin of confidence; None
         for multi-hot labels.
+      class_count: [C] examples of each class that were read.
       count: examples that were read.
       unanswered: those of them for which the network's highest output is NaN or infinite.
     """
@@ -35,6 +36,7 @@ class Evaluation:
     metrics: dict[str, float]
     per_class: np.ndarray
     outputs: np.ndarray
+    class_count: np.ndarray
     calibration: np.ndarray | None = None
     count: int = 0
     unanswered: int = 0
@@ -226,17 +228,17 @@ def _summarize(sums, outputs, labels, counts, groups):
     if labels.ndim == 1:
         sums = metrics.ClassificationSums(**total)
         figures, per_class = metrics.summarize(sums, counts, groups), metrics.per_class_accuracy(sums)
-        return Evaluation(figures, per_class, outputs, sums.calibration, count, unanswered)
+        return Evaluation(figures, per_class, outputs, sums.total, sums.calibration, count, unanswered)
+    of_class = total["total"].astype(np.int64)
     loss, there = float(total["loss"] / total["count"]), ~np.isnan(outputs).any(axis=1)
-    if not labels[there].any():
-        # Nothing is left to rank.
-        nothing = np.full(labels.shape[1], np.nan)
-        return Evaluation({"loss": loss, "balanced_accuracy": math.nan}, nothing, outputs, None, count, unanswered)
-    figures = metrics.summarize_multilabel(outputs[there], labels[there], loss, counts, groups)
+    if labels[there].any():
+        figures = metrics.summarize_multilabel(outputs[there], labels[there], loss, counts, groups)
+        per_class = metrics.average_precision(outputs[there], labels[there])
+    else:  # nothing is left to rank
+        figures, per_class = {"loss": loss, "balanced_accuracy": math.nan}, np.full(labels.shape[1], np.nan)
     if unanswered:
         figures["unanswered"] = unanswered / count
-    per_class = metrics.average_precision(outputs[there], labels[there])
-    return Evaluation(figures, per_class, outputs, None, count, unanswered)
+    return Evaluation(figures, per_class, outputs, of_class, None, count, unanswered)
 
 
 def _wide(array):

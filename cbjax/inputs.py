@@ -142,10 +142,8 @@ def _told(evaluate: Callable[[TrainState], Evaluation], split: str, labels: np.n
         nonlocal told
         found = evaluate(state)
         if not told and found.count < len(labels) and processes.is_first():
-            skipped = found.outputs < 0 if labels.ndim == 1 else np.isnan(found.outputs).any(axis=1)
-            lost = (
-                np.bincount(labels[skipped], minlength=len(class_names)) if labels.ndim == 1 else labels[skipped].sum(0)
-            )
+            every = np.bincount(labels, minlength=len(class_names)) if labels.ndim == 1 else (labels > 0).sum(axis=0)
+            lost = every - found.class_count
             some = [f"{int(lost[c])} of {class_names[c]}" for c in np.argsort(-lost, kind="stable")[:20] if lost[c]]
             more = f" and of {np.sum(lost > 0) - 20} more classes" if np.sum(lost > 0) > 20 else ""
             missing = len(labels) - found.count

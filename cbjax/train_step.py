@@ -90,8 +90,8 @@ def make_eval_step(
 
     For integer labels the sums are `metrics.ClassificationSums` and the outputs the predicted classes [B], -1 for an
     example that is masked or has no answer. For multi-hot ones, whose metrics rank a whole split, the sums are the
-    "loss" over examples, their "count" and how many are "unanswered", the outputs probabilities [B, C], NaN where the
-    others have -1. Losses are not weighted: one number to compare methods by.
+    "loss" over examples, their "count", the "total" of each class and how many are "unanswered"; the outputs are
+    probabilities [B, C], NaN where the others have -1. Losses are not weighted: one number to compare methods by.
     """
 
     def eval_step(params, batch_stats, batch):
@@ -104,6 +104,7 @@ def make_eval_step(
             return sum_over(axis, sums), jnp.where(mask & answered, jnp.argmax(logits, axis=-1), -1)
         totals = {"loss": jnp.sum(jnp.where(mask, losses, 0.0)), "count": jnp.sum(mask)}
         totals["unanswered"] = jnp.sum(mask & ~answered)
+        totals["total"] = jnp.sum(mask[:, None] & (labels > 0), axis=0)
         return sum_over(axis, totals), jnp.where((mask & answered)[:, None], chances, jnp.nan)
 
     return eval_step

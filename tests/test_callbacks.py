@@ -62,6 +62,9 @@ def test_outputs_that_are_not_finite_end_the_run_and_set_nothing(bad, multi_hot)
         with pytest.raises(NonFiniteLoss, match="epoch 2, step 0: the network's outputs for 1 of 3 images are NaN"):
             callback(run)
     found = wrong(None)
+    assert found.class_count.tolist() == [1, 2]
     assert found.unanswered == 1 and found.metrics["unanswered"] == pytest.approx(1 / 3)
+    nothing = evaluation_of([bad] * 3, labels)(None)
+    assert nothing.metrics["unanswered"] == 1 and not nothing.metrics["balanced_accuracy"] > 0
     assert not multi_hot or found.metrics["mean_average_precision"] == 1.0  # of the two that are left
     assert multi_hot or found.outputs.tolist() == [-1, 1, 1]

@@ -2,14 +2,20 @@
 
 import csv
 import json
+import types
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import cbjax
 from cbjax import config as configs
+from cbjax import eval_files
 from cbjax.cli import main
+from cbjax.data import Split
 from cbjax.data.sources import load_digits
+from cbjax.evaluate import Evaluation
+from cbjax.metrics import ClassificationSums, per_class_accuracy
 from tests.photos import write_tree
 
 
@@ -126,3 +132,21 @@ def test_what_is_not_new_data_is_one_message(digits, capsys, arguments, message)
     _, folder = digits
     assert call(folder, *(argument.replace("FOLDER", str(folder)) for argument in arguments)) == 2
     assert message in capsys.readouterr().err
+
+
+def test_skipped_images_count_nowhere_beside_images_without_an_answer():
+    """Both have -1 in place of a prediction."""
+    labels, outputs = np.array([0, 0, 0, 1, 1]), np.array([0, -1, -1, 1, 0])
+    mask = np.array([1, 1, 0, 1, 1])  # image 2 is skipped, image 1 has no answer
+    logits = np.float32([[1, 0], [np.nan, 0], [1, 0], [0, 1], [1, 0]])
+    sums = ClassificationSums.from_outputs(*map(jnp.asarray, (logits, labels, np.zeros(5), mask, np.ones(5))))
+    found = types.SimpleNamespace(
+        counts=np.array([7, 3]),
+        split=Split(np.zeros((5, 1)), labels),
+        evaluation=Evaluation({}, per_class_accuracy(sums), outputs, np.asarray(sums.total), None, 4, 1),
+    )
+    columns = eval_files.class_columns(found)
+    assert columns["images"].tolist() == [2, 2] and columns["accuracy"].tolist() == [0.5, 0.5]
+    assert columns["precision"].tolist() == [0.5, 1.0]
+    (line,) = eval_files.figures(found, "test")
+    assert "1 of 4 images are NaN or infinite: these are counted as wrong" in line
