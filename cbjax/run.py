@@ -129,7 +129,12 @@ def train(
         processes.agree({"step to go on from": step, "first parameters": sharding.digest(state)})
         state = sharding.replicate(state, mesh)
         run = Run(config, parts.model, state, {}, dataset.class_names, memory=remembered, workdir=str(home.root))
-        lost = processes.from_first(lambda: workdirs.lacks(place, remembered["history"])) if has_results else []
+        tensorboard = config.log.tensorboard
+        lost = (
+            processes.from_first(lambda: workdirs.lacks(place, remembered["history"], tensorboard))
+            if has_results
+            else []
+        )
         if step == total and lost:
             _each(tell, f"restored step {step}: finished, but missing or damaged and made again: {', '.join(lost)}")
         elif step == total and has_results:
@@ -157,7 +162,7 @@ def train(
             workdirs.write_start(place, config, facts, dataset.indices, sharding.describe(mesh))
             workdirs.write_parameters(place, state.params)
             logs = stack.enter_context(
-                contextlib.closing(Logs(place, remembered["history"], config.log.tensorboard, written=home.send))
+                contextlib.closing(Logs(place, remembered["history"], tensorboard, written=home.send))
             )
             home.send()
         if profile:

@@ -22,7 +22,7 @@ from cbjax.data import DataError, Dataset, Encoded
 from cbjax.logs import is_log_of
 from cbjax.records import RecordError
 from cbjax.storage import with_absolute_paths
-from cbjax.writers import remove_remains, replace
+from cbjax.writers import EVENTS, remove_remains, replace
 
 # Of the facts of the data, those that a loaded run needs.
 FACTS = {"class_names": list, "sizes": dict, "image_shape": list, "image_dtype": str, "mean": list, "std": list}
@@ -121,7 +121,7 @@ def read_final_metrics(workdir: pathlib.Path) -> dict[str, float]:
     return final
 
 
-def lacks(workdir: pathlib.Path, history: Mapping[str, list[dict[str, Any]]]) -> list[str]:
+def lacks(workdir: pathlib.Path, history: Mapping[str, list[dict[str, Any]]], tensorboard: bool) -> list[str]:
     """Returns the names of the files of a finished run that are missing, damaged or not those of its history."""
     lost = [
         name
@@ -137,6 +137,8 @@ def lacks(workdir: pathlib.Path, history: Mapping[str, list[dict[str, Any]]]) ->
         log = workdir / f"{name}.jsonl"
         if not (is_log_of(log, rows) and records.is_unchanged(log)):
             lost.append(log.name)
+    if tensorboard and not any(path.stat().st_size for path in workdir.glob(EVENTS)):
+        lost.append(EVENTS)
     return lost
 
 

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 Row = Mapping[str, Any]
 LOCK = ".lock"
 TEMPORARY = ".tmp"
+EVENTS = "events.out.tfevents.*"  # TensorBoard's files
 # What a disk says that takes no more, and what helps: the same command goes on when there is room.
 FULL = {
     errno.ENOSPC: "make room",
@@ -85,7 +86,7 @@ class TensorBoardWriter:
     def __init__(self, directory: str | os.PathLike, rows: Iterable[Row] = ()):
         from tensorboardX.event_file_writer import EventsWriter
 
-        for old in pathlib.Path(directory).glob("events.out.tfevents.*"):
+        for old in pathlib.Path(directory).glob(EVENTS):
             old.unlink()
         self._events = EventsWriter(os.path.join(directory, "events"))
         self._closed = False

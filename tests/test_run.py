@@ -450,11 +450,14 @@ def test_the_rows_of_a_finished_run_are_checked_by_a_report_and_made_again(finis
     place = tmp_path / "run"
     shutil.copytree(workdir, place)
     history = {"metrics": read_rows(place / "metrics.jsonl")}
-    assert read_run(place).results and lacks(place, history) == []
+    assert read_run(place).results and lacks(place, history, tensorboard=False) == []
     change(place / "metrics.jsonl", '"time/train_seconds": ', '"time/train_seconds": 1')
     with pytest.raises(ValueError, match=r"metrics.jsonl is not as cbjax wrote it.* own command makes it again"):
         read_run(place)
-    assert lacks(place, history) == ["metrics.jsonl"]
+    assert lacks(place, history, tensorboard=False) == ["metrics.jsonl"]
+    for path in place.glob("events*"):
+        path.unlink()
+    assert lacks(place, history, tensorboard=True) == ["metrics.jsonl", "events.out.tfevents.*"]
 
 
 def test_a_finished_run_makes_again_what_was_lost(finished, tmp_path, capsys):
