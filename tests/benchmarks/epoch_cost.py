@@ -34,7 +34,7 @@ class Epochs:
         self.run = Run(config, self.parts.model, self.parts.init(), {}, dataset.class_names, memory=memory.start(10))
         place = lambda array: sharding.replicate(array, mesh)  # noqa: E731
         self.after = [callbacks.log_tau("paper", self.parts.start_epoch)] if weights == "difficulty" else []
-        self.after.append(callbacks.evaluate_validation(self.parts.evaluate("validation")))
+        self.after.append(callbacks.evaluate_validation(self.parts.evaluate("validation"), callbacks.smoothing(0.0)))
         self.after.append(callbacks.reweight(self.parts.weights, self.parts.start_epoch, place))
 
     def seconds(self):
