@@ -130,7 +130,7 @@ def lacks(workdir: pathlib.Path, history: Mapping[str, list[dict[str, Any]]], te
     ]
     for name in ("indices.npz", "parameters.txt"):
         with contextlib.suppress(OSError):
-            if (workdir / name).stat().st_size:
+            if (workdir / name).stat().st_size and records.is_unchanged(workdir / name):
                 continue
         lost.append(name)
     for name, rows in history.items():
@@ -223,6 +223,7 @@ def write_start(
     packed = io.BytesIO()
     np.savez_compressed(packed, allow_pickle=False, **indices)
     replace(workdir / "indices.npz", packed.getvalue())
+    records.vouch(workdir, ["indices.npz"])
     write_json(workdir / "data.json", facts)
     facts_here = {**environment.describe(), "commit": _commit(), "devices": devices}
     write_json(workdir / "environment.json", environment.added(read_environment(workdir), facts_here))

@@ -457,7 +457,10 @@ def test_the_rows_of_a_finished_run_are_checked_by_a_report_and_made_again(finis
     assert lacks(place, history, tensorboard=False) == ["metrics.jsonl"]
     for path in place.glob("events*"):
         path.unlink()
-    assert lacks(place, history, tensorboard=True) == ["metrics.jsonl", "events.out.tfevents.*"]
+    chosen = bytearray((place / "indices.npz").read_bytes())
+    chosen[100] ^= 1
+    (place / "indices.npz").write_bytes(chosen)
+    assert lacks(place, history, tensorboard=True) == ["indices.npz", "metrics.jsonl", "events.out.tfevents.*"]
 
 
 def test_a_finished_run_makes_again_what_was_lost(finished, tmp_path, capsys):
