@@ -177,7 +177,7 @@ def test_an_evaluation_that_does_not_fit(answers, capsys):
     ("arguments", "message"),
     [
         (["--topology=v5e:2x5"], "must be one of v5e's slices"),
-        (["--topology=v5e:2x4", "--classes=0"], "--classes: must be a whole number of at least 1; got 0"),
+        (["--topology=v5e:2x4", "--classes=0"], "--classes: must be a whole number from 1 to 1000000; got '0'"),
         (["--topology=v5e:2x4", "--config.model.name=resnet21"], "did you mean"),
         ([], "--topology"),
     ],

@@ -132,7 +132,7 @@ def test_fewer_runs_than_devices_are_spread_too(monkeypatch):
     assert modes.choose(runs, "auto", None)[:2] == ("devices", 5)
 
 
-@pytest.mark.parametrize(("most", "expected"), [(100, [8, 1]), (7, [7, 2]), (3, [3, 3, 3])])
+@pytest.mark.parametrize(("most", "expected"), [(100, [8, 4]), (7, [7, 5]), (3, [3, 3, 3, 3])])
 def test_a_group_on_the_devices_that_memory_has_room_for_has_as_many_runs_on_each(monkeypatch, most, expected):
     _, runs = sweep_file.load("digits_lt", ["devices=1"])
     monkeypatch.setattr(modes, "runs_that_fit", lambda *args: most)

@@ -85,7 +85,7 @@ def test_the_wheel_finds_its_configs_without_a_clone(wheel, tmp_path):
     assert python(program + "print(config.__file__, *names)", installed, elsewhere).split() == [
         str(installed / "cbjax" / "config.py"),
         "digits",
-        "9",
+        "12",
     ]
 
 

@@ -166,7 +166,10 @@ def test_a_run_of_a_sweep_that_diverges_does_not_stop_the_others_of_two_processe
             ("--coordinator=a:1", "--processes=2", "--process=2"),
             "--process must be from 0 to --processes - 1; got 2 of 2",
         ),
-        (("--coordinator=a", "--processes=2", "--process=0"), "--coordinator must be HOST:PORT; got a"),
+        (
+            ("--coordinator=a", "--processes=2", "--process=0"),
+            "--coordinator must be HOST:PORT with a port from 1 to 65535; got 'a'",
+        ),
         (("--coordinator=a:1", "--processes=2", "--process=0", "--distributed=auto"), "give one of them"),
     ],
 )

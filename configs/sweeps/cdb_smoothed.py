@@ -39,7 +39,7 @@ MNIST = {
 }
 
 
-def get_sweep(recipe=None):
+def get_sweep(recipe="digits"):
     """Returns every method on one data set: "digits", "mnist" (ten classes) or "binary" (MNIST 4 against 9)."""
     if recipe == "digits":
         return Sweep("digits_lt", product(choices("method", METHODS), seeds(5)))
