@@ -15,6 +15,7 @@ from cbjax.cli import main
 from cbjax.report import sweep_plots
 from cbjax.report.paper_table import paper_page, paper_table
 from cbjax.sweep_table import read_setting
+from cbjax.text import escape
 from cbjax.variants import Sweep, Table, choices, product, seeds
 
 FILES = sorted((Path(__file__).parents[1] / "configs" / "sweeps").glob("*.py"))
@@ -129,6 +130,37 @@ def test_a_sweep_s_report_comes_from_the_rows_of_all_shards(swept, capsys):
             assert np.asarray(picture.convert("L")).std() > 10
     assert "effective_number.png" not in page
     assert main(["report", str(swept)]) == 0 and (swept / "report.md").read_text() == page
+
+
+def make_weighted(place, weights, difficulty=True):
+    """Fabricates what a report reads of a run's class weights."""
+    place.mkdir(parents=True)
+    config = {"weights": {"name": "difficulty" if difficulty else "uniform"}}
+    (place / "config.json").write_text(json.dumps(config))
+    (place / "data.json").write_text(json.dumps({"class_names": ["4", "9"], "counts": [5, 995]}))
+    lines = [{"step": e, "epoch": e, "class_weights": one} for e, one in enumerate(weights, start=1)]
+    (place / "class_weights.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+
+def test_a_sweep_s_report_names_the_runs_whose_weights_swing(swept):
+    names = [run["name"] for run in json.loads((swept / "sweep.json").read_text())["runs"]]
+    equal, back_and_forth = [[1.0, 1.0]] * 8, [[1.8, 0.2], [0.2, 1.8]] * 4
+    make_weighted(swept / names[0], equal)
+    make_weighted(swept / names[1], equal, difficulty=False)
+    assert main(["report", str(swept)]) == 0
+    assert "swing" not in (swept / "report.md").read_text()
+    for name in names[2:4]:
+        make_weighted(swept / name, back_and_forth)
+    make_weighted(swept / names[4], back_and_forth)
+    (swept / names[4] / "class_weights.jsonl").write_text('{"epoch": 1}\n' * 8)  # damaged: the others are named
+    assert main(["report", str(swept)]) == 0
+    (line,) = [line for line in (swept / "report.md").read_text().splitlines() if "swing" in line]
+    assert line.startswith("The class weights of 2 of 3 CDB runs swing: ")
+    assert all(escape(name) in line for name in names[2:4]) and "docs/cdb" in line
+    for name in names[5:30]:
+        make_weighted(swept / name, back_and_forth)
+    assert main(["report", str(swept)]) == 0
+    assert "of 27 of 28 CDB runs swing" in (page := (swept / "report.md").read_text()) and " and 7 others; see" in page
 
 
 @pytest.mark.parametrize("width", [20, 60, 80, 130, 200])

@@ -13,7 +13,7 @@ from cbjax.report.comparison import comparison_page
 from cbjax.report.one_run import run_page
 from cbjax.report.paper_table import NAMES, paper_page, paper_table, progress, table_csv
 from cbjax.report.read import CHECKPOINTS, LeftOut, Method, ReportError, RunRecord, group, read_json, read_runs
-from cbjax.report.sections import PICTURES
+from cbjax.report.sections import PICTURES, swinging_runs
 from cbjax.report.sweep_pictures import sweep_pictures
 from cbjax.report.table import results_table
 from cbjax.text import one_line
@@ -99,7 +99,10 @@ def report_sweep(workdir: str | os.PathLike, out: str | os.PathLike | None = Non
     names = [run["name"] for run in description["runs"]]
     pictures = sweep_pictures(place, out, description["table"], found, names)
     failed = _failed(place, description, found)
-    page = paper_page(description["table"], found, description["name"], pictures, failed, len(names))
+    table = description["table"]
+    if (swinging := swinging_runs(place, names)) is not None:
+        table = {**table, "notes": [*table["notes"], swinging]}
+    page = paper_page(table, found, description["name"], pictures, failed, len(names))
     replace(out / "table.csv", table_csv(description["table"], found).encode())
     path = out / "report.md"
     replace(path, page.encode(errors="backslashreplace"))

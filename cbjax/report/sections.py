@@ -1,5 +1,6 @@
 """What the page of one run and the page of a comparison share: class weights, curves, environment."""
 
+import contextlib
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +11,7 @@ from cbjax import swings
 from cbjax.difficulty import weights_moved
 from cbjax.metrics import class_groups
 from cbjax.report import plots
-from cbjax.report.read import RunRecord
+from cbjax.report.read import RunRecord, read_run
 from cbjax.text import escape
 from cbjax.writers import read_rows
 
@@ -24,6 +25,7 @@ PICTURES = (
 )
 CHOSEN = {"last": "last epoch", "best": "best epoch on held-out validation"}
 PANELS = 9  # pictures with a panel per method are left out above this
+LISTED = 20  # runs of a sweep that are named as swinging
 
 
 def join(sections: Sequence[str]) -> str:
@@ -79,6 +81,30 @@ def swing_of(run: RunRecord) -> swings.Swing | None:
     epochs, values = run.class_weights()
     moved = weights_moved(jnp.asarray(values[:-1]), jnp.asarray(values[1:]))
     return swings.largest_swing(epochs[1:], np.asarray(moved))
+
+
+def swinging_runs(place: pathlib.Path, names: Sequence[str]) -> str | None:
+    """Names the runs of a sweep whose class weights swing; None if none does.
+
+    Args:
+      place: the sweep's folder.
+      names: of its runs. Counted are those that weigh by difficulty and can be read: others may lie elsewhere, be
+        damaged or not begun.
+    """
+    found = {}
+    for name in names:
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            run = read_run(place / name)
+            if run.settings.get("weights.name") == "difficulty":
+                found[name] = swing_of(run) is not None
+    swinging = [name for name, swings_here in found.items() if swings_here]
+    if not swinging:
+        return None
+    more = f" and {len(swinging) - LISTED} others" if len(swinging) > LISTED else ""
+    return (
+        f"The class weights of {len(swinging)} of {len(found)} CDB runs swing: {', '.join(swinging[:LISTED])}{more}; "
+        "see docs/cdb_swings.md."
+    )
 
 
 def _swing_line(label: str, members: Sequence[RunRecord]) -> str | None:
