@@ -5,6 +5,7 @@ import math
 import numbers
 import os
 import re
+import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -60,6 +61,8 @@ def number(
             raise ValueError
         if (high is not None and value > high) or (below is not None and value >= below):
             raise ValueError
+        if below is not None and struct.unpack("f", struct.pack("f", value))[0] >= below:
+            raise BrokenRule(f"training computes in float32, where this is {below:.15g}")
         return float(value)
 
     words = (("of at least", low), ("above", above), ("of at most", high), ("below", below))

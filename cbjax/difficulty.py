@@ -124,9 +124,10 @@ def smooth_accuracy(previous: Array, measured: Array, keep: float | Array) -> Ar
         raise ValueError(
             f"previous and measured must both be [C], one number a class, got {previous.shape} and {measured.shape}"
         )
-    if not isinstance(keep, jax.core.Tracer) and not 0 <= keep < 1:
-        raise ValueError(f"keep must be in [0, 1), got {keep}")
     kind = jnp.float64 if jnp.float64 in (previous.dtype, measured.dtype) else jnp.float32
+    # Checked as it is computed with: 0.99999999 is 1 in float32, and no accuracy would ever count.
+    if np.ndim(keep) != 0 or (not isinstance(keep, jax.core.Tracer) and not 0 <= np.asarray(keep, kind) < 1):
+        raise ValueError(f"keep must be one number in [0, 1), got {keep}")
     previous, measured, keep = previous.astype(kind), measured.astype(kind), jnp.asarray(keep, kind)
     mixed = keep * previous + (1 - keep) * measured
     return jnp.where(jnp.isnan(measured), previous, jnp.where(jnp.isnan(previous), measured, mixed))

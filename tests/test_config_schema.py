@@ -60,6 +60,7 @@ WRONG_VALUES = [
     ("optim.reference_batch_size=0", "a whole number from 1 to 1000000, or none", "'0'"),
     ("optim.warmup_from=bass", "did you mean base?", "'bass'"),
     ("loss.label_smoothing=1", "a finite number of at least 0 and below 1", "'1'"),
+    ("difficulty.smoothing=0.99999999", "float32, where this is 1", "'0.99999999'"),
     ("loss.mean=sum", "batch or weight_sum", "'sum'"),
     ("weights.name=cdb", "one of uniform, inverse_frequency", "'cdb'"),
     ("weights.beta=1.01", "a finite number of at least 0 and of at most 1", "'1.01'"),

@@ -239,8 +239,8 @@ def test_messages_of_smoothing():
     for previous, measured in [(jnp.zeros(2), jnp.zeros(3)), (jnp.zeros((2, 2)), jnp.zeros((2, 2)))]:
         with pytest.raises(ValueError, match=r"previous and measured must both be \[C\], one number a class, got"):
             difficulty.smooth_accuracy(previous, measured, 0.5)
-    for keep in (-0.1, 1.0, float("nan")):
-        with pytest.raises(ValueError, match=r"keep must be in \[0, 1\), got"):
+    for keep in (-0.1, 1.0, 0.99999999, float("nan"), None, jnp.array([0.5, 0.5])):
+        with pytest.raises(ValueError, match=r"keep must be one number in \[0, 1\), got"):
             difficulty.smooth_accuracy(jnp.zeros(2), jnp.zeros(2), keep)
 
 
