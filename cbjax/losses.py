@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cbjax.types import Array
 
@@ -207,7 +208,16 @@ def _sum_over_classes(
 def _checked(logits: Array, labels: Array, class_weights: Array | None) -> tuple[Array, Array, Array | None]:
     """Returns the arguments as jax arrays, floats in at least float32, or raises what the caller got wrong."""
     # NumPy arrays too: class weights from `weights` are, and such an array takes no traced labels as its index.
-    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+    logits = jnp.asarray(logits)
+    try:
+        labels = jnp.asarray(labels)
+    except TypeError as error:
+        if (kind := np.asarray(labels).dtype.kind) not in "USTO":
+            raise
+        raise ValueError(
+            f"labels must be integers, got {'objects' if kind == 'O' else 'strings'}: number the classes first, as "
+            "numpy.unique(labels, return_inverse=True)[1]"
+        ) from error
     if logits.ndim != 2:
         raise ValueError(f"logits must be [B, C], got shape {logits.shape}; for more axes use jax.vmap")
     if labels.shape not in (logits.shape[:1], logits.shape):

@@ -517,3 +517,10 @@ def test_jax_s_strict_settings_hold(dtype, x64):
                         lambda logits, *rest, loss=CASES[name][0]: loss(logits, *rest).sum()
                     )(logits, jnp.asarray(labels), weights)
                     assert np.isfinite(value) and gradient.dtype == logits.dtype
+
+
+@pytest.mark.parametrize("labels", [["cat", "dog"], np.array([b"cat", b"dog"]), np.array(["cat", "dog"], object)])
+@pytest.mark.parametrize("loss", [losses.softmax_cross_entropy, losses.sigmoid_cross_entropy])
+def test_labels_that_are_names_are_refused_with_the_call_that_numbers_them(loss, labels):
+    with pytest.raises(ValueError, match=r"must be integers, got (strings|objects): number the classes.*numpy\.unique"):
+        loss(np.zeros((2, 3)), labels)
