@@ -242,6 +242,9 @@ def read_environment(workdir: pathlib.Path) -> dict[str, Any]:
 
 def check_environment(workdir: pathlib.Path, devices: str) -> list[str]:
     """Returns a line to note where the run in a work directory had another machine or other software until now."""
+    path = workdir / "environment.json"
+    if path.exists() and not records.is_sound(path):
+        return [f"{path} is damaged, so nobody knows whether the machine or the software changed; it is written anew"]
     return environment.note(read_environment(workdir), {**environment.describe(), "devices": devices})
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 import cbjax
-from cbjax import environment
+from cbjax import environment, records, workdir
 
 
 def test_64_bits_of_jax_change_nothing(tmp_path):
@@ -24,13 +24,22 @@ def test_64_bits_of_jax_change_nothing(tmp_path):
     assert ours == theirs
 
 
+def test_a_damaged_note_of_the_environment_is_said(tmp_path):
+    path = tmp_path / "environment.json"
+    records.write(path, environment.describe())
+    assert workdir.check_environment(tmp_path, "1 x cpu") == []
+    path.write_text(path.read_text().replace('"cores": ', '"cores": 7'))
+    (said,) = workdir.check_environment(tmp_path, "1 x cpu")
+    assert str(path) in said and "is damaged" in said
+
+
 def test_another_environment_is_said_once_and_kept(tmp_path, capsys):
     args = ["num_epochs=1", "log.progress=off", "log.tensorboard=false", "devices=1"]
     cbjax.train(cbjax.config.load("digits_lt", args), tmp_path)
     path = tmp_path / "environment.json"
     first = json.loads(path.read_text())
     assert first["earlier"] == [] and first["cores"] >= 1 and first["pillow"]
-    path.write_text(json.dumps({**first, "cores": 777, "pillow": "1.0"}))
+    records.write(path, {**first, "cores": 777, "pillow": "1.0"})
     capsys.readouterr()
     cbjax.train(cbjax.config.load("digits_lt", [*args, "num_epochs=2"]), tmp_path, extend=True)
     said = [line for line in capsys.readouterr().out.splitlines() if "environment differs" in line]

@@ -219,4 +219,4 @@ def test_images_that_are_skipped_are_listed_once_by_the_first_process(tmp_path):
     rows = read_rows(tmp_path / "run" / "bad_images.jsonl")
     assert sorted(row["image"] for row in rows) == sorted(map(str, bad))
     assert all("it cannot be decoded" in row["reason"] for row in rows)
-    assert [output.count("skipped ") for _, output, _ in ends] == [5, 0]
+    assert [output.count("\nskipped ") for _, output, _ in ends] == [5, 0]

@@ -155,6 +155,7 @@ def test_other_settings_are_refused_and_extending_is_asked_for(uninterrupted, tm
 
 def test_on_other_devices_a_resumed_run_agrees_to_rounding(tmp_path):
     short = ("--config.num_epochs=4", "--config.weights.name=class_balanced", "--config.checkpoint.every_epochs=1")
+    short += ("--config.difficulty.smoothing=0",)
     process = processes.start(*train(tmp_path / "same", *short, "--config.devices=2"), devices=4)
     assert processes.wait_for_checkpoint(process, tmp_path / "same")
     process.send_signal(signal.SIGTERM)

@@ -331,10 +331,9 @@ def test_a_class_without_training_images_is_refused_by_name_or_ignored(tmp_path)
 
 def test_predict_refuses_what_it_was_not_trained_on(finished):
     done = finished[0]
-    with pytest.raises(ValueError, match=r"must be uint8.*got float64: give pixels of 0 to 255"):
+    with pytest.raises(ValueError, match=r"must be uint8.*got float64 of 0 to 0: use images.astype"):
         done.predict(np.zeros((2, 8, 8)))
-    with pytest.raises(ValueError, match=r"the shape \[N, 8, 8, 1\].*got \[2, 9, 9\]"):
-        done.predict(np.zeros((2, 9, 9), np.uint8))
+    assert done.predict(np.zeros((2, 9, 9), np.uint8)).shape == (2, 10)  # resized, as an evaluation does
     assert done.predict(np.zeros((0, 8, 8), np.uint8)).shape == (0, 10)
 
 
