@@ -16,7 +16,7 @@ from rich.console import Console
 
 from cbjax import writers
 from cbjax.report import plots, read, report, sections, table, table_for_terminal
-from cbjax.report.read import flatten
+from cbjax.report.read import ReportError, flatten
 from cbjax.report.sections import PICTURES
 
 CONFIG = {
@@ -632,3 +632,11 @@ def test_pictures_leave_matplotlib_s_state_alone(sweep, tmp_path):
     assert dict(matplotlib.rcParams) == before
     pyplot = sys.modules.get("matplotlib.pyplot")
     assert pyplot is None or pyplot.get_fignums() == []
+
+
+def test_a_report_of_no_readable_run_names_why_and_writes_nothing(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.json").write_text("{damaged")
+    with pytest.raises(ReportError, match=r"run: cannot be read: "):
+        report([tmp_path / "run"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -147,11 +147,16 @@ def _own_and_missing(source: Source, data: Mapping[str, Any]):
 
 
 def _parts_of_own(source: Source, data: Mapping[str, Any], indices: dict[str, np.ndarray]) -> tuple[str, ...]:
-    """Says which of the source's own splits are not used whole."""
+    """Says of which of the source's own splits a share is used; a number of images is taken as meant."""
     notes = []
     for name in ("validation", "test"):
         own = getattr(source, name)
-        if data.get(name) and name in indices and own is not None and str(indices[f"{name}_from"]) == name:
+        if (
+            0 < (data.get(name) or 0) < 1
+            and name in indices
+            and own is not None
+            and str(indices[f"{name}_from"]) == name
+        ):
             notes.append(
                 f"data.{name}={data[name]} takes {len(indices[name])} of the {len(own)} {name} images that the data "
                 f"bring; data.{name}=0 takes all"

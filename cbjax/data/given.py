@@ -48,7 +48,7 @@ class Fit:
             raise DataError(f"{path}: there is no such file") from None
         except (DecodeError, OSError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise DataError(f"{path}: it cannot be read ({reason}); repair it or leave it out") from error
+            raise DataError(f"{path}: it cannot be read ({reason})") from error
 
     def photo(self, pixels: np.ndarray) -> np.ndarray:
         """Brings the pixels [H, W, 3] uint8 of a photo to the network's input; raises DataError."""

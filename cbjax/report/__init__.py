@@ -51,9 +51,11 @@ def report(workdirs: Directories, out: str | os.PathLike, left_out: Sequence[Lef
       The path of `report.md`.
 
     Raises:
-      ReportError: if one of the directories holds no run.
+      ReportError: if one of the directories holds no run, or no run can be read; nothing is written then.
     """
     runs, unread = read_runs(_several(workdirs), out)
+    if not runs and unread and not left_out:
+        raise ReportError("; ".join(f"{path}: {reason}" for path, reason in unread))
     left_out = [*unread, *left_out]
     out = pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
