@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 # Longer than any path that a system takes, and than any name of a class.
 LONGEST_TEXT = 4096
-# Of a whole number that has no bound of its own: more does not fit the 32 bits that devices count in.
+# The bound of a whole number without one of its own: devices count in 32 bits.
 LARGEST = 2**31 - 1
 LARGEST_GROUP = 10**6  # classes of a group
 

@@ -24,7 +24,7 @@ from cbjax.records import RecordError
 from cbjax.storage import with_absolute_paths
 from cbjax.writers import EVENTS, remove_remains, replace
 
-# Of the facts of the data, those that a loaded run needs.
+# The facts of the data that a loaded run needs.
 FACTS = {"class_names": list, "sizes": dict, "image_shape": list, "image_dtype": str, "mean": list, "std": list}
 
 
