@@ -7,8 +7,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from cbjax import config, data, difficulty, losses, metrics, models, optim, report, weights
-    from cbjax.restore import load
-    from cbjax.run import train
+    from cbjax.training.restore import load
+    from cbjax.training.run import train
     from cbjax.types import Run, TrainState
 
 __all__ = [
@@ -26,7 +26,12 @@ __all__ = [
     "train",
     "weights",
 ]
-_PLACES = {"Run": "cbjax.types", "TrainState": "cbjax.types", "load": "cbjax.restore", "train": "cbjax.run"}
+_PLACES = {
+    "Run": "cbjax.types",
+    "TrainState": "cbjax.types",
+    "load": "cbjax.training.restore",
+    "train": "cbjax.training.run",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cbjax.text import one_line
+from cbjax.host.text import one_line
 
 SHOWN_CLASSES = 10  # in the text of a run
 

@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from cbjax.config_schema import show
-from cbjax.sweep_table import Table
+from cbjax.config.schema import show
+from cbjax.report.sweep_table import Table
 
 MOST_RUNS = 100_000  # of a sweep; more is a slip, which would take all memory
 

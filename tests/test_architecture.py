@@ -8,68 +8,23 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "cbjax"
 
-# Each may import the ones below it, never its own level or above.
-LEVELS = [
-    {"cli"},
-    {"sweep", "predictions", "eval_files"},
-    {"plan", "sweep_start"},
-    {"train_group", "modes"},
-    {"run", "run_group", "tpu_programs", "cost"},
-    {"restore"},
-    {"results"},
-    {"build"},
-    {"inputs"},
-    {"programs"},
-    {"components"},
-    {"workdir"},
-    {"loop", "logs"},
-    {"callbacks", "predict", "profile"},
-    {"evaluate", "checkpoint", "resident", "streaming"},
-    {"train_step", "abstract_data", "check_data", "bad_images"},
-    {"losses", "weights", "difficulty", "metrics", "models", "data", "optim"}
-    | {"sharding", "memory", "processes", "pretrained", "swings"},
+# From the ground up; each may import the ones below it, and itself, never its own floor or above.
+FLOORS = [
     {"types"},
+    {"losses", "weights", "difficulty", "metrics", "optim"},
+    {"models", "data", "parallel"},
+    {"objectives"},
+    {"workdir"},
+    {"report"},
+    {"training", "variants"},
+    {"sweeps", "estimate", "landscape"},
+    {"cli"},
 ]
-# These stand beside: any but the maths may import them.
-BESIDE = {
-    "sweep_file": {"config", "config_file", "config_rules", "config_schema", "storage", "sweep_table", "variants"},
-    "variants": {"config_schema", "sweep_table"},
-    "sweep_table": {"config", "config_schema"},
-    "config": {"config_file", "config_rules", "config_schema", "config_kinds"},
-    "config_file": {"config_schema", "config_kinds"},
-    "config_test_time": {"config", "config_schema"},
-    "config_rules": {"config_schema", "config_kinds"},
-    "config_schema": {"config_kinds"},
-    "config_kinds": set(),
-    "writers": set(),
-    "checksums": {"literal_path"},
-    "records": {"writers"},
-    "checkpoint_folder": {"checksums", "literal_path", "storage"},
-    "report": {"metrics", "weights", "difficulty", "swings", "writers", "config", "groups", "rows", "sweep_table"}
-    | {"class_tables", "output", "records", "text"},
-    "groups": {"config", "config_schema"},
-    "arguments": {"config_schema", "storage", "text"},
-    "environment": {"host"},
-    "host": set(),
-    "npz": {"host"},
-    "text": set(),
-    "class_tables": {"text"},
-    "output": {"text"},
-    "progress": {"output", "text"},
-    "rows": {"config", "records", "sweep_file", "sweep_table", "text", "variants", "writers"},
-    "interrupts": set(),
-    "literal_path": set(),
-    "startup": {"config", "host", "output"},
-    "storage": {"literal_path"},
-    "tpu": set(),
-    "lobby": set(),
-    "watch": {"output", "text"},
-    "roofline": {"tpu"},
-    "compile": {"config", "roofline", "tpu"},
-    "compile_table": {"roofline", "tpu"},
-}
+# These stand beside: what a config says, and what is asked of the machine. The first may read the second.
+BESIDE = {"config": {"host"}, "host": set()}
+WITHOUT_CONFIG = {"models", "objectives", "data"}
 PURE = {"losses", "weights", "difficulty", "optim", "metrics"}
-RANK = {name: rank for rank, level in enumerate(LEVELS) for name in level}
+RANK = {name: rank for rank, floor in enumerate(FLOORS) for name in floor}
 
 
 def modules():
@@ -100,7 +55,9 @@ def test_imports_go_downhill(part, path):
         if part in BESIDE:
             assert other in BESIDE[part], f"{part} stands beside and may not import {other}"
         elif other not in BESIDE:
-            assert RANK[other] > RANK[part], f"{part} may not import {other}: it is not below it"
+            assert RANK[other] < RANK[part], f"{part} may not import {other}: it is not below it"
+        elif other == "config":
+            assert part not in PURE | WITHOUT_CONFIG, f"{part} takes arguments, not a config"
 
 
 @pytest.mark.parametrize("part", sorted(PURE))
@@ -120,21 +77,38 @@ def test_only_models_import_flax_modules():
 
 
 def test_only_sharding_speaks_of_devices():
-    for part, path in modules():
-        if part != "sharding":
+    for _, path in modules():
+        if path.name != "sharding.py":
             text = path.read_text()
             assert "jax.devices" not in text and "shard_map(" not in text and "jax.pmap" not in text, path
 
 
 def test_only_output_prints():
     """Names in what is printed must not command a terminal, and a terminal must not end a run."""
-    for part, path in modules():
-        if part not in {"output", "tpu_programs"}:  # the second answers the process that started it
+    for _, path in modules():
+        if path.name not in {"output.py", "tpu_programs.py"}:  # the second answers the process that started it
             calls = (node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
             assert not [call for call in calls if isinstance(call, ast.Name) and call.id == "print"], path
 
 
-def test_every_module_has_its_tests_and_a_short_file():
-    for part, path in modules():
+def test_files_are_short_and_named_for_a_topic():
+    for _, path in modules():
         assert len(path.read_text().splitlines()) <= 320, path
-        assert part not in {"utils", "common", "helpers", "misc"}
+        assert path.stem not in {"utils", "common", "helpers", "misc"}
+
+
+def test_rooms_are_few_and_each_says_what_it_holds():
+    rooms = {path.parent for _, path in modules()} - {PACKAGE}
+    assert {room.name for room in rooms} <= RANK.keys() | BESIDE.keys()
+    assert len([*PACKAGE.glob("*.py"), *rooms]) <= 22
+    for room in rooms:
+        told = ast.get_docstring(ast.parse((room / "__init__.py").read_text())) or ""
+        assert told.count(".") >= 2, (
+            f"{room.name}/__init__.py must say what is in here, what is not, and where to begin"
+        )
+
+
+def test_tests_stand_in_the_room_of_what_they_test():
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        room = path.parent.name
+        assert room == "tests" or (PACKAGE / room / "__init__.py").exists(), path

@@ -51,7 +51,9 @@ def test_importing_costs_little(modules):
 
 def test_importing_changes_no_environment():
     # JAX sets variables of its own.
-    program = "import os, jax; before = dict(os.environ); import cbjax, cbjax.losses, cbjax.config, cbjax.run; "
+    program = (
+        "import os, jax; before = dict(os.environ); import cbjax, cbjax.losses, cbjax.config, cbjax.training.run; "
+    )
     assert python(program + "print(os.environ == before)") == "True"
 
 

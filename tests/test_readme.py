@@ -5,7 +5,7 @@ import shlex
 import jax.numpy as jnp
 
 from cbjax import config as configs
-from cbjax.arguments import parse
+from cbjax.cli.arguments import parse
 
 README = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
 

@@ -9,13 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cbjax import abstract_data, build, loop, models, sharding, tpu_programs
 from cbjax import config as configs
+from cbjax import models
 from cbjax.config import ConfigError
-from cbjax.config_schema import IMAGENET_RESNETS
+from cbjax.config.schema import IMAGENET_RESNETS
 from cbjax.data import prepare
+from cbjax.estimate import abstract_data, tpu_programs
+from cbjax.parallel import sharding
+from cbjax.training import build, loop
+from tests.data.test_sources import write_encoded, write_prepared
 from tests.photos import photo, write_list, write_tree
-from tests.test_sources import write_encoded, write_prepared
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 CLASSES = ("ant", "bee", "cat")

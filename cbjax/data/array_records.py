@@ -11,8 +11,8 @@ import numpy as np
 from cbjax.data import tfds
 from cbjax.data.files import as_path, make_split, with_test
 from cbjax.data.records import DataError, Source
-from cbjax.literal_path import LiteralPath
-from cbjax.output import say
+from cbjax.host.literal_path import LiteralPath
+from cbjax.host.output import say
 
 PREFIX = "tfds:"
 _BLOCK = 64  # records read at a time for their labels; of photographs some megabytes

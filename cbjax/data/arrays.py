@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from cbjax import npz
 from cbjax.data import overlaps
 from cbjax.data.files import as_path, require_file
 from cbjax.data.records import DataError, Source, Split, alike, check_names, is_text, quote
+from cbjax.host import npz
 
 _SPLITS = ("train", "validation", "test")
 _LAYOUT = (

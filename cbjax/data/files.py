@@ -10,7 +10,7 @@ import numpy as np
 from cbjax.data import listing, overlaps
 from cbjax.data.image_kinds import AN_IMAGE
 from cbjax.data.records import DataError, Encoded, Source, Split, alike, check_names, quote
-from cbjax.storage import is_remote, why_no_path, why_out_of_reach
+from cbjax.host.storage import is_remote, why_no_path, why_out_of_reach
 
 VALIDATION_FOLDERS = ("validation", "val", "valid")
 SPLIT_FOLDERS = ("train", "training", "test", "testing", *VALIDATION_FOLDERS)

@@ -13,7 +13,7 @@ from cbjax.data.decode import MAX_PIXELS, DecodeError, decode, of_pillow
 from cbjax.data.files import as_path
 from cbjax.data.listing import read_file
 from cbjax.data.records import DataError
-from cbjax.storage import is_remote
+from cbjax.host.storage import is_remote
 
 NARROW = 8  # images whose pixels span less than this part of the training's may be in other units
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from cbjax.data.image_kinds import HEAD, SUFFIXES, kind_of
 from cbjax.data.records import quote
-from cbjax.literal_path import LiteralPath
-from cbjax.storage import is_remote
+from cbjax.host.literal_path import LiteralPath
+from cbjax.host.storage import is_remote
 
 LARGEST = 1 << 31  # bytes of one file; no image has more
 NO_IMAGE = "no image by its content"

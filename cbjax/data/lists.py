@@ -14,7 +14,7 @@ import numpy as np
 from cbjax.data import listing, overlaps
 from cbjax.data.files import Files, as_path, make_split, read_whole
 from cbjax.data.records import DataError, Source, Split, alike, check_names, is_text, quote
-from cbjax.storage import is_remote, why_no_path
+from cbjax.host.storage import is_remote, why_no_path
 
 Rows = tuple[list[str], list]  # paths and labels, in the order of the lines
 _LARGEST = 1 << 31  # bytes of a list

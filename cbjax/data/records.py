@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from cbjax.text import one_line
+from cbjax.host.text import one_line
 
 
 class DataError(ValueError):

@@ -12,7 +12,7 @@ import numpy as np
 
 from cbjax.data.decode import open_image
 from cbjax.data.records import DataError, Source, Split
-from cbjax.text import encodable
+from cbjax.host.text import encodable
 
 _SPLITS = ("train", "test")
 
@@ -27,7 +27,7 @@ class Prepared:
 
 def data_folder(data_dir: str | os.PathLike | None) -> Any:
     """Returns the TFDS folder: data_dir, else $CBJAX_DATA_DIR, else TFDS's own default."""
-    from cbjax.literal_path import LiteralPath
+    from cbjax.host.literal_path import LiteralPath
 
     default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return LiteralPath(data_dir or os.environ.get("CBJAX_DATA_DIR") or default).expanduser()

@@ -1,4 +1,8 @@
-"""Networks as records of pure functions: `build(name, num_classes, **options) -> Model`."""
+"""Networks as records of pure functions: `build(name, num_classes, **options) -> Model`.
+
+Linen is seen in here alone; how networks are trained is in `training/`. Begin with `linen.py`, which turns a module
+into a `Model`, and `layers.py`, which they are built of.
+"""
 
 import functools
 import inspect

@@ -3,9 +3,8 @@
 from flax import linen as nn
 
 from cbjax.models import linen
-from cbjax.models.initialization import initializer
+from cbjax.models.layers import initializer, relu
 from cbjax.models.matrix_convolution import ConvolutionAndPool
-from cbjax.models.relu import relu
 from cbjax.types import Array, Model
 
 

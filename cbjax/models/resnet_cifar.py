@@ -7,10 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from cbjax.models import linen
-from cbjax.models.batch_norm import BatchNorm
-from cbjax.models.convolution import convolution
-from cbjax.models.initialization import initializer
-from cbjax.models.relu import relu
+from cbjax.models.layers import BatchNorm, convolution, initializer, relu
 from cbjax.types import Array, Model
 
 WIDTHS = (16, 32, 64)

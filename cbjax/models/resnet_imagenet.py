@@ -7,10 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from cbjax.models import linen
-from cbjax.models.batch_norm import BatchNorm
-from cbjax.models.convolution import convolution
-from cbjax.models.initialization import initializer
-from cbjax.models.relu import relu
+from cbjax.models.layers import BatchNorm, convolution, initializer, relu
 from cbjax.types import Array, Model
 
 # Depth: blocks of each stage, and whether they are bottlenecks.
@@ -41,7 +38,7 @@ def resnet_imagenet(
 ) -> Model:
     """Builds a ResNet of 10 to 152 layers; bottlenecks have their stride in the 3x3 convolution (version 1.5).
 
-    Layers and padding are those of torchvision, so that its weights give equal logits (`cbjax.pretrained`).
+    Layers and padding are those of torchvision, so that its weights give equal logits (`cbjax.models.pretrained`).
 
     Args:
       num_classes: C, at least 2.

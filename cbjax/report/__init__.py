@@ -1,4 +1,8 @@
-"""Reports from work directories: Markdown with pictures, and the same figures as a table for the terminal."""
+"""Reports from work directories: Markdown with pictures, and the same figures as a table for the terminal.
+
+Only files are read here, so that a report can be made while a run trains and long after it. Begin with `read.py`, which
+turns work directories into records, then `one_run.py` and `comparison.py`, the two kinds of page.
+"""
 
 import contextlib
 import os
@@ -7,8 +11,9 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from cbjax import rows
-from cbjax.report import class_files
+from cbjax.host.text import one_line
+from cbjax.host.writers import replace
+from cbjax.report import class_files, rows
 from cbjax.report.comparison import comparison_page
 from cbjax.report.one_run import run_page
 from cbjax.report.paper_table import NAMES, paper_page, paper_table, progress, table_csv
@@ -16,8 +21,6 @@ from cbjax.report.read import CHECKPOINTS, LeftOut, Method, ReportError, RunReco
 from cbjax.report.sections import PICTURES, swinging_runs
 from cbjax.report.sweep_pictures import sweep_pictures
 from cbjax.report.table import results_table
-from cbjax.text import one_line
-from cbjax.writers import replace
 
 if TYPE_CHECKING:
     from rich.table import Table

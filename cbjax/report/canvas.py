@@ -9,9 +9,9 @@ from typing import Any, Concatenate, ParamSpec
 
 import numpy as np
 
-from cbjax.output import say
-from cbjax.text import visible
-from cbjax.writers import replace
+from cbjax.host.output import say
+from cbjax.host.text import visible
+from cbjax.host.writers import replace
 
 P = ParamSpec("P")
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from cbjax import class_tables
+from cbjax.host.writers import replace
+from cbjax.report import class_tables
 from cbjax.report.read import CHECKPOINTS, RunRecord
-from cbjax.writers import replace
 
 FILES = ("classes.csv", "class_weights.csv", *(f"confusion_{checkpoint}.csv" for checkpoint in CHECKPOINTS))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cbjax.host.text import escape
 from cbjax.report import paired, plots, reliability
 from cbjax.report.read import CHECKPOINTS, LeftOut, Method, RunRecord, differing
 from cbjax.report.sections import (
@@ -30,7 +31,6 @@ from cbjax.report.table import (
     metric,
     results_table,
 )
-from cbjax.text import escape
 
 ENDS = 10  # of many classes, so many of the largest and of the smallest are listed
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from cbjax.host.text import escape
 from cbjax.report import class_files, plots, reliability
 from cbjax.report.read import CHECKPOINTS, RunRecord, group
 from cbjax.report.sections import (
@@ -27,7 +28,6 @@ from cbjax.report.table import (
     metric,
     with_groups,
 )
-from cbjax.text import escape
 
 ENDS = 5  # so many of the largest and of the smallest classes are listed
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cbjax.host.text import escape
 from cbjax.report.read import Method
 from cbjax.report.table import COLUMNS, NOTHING, markdown_table
-from cbjax.text import escape
 
 RAREST = ("few_accuracy", "medium_accuracy")  # the first of them that the runs have
 COMPARABLE = 6  # of more methods each is compared with the first alone

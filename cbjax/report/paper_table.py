@@ -4,9 +4,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cbjax.host.text import code, csv_line, escape
+from cbjax.report.sweep_table import row_key
 from cbjax.report.table import markdown_table
-from cbjax.sweep_table import row_key
-from cbjax.text import code, csv_line, escape
 
 CHECKPOINTS = {"last": "Last epoch", "best": "Best epoch, chosen on held-out validation"}
 FAR = 1.5  # points from the paper's figure

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from cbjax.report import canvas
+from cbjax.report.swings import Swing
 from cbjax.report.table import by_frequency
-from cbjax.swings import Swing
 
 NAMED = 30  # as many class names fit beside an axis
 LEGEND = 12  # as many fit into a legend

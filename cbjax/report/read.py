@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cbjax import groups, records
-from cbjax.config import HOW_KEYS
-from cbjax.writers import read_regular, read_rows
+from cbjax.config import HOW_KEYS, class_groups
+from cbjax.host import checked_json
+from cbjax.host.writers import read_regular, read_rows
 
 # Any of these makes a directory a run's, also where a kill came before the rest was written.
 RUN_FILES = ("config.json", "data.json", "metrics.jsonl", "results.json")
@@ -75,7 +75,7 @@ class RunRecord:
     @property
     def groups(self) -> dict[str, np.ndarray]:
         """The classes of each group that the config names."""
-        return groups.resolve(self.settings.get("evaluation.groups") or (), self.class_names)
+        return class_groups.resolve(self.settings.get("evaluation.groups") or (), self.class_names)
 
     def is_balanced(self, split: str) -> bool:
         """Whether all classes of "validation" or "test" have as many images: overall is balanced accuracy then."""
@@ -177,10 +177,10 @@ def read_run(path: pathlib.Path) -> RunRecord:
     logs = {name: path / f"{name}.jsonl" for name in ("metrics", "class_weights")}
     for log in logs.values() if results else ():  # before its end a run adds to them
         try:
-            records.check(log)
+            checked_json.check(log)
         except FileNotFoundError:
             continue
-        except records.RecordError as error:
+        except checked_json.RecordError as error:
             raise ValueError(f"{error}; `cbjax train` with the run's own command makes it again") from error
     environment = path / "environment.json"
     return RunRecord(
@@ -262,7 +262,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 def _read_checked(path: pathlib.Path) -> dict[str, Any]:
     value = read_json(path)
-    records.check(path)
+    checked_json.check(path)
     return value
 
 

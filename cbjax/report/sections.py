@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from cbjax import swings
 from cbjax.difficulty import weights_moved
+from cbjax.host.text import escape
+from cbjax.host.writers import read_rows
 from cbjax.metrics import class_groups
-from cbjax.report import plots
+from cbjax.report import plots, swings
 from cbjax.report.read import RunRecord, read_run
-from cbjax.text import escape
-from cbjax.writers import read_rows
 
 PICTURES = (
     "classes.png",

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from cbjax.host.text import escape
 from cbjax.report import sweep_plots
 from cbjax.report.paper_table import NAMES, figures_of, row_key
 from cbjax.report.read import read_json
 from cbjax.report.sections import picture
-from cbjax.sweep_table import read_setting
-from cbjax.text import escape
+from cbjax.report.sweep_table import read_setting
 
 # Those of the papers' figures; a sweep's own join them.
 BETAS = (0.9, 0.99, 0.999, 0.9999)

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from cbjax.host.text import escape
 from cbjax.metrics import class_groups
 from cbjax.report.read import Method, RunRecord
-from cbjax.text import escape
 
 COLUMNS = {
     "accuracy": "overall",

@@ -14,11 +14,14 @@ import time
 
 import numpy as np
 
-from cbjax import build, callbacks, data, loop, memory, sharding
 from cbjax import config as configs
-from cbjax.interrupts import Interrupts
-from cbjax.progress import Silent
+from cbjax import data
+from cbjax.host.interrupts import Interrupts
+from cbjax.host.progress import Silent
+from cbjax.parallel import sharding
+from cbjax.training import build, callbacks, loop
 from cbjax.types import Run
+from cbjax.workdir import memory
 
 
 class Epochs:

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cbjax import startup
+from cbjax.cli import startup
 
 STAGES = ((32, 16), (16, 32), (8, 64))  # pixels of a side, channels
 BATCH, CHUNK, REPEATS = 128, 16, 3

@@ -16,8 +16,8 @@ import jax
 import numpy as np
 
 import cbjax
-from cbjax.memory import timeless
-from cbjax.writers import read_rows
+from cbjax.host.writers import read_rows
+from cbjax.workdir.memory import timeless
 from tests import processes
 
 SETTINGS = (

@@ -12,10 +12,12 @@ import statistics
 import numpy as np
 
 from cbjax import config as configs
-from cbjax import data, modes, sharding
+from cbjax import data
+from cbjax.cli.startup import keep_compiled_programs, make_cores_devices, set_flags
 from cbjax.data.records import Source, Split
-from cbjax.startup import keep_compiled_programs, make_cores_devices, set_flags
-from cbjax.sweep_file import PlannedRun
+from cbjax.parallel import sharding
+from cbjax.sweeps import modes
+from cbjax.sweeps.file import PlannedRun
 
 
 def main():

@@ -14,10 +14,10 @@ import statistics
 import tempfile
 import time
 
-from cbjax import sweep_file
+from cbjax.cli.startup import set_flags
 from cbjax.report import report_sweep
-from cbjax.startup import set_flags
-from cbjax.sweep import sweep
+from cbjax.sweeps import file
+from cbjax.sweeps.sweep import sweep
 from cbjax.variants import Sweep, Table, choices, product, seeds
 
 METHODS = {"CE": {"weights.name": "uniform"}, "CDB": {"weights.name": "difficulty"}}
@@ -71,7 +71,7 @@ def planned(described, quick, path):
     """Resolves the runs, by way of a file as the command does."""
     lines = ("from cbjax.variants import *", "def get_sweep():", f"    return {described!r}", "")
     path.write_text("\n".join(lines))
-    return sweep_file.load(path, quick)[1]
+    return file.load(path, quick)[1]
 
 
 def resident_mib():

@@ -12,8 +12,8 @@ import argparse
 import json
 import pathlib
 
-from cbjax import roofline, tpu
-from cbjax.compile import compile_for
+from cbjax.estimate import roofline, tpu
+from cbjax.estimate.compile import compile_for
 
 IMAGES = 128  # a chip
 FLAT = {8: "2x4", 32: "4x8", 256: "16x16"}

@@ -1,0 +1,223 @@
+"""The commands of `cbjax`, a function each: what is asked of the other rooms, and what is said of the answer."""
+
+import os
+
+from cbjax import config as configs
+from cbjax.cli import startup
+from cbjax.config import ConfigError
+from cbjax.host.output import say
+from cbjax.host.storage import Place
+from cbjax.host.text import one_line
+from cbjax.sweeps import file as sweep_file
+
+
+def _train(options, overrides):
+    config = options.read
+    _start(config.deterministic, options)
+    from cbjax.parallel import processes
+    from cbjax.training.run import train
+
+    train(config, options.workdir, extend=options.extend, profile=options.profile)
+    if processes.is_first():
+        place = Place(options.workdir)
+        if (place.files / "report.md").exists():
+            _print_report([place.files], options.workdir / "report.md")
+    return 0
+
+
+def _sweep(options, overrides):
+    from cbjax.sweeps import plan
+
+    described, runs = options.read
+    if options.dry_run:
+        return _list_runs(options, runs, described.sizes)
+    if options.workdir is None:
+        raise ConfigError("needs --workdir=DIR, where everything is kept (or --dry-run)")
+    # A sweep that was begun otherwise would go on over other devices, and to other last bits.
+    mode = plan.asked_mode(options.workdir, options.shard, options.mode)
+    if mode in ("auto", "devices") and not (options.distributed or options.coordinator):
+        startup.make_cores_devices()
+    _start(any(run.config.deterministic for run in runs), options)
+    from cbjax.host.writers import FULL
+    from cbjax.parallel import processes
+    from cbjax.sweeps.sweep import sweep
+
+    path, failed = sweep(
+        sweep_file.sweep_name(options.config, overrides),
+        described,
+        runs,
+        options.workdir,
+        mode=options.mode,
+        group_size=options.group_size,
+        part=options.shard,
+        results=options.results,
+    )
+    if processes.is_first() and path is not None:
+        _print_report([path.parent], path)
+    full = any(os.strerror(code) in error for error in failed.values() for code in FULL)
+    return 73 if full else 1 if failed else 0
+
+
+def _list_runs(options, runs, sizes):
+    from cbjax.data import DataError
+    from cbjax.estimate import cost
+    from cbjax.estimate.abstract_data import UnknownSizes
+
+    mine = sweep_file.shard(runs, *options.shard)
+    for run in mine:
+        say(run.name)
+    # Beside the list, which may be read by a program.
+    try:
+        say(cost.describe(cost.run_costs([run.config for run in mine], sizes)), error=True)
+    except UnknownSizes:
+        say(
+            "what it takes is not known before the data are read, unless the sweep's file gives "
+            "Sweep(…, sizes={'num_classes': …, 'num_images': …, 'image_size': …})",
+            error=True,
+        )
+    except (ConfigError, DataError) as error:
+        say(f"what it takes could not be told: {error}", error=True)
+    return 0
+
+
+def _eval(options, overrides):
+    from cbjax.cli import eval_files
+    from cbjax.config import test_time
+    from cbjax.workdir import files as workdirs
+
+    test_time.check_keys(overrides)
+    if options.out is not None:
+        eval_files.check_out(options.out)
+    place = Place(options.workdir)
+    _start(workdirs.read_config(place.files).deterministic)
+    from cbjax.training.restore import examine
+
+    found = examine(options.workdir, split=options.split, checkpoint=options.checkpoint, overrides=overrides)
+    for line in eval_files.figures(found, options.split):
+        say(line)
+    _print_table(lambda width: eval_files.class_table(found), whole=True)
+    if options.out is not None:
+        names = eval_files.write(found, options.out, options.top)
+        say(f"{', '.join(names)}: {options.out}")
+    return 0
+
+
+def _predict(options, overrides):
+    from cbjax.workdir import files as workdirs
+
+    place = Place(options.workdir)
+    _start(workdirs.read_config(place.files).deterministic)
+    from cbjax.cli.predictions import predict
+
+    count, skipped = predict(
+        options.workdir,
+        options.images,
+        options.out,
+        checkpoint=options.checkpoint,
+        top=options.top,
+        on_bad_image=options.on_bad_image,
+    )
+    left_out = f", {skipped} skipped" if skipped else ""
+    say(f"predictions of {count} images{left_out}: {options.out}")
+    return 0
+
+
+def _start(deterministic, options=None):
+    startup.set_flags(deterministic)
+    startup.keep_compiled_programs()
+    startup.print_errors_once()
+    if options is not None and (options.distributed or options.coordinator):
+        from cbjax.parallel import processes
+
+        processes.start(options.coordinator, options.processes, options.process)
+    startup.check_devices()
+
+
+def _report(options, overrides):
+    from cbjax.report import has_table, report, report_sweep
+
+    if options.out is None and len(options.directories) > 1:
+        raise ConfigError("several directories: --out=DIR says where the report goes")
+    out = options.out or options.directories[0]
+    if len(options.directories) == 1 and has_table(options.directories[0]):
+        _print_report(options.directories, report_sweep(options.directories[0], out))
+    else:
+        _print_report(options.directories, report(options.directories, out))
+    return 0
+
+
+def _compile(options, overrides):
+    import json
+
+    from rich.console import Console
+
+    from cbjax.estimate import compile_table
+    from cbjax.estimate.compile import compile_for
+    from cbjax.host.writers import replace
+
+    say(f"compiling for {options.topology}: a deep network takes minutes", error=True)
+    figures = compile_for(
+        options.config,
+        overrides,
+        options.topology,
+        num_classes=options.classes,
+        num_images=options.images,
+        image_size=options.image_size,
+    )
+    if options.save is not None:
+        replace(options.save, (json.dumps(figures, indent=1) + "\n").encode())
+    say(compile_table.headline(figures))
+    Console(soft_wrap=True).print(compile_table.table(figures))
+    say("\n".join(compile_table.closing(figures)))
+    return 0 if figures["fits"] else 1
+
+
+def _datasets(options, overrides):
+    from cbjax.data.sources import describe
+
+    heads = ("data.name", "images", "ready", "where, or how to prepare it")
+    rows = [heads, *([one_line(cell) for cell in row] for row in describe(options.data_dir))]
+    widths = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:-1]]
+    for row in rows:
+        # A line is as long as its command, which is there to be copied.
+        say("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]))
+    return 0
+
+
+def _print_report(directories, path):
+    from cbjax.report import has_table, sweep_table_for_terminal, table_for_terminal
+
+    if len(directories) == 1 and has_table(directories[0]):
+        _print_table(lambda width: sweep_table_for_terminal(directories[0], width), whole=True)
+    else:
+        _print_table(lambda width: table_for_terminal(directories))
+    say(f"report: {path}")
+
+
+def _print_table(make, whole=False):
+    """Prints the table that is made for the terminal's width; a whole one is never narrower than its words."""
+    from rich.console import Console
+    from rich.measure import Measurement
+
+    console = Console()
+    try:
+        table = make(console.width)
+        if whole:
+            # A line that is too long for the terminal is read more easily than figures cut in their middle.
+            least = Measurement.get(console, console.options.update(max_width=10_000), table).minimum
+            console = Console(width=max(console.width, least))
+        console.print(table)
+    except Exception as error:  # the figures are on disk
+        say(f"the table could not be printed: {error!r}", error=True)
+
+
+READERS = {"train": configs.load, "sweep": sweep_file.load}
+COMMANDS = {
+    "train": _train,
+    "sweep": _sweep,
+    "eval": _eval,
+    "predict": _predict,
+    "report": _report,
+    "compile": _compile,
+    "datasets": _datasets,
+}

@@ -1,0 +1,229 @@
+"""Predictions of a trained run for images in files, folders and arrays, written as CSV or JSON lines."""
+
+import concurrent.futures
+import contextlib
+import json
+import os
+import pathlib
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from cbjax.config import ConfigError
+from cbjax.data import DataError, listing
+from cbjax.data.files import require_file
+from cbjax.data.given import Fit
+from cbjax.data.image_kinds import AN_IMAGE
+from cbjax.host import npz
+from cbjax.host.output import say
+from cbjax.host.storage import Place, is_remote, why_no_path
+from cbjax.host.text import csv_line
+from cbjax.training import inputs
+from cbjax.training.restore import load
+from cbjax.types import NonFiniteLoss
+from cbjax.workdir import files as workdirs
+
+FORMATS = (".csv", ".jsonl")
+ARRAYS = (".npz", ".npy")
+BATCH = 256
+Batches = Iterator[tuple[list[str], np.ndarray]]  # names and images
+
+
+def predict(
+    workdir: str | os.PathLike,
+    images: Sequence[str | os.PathLike] | str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    checkpoint: str = "last",
+    top: int = 1,
+    on_bad_image: str = "error",
+    tell: Callable[[str], None] = say,
+) -> tuple[int, int]:
+    """Writes the most probable classes of each image, in the order of their names.
+
+    Args:
+      workdir: of a trained run.
+      images: image files; folders, searched whole; an .npz with "images", or an .npy: arrays [N, H, W] or
+        [N, H, W, channels] in the units of the training. Images of another size are brought to that of the run.
+      out: a .csv with the columns image, class_1, probability_1 … class_k, probability_k, or a .jsonl with an object a
+        line: "image", "classes", "probabilities". A .jsonl has names as they are; a .csv shows control codes as \\x1b
+        and has an apostrophe before what a spreadsheet would calculate. Replaced only once every image is predicted. An
+        image's name is its path below the folder, or its place in the array; of several sources the source's own path
+        comes first.
+      checkpoint: "last" or "best".
+      top: k, how many classes of each image.
+      on_bad_image: "error", or "skip" to leave out the files that cannot be read.
+      tell: takes a line about each image that is skipped, about other files in a folder, and about arrays that may be
+        in other units.
+
+    Returns:
+      The numbers of images predicted and skipped.
+
+    Raises:
+      ConfigError: if the format of `out` is unknown.
+      DataError: if there are no images, or one cannot be read; its name is said.
+      NonFiniteLoss: if the network's outputs for an image are NaN.
+      WorkdirError: if the directory holds no run or no such checkpoint.
+    """
+    out = _checked_out(os.path.expanduser(out))
+    given = [images] if isinstance(images, str | os.PathLike) else images
+    for one in given:
+        if is_remote(one):
+            raise DataError(f"{os.fspath(one)}: only files of this machine are read here: copy the images first")
+    sources = [pathlib.Path(os.path.expanduser(one)) for one in given]
+    for source in sources:
+        if not source.exists():
+            raise DataError(f"there is no file and no folder {source}")
+    run = load(workdir, checkpoint=checkpoint)
+    assert run.predict is not None, "a loaded run predicts"
+    fit = inputs.fit_given(run.config, workdirs.read_facts(Place(workdir).files))
+    skipped: list[str] = []
+
+    def bad(error: DataError) -> None:
+        if on_bad_image != "skip":
+            raise DataError(f"{error}; --on-bad-image=skip leaves out what cannot be read")
+        skipped.append(str(error))
+        tell(f"skipped {error}")
+
+    top, count = min(top, len(run.class_names)), 0
+    temporary = out.with_name(out.name + ".part")
+    with contextlib.ExitStack() as stack:
+        stack.callback(temporary.unlink, missing_ok=True)
+        file = stack.enter_context(open(temporary, "w", newline="", encoding="utf-8"))
+        write = _csv_writer(file, top) if out.suffix == ".csv" else _json_writer(file)
+        for source in sources:
+            for names, pixels in _read(source, fit, bad, tell, alone=len(sources) == 1):
+                chances = _predict(run.predict, names, pixels, source, tell)
+                for name, row in zip(names, chances, strict=True):
+                    best = np.argsort(-row, kind="stable")[:top]
+                    write(name, [run.class_names[c] for c in best], [float(row[c]) for c in best])
+                count += len(names)
+        if not count:
+            raise DataError(f"none of the {len(skipped)} images could be read")
+        file.close()
+        os.replace(temporary, out)
+    return count, len(skipped)
+
+
+def _checked_out(given: str) -> pathlib.Path:
+    """Returns the path of the file to write; refuses, before anything is predicted, what cannot be one."""
+    out = pathlib.Path(given)
+    if is_remote(given) or why_no_path(given):
+        raise ConfigError(f"--out must be a file of this machine; got {given!r}")
+    if out.suffix not in FORMATS:
+        raise ConfigError(f"--out must end in {' or '.join(FORMATS)}; got {out}")
+    if not out.parent.is_dir():
+        raise ConfigError(f"--out={out}: there is no folder {out.parent}: make it first")
+    if out.exists() and not out.is_file():
+        raise ConfigError(f"--out must be a file, and {out} is a folder, a pipe or a device")
+    return out
+
+
+def _predict(predict, names, pixels, source, tell):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            chances = predict(pixels, allow_nan=True)
+        except ValueError as error:
+            raise DataError(f"{source}: {error}") from error
+        finally:
+            for warning in caught if source.suffix in ARRAYS else ():  # a photo may be dark
+                tell(f"{source}: {warning.message}")
+    if (lost := np.isnan(chances).any(axis=1)).any():
+        raise NonFiniteLoss(
+            f"{names[np.argmax(lost)]}: the network's outputs are NaN, so that nothing is predicted; `cbjax eval` says "
+            "how a checkpoint does (--checkpoint=best)"
+        )
+    return chances
+
+
+def _read(
+    source: pathlib.Path, fit: Fit, bad: Callable[[DataError], None], tell: Callable[[str], None], alone: bool
+) -> Batches:
+    """Yields the images of a source, with their names."""
+    if source.suffix in ARRAYS:
+        arrays = _from_npz(source) if source.suffix == ".npz" else _from_npy(source)
+        for first in range(0, len(arrays), BATCH):
+            part = arrays[first : first + BATCH]
+            yield [f"{first + i}" if alone else f"{source}:{first + i}" for i in range(len(part))], part
+        return
+    files = [source]
+    if source.is_dir():
+        found = listing.search(source)
+        files, left_out = [source / name for name in found.paths], listing.describe({"": found.left_out})
+        if not files:
+            raise DataError("; ".join([f"{source} has no image, {AN_IMAGE}", *left_out]))
+        for line in left_out:
+            tell(f"{source}: {line}")
+    root = source if alone and source.is_dir() else None
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for first in range(0, len(files), BATCH):
+            names, pixels = [], []
+            part = files[first : first + BATCH]
+            for path, image in zip(part, pool.map(_or_error(fit.file), part), strict=True):
+                if isinstance(image, DataError):
+                    bad(image)
+                    continue
+                names.append(str(path if root is None else path.relative_to(root)))
+                pixels.append(image)
+            if names:
+                yield names, np.stack(pixels)
+
+
+def _or_error(read):
+    def call(path):
+        try:
+            return read(path)
+        except DataError as error:
+            return error
+
+    return call
+
+
+def _from_npz(path):
+    from cbjax.data.arrays import read
+
+    arrays = read(path)
+    if "images" not in arrays:
+        raise DataError(f"{path} has no images among its keys {sorted(arrays)}: write them with numpy.savez(images=…)")
+    return _not_empty(path, arrays["images"])
+
+
+def _from_npy(path):
+    require_file(path, "an array that numpy.save wrote")
+    try:
+        with open(path, "rb") as stream:
+            return _not_empty(path, npz.read_npy(stream))
+    except npz.NpzError as error:
+        raise DataError(f"{path} {error}") from None
+
+
+def _not_empty(path, images):
+    if not isinstance(images, np.ndarray) or images.ndim not in (3, 4) or not len(images):
+        raise DataError(
+            f"{path}: images must be an array [N, height, width] or [N, height, width, channels] with one image or "
+            f"more; got {list(np.shape(images))}"
+        )
+    return images
+
+
+def _csv_writer(file, top):
+    places = range(1, top + 1)
+    file.write(csv_line(["image", *(name for i in places for name in (f"class_{i}", f"probability_{i}"))]) + "\r\n")
+
+    def write(name, classes, chances):
+        pairs = zip(classes, chances, strict=True)
+        file.write(csv_line([name, *(value for pair in pairs for value in (pair[0], f"{pair[1]:.6g}"))]) + "\r\n")
+
+    return write
+
+
+def _json_writer(file):
+    def write(name, classes, chances):
+        row = {"image": name, "classes": classes, "probabilities": chances}
+        # Names as people read them; JSON's own escapes where a terminal or a reader of UTF-8 could not take them.
+        readable = all(text.isprintable() for text in (name, *classes))
+        file.write(json.dumps(row, ensure_ascii=not readable) + "\n")
+
+    return write

@@ -1,0 +1,51 @@
+"""Configurations: every key, what it takes, which values go together, and how two configurations differ.
+
+A configuration is a `ConfigDict` with the keys of `schema.KEYS`. `default` gives one to change, `load` reads a file by
+name or path and applies overrides. Whatever is wrong is a `ConfigError` that says the key, the rule and the value.
+What a key does to a run is not here: `training/components.py` turns most of them into objects.
+"""
+
+from cbjax.config.compare import HOW_KEYS, READING_KEYS, check_resume, difference, fingerprint, of_all_processes
+from cbjax.config.reading import (
+    change,
+    check,
+    check_devices,
+    check_shares,
+    choose_recipe,
+    combine,
+    default,
+    describe,
+    from_json,
+    learning_rates,
+    load,
+    read,
+    read_overrides,
+    resolve,
+    to_json,
+)
+from cbjax.config.schema import ConfigError
+
+__all__ = [
+    "HOW_KEYS",
+    "READING_KEYS",
+    "ConfigError",
+    "change",
+    "check",
+    "check_devices",
+    "check_resume",
+    "check_shares",
+    "choose_recipe",
+    "combine",
+    "default",
+    "describe",
+    "difference",
+    "fingerprint",
+    "from_json",
+    "learning_rates",
+    "load",
+    "of_all_processes",
+    "read",
+    "read_overrides",
+    "resolve",
+    "to_json",
+]

@@ -1,0 +1,87 @@
+"""What two configurations share: whether a run may go on under another one, and by what name its figures are known."""
+
+import hashlib
+import json
+from typing import Any
+
+from cbjax.config.reading import Config, complete
+from cbjax.config.schema import KEYS, ConfigError, show
+
+# Keys that say which images are read where `data.name` does not: a folder may move, another is other data.
+SOURCE_KEYS = ("data.file", "data.root", "data.train_list", "data.validation_list", "data.test_list")
+# Keys that say where images are and how they are read.
+READING_KEYS = (
+    "data.data_dir",
+    *SOURCE_KEYS,
+    "data.on_bad_image",  # before the first bad image both do the same
+    "data.max_pixels",  # an image that is too large is a bad one
+    "data.threads",
+    "data.workers",
+)
+# Keys that say where or how a run is computed, not what: they may differ on a resume.
+HOW_KEYS = (
+    "parallel",
+    "devices",
+    "deterministic",
+    "steps_per_dispatch",
+    *READING_KEYS,
+    "evaluation.batch_size",
+    "checkpoint.every_epochs",
+    "checkpoint.every_minutes",
+    "log.tensorboard",
+    "log.progress",
+)
+# Keys that came after figures were published under a fingerprint; at its default such a key does what was done before.
+LATER_KEYS: tuple[str, ...] = ("difficulty.smoothing",)
+
+
+def fingerprint(config: Config) -> str:
+    """Returns the SHA-256 of the keys that say what is computed from which data, as hexadecimal digits."""
+    given = complete(config)
+    what = {key: value for key, value in given.items() if key not in HOW_KEYS}
+    what |= {key: given[key] for key in SOURCE_KEYS if given[key] is not None}
+    what = {key: value for key, value in what.items() if key not in LATER_KEYS or value != KEYS[key].default}
+    return hashlib.sha256(json.dumps(what, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def difference(old: Config, new: Config) -> tuple[list[str], list[str]]:
+    """Returns the keys that differ: those that say how, and those that say what."""
+    before, after = complete(old), complete(new)
+    differing = [key for key in KEYS if before[key] != after[key]]
+    return [key for key in differing if key in HOW_KEYS], [key for key in differing if key not in HOW_KEYS]
+
+
+def of_all_processes(config: Config) -> dict[str, Any]:
+    """Returns the keys and values that the processes of one run share; each may have its data elsewhere."""
+    own = {*READING_KEYS} - {"data.on_bad_image"}
+    return {key: value for key, value in complete(config).items() if key not in own}
+
+
+def check_resume(old: Config, new: Config, extend: bool = False) -> list[str]:
+    """Checks that a run of configuration `old` may go on under `new`.
+
+    Args:
+      old: of the work directory.
+      new: of the command.
+      extend: whether `num_epochs` may grow. Warm-up, decay and deferral are fractions of it, so they move with it.
+
+    Returns:
+      A line to note for each difference that is allowed.
+
+    Raises:
+      ConfigError: with every difference that is not.
+    """
+    how, what = difference(old, new)
+    before, after = complete(old), complete(new)
+    lines = {key: f"{key}: {show(before[key])} there, {show(after[key])} here" for key in (*how, *what)}
+    grows = after["num_epochs"] > before["num_epochs"]
+    if grows and extend:
+        what.remove("num_epochs")
+        how.append("num_epochs")
+    if what:
+        advice = "use another work directory, or the settings there"
+        if what == ["num_epochs"]:
+            advice = "add --extend to train for longer" if grows else "num_epochs may only grow"
+        differences = "".join(f"\n  {lines[key]}" for key in what)
+        raise ConfigError(f"the work directory holds a run with other settings; {advice}:{differences}")
+    return [lines[key] for key in how]

@@ -1,0 +1,70 @@
+"""Finds and runs the Python files that hold configurations and sweeps: those of cbjax by name, a user's by path."""
+
+import inspect
+import traceback
+from pathlib import Path
+from typing import Any
+
+from cbjax.config.kinds import LONGEST_TEXT
+from cbjax.config.schema import ConfigError, did_you_mean, show
+
+
+def call(spec: str | Path, function_name: str, folder: str = "", beside: Path | None = None) -> tuple[Path, Any]:
+    """Runs a function of a configuration file, found as for `read`; returns the file's path and what it returns."""
+    path, recipe = find(str(spec), folder, beside)
+    try:
+        # Not imported: that would leave a __pycache__ beside the user's file.
+        namespace: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
+        exec(compile(path.read_bytes(), str(path), "exec"), namespace)
+        function = namespace.get(function_name)
+        if not callable(function):
+            raise ConfigError(f"{path} has no function {function_name}()")
+        if recipe is None:
+            return path, function()
+        if not inspect.signature(function).parameters:
+            raise ConfigError(f"{path} has no recipes; got {recipe!r}")
+        return path, function(recipe)
+    except ConfigError:
+        raise
+    except SyntaxError as error:
+        raise ConfigError(f"{error.filename or path}, line {error.lineno or 1}: {error.msg}") from error
+    except (Exception, SystemExit) as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        where = f"{path}, line {lines[-1]}" if lines else str(path)
+        raise ConfigError(f"{where}: {type(error).__name__}: {error}") from error
+
+
+def find(spec: str, folder: str, beside: Path | None = None) -> tuple[Path, str | None]:
+    """Returns the path of a configuration file, by path or by name, and the recipe behind a colon; or ConfigError."""
+    if not spec or "\0" in spec or len(spec) > LONGEST_TEXT:
+        raise ConfigError(f"a configuration must be the path or the name of a file; got {show(spec)}")
+    name, colon, recipe = (spec, "", "") if _existing(spec, beside) else spec.partition(":")
+    path = _existing(name, beside)
+    if path is None:
+        files = named(folder)
+        if name not in files:
+            hint = did_you_mean(Path(name).stem, files)
+            name = spec if "://" in spec else name
+            raise ConfigError(f"no configuration file {name}, and no name: the names are {', '.join(files)}{hint}")
+        path = files[name]
+    return path, recipe if colon else None
+
+
+def _existing(name: str, beside: Path | None) -> Path | None:
+    """Returns the file of a path, that in the folder of `beside` rather than that in the current one; None for none."""
+    try:
+        path = Path(name).expanduser()
+        for one in (beside.parent / path, path) if beside else (path,):
+            if one.is_file():
+                return one
+    except (OSError, RuntimeError):  # a name that is too long for the disk, or ~ without a home
+        pass
+    return None
+
+
+def named(folder: str) -> dict[str, Path]:
+    """Returns name -> path of the configuration files that come with cbjax."""
+    # The wheel carries them inside the package; a clone has them beside it.
+    package = Path(__file__).parents[1]
+    configs = package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
+    return {file.stem: file for file in sorted((configs / folder).glob("*.py"))}

@@ -1,0 +1,320 @@
+"""Every configuration key in one table: its type and range, its default, and what it is for."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from cbjax.config.kinds import (
+    BrokenRule,
+    Kind,
+    boolean,
+    choice,
+    either,
+    integer,
+    named_groups,
+    number,
+    prefixed,
+    several,
+    text,
+)
+
+# Facts of the parts that a configuration names, so that it can be checked without importing them; tests/test_config.py
+# holds them against the registries. Sources: classes and image size [H, W], None where the user's file decides.
+SOURCES: dict[str, tuple[int | None, tuple[int, int] | None]] = {
+    "digits": (10, (8, 8)),
+    "arrays": (None, None),
+    "mnist": (10, (28, 28)),
+    "fashion_mnist": (10, (28, 28)),
+    "cifar10": (10, (32, 32)),
+    "cifar20": (20, (32, 32)),
+    "cifar100": (100, (32, 32)),
+    "imagenet2012": (1000, None),
+    "i_naturalist2017": (5089, None),
+    "i_naturalist2018": (8142, None),
+    "places365_small": (365, None),
+    "list": (None, None),
+    "csv": (None, None),
+    "folder": (None, None),
+}
+# Sources whose images are read as they are needed, and cropped to data.image_size; so is every "tfds:NAME".
+STREAMED = ("imagenet2012", "i_naturalist2017", "i_naturalist2018", "places365_small", "list", "csv", "folder")
+TFDS_PREFIX = "tfds:"
+# Models: the image size that they need, None for any.
+CIFAR_RESNETS = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
+IMAGENET_RESNETS = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+RESNETS = (*CIFAR_RESNETS, *IMAGENET_RESNETS)
+MODELS: dict[str, tuple[int, int] | None] = {"digits_cnn": (8, 8), "lenet5": (28, 28), **dict.fromkeys(RESNETS)}
+SHORTCUTS = ("average", "subsample", "projection")
+LOSSES = ("softmax", "sigmoid", "focal")
+COUNT_WEIGHTS = ("inverse_frequency", "inverse_sqrt_frequency", "class_balanced")
+WEIGHTS = ("uniform", *COUNT_WEIGHTS, "difficulty")
+TAU_FORMULAS = ("paper", "authors_code", "authors_code_imagenet")
+LONGTAILS = ("natural", "exponential", "step", "counts", "majority")
+SAMPLERS = ("instance", "class_aware", "square_root", "progressive")
+NORMALIZATIONS = ("unit", "symmetric", "cifar", "imagenet", "standardize", "none")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; its message is all that a person needs to see."""
+
+
+class Key(NamedTuple):
+    """A configuration key; a default of None means "not given", and then None is also a value."""
+
+    default: Any
+    kind: Kind
+    doc: str
+
+
+_COUNT_OR_FRACTION = either(integer(0), number(above=0, below=1))
+_CLASS = either(integer(0), text("a class name"))
+
+# Numbers end where nobody means more: a slip of the finger is told at once, not by a full memory or an overflow.
+KEYS: dict[str, Key] = {
+    "seed": Key(0, integer(0, 2**32 - 1), "random seed of the run"),
+    "num_epochs": Key(100, integer(1, 10**6), "passes over the training images; schedules are fractions of it"),
+    "batch_size": Key(128, integer(1, 10**6), "images a step over all devices, which must divide it"),
+    "parallel": Key("shard_map", choice("shard_map", "pmap"), "how a step is spread over devices; equal results"),
+    "devices": Key(None, integer(1, 10**6), "number of local devices to use (none: all)"),
+    "deterministic": Key(False, boolean(), "bit-equal repetition on a GPU, at some speed"),
+    "steps_per_dispatch": Key(
+        None, integer(1, 10**5), "steps in one dispatch (none: an epoch; 1 on CPU with convolutions)"
+    ),
+    "data.name": Key(None, either(choice(*SOURCES), prefixed(TFDS_PREFIX, "NAME")), "data set"),
+    "data.data_dir": Key(None, text("a folder"), "TFDS folder (none: CBJAX_DATA_DIR, else TFDS's own)"),
+    "data.file": Key(None, text("a .npz file"), "the user's file, for data.name=arrays"),
+    "data.root": Key(None, text("a folder"), "folder of the images (list, csv: none: that of the list)"),
+    "data.train_list": Key(None, text("a file"), "training images, `path label` a line (list) or a table (csv)"),
+    "data.validation_list": Key(None, text("a file"), "the same of images held out for validation"),
+    "data.test_list": Key(None, text("a file"), "the same of test images"),
+    "data.seed": Key(None, integer(0, 2**32 - 1), "seed of splits and subsets (none: seed)"),
+    "data.classes": Key((), several(_CLASS), "classes to keep, in order; () for all"),
+    "data.longtail": Key("natural", choice(*LONGTAILS), "how training images are made imbalanced"),
+    "data.imbalance": Key(1.0, number(low=1, high=1e9), "largest over smallest class (exponential, step)"),
+    "data.counts": Key((), several(integer(0)), "training images of each class (counts)"),
+    "data.majority_ratio": Key(None, number(low=0.5, below=1), "share of class 0 of two (majority)"),
+    "data.train_size": Key(None, integer(2), "training images in total (majority; none: as many as there are)"),
+    "data.validation": Key(0, _COUNT_OR_FRACTION, "held-out training images per class, a number or a fraction"),
+    "data.test": Key(0, _COUNT_OR_FRACTION, "test images per class, a number or a fraction (0: the whole test split)"),
+    "data.normalization": Key("standardize", choice(*NORMALIZATIONS), "how pixels are scaled"),
+    "data.crop_padding": Key(0, integer(0, 4096), "pixels of padding before a random crop (0: no crop)"),
+    "data.padding_mode": Key("zero", choice("zero", "reflect"), "what the padding holds"),
+    "data.flip": Key(False, boolean(), "random horizontal flips"),
+    "data.image_size": Key(224, integer(1, 4096), "side of the network's input, for images read as they are needed"),
+    "data.resize": Key(
+        None, integer(1, 8192), "shorter side before the centre crop of evaluation (none: 8/7 image_size)"
+    ),
+    "data.crop_area": Key(0.08, number(above=0, high=1), "least share of the area in a random crop; 1: all, to 4:3"),
+    "data.color_jitter": Key(0.0, number(low=0, high=1), "most change of brightness, contrast, saturation; 0 for none"),
+    "data.on_bad_image": Key("error", choice("error", "skip"), "what an image does that cannot be read"),
+    "data.max_pixels": Key(178_956_970, integer(1, 2**40), "most pixels of an image file; a larger one is a bad image"),
+    "data.threads": Key(None, integer(1, 256), "threads that decode images, in each worker (none: one a core in all)"),
+    "data.workers": Key(0, integer(0, 256), "processes that decode images, one for 4 cores (0: this one's threads)"),
+    "data.sampler": Key("instance", choice(*SAMPLERS), "which images an epoch holds"),
+    "data.images_per_class": Key(4, integer(1, 10**6), "images of a class in a row (class_aware)"),
+    "model.name": Key(None, choice(*MODELS), "network"),
+    "model.shortcut": Key("average", choice(*SHORTCUTS), "shortcuts of CIFAR's ResNets where the size changes"),
+    "model.initialization": Key("glorot", choice("glorot", "he"), "first values of the kernels"),
+    "model.final_bias": Key(
+        "auto", choice("auto", "zero", "prior"), "last bias; prior is -log(C-1), auto is zero for softmax"
+    ),
+    "model.batch_norm_size": Key(
+        None,
+        either(choice("all"), integer(1, 10**6)),
+        "images of BatchNorm's statistics (none: a device's; all: all)",
+    ),
+    "model.zero_last_scale": Key(True, boolean(), "blocks of ImageNet's ResNets start as identities"),
+    "model.dtype": Key("float32", choice("float32", "bfloat16"), "activations; all that is kept is float32"),
+    "model.remat": Key(False, boolean(), "compute blocks twice to save memory"),
+    "model.pretrained": Key(
+        None, text("a .safetensors or .npz file"), "first weights, named as in torchvision and timm"
+    ),
+    "loss.name": Key("softmax", choice(*LOSSES), "loss"),
+    "loss.gamma": Key(1.0, number(low=0, high=100), "focusing power of the focal loss"),
+    "loss.label_smoothing": Key(0.0, number(low=0, below=1), "share of the label spread over all classes (softmax)"),
+    "loss.mean": Key("batch", choice("batch", "weight_sum"), "what divides the sum of the losses"),
+    "weights.name": Key("uniform", choice(*WEIGHTS), "class weights; difficulty is CDB"),
+    "weights.beta": Key(0.9999, number(low=0, high=1), "beta of the effective number (class_balanced)"),
+    "weights.zero_count": Key("error", choice("error", "ignore"), "what a class without training images does"),
+    "weights.start": Key(0.0, number(low=0, below=1), "fraction of training with equal weights first (DRW)"),
+    "difficulty.tau": Key("dynamic", either(choice("dynamic"), number(low=0, high=100)), "power of the difficulty"),
+    "difficulty.formula": Key("paper", choice(*TAU_FORMULAS), "form of the dynamic tau"),
+    "difficulty.floor": Key(0.01, number(low=0, below=1), "least difficulty (the paper: 0)"),
+    "difficulty.smoothing": Key(0.0, number(low=0, below=1), "share of the last accuracies kept, against swings"),
+    "difficulty.scale": Key(True, boolean(), "scale the weights to sum to the number of classes"),
+    "optim.learning_rate": Key(0.1, number(low=1e-30, high=1e30), "base learning rate"),
+    "optim.reference_batch_size": Key(
+        None,
+        integer(1, 10**6),
+        "batch that learning_rate is meant for; it grows with batch_size (none: it is used as it is)",
+    ),
+    "optim.accumulation": Key(
+        1, integer(1, 10**6), "parts of a batch that a step takes one after another, to save memory"
+    ),
+    "optim.momentum": Key(0.9, number(low=0, below=1), "momentum of SGD"),
+    "optim.nesterov": Key(False, boolean(), "Nesterov's momentum"),
+    "optim.weight_decay": Key(2e-4, number(low=0, high=1e6), "L2 added to the gradient"),
+    "optim.decay_rule": Key("all", choice("all", "kernels"), "parameters that decay; kernels: no BatchNorm, no bias"),
+    "optim.schedule": Key("step", choice("step", "cosine", "constant"), "learning rate over training"),
+    "optim.decay_at": Key((0.8, 0.9), several(number(above=0, high=1), increasing=True), "where it drops (step)"),
+    "optim.decay_factor": Key(0.01, number(above=0, high=1), "factor of each drop (step)"),
+    "optim.warmup": Key(0.0, number(low=0, below=1), "linear warm-up, as a fraction of num_epochs"),
+    "optim.warmup_epochs": Key(None, number(low=0, high=1e6), "the same in epochs"),
+    "optim.warmup_steps": Key(None, integer(0), "the same in steps"),
+    "optim.warmup_from": Key(
+        0.0,
+        either(choice("base"), number(low=0, high=1e6)),
+        "rate at step 0 of the warm-up; base: learning_rate, not scaled",
+    ),
+    "evaluation.batch_size": Key(None, integer(1, 10**6), "images a step of evaluation (none: batch_size)"),
+    "evaluation.test_every": Key(
+        0, integer(0, 10**6), "epochs between test evaluations, for curves only (0: at the end)"
+    ),
+    "evaluation.groups": Key((), named_groups(_CLASS), "groups of classes to give recall and precision of"),
+    "checkpoint.every_epochs": Key(1, integer(1, 10**6), "epochs between checkpoints of a run alone"),
+    "checkpoint.every_minutes": Key(
+        10.0, number(above=0), "minutes between checkpoints within an epoch, or of a group of runs"
+    ),
+    "log.tensorboard": Key(True, boolean(), "write TensorBoard event files"),
+    "log.progress": Key(
+        "auto",
+        choice("auto", "on", "lines", "off"),
+        "on: a bar; lines: a line an epoch, at most every 5 s; auto: a bar at a terminal, lines elsewhere",
+    ),
+}
+LONGEST_NAME = 60  # characters of a word that may be a misspelt name; to compare longer ones takes long
+SECTIONS = tuple(dict.fromkeys(key.split(".")[0] for key in KEYS if "." in key))
+# What other libraries call a key, in small letters -> what it is called here.
+ELSEWHERE = {
+    **dict.fromkeys(("lr", "base_lr", "initial_lr"), "optim.learning_rate"),
+    **dict.fromkeys(("epochs", "n_epochs", "max_epochs", "num_train_epochs"), "num_epochs"),
+    **dict.fromkeys(("bs", "batch", "train_batch_size"), "batch_size"),
+    **dict.fromkeys(("gpus", "gpu", "num_gpus", "ngpus", "num_devices"), "devices"),
+    **dict.fromkeys(("wd", "decay", "l2"), "optim.weight_decay"),
+    **dict.fromkeys(("scheduler", "lr_scheduler", "lr_schedule"), "optim.schedule"),
+    **dict.fromkeys(("milestones", "lr_steps"), "optim.decay_at (fractions of num_epochs)"),
+    **dict.fromkeys(("dataset", "dataset_name"), "data.name"),
+    **dict.fromkeys(("data_path", "data_root"), "data.root (a folder of images) or data.data_dir (of TFDS)"),
+    **dict.fromkeys(("img_size", "imgsz", "input_size", "resolution"), "data.image_size"),
+    **dict.fromkeys(("num_workers", "n_workers"), "data.workers"),
+    **dict.fromkeys(("imb_factor", "imbalance_ratio", "imbalance_factor"), "data.imbalance"),
+    **dict.fromkeys(("arch", "backbone", "network", "model_name"), "model.name"),
+    **dict.fromkeys(("amp", "fp16", "bf16", "precision"), "model.dtype"),
+    **dict.fromkeys(("criterion", "loss_fn", "loss_type"), "loss.name"),
+    **dict.fromkeys(("workdir", "output_dir", "save_dir", "log_dir"), "the option --workdir"),
+}
+REQUIRED = ("data.name", "model.name")  # without a default: no guess would be right for the user's data
+
+
+def accept(values: Mapping[str, Any], as_text: bool = False) -> dict[str, Any]:
+    """Brings the values of dotted keys to their own types.
+
+    Args:
+      values: dotted key -> value.
+      as_text: whether the values are text of the command line.
+
+    Returns:
+      Dotted key -> value in the form in which it is kept.
+
+    Raises:
+      ConfigError: with every unknown key and every value that breaks its key's rule.
+    """
+    accepted: dict[str, Any] = {}
+    problems: list[str] = []
+    for key, value in values.items():
+        if key not in KEYS:
+            problems.append(_unknown_key(key, value))
+            continue
+        default, kind, _ = KEYS[key]
+        if default is None and (value is None or (as_text and value.lower() in ("none", "null"))):
+            accepted[key] = None
+            continue
+        try:
+            accepted[key] = kind.accept(kind.read(value) if as_text else _plain(value))
+        except (ValueError, OverflowError) as error:
+            reason = f"; {error}" if isinstance(error, BrokenRule) else did_you_mean(value, kind.names)
+            problems.append(f"{key} must be {rule(key)}; got {show(value)}{reason}")
+    refuse(problems)
+    return accepted
+
+
+def refuse(problems: Iterable[str]) -> None:
+    """Raises ConfigError with all of the problems, a line each; returns if there is none."""
+    lines = list(problems)
+    if lines:
+        raise ConfigError("\n".join(lines))
+
+
+def rule(key: str) -> str:
+    """Says what the value of the key must be."""
+    default, kind, _ = KEYS[key]
+    return f"{kind.rule}, or none" if default is None and key not in REQUIRED else kind.rule
+
+
+def show(value: Any) -> str:
+    """Writes a value for a message, cut where it is long."""
+    try:
+        text = repr(value)
+    except Exception:  # Python writes no whole number of more than 4,300 digits
+        return f"a value of type {type(value).__name__} that is too long to show"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _plain(value: Any) -> Any:
+    """Returns a NumPy or JAX array, and a number of theirs, as the lists and numbers of Python."""
+    return value.tolist() if hasattr(value, "tolist") and hasattr(value, "shape") else value
+
+
+def is_streamed(name: str) -> bool:
+    """Says whether the images of a source are read as they are needed."""
+    return name in STREAMED or name.startswith(TFDS_PREFIX)
+
+
+def did_you_mean(word: Any, names: Iterable[str]) -> str:
+    """Ends a message with the name that is nearest to the word, if one is near."""
+    short = isinstance(word, str) and len(word) <= LONGEST_NAME
+    nearest = difflib.get_close_matches(word, names, n=1) if short else []
+    return f"; did you mean {nearest[0]}?" if nearest else ""
+
+
+def _unknown_key(key: Any, value: Any) -> str:
+    """Says what was probably meant, where one key is near; else lists the keys of the group, or the groups."""
+    if key in SECTIONS:
+        return f"{key} is a group of keys, {_keys_of(key)}; got {show(value)}"
+    if not isinstance(key, str) or not re.fullmatch(r"[\w.-]+", key) or len(key) > LONGEST_NAME:
+        return f"{show(key)} is not a key; got {show(value)}"
+    section, _, leaf = key.rpartition(".")
+    if section in SECTIONS:
+        group: str | None = section
+        own = [known for known in KEYS if known.startswith(f"{section}.")]
+        meant = difflib.get_close_matches(key, own, n=1, cutoff=0.8) or _meant(leaf, near=False)
+        meant = meant if len(meant) == 1 else []  # optim.name: four other groups have a name
+    else:
+        group = next(iter(difflib.get_close_matches(section or leaf, SECTIONS, n=1, cutoff=0.7)), None)
+        meant = _meant(leaf, near=True)
+    if meant:
+        hint = f"did you mean {' or '.join(meant)}?"
+    elif group:
+        hint = f"{group} has {_keys_of(group)}"
+    else:
+        hint = f"the groups of keys are {', '.join(SECTIONS)}; without a group: {_keys_of('')}"
+    return f"{key} is not a key; got {show(value)}; {hint}"
+
+
+def _meant(word: str, near: bool) -> list[str]:
+    """Returns the keys that end in a word, or that other libraries call so; else those that end in one `near` it."""
+    leaves = {known: known.rpartition(".")[2] for known in KEYS}
+    nearest = difflib.get_close_matches(word, set(leaves.values()), n=1, cutoff=0.8) if near else []
+    for wanted in (word, *nearest):
+        if wanted in KEYS:
+            return [wanted]
+        if wanted in leaves.values():
+            return [known for known in KEYS if leaves[known] == wanted]
+        if wanted.lower() in ELSEWHERE:
+            return [ELSEWHERE[wanted.lower()]]
+    return []
+
+
+def _keys_of(section: str) -> str:
+    return ", ".join(key for key in KEYS if key.rpartition(".")[0] == section)

@@ -1,0 +1,104 @@
+"""What of a run's config may change when its checkpoint is evaluated again."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from cbjax import config as configs
+from cbjax.config.compare import SOURCE_KEYS
+from cbjax.config.schema import did_you_mean, refuse, show
+
+# What the papers change at test time, and where and how the images are read. Anything else belongs to the training.
+KEYS = (
+    "data.image_size",
+    "data.resize",
+    "data.name",  # of new data alone
+    "evaluation.batch_size",
+    "evaluation.groups",
+    "parallel",
+    "devices",
+    *configs.READING_KEYS,
+)
+
+
+def check_keys(overrides: Sequence[str]) -> None:
+    """Refuses overrides ("data.image_size=320") of any other key, and values that no run takes; raises ConfigError."""
+    keys = [override.partition("=")[0].strip() for override in overrides]
+    refuse(
+        f"{key} cannot be changed for an evaluation; {', '.join(KEYS)} can{did_you_mean(key, KEYS)}"
+        for key in keys
+        if key not in KEYS
+    )
+    configs.read_overrides(overrides)
+
+
+class Place(NamedTuple):
+    """Where new labelled data are.
+
+    Attributes:
+      kind: "arrays", "folder", "list" or "csv".
+      places: name of a key of the section data -> its value.
+      overrides: what else is changed.
+    """
+
+    kind: str
+    places: dict[str, Any]
+    overrides: list[str]
+
+
+def new_data(config: ConfigDict, overrides: Sequence[str], split: str) -> Place | None:
+    """Returns where the labelled data are that overrides name; None where they name none.
+
+    data.file names arrays, data.root a folder (for a run on a list or a CSV only with data.name=folder), data.test_list
+    or data.validation_list a list, or a CSV if its name ends so. `data.name` says it otherwise.
+
+    Raises:
+      ConfigError: if `data.name` is given and not where the data are, or a key is wrong.
+    """
+    check_keys(overrides)
+    given = {key: value for key, value in configs.read_overrides(overrides).items() if value is not None}
+    file = given.get(f"data.{split}_list")
+    own, kind = config.data.name, given.get("data.name")
+    if kind is None:
+        if "data.file" in given:
+            kind = "arrays"
+        elif file is not None:
+            kind = own if own in ("list", "csv") else "csv" if file.removesuffix(".gz").endswith(".csv") else "list"
+        elif "data.root" in given and own not in ("list", "csv"):
+            kind = "folder"
+        else:
+            return None
+    keys = {"arrays": "data.file", "folder": "data.root", "list": f"data.{split}_list", "csv": f"data.{split}_list"}
+    if kind not in keys:
+        refuse([f"data.name of new data must be one of {', '.join(keys)}; got {kind}"])
+    if keys[kind] not in given:
+        refuse([f"data.name={kind} of new data needs --config.{keys[kind]}=…, where they are"])
+    places = {key.removeprefix("data."): value for key, value in given.items() if key in ("data.root", keys[kind])}
+    names = ("data.name", *SOURCE_KEYS)
+    return Place(kind, places, [one for one in overrides if one.partition("=")[0].strip() not in names])
+
+
+def change(config: ConfigDict, overrides: Sequence[str]) -> tuple[ConfigDict, list[str]]:
+    """Changes a run's config for an evaluation.
+
+    Args:
+      config: of the training.
+      overrides: as of `config.load`.
+
+    Returns:
+      The config to evaluate by, and a line for each key whose value is another.
+
+    Raises:
+      ConfigError: if a key belongs to the training, or a value or a combination is wrong.
+    """
+    check_keys(overrides)
+    changed = configs.change(config, overrides)
+    how, what = configs.difference(config, changed)
+    differing = (*what, *how)
+    return changed, [f"{key}={show(_value(changed, key))} instead of {show(_value(config, key))}" for key in differing]
+
+
+def _value(config, key):
+    section, _, name = key.rpartition(".")
+    return (config[section] if section else config)[name]

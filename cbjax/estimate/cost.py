@@ -1,0 +1,101 @@
+"""What a sweep takes before it is begun: images, steps and arithmetic, and the time of that on named devices."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from cbjax import config as configs
+from cbjax.data.sampling import Batches
+from cbjax.estimate import abstract_data
+from cbjax.estimate.tpu import CHIPS
+from cbjax.training import components
+
+# Published peaks, FLOP/s, dense, in bfloat16 and of float32 values. JAX multiplies the latter as TF32 on these GPUs, at
+# half the rate, and in one bfloat16 pass on TPUs. Source: NVIDIA's data sheets; for TPUs see `tpu`.
+PEAKS = {
+    "one A100": (312e12, 156e12),
+    "one H100": (989e12, 494.5e12),
+    "8 chips of v5e": (8 * CHIPS["v5e"].flops,) * 2,
+    "8 chips of v6e": (8 * CHIPS["v6e"].flops,) * 2,
+}
+SHARE = 1 / 3  # of the peak, which large networks reach
+# FLOP of a step. Below it launching kernels and moving memory take longer than the arithmetic: ResNet-32 at a batch of
+# 128 has 5e10, half a millisecond of an H100 at its full float32 rate would be 2.5e11.
+LARGE = 2e11
+
+
+class Cost(NamedTuple):
+    """The training of one run; `float32` is the part of `flops` on float32 values."""
+
+    steps: int
+    images: int
+    flops: float
+    float32: float
+
+
+def run_costs(runs: Iterable[ConfigDict], sizes: Mapping[str, int]) -> list[Cost]:
+    """Counts the training of each run, evaluations not included; nothing is compiled and no data are read.
+
+    Args:
+      runs: their configs, resolved.
+      sizes: "num_classes", "num_images", "image_size" of data whose name does not say it (`abstract_data.describe`).
+
+    Raises:
+      ConfigError: if the sizes are neither known nor given.
+    """
+    known: dict[str, tuple[float, int]] = {}
+    costs = []
+    for config in runs:
+        about = abstract_data.describe(config, **sizes)
+        steps = Batches(int(about.counts.sum()), config.batch_size, 0).epoch_end(config.num_epochs)
+        shape = json.dumps([config.model.to_dict(), about.image_shape])
+        if shape not in known:
+            known[shape] = _features(config, about.image_shape)
+        flops, width = known[shape]
+        # A gradient takes twice what the network does; beside it the loss and the optimiser are nothing.
+        image = 3 * (flops + 2 * width * len(about.counts))
+        all_images = steps * config.batch_size
+        in_float32 = config.model.dtype == "float32"
+        costs.append(Cost(steps, all_images, all_images * image, all_images * image * in_float32))
+    return costs
+
+
+def describe(costs: Sequence[Cost]) -> str:
+    """Returns two lines for people: the counts of all runs together, and hours on each of the devices."""
+    steps, images, flops = (sum(getattr(cost, name) for cost in costs) for name in ("steps", "images", "flops"))
+    large = [cost for cost in costs if cost.flops >= LARGE * cost.steps]
+    counts = f"{len(costs)} runs: {steps:,} steps, {images:.3g} images, {flops:.3g} FLOP of training\n"
+    if not large:
+        return (
+            f"{counts}how long it takes is not known: at {flops / steps:.2g} FLOP a step devices wait for their "
+            "memory, not for the arithmetic"
+        )
+    hours = ", ".join(f"{name} {_few_digits(_hours(large, *peaks))}" for name, peaks in PEAKS.items())
+    but = "" if len(large) == len(costs) else f", of {len(large)} runs: the steps of the others are too small to say"
+    told = f"hours of arithmetic alone at a third of the published peak{but}: {hours}; reading images may take longer"
+    return counts + told
+
+
+def _hours(costs: Iterable[Cost], bfloat16: float, float32: float) -> float:
+    seconds = sum((cost.flops - cost.float32) / bfloat16 + cost.float32 / float32 for cost in costs)
+    return seconds / SHARE / 3600
+
+
+def _few_digits(number: float) -> str:
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
+
+
+def _features(config: ConfigDict, image_shape: Sequence[int]) -> tuple[float, int]:
+    """Returns the arithmetic of an image up to the features, FLOP, and their number; traced, not compiled."""
+    alone = configs.change(config, ["model.batch_norm_size=None", "model.remat=False"])
+    model = components.build_model(alone, num_classes=2)
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    params, batch_stats = jax.eval_shape(model.init, jax.random.key(0), images)
+    lowered = jax.jit(lambda *args: model.features(*args, True)).lower(params, batch_stats, images)
+    features, _ = lowered.out_info
+    found: Any = lowered.cost_analysis()
+    return float(found["flops"]), features.shape[-1]

@@ -1,0 +1,278 @@
+"""What a person at a terminal sees while training runs."""
+
+import contextlib
+import datetime
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from cbjax.host.output import as_text
+from cbjax.host.text import one_line, visible
+
+BETWEEN_LINES = 5.0  # seconds: epochs may take milliseconds
+WITHIN_EPOCH = 300.0  # seconds without a line, after which one comes in the middle of an epoch
+
+
+class Silent:
+    """Takes what a bar takes and shows nothing."""
+
+    def update(self, step: int, epoch: int, loss: float, images_per_second: float) -> None:
+        """Ignores the step."""
+
+    def end_epoch(self, epoch: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Ignores the epoch's rows of metrics, one of each run that is trained at the same time."""
+
+
+class Bar(Silent):
+    """A line with the epoch, the steps, the last loss, images a second and the time left; there once a loss is."""
+
+    def __init__(self, progress: Progress, total_steps: int, step: int):
+        self._progress = progress
+        self._task = progress.add_task("", total=total_steps, completed=step, visible=False, loss=0.0, rate=0.0)
+
+    def update(self, step: int, epoch: int, loss: float, images_per_second: float) -> None:
+        """Shows the step that was last read from the device."""
+        self._progress.update(
+            self._task, completed=step, visible=True, description=f"epoch {epoch}", loss=loss, rate=images_per_second
+        )
+
+
+class Lines(Silent):
+    """A line an epoch, for the log of a job.
+
+    The first and the last epoch have one, and in between those that end `BETWEEN_LINES` or more after the last line. In
+    an epoch that takes long a line comes every `WITHIN_EPOCH`.
+    """
+
+    def __init__(self, total_steps: int, step: int, num_epochs: int, tell: Callable[[str], None]):
+        self._total, self._num_epochs, self._tell = total_steps, num_epochs, tell
+        self._said, self._first = time.perf_counter(), True
+        # (step, time): the pace is that between the two. Compiling before the first does not count.
+        self._from: tuple[int, float] | None = None
+        self._read = (step, self._said)
+
+    def update(self, step: int, epoch: int, loss: float, images_per_second: float) -> None:
+        """Takes note of the step, and says where a long epoch is."""
+        self._read = (step, time.perf_counter())
+        self._from = self._from or self._read
+        if self._read[1] - self._said >= WITHIN_EPOCH:
+            self._line(f"{_epoch(epoch, self._num_epochs)}  step {step} of {self._total}  loss {loss:.4f}")
+
+    def end_epoch(self, epoch: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Says what the epoch came to, if it is time."""
+        now = time.perf_counter()
+        if not self._first:
+            self._read = (self._read[0], now)
+        if self._first or epoch == self._num_epochs or now - self._said >= BETWEEN_LINES:
+            self._line(epoch_line(epoch, self._num_epochs, rows))
+        if self._first:
+            # The first evaluation was compiled just before.
+            self._first, self._from = False, (self._read[0], now)
+
+    def _line(self, text):
+        step, now = self._read
+        begun, since = self._from or self._read
+        if begun < step < self._total:
+            text += f"  {_clock((now - since) / (step - begun) * (self._total - step))} left"
+        self._said = time.perf_counter()
+        self._tell(text)
+
+
+def epoch_line(epoch: int, num_epochs: int, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Says in a line what an epoch came to.
+
+    Args:
+      epoch: from 1.
+      num_epochs: of the run.
+      rows: of the metrics, one for each run; of several the line has the mean loss and the range of the accuracies.
+    """
+    if not rows:
+        return _epoch(epoch, num_epochs)
+    losses = [row["train/loss"] for row in rows]
+    text = f"{_epoch(epoch, num_epochs)}  loss {sum(losses) / len(losses):.4f}"
+    held_out = [100 * row["validation/balanced_accuracy"] for row in rows if "validation/balanced_accuracy" in row]
+    if held_out:
+        name = "mean average precision" if "validation/mean_average_precision" in rows[0] else "balanced accuracy"
+        low, high = f"{min(held_out):.1f}", f"{max(held_out):.1f}"
+        text += f"  validation {name} {low if low == high else f'{low} to {high}'} %"
+    return text
+
+
+def _epoch(epoch, num_epochs):
+    return f"epoch {epoch:>{len(str(num_epochs))}} of {num_epochs}"
+
+
+def _clock(seconds):
+    return str(datetime.timedelta(seconds=round(seconds)))
+
+
+@contextlib.contextmanager
+def shown(total_steps: int, step: int, num_epochs: int, mode: str, tell: Callable[[str], None]) -> Iterator[Silent]:
+    """Yields what shows the training from `step` on.
+
+    Args:
+      total_steps: of the run.
+      step: where it stands.
+      num_epochs: of the run.
+      mode: "on" for a bar; "lines" for a line an epoch; "off" for nothing; "auto" for a bar at a terminal and lines
+        elsewhere.
+      tell: takes a line.
+    """
+    console = Console(file=as_text(sys.stderr), force_terminal=True if mode == "on" else None)
+    if mode == "off":
+        yield Silent()
+        return
+    if mode == "lines" or not (console.is_terminal or console.is_jupyter):
+        yield Lines(total_steps, step, num_epochs, tell)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}  {task.fields[rate]:,.0f} images/s  left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield Bar(progress, total_steps, step)
+
+
+class Board(Silent):
+    """What a sweep shows: its runs by what became of them, and the ones that are being trained.
+
+    Their last epoch has a line, and others that end `BETWEEN_LINES` or more after the last one; none with `epochs`
+    False.
+    """
+
+    def __init__(self, total: int, done: int, failed: int, tell: Callable[[str], None] | None, epochs: bool = True):
+        self.total, self.done, self.failed, self.epochs = total, done, failed, epochs
+        self._said = -float("inf")
+        self.running: list[str] = []
+        self.bar: Silent = self
+        self._tell, self._begun = tell, time.perf_counter()
+        self._trained, self._num_epochs, self._first, self._epoch = 0.0, 0, 0, 0
+
+    def line(self, text: str) -> None:
+        """Shows a line of the run that is being trained."""
+        if self._tell is not None:
+            self._tell(text)
+
+    def warn(self, text: str) -> None:
+        """Shows what went wrong."""
+        self.line(text)
+
+    def update(self, step: int, epoch: int, loss: float, images_per_second: float) -> None:
+        """Takes note of the epoch that the runs are in."""
+        self._first = self._first or epoch  # a run that is resumed does not begin with its first
+        self._epoch = epoch
+
+    def end_epoch(self, epoch: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Says what the epoch came to, if it is time."""
+        if self.epochs and (epoch == self._num_epochs or time.perf_counter() - self._said >= BETWEEN_LINES):
+            left, after = self.seconds_left(), self.total - self.done - self.failed - len(self.running)
+            over = not after and epoch == self._num_epochs
+            clock = "" if left is None or over else f"  all runs: {_clock(left)} left"
+            self._said = time.perf_counter()
+            self.line(epoch_line(epoch, self._num_epochs, rows) + clock)
+
+    def begin(self, names: Sequence[str], num_epochs: int) -> None:
+        """Says which runs are being trained from now on, and for how many epochs each."""
+        self.running = list(names)
+        self._num_epochs, self._first, self._epoch = num_epochs, 0, 0
+        what = self.running[0] if len(names) == 1 else f"{self.running[0]} and {len(names) - 1} more"
+        self.line(f"{self.done + self.failed + 1} of {self.total}, {what}:")
+
+    def end(self, name: str, error: str | None) -> None:
+        """Says that a run is over, and its error if it failed."""
+        if name in self.running:
+            self._trained += self._share(self._num_epochs + 1)
+        self.running = [other for other in self.running if other != name]
+        if error is None:
+            self.done += 1
+        else:
+            self.failed += 1
+            self.warn(f"run {name} failed: {error}")
+
+    def seconds_left(self) -> float | None:
+        """Estimates the time that the other runs will take, from the epochs trained since the start; None before."""
+        trained = self._trained + len(self.running) * self._share(self._epoch)
+        if not trained:
+            return None
+        left = self.total - self.done - self.failed - len(self.running) * max(0, self._epoch - 1) / self._num_epochs
+        return (time.perf_counter() - self._begun) / trained * left
+
+    def _share(self, epoch: int) -> float:
+        """The part of a run that was trained since it began here, when it is in this epoch."""
+        return (epoch - (self._first or 1)) / self._num_epochs if epoch else 0.0
+
+
+class LiveBoard(Board):
+    """A board as a table at a terminal, with lines above it."""
+
+    def __init__(self, total: int, done: int, failed: int, live: Live):
+        super().__init__(total, done, failed, None)
+        self._live, self._now = live, ""
+        self._show()
+
+    def update(self, step: int, epoch: int, loss: float, images_per_second: float) -> None:
+        """Shows the step that was last read from the device."""
+        super().update(step, epoch, loss, images_per_second)
+        self._now = f"epoch {epoch}  loss {loss:.4f}  {images_per_second:,.0f} images/s"
+        self._show()
+
+    def end_epoch(self, epoch: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Ignores it: the table moves on with each step."""
+
+    def warn(self, text: str) -> None:
+        """Shows what went wrong above the table, which says the rest."""
+        self._live.console.print(Text(visible(text)), soft_wrap=True)
+
+    def begin(self, names: Sequence[str], num_epochs: int) -> None:
+        """Says which runs are being trained from now on, and for how many epochs each."""
+        super().begin(names, num_epochs)
+        self._now = ""
+        self._show()
+
+    def end(self, name: str, error: str | None) -> None:
+        """Says that a run is over, and its error if it failed."""
+        super().end(name, error)
+        self._show()
+
+    def _show(self) -> None:
+        table = Table("done", "running", "failed", "to do", "time left", box=box.SIMPLE_HEAD)
+        left, running = self.seconds_left(), len(self.running)
+        clock = "" if left is None else _clock(left)
+        waiting = self.total - self.done - self.failed - running
+        table.add_row(*(str(count) for count in (self.done, running, self.failed, waiting)), clock)
+        now = f"{one_line(self.running[0])}  {self._now}" if self.running else ""
+        self._live.update(Group(table, Text(now, no_wrap=True, overflow="ellipsis")))
+
+
+@contextlib.contextmanager
+def board(
+    total: int, done: int, failed: int, tell: Callable[[str], None] | None, epochs: bool = True
+) -> Iterator[Board]:
+    """Yields the board of a sweep: a live table at a terminal; else lines to `tell`, or to nobody.
+
+    Args:
+      total: runs.
+      done, failed: of them, before.
+      tell: called with a line; None to show nothing.
+      epochs: whether lines are told of epochs, too.
+    """
+    console = Console(file=as_text(sys.stderr))
+    if tell is None or not (console.is_terminal or console.is_jupyter):
+        plain = Board(total, done, failed, tell, epochs)
+        if done:
+            plain.line(f"{done} of {total} runs: finished before")
+        yield plain
+        return
+    with Live(console=console, auto_refresh=True, refresh_per_second=4) as live:
+        yield LiveBoard(total, done, failed, live)

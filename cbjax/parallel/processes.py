@@ -1,0 +1,318 @@
+"""Several processes that train one model, on one machine or many: how they meet, who writes, what they agree on.
+
+All of them run the same program. With one process everything here does nothing and costs nothing.
+"""
+
+import functools
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
+
+import jax
+import numpy as np
+from jax._src import distributed  # holds the store that `watch` needs, as in JAX's own multihost_utils
+from jax.experimental import multihost_utils
+
+from cbjax.host.output import say
+from cbjax.parallel import lobby, watch
+
+# JAX's own is 100 s. A process that is gone for so long is lost, and the others end.
+HEARTBEAT_SECONDS = 30
+MEETING_SECONDS = 300
+TELLING_SECONDS = 60
+T = TypeVar("T")
+P = ParamSpec("P")
+_watch: watch.Watch | None = None
+
+
+class ProcessError(RuntimeError):
+    """The processes could not meet, differ, or lost one of them, or the first one failed in what it does for all.
+
+    Attributes:
+      status: the exit status of the command.
+    """
+
+    def __init__(self, message: str, status: int = watch.FAILED):
+        super().__init__(message)
+        self.status = status
+
+
+def start(coordinator: str | None = None, count: int | None = None, index: int | None = None) -> None:
+    """Makes this process one of several; before anything else asks JAX for devices.
+
+    Args:
+      coordinator: HOST:PORT of the first process; None on Cloud TPU, Slurm and Kubernetes, which say all three.
+      count: the number of processes.
+      index: which one this is, from 0.
+
+    Raises:
+      ProcessError: if the processes do not meet.
+    """
+    # It would take SIGTERM for itself; the loop saves on it by its own agreement.
+    jax.config.update("jax_enable_preemption_service", False)
+    if coordinator and count is not None and index is not None:
+        try:
+            lobby.gather(coordinator, count, index, MEETING_SECONDS, _tell_waiting)
+        except lobby.LobbyError as error:
+            status = watch.LOST if isinstance(error, lobby.MissingError) else watch.FAILED
+            raise ProcessError(str(error), status) from error
+    where = f"at {coordinator}" if coordinator else "as the machine's environment says"
+    witness = watch.Witness()
+    witness.remember(f"cbjax: the processes did not meet {where} in {MEETING_SECONDS} s: {lobby.WHAT_TO_DO}")
+    waiting = threading.Timer(
+        lobby.FIRST_NOTE_SECONDS,
+        _tell_waiting,
+        [f"waiting for the other processes {where}, {MEETING_SECONDS} s at most"],
+    )
+    waiting.daemon = True
+    waiting.start()
+    try:
+        jax.distributed.initialize(
+            coordinator,
+            count,
+            index,
+            # What is said counts: JAX would look round for a cluster all the same, and take one device for each task.
+            cluster_detection_method="deactivate" if coordinator else None,
+            initialization_timeout=MEETING_SECONDS,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=2 * HEARTBEAT_SECONDS,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise ProcessError(f"the processes did not meet {where}: {error}") from error
+    finally:
+        waiting.cancel()
+    state = distributed.global_state
+    global _watch
+    _watch = watch.Watch(state.client, state.process_id, state.num_processes, witness)
+
+
+def _tell_waiting(line: str) -> None:
+    say(f"cbjax: {line}", error=True)
+
+
+def together(function: Callable[P, T]) -> Callable[P, T]:
+    """Makes a function whose errors end the other processes too, within seconds and with this one's message.
+
+    An error with `of_all = True` is one that all processes meet, each by itself.
+
+    Raises:
+      ProcessError: where the error is that another process was lost.
+    """
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            _tell(error)
+            raise
+
+    return wrapper
+
+
+def _tell(error: Exception) -> None:
+    if _watch is None or isinstance(error, ProcessError) or getattr(error, "of_all", False):
+        return
+    if _is_broken_connection(error):
+        lost = _watch.silent()
+        if lost:
+            _watch.tell(_watch.lost_line(lost), watch.LOST, lost)
+            raise ProcessError(watch.lost_text(lost, jax.process_count()), watch.LOST) from error
+    said = str(error) or type(error).__name__
+    status = watch.FAILED if isinstance(error, ValueError) else watch.LOST  # a mistake, or what may hold when repeated
+    _watch.tell(f"cbjax: process {distributed.global_state.process_id} failed, so all end: {said}", status)
+
+
+def leave(status: int, error: Exception, trace: bool = False) -> None:
+    """Ends this process, and by its error the others, at once if it is one of several.
+
+    At exit JAX waits for the others a minute, and then aborts.
+
+    Args:
+      status: the exit status.
+      error: why, which the user has been told here.
+      trace: prints it with its traceback.
+    """
+    if jax.distributed.is_initialized():  # unlike the count of processes, asked without starting the devices
+        if trace:
+            traceback.print_exception(error)
+        _tell(error)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def meet_to_tell(options: Any, error: Exception) -> None:
+    """Lets the others know of a mistake that this process found before they met; they would wait for it.
+
+    Args:
+      options: of the command.
+      error: which the user has been told here.
+    """
+    if distributed.global_state.client or isinstance(error, ProcessError) or not getattr(options, "coordinator", None):
+        return
+    sys.stderr.flush()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # JAX would wait on
+    timer = threading.Timer(TELLING_SECONDS, os._exit, [watch.FAILED])
+    timer.daemon = True
+    timer.start()
+    start(options.coordinator, options.processes, options.process)
+
+
+def agree(facts: Mapping[str, Any]) -> None:
+    """Checks that all processes hold the same facts, JSON values; every process must get here.
+
+    Raises:
+      ProcessError: on every process, with the keys whose values differ and which process has which.
+    """
+    if jax.process_count() == 1:
+        return
+    all_facts = from_all(dict(facts))
+    differing = []
+    for key in sorted(set().union(*all_facts)):
+        holders: dict[str, list[int]] = {}
+        for index, own in enumerate(all_facts):
+            holders.setdefault(json.dumps(own.get(key)), []).append(index)
+        if len(holders) > 1:
+            listed = [f"{_shortened(value)} in process {_listed(where)}" for value, where in holders.items()]
+            differing.append(f"{key}: {', '.join(listed[:4])}")
+    if differing:
+        more = f"; and {len(differing) - 8} more" if len(differing) > 8 else ""
+        raise ProcessError(f"the processes of one run must be alike, and differ in {'; '.join(differing[:8])}{more}")
+
+
+def _shortened(value: str) -> str:
+    return value if len(value) <= 60 else f"{value[:57]}…"
+
+
+def _listed(indices: list[int]) -> str:
+    return ", ".join(map(str, indices[:4])) + (", …" if len(indices) > 4 else "")
+
+
+def _is_broken_connection(error: BaseException | None) -> bool:
+    failure = device_failure(error)
+    if failure is not None:
+        return "RESOURCE_EXHAUSTED" not in str(failure)
+    while error is not None:  # some of Gloo's come as a ValueError
+        if "Gloo" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def device_failure(error: BaseException | None) -> jax.errors.JaxRuntimeError | None:
+    """Returns the failure of a device or of the connection between processes that lies behind an error, if any."""
+    while error is not None and not isinstance(error, jax.errors.JaxRuntimeError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def count() -> int:
+    """Returns how many processes there are."""
+    return jax.process_count()
+
+
+def is_first() -> bool:
+    """Says whether this process is the one that writes and prints."""
+    return jax.process_index() == 0
+
+
+def from_first(function: Callable[[], T]) -> T:
+    """Returns the function's value, a JSON value, on every process; only the first one calls it.
+
+    Every process must get here.
+
+    Raises:
+      ProcessError: on the other processes, where the function failed; on the first one its own error.
+    """
+    if jax.process_count() == 1:
+        return function()
+    value, failure = None, None
+    if is_first():
+        try:
+            value = function()
+        except Exception as error:
+            failure = error
+            error.of_all = True  # type: ignore[attr-defined]  # the others are told below
+    said = _broadcast({"value": value, "error": failure and str(failure)})
+    if failure is not None:
+        raise failure
+    if said["error"] is not None:
+        raise ProcessError(f"the first process says: {said['error']}")
+    return said["value"]
+
+
+def from_all(value: T) -> list[T]:
+    """Returns the JSON value of each process, in their order, on every process; every process must get here."""
+    if jax.process_count() == 1:
+        return [value]
+    text = json.dumps(value).encode()
+    sizes = multihost_utils.process_allgather(np.int32(len(text)))
+    padded = np.zeros(_padded_size(sizes.max()), np.uint8)
+    padded[: len(text)] = np.frombuffer(text, np.uint8)
+    rows = multihost_utils.process_allgather(padded)
+    return [json.loads(bytes(np.asarray(row)[:size])) for row, size in zip(rows, sizes, strict=True)]
+
+
+def same(values: np.ndarray) -> np.ndarray:
+    """Returns the first process's values on every process: hosts of two kinds may differ in a last bit."""
+    return values if jax.process_count() == 1 else np.asarray(multihost_utils.broadcast_one_to_all(values))
+
+
+class Agreement:
+    """What the processes want to do next, a number each, agreed on without waiting for the device.
+
+    Each call takes this process's wish and returns the greatest wish of all processes: with one process of this call,
+    with several of the call before, whose answer has arrived while the device worked. All processes get the same.
+    """
+
+    def __init__(self) -> None:
+        self._asked: jax.Array | None = None
+
+    def __call__(self, wish: int) -> int:
+        """Returns what was agreed on; 0 is no wish."""
+        if jax.process_count() == 1:
+            return wish
+        asked, self._asked = self._asked, _greatest(wish)
+        agreed = 0 if asked is None else int(asked)
+        if agreed:
+            self._asked = None  # said before this answer was acted on: the same save would come twice
+        return agreed
+
+    def now(self, wish: int) -> int:
+        """Waits for every process's wish of this very call."""
+        return wish if jax.process_count() == 1 else int(_greatest(wish))
+
+
+def _greatest(wish: int) -> jax.Array:
+    mesh = jax.make_mesh((jax.device_count(),), ("devices",), axis_types=(jax.sharding.AxisType.Auto,))
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("devices"))
+    wishes = jax.make_array_from_callback((jax.device_count(),), split, lambda index: np.array([wish], np.int32))
+    greatest = _maximum(wishes)
+    # Devices of a CPU share a pool of threads; see sharding.data_parallel.
+    return jax.block_until_ready(greatest) if jax.default_backend() == "cpu" else greatest
+
+
+@jax.jit
+def _maximum(values: jax.Array) -> jax.Array:
+    return values.max()
+
+
+def _broadcast(value: Any) -> Any:
+    """Sends the first process's JSON value to all."""
+    text = json.dumps(value).encode()
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    padded = np.zeros(_padded_size(size), np.uint8)
+    if is_first():
+        padded[:size] = np.frombuffer(text, np.uint8)
+    return json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))[:size]))
+
+
+def _padded_size(size: int) -> int:
+    # Of few sizes, for each is a program.
+    return max(1024, 1 << (int(size) - 1).bit_length())

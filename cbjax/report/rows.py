@@ -1,0 +1,99 @@
+"""The figures of a sweep in long form: a CSV file with a row for each finished run, read and written."""
+
+import csv
+import io
+import math
+import os
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from cbjax.host.text import csv_cell, csv_line
+from cbjax.host.writers import only_writer, read_regular, replace
+from cbjax.report.sweep_table import row_key
+
+FIELDS = (
+    "table",
+    "method",
+    "setting",
+    "cell",
+    "seed",
+    "metric",
+    "last",
+    "best",
+    "device",
+    "seconds",
+    "commit",
+    "config",
+)
+
+
+class RowsError(ValueError):
+    """A file of rows that cannot be read; the message says where and why."""
+
+
+class NoRowsError(RowsError):
+    """A file of something else."""
+
+
+def read(path: str | os.PathLike) -> list[dict[str, str]]:
+    """Reads a file of rows; one that is not there has none.
+
+    Raises:
+      RowsError: if it is damaged.
+      NoRowsError: if it is no such file.
+    """
+    path = pathlib.Path(path)
+    if not path.exists():
+        return []
+    try:
+        text = read_regular(path).decode("utf-8-sig")  # Excel begins UTF-8 with a mark
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        rows, columns = [(reader.line_num, one) for one in reader], tuple(reader.fieldnames or ())
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise NoRowsError(f"{path} must be a CSV of rows, in UTF-8; {error}") from error
+    if columns != FIELDS:
+        raise NoRowsError(
+            f"{path} must be a CSV with the columns {','.join(FIELDS)}; got {','.join(columns) or 'nothing'}; "
+            "mend it or move it away"
+        )
+    for number, one in rows:
+        if None in one or None in one.values():
+            raise RowsError(f"{path}, line {number}: must have {len(FIELDS)} fields; mend it or take the line away")
+        for field in ("last", "best", "seconds"):
+            if not _is_number(one[field]) and (one[field] or field == "seconds"):
+                empty = "" if field == "seconds" else ", or empty"
+                raise RowsError(
+                    f"{path}, line {number}: {field} must be a finite number, such as 20.4{empty}; got "
+                    f"{one[field] or 'nothing'}; mend it or take the line away"
+                )
+    return [{field: csv_cell(value) for field, value in one.items()} for _, one in rows]
+
+
+def add(path: str | os.PathLike, new: Iterable[Mapping[str, Any]]) -> None:
+    """Adds rows to a file, in the place of those of the same config and metric; writes it whole or not at all."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with only_writer(path.parent):
+        merged = {(one["config"], one["metric"]): dict(one) for one in (*read(path), *new)}
+        lines = [csv_line(FIELDS), *(csv_line(one[field] for field in FIELDS) for one in merged.values())]
+        replace(path, "".join(f"{line}\n" for line in lines).encode())
+
+
+def place(labels: Mapping[str, str], rows: Sequence[str], column: str | None) -> dict[str, str]:
+    """Returns where a run stands in a table: the fields "method", "setting" and "cell" of its row.
+
+    Args:
+      labels: axis -> the run's name on it.
+      rows: the table's axes of rows.
+      column: its axis of columns; None for a single one.
+    """
+    method, setting = row_key([labels[axis] for axis in rows])
+    return {"method": method, "setting": setting, "cell": labels[column] if column else ""}
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False

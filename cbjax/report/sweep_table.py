@@ -1,0 +1,200 @@
+"""How the figures of a sweep are laid out beside a paper's, and what such a layout must obey."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cbjax.config import ConfigError
+from cbjax.config.schema import show
+
+T = TypeVar("T")
+METRICS = ("accuracy", "error", "balanced_accuracy", "top5_error", "macro_recall", "macro_precision")
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """How the figures of a sweep are laid out, and what the paper prints there.
+
+    Attributes:
+      title: a line above it.
+      rows: axes whose names make a row, in order, such as ("method", "setting").
+      columns: the axis across.
+      metric: one of METRICS, of the test split, in per cent.
+      paper: row (the names, in the order of `rows`) -> column -> (mean, standard deviation or None), in per cent. Its
+        order is the table's where it has all rows, or all columns, of the runs; else it stands behind theirs.
+      notes: lines below it.
+    """
+
+    # Defaults for what must be given, so that a missing one is told in words rather than by Python.
+    title: str = ""
+    rows: tuple[str, ...] = ()
+    columns: str = ""
+    metric: str = "accuracy"
+    paper: Mapping[tuple[str, ...], Mapping[str, tuple[float, float | None]]] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def check(path: Path, table: Table, labels: Sequence[Mapping[str, str]]) -> None:
+    """Checks a table against the names of its runs.
+
+    Args:
+      path: of the sweep's file, for messages.
+      table: the table.
+      labels: of each run, axis -> name.
+
+    Raises:
+      ConfigError: if the table is badly made, a run has no cell, runs of one seed share one, two rows read the same,
+        or the paper's figures stand in columns that no run has.
+    """
+    given: Any  # any, as a user may have written it
+    if not isinstance(given := table.title, str):
+        raise ConfigError(f"{path}: the table's title must be a text; got {show(given)}")
+    for name, given in {"rows": table.rows, "notes": table.notes}.items():
+        if not isinstance(given, tuple | list) or not all(isinstance(one, str) for one in given):
+            raise ConfigError(f"{path}: the table's {name} must be a tuple of texts, such as ('a',); got {show(given)}")
+    if not isinstance(table.columns, str):
+        raise ConfigError(f"{path}: the table's columns must be the name of one axis; got {show(table.columns)}")
+    for name in ("rows", "columns"):
+        if not getattr(table, name):
+            raise ConfigError(
+                f"{path}: the table has no {name}; got {getattr(table, name)!r}: its rows are axes, such as "
+                "('method',), and its columns the axis across, such as 'imbalance'"
+            )
+    if table.metric not in METRICS:
+        raise ConfigError(f"{path}: the table's metric must be one of {', '.join(METRICS)}; got {show(table.metric)}")
+    axes = (*table.rows, table.columns)
+    if "seed" in axes or table.columns in table.rows:
+        raise ConfigError(
+            f"{path}: the table's rows must be one axis or more, its columns another, and none of them the seed; got "
+            f"rows {list(table.rows)}, columns {table.columns!r}"
+        )
+    _check_cells(path, axes, labels)
+    if not isinstance(given := table.paper, Mapping):
+        raise ConfigError(
+            f"{path}: the paper's figures must be {{row: {{column: figure}}}}, with {{}} for none; got {show(given)}"
+        )
+    for row, cells in table.paper.items():
+        _check_paper(path, table, row, cells)
+    _check_rows(path, [*table.paper, *(tuple(one[axis] for axis in table.rows) for one in labels)])
+    printed = {column for cells in table.paper.values() for column in cells}
+    own = dict.fromkeys(one[table.columns] for one in labels)
+    if printed and not printed & own.keys():
+        raise ConfigError(
+            f"{path}: the paper's figures must stand in columns of the axis {table.columns!r}, where the runs have "
+            f"{', '.join(map(repr, own))}; got {', '.join(sorted(map(repr, printed)))}"
+        )
+
+
+def as_json(table: Table, labels: Iterable[Mapping[str, str]]) -> dict[str, Any]:
+    """Returns the layout of a table as JSON values, rows and columns in order (`Table.paper`), settings by number."""
+    runs = list(labels)
+    row_names = _merged(table.paper, [tuple(one[axis] for axis in table.rows) for one in runs])
+    printed = [column for cells in table.paper.values() for column in cells]
+    paper = [
+        {"row": list(row), "column": column, "mean": mean, "std": std}
+        for row, cells in table.paper.items()
+        for column, (mean, std) in cells.items()
+    ]
+    return {
+        "title": table.title,
+        "rows": list(table.rows),
+        "columns": table.columns,
+        "metric": table.metric,
+        "row_names": [list(names) for names in _in_order(row_names)],
+        "column_names": _merged(printed, [one[table.columns] for one in runs]),
+        "paper": paper,
+        "notes": list(table.notes),
+    }
+
+
+def row_key(names: Sequence[str]) -> tuple[str, str]:
+    """Returns method and setting, as rows of results have them, of a row's names on its axes."""
+    return names[0], ", ".join(filter(None, names[1:]))
+
+
+def _merged(printed: Iterable[T], own: Sequence[T]) -> list[T]:
+    """Lists the names of the paper and of the runs, each once, in the paper's order if it has all of the runs'."""
+    printed = list(printed)
+    return list(dict.fromkeys([*printed, *own] if set(own) <= set(printed) else [*own, *printed]))
+
+
+def _in_order(row_names: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Puts the rows of a method side by side, and those of one kind of setting, such as beta, by their number."""
+    kinds: dict[tuple[str, Any], int] = {}
+    keys = {}
+    for names in dict.fromkeys(row_names):
+        kind, number = read_setting(names[-1]) or (names[-1], 0.0)
+        first = kinds.setdefault((names[0], None), len(kinds))
+        keys[names] = (first, kinds.setdefault((names[0], (*names[1:-1], kind)), len(kinds)), number)
+    return sorted(keys, key=keys.__getitem__)
+
+
+def read_setting(setting: str) -> tuple[str, float] | None:
+    """Returns the name and the number of a setting such as "beta 0.999"; None for any other text."""
+    match = re.fullmatch(r"(.*\S) (\d+(?:\.\d+)?(?:e[+-]?\d+)?)", setting)
+    return (match[1], float(match[2])) if match else None
+
+
+def _check_cells(path: Path, axes: Sequence[str], labels: Sequence[Mapping[str, str]]) -> None:
+    cells: dict[Any, Mapping[str, str]] = {}
+    for one in labels:
+        if missing := [axis for axis in axes if axis not in one]:
+            raise ConfigError(
+                f"{path}: each run needs a name on the axes of the table; {dict(one)} has none on {', '.join(missing)}"
+            )
+        place = (*(one[axis] for axis in axes), one.get("seed"))
+        other = cells.setdefault(place, one)
+        if other is not one and dict(other) == dict(one):
+            raise ConfigError(f"{path}: a run is there twice: {dict(one)}")
+        if other is not one:
+            raise ConfigError(
+                f"{path}: runs of one seed must stand in different cells of the table; {dict(other)} and {dict(one)} "
+                "do not: name the axis in which they differ in its rows"
+            )
+
+
+def _check_rows(path: Path, rows: Iterable[tuple[str, ...]]) -> None:
+    known: dict[str, tuple[str, ...]] = {}
+    for row in rows:
+        text = " ".join(filter(None, row_key(row)))
+        if (other := known.setdefault(text, row)) != row:
+            raise ConfigError(
+                f"{path}: no two rows of the table may read the same; {other} and {row} are both {text!r}: give one "
+                "of them another name"
+            )
+
+
+def _check_paper(path: Path, table: Table, row: Any, cells: Any) -> None:
+    if not isinstance(row, tuple) or len(row) != len(table.rows) or not all(isinstance(name, str) for name in row):
+        raise ConfigError(
+            f"{path}: a row of the paper's figures must be a tuple of {len(table.rows)} texts, its names on "
+            f"{', '.join(table.rows)}; got {show(row)}"
+        )
+    if not isinstance(cells, Mapping):
+        raise ConfigError(
+            f"{path}: the paper's figures of a row must be {{column: (mean, standard deviation or None)}}; got "
+            f"{show(cells)} in the row {row}"
+        )
+    for column, cell in cells.items():
+        if not isinstance(column, str):
+            raise ConfigError(
+                f"{path}: columns of the paper's figures must be texts, such as '{show(column)}'; got "
+                f"{show(column)} in the row {row}"
+            )
+        mean, std = cell if isinstance(cell, tuple) and len(cell) == 2 else (None, None)
+        if not _is_number(mean) or not (std is None or _is_number(std)):
+            raise ConfigError(
+                f"{path}: a figure of the paper must be (mean, standard deviation or None), in per cent; got "
+                f"{show(cell)} in the row {row}, column {column}: leave a column out that the paper has not"
+            )
+
+
+def _is_number(figure: Any) -> bool:
+    try:
+        return isinstance(figure, Real) and math.isfinite(figure)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False

@@ -1,0 +1,101 @@
+"""The figures of a sweep's runs as rows of its table: of a run that just finished, or known from a file of rows."""
+
+import contextlib
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from cbjax.config import ConfigError
+from cbjax.host import checked_json
+from cbjax.host.text import visible
+from cbjax.report.rows import NoRowsError, RowsError, place, read
+from cbjax.sweeps.file import PlannedRun
+from cbjax.variants import Sweep
+
+# Name of a table's metric -> the test split's own, and whether it counts errors.
+MEASURES = {
+    "accuracy": ("accuracy", False),
+    "error": ("accuracy", True),
+    "balanced_accuracy": ("balanced_accuracy", False),
+    "top5_error": ("top5_accuracy", True),
+    "macro_recall": ("macro_recall", False),
+    "macro_precision": ("macro_precision", False),
+}
+
+
+def row(name: str, sweep: Sweep, run: PlannedRun, workdir: pathlib.Path) -> dict[str, str]:
+    """Returns the row of a finished run.
+
+    Args:
+      name: of the sweep.
+      sweep: for its table's axes and metric; without a table the method is the run's name without its seed.
+      run: the run.
+      workdir: its work directory, with `results.json` and `environment.json`.
+
+    Raises:
+      ConfigError: if the run has no such metric.
+      RowsError: if one of the files is missing or damaged.
+    """
+    try:
+        results = checked_json.read(workdir / "results.json")
+        environment = checked_json.read(workdir / "environment.json")
+    except checked_json.RecordError as error:
+        raise RowsError(str(error)) from error
+    names = _names(name, sweep, run)
+    return {
+        **names,
+        "last": _figure(results, "last", names["metric"]),
+        "best": _figure(results, "best", names["metric"]),
+        "device": environment["devices"],
+        "seconds": f"{results['seconds']:.1f}",
+        "commit": environment["commit"] or "",
+    }
+
+
+def known(path: pathlib.Path, name: str, sweep: Sweep, runs: Iterable[PlannedRun]) -> list[dict[str, str]]:
+    """Returns the rows that a file, or another beside it, has of these runs, under the names of this sweep.
+
+    Tables share runs: CDB with dynamic tau stands in tables 1 and 2 of its paper, of the same configs. A row counts
+    where it has the sweep's metric.
+
+    Raises:
+      RowsError: if the file, or a file of rows beside it, is damaged.
+    """
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for neighbour in sorted(set(path.parent.glob("*.csv")) - {path}):
+        with contextlib.suppress(NoRowsError):
+            found |= {(one["config"], one["metric"]): one for one in read(neighbour)}
+    found |= {(one["config"], one["metric"]): one for one in read(path)}
+    named = [_names(name, sweep, run) for run in runs]
+    return [found[key] | one for one in named if (key := (one["config"], one["metric"])) in found]
+
+
+def strangers(path: pathlib.Path, name: str, runs: Iterable[PlannedRun]) -> int:
+    """Returns how many rows a file has under the name of a sweep that are of none of its runs."""
+    known = {run.identity for run in runs}
+    return sum(one["table"] == visible(name) and one["config"] not in known for one in read(path))
+
+
+def _names(name: str, sweep: Sweep, run: PlannedRun) -> dict[str, str]:
+    """Returns the part of a run's row that says which run it is and where in its table it stands."""
+    axes = {axis: label for axis, label in run.labels.items() if axis != "seed"} or {"": name}
+    rows, column = (sweep.table.rows, sweep.table.columns) if sweep.table else (tuple(axes), None)
+    return {
+        "table": visible(name),
+        **place(axes, rows, column),
+        "seed": str(run.config.seed),
+        "metric": sweep.table.metric if sweep.table else "balanced_accuracy",
+        "config": run.identity,
+    }
+
+
+def _figure(results: Mapping[str, Any], checkpoint: str, metric: str) -> str:
+    """Returns a metric of the test split in per cent, empty where the run has no such checkpoint."""
+    key, counts_errors = MEASURES[metric]
+    if not results.get(checkpoint):
+        return ""
+    measured = results[checkpoint]["test"]
+    if measured.get(key) is None:
+        raise ConfigError(f"the table's metric must be one that its runs have; got {metric}: no {key} was measured")
+    share = measured[key]
+    return f"{100 * (1 - share if counts_errors else share):.4f}"

@@ -1,0 +1,192 @@
+"""Which runs of a sweep are trained together and how: decided once, and written down before the first run."""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from cbjax import config as configs
+from cbjax.config import ConfigError
+from cbjax.config.schema import is_streamed
+from cbjax.data import Source
+from cbjax.parallel import processes, sharding
+from cbjax.sweeps import modes
+from cbjax.sweeps.file import PlannedRun
+from cbjax.sweeps.modes import Choice
+from cbjax.training import programs
+from cbjax.workdir import files as workdirs
+
+
+def plan(
+    path: pathlib.Path,
+    mine: Sequence[PlannedRun],
+    left: Sequence[PlannedRun],
+    mode: str,
+    group_size: int | None,
+    sizes: Mapping[str, Sequence[int]],
+    load: Callable[..., Source],
+    tell: Callable[[str], None],
+) -> dict[str, Any]:
+    """Reads how runs are trained, or decides it and writes it down.
+
+    A group with a checkpoint stays as it is, with runs that are over, so that it goes on from there. Of any other those
+    that are left stay together. Runs that the plan lacks join it, in groups of its size.
+
+    Args:
+      path: of the plan, a JSON file.
+      mine: all runs of this part of the sweep.
+      left: those that are not over.
+      mode: one of `modes.MODES`.
+      group_size: runs of a group; None to choose.
+      sizes: name -> the images of each split of a run that is left, those to train on first, and its classes.
+      load: reads a data source.
+      tell: called with a line for each event.
+
+    Returns:
+      What the file has: "asked", the mode and group size of the command; "mode", "group_size" and "measured" as in
+      `modes.Choice`; "groups", the names of the runs of each.
+
+    Raises:
+      ConfigError: if the plan was made for another mode or group size, or no group can be made of the runs.
+      WorkdirError: if the file is damaged.
+    """
+    asked, step_bytes = {"mode": mode, "group_size": group_size}, dict[str, int]()
+    known = check(path, mode, group_size)
+    if known is None:
+        if not left:
+            return {"asked": asked, "mode": "loop", "groups": []}
+        shapes = _by_shape(left, sizes)
+        choice = _choose(shapes, sizes, mode, group_size, load, step_bytes, tell)
+        groups = _groups(shapes, left, choice, load, step_bytes, tell)
+        return _write(path, {"asked": asked, **choice._asdict(), "groups": groups})
+    names, waiting = {run.name for run in mine}, {run.name for run in left}
+    groups = []
+    for group in known["groups"]:
+        rest = [name for name in group if name in waiting]
+        begun = is_begun(path.parent / folder(group)) and names.issuperset(group)
+        groups.append(group if begun or not rest else rest)
+    planned = {name for group in groups for name in group}
+    new = [run for run in left if run.name not in planned]
+    choice = Choice(known["mode"], known["group_size"], known["measured"])
+    groups += _groups(_by_shape(new, sizes), new, choice, load, step_bytes, tell)
+    return known if groups == known["groups"] else _write(path, {**known, "groups": groups})
+
+
+def check(path: pathlib.Path, mode: str, group_size: int | None) -> dict[str, Any] | None:
+    """Reads a plan; None if there is none.
+
+    Raises:
+      ConfigError: if it was made for another mode or group size.
+      WorkdirError: if the file is damaged.
+    """
+    if not path.exists():
+        return None
+    known, asked = workdirs.read_json(path), {"mode": mode, "group_size": group_size}
+    if (mode != "auto" or group_size is not None) and known["asked"] != asked:
+        raise ConfigError(
+            f"{path}: these runs were begun with {_as_options(known['asked'])}; got {_as_options(asked)}: go on with "
+            "the former, or use another --workdir"
+        )
+    return known
+
+
+def path_of(place: pathlib.Path, part: tuple[int, int]) -> pathlib.Path:
+    """Returns where, in a sweep's folder, the plan of its part (i, n) is."""
+    return place / f"plan{suffix(part)}.json"
+
+
+def suffix(part: tuple[int, int]) -> str:
+    """Returns what the names of the files of a part (i, n) end in."""
+    return "" if part[1] == 1 else f"_{part[0]}_of_{part[1]}"
+
+
+def asked_mode(place: pathlib.Path, part: tuple[int, int], mode: str) -> str:
+    """Returns the mode that a sweep was begun with, or is about to be.
+
+    Raises:
+      WorkdirError: if its plan is damaged.
+    """
+    known = check(path_of(place, part), "auto", None)
+    return mode if known is None else known["asked"]["mode"]
+
+
+def folder(names: Sequence[str]) -> str:
+    """Returns where, within the sweep's folder, a group of runs has its checkpoints."""
+    return f"groups/{hashlib.sha256(chr(10).join(names).encode()).hexdigest()[:12]}"
+
+
+def is_begun(place: pathlib.Path) -> bool:
+    """Says whether a group's folder has a checkpoint."""
+    return any((place / "checksums").glob("*.json"))
+
+
+def _as_options(asked):
+    size = asked["group_size"]
+    return f"--mode={asked['mode']}" + (f" --group-size={size}" if size is not None else "")
+
+
+def _choose(shapes, sizes, mode, group_size, load, step_bytes, tell) -> Choice:
+    if mode == "loop":
+        return Choice("loop", 1, [])
+    # Of the shapes with the most runs the one with the most images, which takes the most memory.
+    largest = max(shapes, key=lambda same: (len(same), *sizes.get(same[0].name, ())))
+    left = [run for same in shapes for run in same]
+    if any(is_streamed(run.config.data.name) for run in left) or processes.count() > 1:
+        if mode in ("vmap", "devices"):
+            raise ConfigError(f"mode={mode!r} needs images that fit on the devices, and one process; use mode=loop")
+        return Choice("loop", 1, [])
+    if len(largest) == 1:  # as the last one that is left of others
+        if mode != "auto":
+            tell("no two of the runs that are left differ in settings alone: each is trained by itself")
+        return Choice("loop", 1, [])
+    tell(f"choosing how to train {len(left)} runs" if mode == "auto" else f"measuring groups of runs, {mode}")
+    choice = modes.choose(largest, mode, group_size, load, step_bytes)
+    tell(f"mode {choice.mode}, {choice.group_size} runs at a time")
+    return choice
+
+
+def _groups(shapes, runs, choice, load, step_bytes, tell) -> list[list[str]]:
+    groups = []
+    for same in shapes:
+        size = choice.group_size
+        if size > 1 and len(same) > 1:
+            devices = sharding.count_devices() if choice.mode == "devices" else 1
+            most = modes.runs_that_fit(same[0], devices, load, step_bytes)
+            size = min(size, most // devices * devices or most)  # as many on each
+            if size < min(choice.group_size, len(same)):
+                tell(f"{len(same)} runs as {same[0].name}: {size} at a time, for more would not fit into memory")
+        groups += [[run.name for run in group] for group in _cut(same, size, choice.mode)]
+    # In the order of the sweep, which puts the most telling runs first.
+    place = {run.name: number for number, run in enumerate(runs)}
+    return sorted(groups, key=lambda names: place[names[0]])
+
+
+def _cut(runs, size, mode):
+    """Cuts runs into groups; what is left of the last one still fills the devices, as far as it goes."""
+    devices = sharding.count_devices() if mode == "devices" else 1
+    while runs:
+        if len(runs) < size:
+            size = len(runs) // devices * devices or len(runs)
+        yield runs[:size]
+        runs = runs[size:]
+
+
+def _by_shape(runs: Sequence[PlannedRun], sizes: Mapping[str, Sequence[int]]) -> list[list[PlannedRun]]:
+    """Returns the runs whose programs and data have the same shapes."""
+    shapes: dict[str, list[PlannedRun]] = {}
+    for run in runs:
+        flat = json.loads(configs.to_json(run.config))
+        of_data = dict(flat["data"])
+        for key in programs.ARGUMENTS:
+            section, _, key_name = key.rpartition(".")
+            (flat[section] if section else flat).pop(key_name)
+        # Of data that could not be read just now those of the same settings have the same sizes.
+        shape = [flat, sizes.get(run.name, {**of_data, "seed": None})]
+        shapes.setdefault(json.dumps(shape), []).append(run)
+    return list(shapes.values())
+
+
+def _write(path, found):
+    workdirs.write_json(path, found)
+    return found

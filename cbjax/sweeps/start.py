@@ -1,0 +1,137 @@
+"""What a sweep does before its first run: all that can be refused is, then it writes down what it is."""
+
+import contextlib
+import json
+import pathlib
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cbjax import data
+from cbjax.config import ConfigError
+from cbjax.data import Source
+from cbjax.host.writers import only_writer, replace
+from cbjax.report import rows
+from cbjax.sweeps import figures
+from cbjax.sweeps.file import PlannedRun, table_as_json
+from cbjax.variants import Sweep
+from cbjax.workdir import files as workdirs
+from cbjax.workdir.files import WorkdirError
+
+FAILED = "failed.json"
+
+
+def begin(
+    name: str,
+    described: Sweep,
+    runs: Sequence[PlannedRun],
+    mine: Sequence[PlannedRun],
+    place: pathlib.Path,
+    path: pathlib.Path,
+    load: Callable[..., Source],
+) -> tuple[dict[str, str | None], dict[str, list[int]]]:
+    """Writes down what the sweep is and the rows that are there.
+
+    What is refused is so before anything is written.
+
+    Returns:
+      name -> error or None of the runs that are over, and name -> sizes of the data of those that are left.
+    """
+    _check_place(place, name, runs)
+    for run in mine:
+        workdirs.is_finished(place / run.name, run.config)
+    found = figures.known(path, name, described, mine)
+    with_row = {one["config"] for one in found}
+    # A kill may come between a run's results and its row.
+    finished = [
+        run for run in mine if run.identity not in with_row and workdirs.is_finished(place / run.name, run.config)
+    ]
+    found += [figures.row(name, described, run, place / run.name) for run in finished]
+    ended: dict[str, str | None] = {run.name: None for run in mine if run.identity in with_row}
+    ended |= dict.fromkeys([run.name for run in finished])
+    for run in mine:
+        if run.name not in ended:
+            with contextlib.suppress(WorkdirError):  # none, or cut by a full disk: tried again
+                note = workdirs.read_json(place / run.name / FAILED)
+                if note.get("diverged"):
+                    ended[run.name] = note["error"]
+    sizes = _check_data([run for run in mine if run.name not in ended], described, load)
+    place.mkdir(parents=True, exist_ok=True)
+    _write_description(place, name, described, runs, path)
+    rows.add(path, found)
+    for run in (run for run in mine if run.name in ended and ended[run.name] is None):
+        (place / run.name / FAILED).unlink(missing_ok=True)
+    return ended, sizes
+
+
+def _check_place(place: pathlib.Path, name: str, runs: Sequence[PlannedRun]) -> None:
+    """Raises ConfigError if the folder holds a run or another sweep, whose report this one's would replace."""
+    if (place / "config.json").exists():
+        raise ConfigError(f"{place} holds a run; a sweep needs a folder of its own: use another --workdir")
+    try:
+        former = workdirs.read_json(place / "sweep.json")
+    except WorkdirError:  # none, or cut by a full disk
+        return
+    # Not by their configs, which name where the data lie.
+    shared = {one["name"] for one in former["runs"]} & {run.name for run in runs}
+    # Without recipe and overrides.
+    files = [re.split("[: ]", one)[0].removesuffix(".py") for one in (former["name"], name)]
+    if files[0] != files[1] or not shared:
+        raise ConfigError(
+            f"{place} holds the sweep {former['name']!r}, whose runs are others; got {name!r}: use another --workdir, "
+            "or move that one away"
+        )
+
+
+def _check_data(runs: Sequence[PlannedRun], described: Sweep, load: Callable[..., Source]) -> dict[str, list[int]]:
+    """Chooses the images of each run once, so that none is found wanting after hours of others.
+
+    Returns:
+      name -> the images of the training, validation and test split and the classes; without those of a disk that could
+      not be read at this moment, which the run may meet or not.
+
+    Raises:
+      DataError: if the data are missing, do not fit a run, or do not have the table's metric.
+    """
+    metric = described.table.metric if described.table else "balanced_accuracy"
+    checked: dict[Any, list[int] | None] = {}
+    for run in runs:
+        asked = (run.config.seed, run.config.data.to_json_best_effort())
+        if asked in checked:
+            continue
+        try:
+            found = data.of_config(run.config, load)
+            classes = len(found.class_names)
+            if metric == "top5_error" and classes <= 5:
+                raise data.DataError(f"the table's metric {metric} needs more than 5 classes; got {classes}")
+            if metric != "balanced_accuracy" and found.multi_label:
+                raise data.DataError(
+                    f"of images with several labels the table's metric must be balanced_accuracy; got {metric}"
+                )
+            splits = (found.train, found.validation, found.test)
+            checked[asked] = [*(0 if split is None else len(split) for split in splits), classes]
+        except data.DataError as error:
+            raise data.DataError(f"run {run.name}: {error}") from error
+        except OSError:
+            checked[asked] = None
+    sizes = {run.name: checked[run.config.seed, run.config.data.to_json_best_effort()] for run in runs}
+    return {name: found for name, found in sizes.items() if found is not None}
+
+
+def _write_description(
+    place: pathlib.Path, name: str, described: Sweep, runs: Sequence[PlannedRun], results: pathlib.Path
+) -> None:
+    listed = [{"name": run.name, "labels": dict(run.labels), "config": run.identity} for run in runs]
+    description = {"name": name, "config": str(described.config), "table": table_as_json(described), "runs": listed}
+    path = place / "sweep.json"
+    with only_writer(place):  # of the parts of a sweep each may have a file of rows of its own
+        files: list[str] = []
+        with contextlib.suppress(WorkdirError):  # not there yet, or cut by a full disk
+            files = workdirs.read_json(path).get("files", [])
+        # By a name that holds where the folder is moved to.
+        inside = results.absolute().is_relative_to(place)
+        files = list(
+            dict.fromkeys([*files, str(results.absolute().relative_to(place) if inside else results.absolute())])
+        )
+        # Without a checksum: the parts of a sweep share it, and each command writes it anew.
+        replace(path, (json.dumps({**description, "files": files}, indent=2) + "\n").encode())

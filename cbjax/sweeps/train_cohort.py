@@ -1,0 +1,161 @@
+"""A group of runs from their configs to their work directories, resumed from wherever it stands."""
+
+import contextlib
+import dataclasses
+import pathlib
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+
+from jax.sharding import Mesh
+
+from cbjax import config as configs
+from cbjax import data
+from cbjax.host.output import say
+from cbjax.host.progress import Silent
+from cbjax.host.storage import with_absolute_paths
+from cbjax.parallel import sharding
+from cbjax.sweeps import cohort
+from cbjax.sweeps.cohort import Group, Member
+from cbjax.sweeps.file import PlannedRun
+from cbjax.training import build, callbacks, programs
+from cbjax.training.check_process import check_deterministic
+from cbjax.training.finish import finish
+from cbjax.training.programs import GroupPrograms
+from cbjax.training.run import Shared
+from cbjax.types import NonFiniteLoss, Run
+from cbjax.workdir import files as workdirs
+from cbjax.workdir.checkpoint import Checkpoints
+from cbjax.workdir.logs import Logs
+from cbjax.workdir.memory import at_best, without_times
+
+
+def train_group(
+    planned: Sequence[PlannedRun],
+    workdir: pathlib.Path,
+    folder: pathlib.Path,
+    mesh: Mesh,
+    per_device: int,
+    known: dict[str, GroupPrograms],
+    shared: Shared,
+) -> dict[str, Exception]:
+    """Trains runs of one shape as one program, and leaves in `workdir/NAME` of each what it would leave alone.
+
+    Args:
+      planned: the runs, as many as the devices of the mesh times `per_device`; one that is finished, as a kill while
+        the group's runs were being finished leaves it, is left as it is.
+      workdir: the sweep's folder.
+      folder: the group's own, for its checkpoints; empty once all its runs have ended.
+      mesh: the devices over which the runs are spread.
+      per_device: runs side by side on a device.
+      known: programs of earlier groups by their key, which this one takes if it can, and adds its own to.
+      shared: what it shares with other groups and runs.
+
+    Returns:
+      name -> error of the runs that diverged, or could not be evaluated or written at the end. The latter are tried
+      again by the next call, from the checkpoint.
+
+    Raises:
+      ConfigError, DataError: if a run's config does not fit its data, or a work directory holds another run.
+      BusyError: if another process is training one of the runs.
+      Interrupted: after a signal, once the state is saved.
+    """
+    with contextlib.ExitStack() as stack:
+        places = [workdir / run.name for run in planned]
+        for place in places:
+            stack.enter_context(workdirs.lock(place))
+        # Known for certain now: another process may have ended some since the sweep began.
+        over = [workdirs.is_finished(place, run.config) for run, place in zip(planned, places, strict=True)]
+        if all(over):
+            return {}
+        logs: dict[int, Logs] = {}
+        members = [
+            _member(run, place, logs, k, shared) for k, (run, place) in enumerate(zip(planned, places, strict=True))
+        ]
+        first = members[0]
+        if first.run.config.deterministic:
+            check_deterministic(sharding.platform(mesh))
+        shape, num_classes = first.dataset.train.images.shape[1:], len(first.dataset.class_names)
+        arguments = (first.run.config, first.parts.batches, shape, num_classes, mesh)
+        key = f"{per_device} {programs.program_key(*arguments)}"
+        if key not in known:
+            known[key] = programs.build_group_programs(*arguments, per_device)
+        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(folder, say)))
+        runs = cohort.start(members, mesh)
+        cohort.restore(runs, checkpoints, mesh)
+        described = f"{sharding.describe(mesh)}, {len(members)} runs as one program"
+        for k, (run, place) in enumerate(zip(runs.runs, places, strict=True)):
+            if over[k]:
+                continue
+            dataset = members[k].dataset
+            workdirs.write_start(place, run.config, workdirs.describe_data(dataset), dataset.indices, described)
+            workdirs.write_parameters(place, cohort.member_state(runs.state, k).params)
+            opened = Logs(place, run.memory["history"], run.config.log.tensorboard)
+            logs[k] = stack.enter_context(contextlib.closing(opened))
+        cohort.fit(runs, known[key], mesh, checkpoints, shared.bar or Silent(), shared.tell)
+        checkpoints.finish()
+        failed = _finish(runs, known[key], mesh, places, logs)
+    if not failed:
+        shutil.rmtree(folder, ignore_errors=True)
+    return {**failed, **{name: NonFiniteLoss(said) for name, said in runs.failed.items()}}
+
+
+def _member(planned: PlannedRun, place: pathlib.Path, logs: Mapping[int, Logs], index: int, shared: Shared) -> Member:
+    config = with_absolute_paths(configs.resolve(planned.config))
+    workdirs.check_resume(place, config)
+    dataset = data.of_config(config, shared.load)
+    workdirs.check_same_data(place, workdirs.describe_data(dataset), config.data.on_bad_image)
+    # The parts of a run alone, on one device; of its programs only the first state is made.
+    parts = build.build(config, dataset, sharding.make_mesh(1), known=shared.known)
+    run = Run(config, parts.model, parts.programs.state, {}, dataset.class_names)
+    return Member(planned.name, run, parts, dataset, _writer(logs, index))
+
+
+def _writer(logs: Mapping[int, Logs], index: int) -> Callable[[Run], None]:
+    def write(run: Run) -> None:
+        if index in logs:  # opened after the runs' histories are known; not of a run that is over
+            logs[index].write(run)
+
+    return write
+
+
+def _finish(
+    runs: Group,
+    compiled: GroupPrograms,
+    mesh: Mesh,
+    places: Sequence[pathlib.Path],
+    logs: Mapping[int, Logs],
+) -> dict[str, Exception]:
+    """Evaluates the test split and writes the last and best checkpoint and the results of each run that has logs.
+
+    Returns:
+      name -> error of those where that failed; one whose outputs are not finite has diverged instead.
+    """
+    tests = cohort.evaluate_test(runs, compiled, mesh)
+    failed: dict[str, Exception] = {}
+    for k in (k for k in runs.alive() if k in logs):
+        try:
+            _finish_one(runs, k, places[k], logs[k], tests[k])
+        except NonFiniteLoss as error:  # the next call would find the same
+            runs.failed[runs.members[k].name] = str(error)
+        except Exception as error:
+            failed[runs.members[k].name] = error
+    return failed
+
+
+def _finish_one(runs: Group, k: int, place: pathlib.Path, logs: Logs, test: dict) -> None:
+    member, run, one = runs.members[k], runs.runs[k], sharding.make_mesh(1)
+    best = run.memory["best"]
+    best_step = best and best["step"]
+    state = sharding.replicate(cohort.member_state(runs.state, k), one)
+    with contextlib.closing(Checkpoints(place, say)) as checkpoints:
+        if best is not None and best_step != run.memory["step"]:
+            at = sharding.replicate(cohort.member_state(runs.best, k), one)
+            smooth = callbacks.smoothing(run.config.difficulty.smoothing)
+            checkpoints.save(best_step, at, without_times(at_best(run.memory, smooth)), best_step)
+        checkpoints.save(run.memory["step"], state, without_times(run.memory), best_step)
+        parts = dataclasses.replace(member.parts, evaluate=_found(test))
+        finish(dataclasses.replace(run, state=state), parts, member.dataset, checkpoints, logs, place)
+
+
+def _found(tests: dict) -> Callable:
+    return lambda split: lambda state: tests[int(state.step)]

@@ -1,0 +1,174 @@
+"""Turns a checked config and its data into the parts of a run; the only file that knows both."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from cbjax.config import ConfigError
+from cbjax.data import Dataset
+from cbjax.data.sampling import Batches
+from cbjax.models import pretrained
+from cbjax.models.pretrained import Pretrained
+from cbjax.parallel import sharding
+from cbjax.training import callbacks, components, inputs
+from cbjax.training.check_data import check_data
+from cbjax.training.evaluate import Evaluation
+from cbjax.training.programs import Programs, build_programs, program_key, settings
+from cbjax.types import Array, Callback, Model, Run, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What a run is made of.
+
+    Attributes:
+      model: the network.
+      mesh: the devices.
+      init: makes the state before the first step, on the mesh.
+      programs: what is compiled of it.
+      pretrained: reads the weights that the first state is to have; None where they are those of `init`.
+      advance: (state, first, last) -> (state, metrics), as `loop.Plan` wants it.
+      batches: the order of the training images.
+      steps_per_dispatch: how many steps `advance` takes at most.
+      schedule: step -> learning rate.
+      weights: run -> class weights [C] once they are not equal any more.
+      start_epoch: the number of epochs with equal weights.
+      evaluate: split -> state -> Evaluation; made at the first use of a split.
+      has_validation: whether images are held out.
+    """
+
+    model: Model
+    mesh: Mesh
+    init: Callable[[], TrainState]
+    programs: Programs
+    pretrained: Callable[[], Pretrained] | None
+    advance: Callable[[TrainState, int, int], tuple[TrainState, dict[str, Array]]]
+    batches: Batches
+    steps_per_dispatch: int
+    schedule: optax.Schedule
+    weights: Callable[[Run], np.ndarray]
+    start_epoch: int
+    evaluate: Callable[[str], Callable[[TrainState], Evaluation]]
+    has_validation: bool
+
+
+def build(
+    config: ConfigDict,
+    dataset: Dataset,
+    mesh: Mesh,
+    report_bad: inputs.ReportBad = lambda name, reason: None,
+    known: dict[str, Programs] | None = None,
+) -> Parts:
+    """Builds the parts of a run.
+
+    Args:
+      config: resolved.
+      dataset: its data.
+      mesh: the devices.
+      report_bad: is told of each image that is skipped, possibly many times.
+      known: programs of earlier runs by their key, which this run takes if it can, and adds its own to.
+
+    Raises:
+      ConfigError: if the config does not fit the data.
+    """
+    check_data(config, dataset)
+    batches = inputs.build_batches(config, dataset)
+    shape, num_classes = dataset.train.images.shape[1:], len(dataset.counts)
+    known = {} if known is None else known
+    key = program_key(config, batches, shape, num_classes, mesh)
+    if key not in known:
+        streamed = inputs.is_streamed(dataset)
+        known[key] = build_programs(config, batches, shape, num_classes, mesh, streamed=streamed)
+    programs = known[key]
+    rule, first_weights = components.build_weights(config, dataset.counts)
+    given = settings(config, dataset.mean, dataset.std)
+    return Parts(
+        model=programs.model,
+        mesh=mesh,
+        pretrained=functools.cache(lambda: _read_pretrained(config.model.pretrained, programs.state))
+        if config.model.pretrained
+        else None,
+        init=lambda: programs.init(jax.random.key(config.seed), np.asarray(first_weights, np.float32), given),
+        programs=programs,
+        advance=inputs.build_advance(config, dataset, batches, programs, mesh, report_bad),
+        batches=batches,
+        steps_per_dispatch=programs.steps_per_dispatch,
+        schedule=_known_at_epoch_ends(components.build_schedule(config, batches), batches, config.num_epochs),
+        weights=rule,
+        start_epoch=math.ceil(components.exactly(config.weights.start) * config.num_epochs),
+        evaluate=inputs.build_evaluate(config, dataset, programs.evaluate, mesh, report_bad),
+        has_validation=dataset.validation is not None,
+    )
+
+
+def first_state(parts: Parts) -> TrainState:
+    """Makes the state before the first step, with pretrained weights where there are some.
+
+    A head that they lack stays as it is.
+    """
+    state = parts.init()
+    if parts.pretrained is None:
+        return state
+    given = parts.pretrained()
+    params, batch_stats = sharding.replicate((given.params, given.batch_stats), parts.mesh)
+    return dataclasses.replace(state, params={**state.params, **params}, batch_stats=batch_stats)
+
+
+def build_callbacks(
+    config: ConfigDict,
+    parts: Parts,
+    place: Callable[[np.ndarray], Array],
+    log: Callable[[Run], None],
+    save: Callable[[Run], None],
+    tell: Callable[[str], None],
+) -> list[Callback]:
+    """Returns what happens after each epoch, in order.
+
+    Args:
+      config: resolved.
+      parts: of the run.
+      place: puts class weights on the devices.
+      log: writes the run's rows.
+      save: saves the run.
+      tell: takes a line for the user.
+    """
+    after = []
+    if config.weights.name == "difficulty" and config.difficulty.tau == "dynamic":
+        after.append(callbacks.log_tau(config.difficulty.formula, parts.start_epoch))
+    if parts.has_validation:
+        smooth = callbacks.smoothing(config.difficulty.smoothing)
+        after.append(callbacks.evaluate_validation(parts.evaluate("validation"), smooth))
+    if config.evaluation.test_every:
+        after.append(callbacks.evaluate_test(parts.evaluate("test"), config.evaluation.test_every))
+    if config.weights.name == "difficulty":
+        after += [callbacks.log_moved, callbacks.warn_of_swing(config.difficulty.smoothing, tell)]
+    after.append(callbacks.reweight(parts.weights, parts.start_epoch, place))
+    after.append(callbacks.log(log))
+    after.append(callbacks.checkpoint(save, config.checkpoint.every_epochs, config.num_epochs))
+    return after
+
+
+def _known_at_epoch_ends(schedule: optax.Schedule, batches: Batches, num_epochs: int) -> optax.Schedule:
+    """Returns a schedule that computes the rates of all epochs' last steps, which are logged, at once: each by itself
+    would take many small dispatches."""
+
+    @functools.cache
+    def rates():
+        steps = [batches.epoch_end(epoch) - 1 for epoch in range(1, num_epochs + 1)]
+        return dict(zip(steps, np.asarray(schedule(np.array(steps, np.int32))), strict=True))
+
+    return lambda step: rates()[step] if step in rates() else schedule(step)
+
+
+def _read_pretrained(path, shapes):
+    try:
+        return pretrained.load(path, shapes.params, shapes.batch_stats)
+    except ValueError as error:
+        raise ConfigError(f"model.pretrained: {error}") from error

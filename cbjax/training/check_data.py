@@ -1,0 +1,83 @@
+"""Checks of a config that can be made only once its data are known."""
+
+import math
+
+import jax
+from ml_collections import ConfigDict
+
+from cbjax.config import ConfigError, class_groups
+from cbjax.config.schema import COUNT_WEIGHTS
+from cbjax.data import Dataset
+from cbjax.host import machine
+
+MOST_STEPS = 2**31 - 1  # the step is a number of 32 bits in the state
+
+
+def check_data(config: ConfigDict, dataset: Dataset) -> None:
+    """Checks what can be said only once the data are known.
+
+    Raises:
+      ConfigError: with the key, the rule, what came, and what to do.
+    """
+    size = len(dataset.train.labels)
+    if config.batch_size > size:
+        raise ConfigError(
+            f"batch_size: must be at most the number of training images; got {config.batch_size} for {size} images"
+        )
+    _check_steps(config, size)
+    _check_memory(config, dataset)
+    if config.weights.name == "difficulty" and dataset.validation is None:
+        raise ConfigError(
+            "weights.name='difficulty' needs held-out validation images to measure each class on, and these data have "
+            "none; set data.validation to a number or a fraction per class, such as data.validation=0.1"
+        )
+    class_groups.resolve(config.evaluation.groups, dataset.class_names)
+    side = min(dataset.train.images.shape[1:3])
+    if config.data.crop_padding >= side:
+        raise ConfigError(f"data.crop_padding: must be below the images' side, {side}; got {config.data.crop_padding}")
+    empty = [name for name, count in zip(dataset.class_names, dataset.counts, strict=True) if count == 0]
+    if empty and config.weights.name in COUNT_WEIGHTS and config.weights.zero_count == "error":
+        raise ConfigError(
+            f"weights.name={config.weights.name!r}: a class without training images has no weight, and there are "
+            f"{len(empty)}: {', '.join(empty[:10])}; weights.zero_count=ignore gives them weight 0"
+        )
+    for name, split in (("validation", dataset.validation), ("test", dataset.test)):
+        if dataset.multi_label and split is not None and not split.labels.any():
+            raise ConfigError(f"data.{name}: none of the {len(split.labels)} images has a label; hold out more")
+    if dataset.multi_label and config.loss.name == "softmax":
+        raise ConfigError("loss.name='softmax' needs one label an image, and these are multi-hot; use sigmoid or focal")
+    if dataset.multi_label and config.loss.mean == "weight_sum":
+        raise ConfigError(
+            "loss.mean='weight_sum' needs one label an image, and these are multi-hot; use loss.mean=batch"
+        )
+
+
+def _check_steps(config: ConfigDict, size: int) -> None:
+    steps = -(-config.num_epochs * size // config.batch_size)
+    if steps > MOST_STEPS:
+        raise ConfigError(
+            f"num_epochs: a run can have at most {MOST_STEPS} steps; got {config.num_epochs} epochs of {size} images, "
+            f"which are {steps} steps: use fewer epochs or a larger batch_size"
+        )
+
+
+def _check_memory(config: ConfigDict, dataset: Dataset) -> None:
+    """Refuses what this machine can't hold, for Linux ends a process that takes too much without a word."""
+    free = machine.free_bytes()
+    shape = dataset.train.images.shape[1:]
+    image = 4 * math.prod(shape)  # as float32
+    sizes = {"batch_size": config.batch_size, "evaluation.batch_size": config.evaluation.batch_size or 0}
+    for key, batch_size in sizes.items():
+        needed = image * batch_size / jax.process_count()
+        if needed > free:
+            raise ConfigError(
+                f"{key}: {batch_size} images of {' x '.join(map(str, shape))} take {needed / 1e9:,.1f} GB, and this "
+                f"machine has {free / 1e9:,.1f} GB free: use a smaller batch or smaller images"
+            )
+    # The places of the images of each step of a dispatch, 4 bytes each.
+    needed = 4 * (config.steps_per_dispatch or 1) * config.batch_size
+    if needed > free:
+        raise ConfigError(
+            f"steps_per_dispatch: {config.steps_per_dispatch} steps of {config.batch_size} images take "
+            f"{needed / 1e9:,.1f} GB, and this machine has {free / 1e9:,.1f} GB free: use fewer steps"
+        )

@@ -1,0 +1,133 @@
+"""What a config says, as objects: the network, the loss, the optimiser, the class weights."""
+
+import fractions
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from cbjax import losses, models, optim, weights
+from cbjax.config import ConfigError, learning_rates
+from cbjax.data.sampling import Batches
+from cbjax.parallel import sharding
+from cbjax.training import callbacks
+from cbjax.types import Array, Loss, Model, Run
+
+
+def build_model(config: ConfigDict, num_classes: int, axis: str | None = sharding.AXIS) -> Model:
+    """Builds the config's network; options that it does not have were checked to be at their defaults.
+
+    Args:
+      config: resolved.
+      num_classes: C.
+      axis: the mesh axis that a batch is split over; None where a device has the whole batch.
+    """
+    prior = config.model.final_bias == "prior" or (config.model.final_bias == "auto" and config.loss.name != "softmax")
+    options = {
+        "shortcut": config.model.shortcut,
+        "initialization": config.model.initialization,
+        "final_bias": -math.log(num_classes - 1) if prior else 0.0,
+        "zero_last_scale": config.model.zero_last_scale,
+        "batch_norm_axis": axis if config.model.batch_norm_size == "all" else None,
+        "batch_norm_size": None if config.model.batch_norm_size == "all" else config.model.batch_norm_size,
+        "dtype": config.model.dtype,
+        "remat": config.model.remat,
+    }
+    known = models.options_of(config.model.name)
+    return models.build(
+        config.model.name, num_classes, **{name: value for name, value in options.items() if name in known}
+    )
+
+
+def build_loss(config: ConfigDict, gamma: float | Array, *, smooth: bool = True) -> Loss:
+    """Returns the config's loss, (logits, labels, class_weights) -> [B]; for evaluation without smoothing of labels."""
+    options: dict[str, Any] = {"gamma": gamma} if config.loss.name == "focal" else {}
+    if smooth and config.loss.label_smoothing:  # the rules refuse it for any loss but softmax
+        options["label_smoothing"] = config.loss.label_smoothing
+    return functools.partial(losses.LOSSES[config.loss.name], **options)
+
+
+def build_probabilities(config: ConfigDict) -> Callable[[Array], Array]:
+    """Returns logits -> probabilities, as the loss means them: one of C classes, or C independent answers."""
+    return jax.nn.softmax if config.loss.name == "softmax" else jax.nn.sigmoid
+
+
+def build_schedule(
+    config: ConfigDict, batches: Batches, rates: tuple[float | Array, float | Array] | None = None
+) -> optax.Schedule:
+    """Returns step -> learning rate; fractions of training become steps.
+
+    Args:
+      config: resolved.
+      batches: the order of the training images.
+      rates: after the warm-up, and of step 0 where there is one; None for the config's.
+
+    Raises:
+      ConfigError: if the warm-up is longer than training.
+    """
+    chosen = config.optim
+    num_steps = batches.epoch_end(config.num_epochs)
+    steps_per_epoch = fractions.Fraction(batches.num_examples, batches.batch_size)
+    if chosen.warmup_steps is not None:
+        warmup = chosen.warmup_steps
+        if warmup >= num_steps:
+            raise ConfigError(f"optim.warmup_steps: must be below the number of steps, {num_steps}; got {warmup}")
+    else:
+        warmup_epochs = chosen.warmup_epochs
+        if warmup_epochs is None:
+            warmup_epochs = exactly(chosen.warmup) * config.num_epochs
+        warmup = min(round(exactly(warmup_epochs) * steps_per_epoch), num_steps - 1)
+    rate, warmup_from = rates or learning_rates(config)
+    options = {"warmup_steps": warmup, "warmup_from": warmup_from}
+    if chosen.schedule == "cosine":
+        return optim.cosine_schedule(rate, num_steps, **options)
+    boundaries = (
+        [math.ceil(exactly(fraction) * config.num_epochs * steps_per_epoch) for fraction in chosen.decay_at]
+        if chosen.schedule == "step"
+        else []
+    )
+    return optim.step_schedule(rate, boundaries, chosen.decay_factor, **options)
+
+
+def build_optimizer(
+    config: ConfigDict, schedule: optax.Schedule, params: Any, weight_decay: float | Array
+) -> optax.GradientTransformation:
+    """Returns SGD as configured; the last bias of a sigmoid loss, which starts at its prior, does not decay (CB)."""
+    mask = optim.decay_mask(params, rule=config.optim.decay_rule, last_bias=config.loss.name == "softmax")
+    return optim.sgd(
+        schedule,
+        momentum=config.optim.momentum,
+        nesterov=config.optim.nesterov,
+        weight_decay=weight_decay,
+        decay_mask=mask,
+    )
+
+
+def build_weights(config: ConfigDict, counts: np.ndarray) -> tuple[Callable[[Run], np.ndarray], np.ndarray]:
+    """Returns the rule of class weights, run -> [C], and the weights of the first epoch."""
+    chosen = config.weights
+    equal = weights.uniform(len(counts))
+    if chosen.name == "difficulty":
+        options = config.difficulty
+        rule = callbacks.from_difficulty(options.tau, options.formula, options.floor, options.scale)
+        return rule, equal
+    if chosen.name == "uniform":
+        return lambda run: equal, equal
+    options = {"zero_count": chosen.zero_count}
+    if chosen.name == "class_balanced":
+        options["beta"] = chosen.beta
+    try:
+        fixed = weights.WEIGHTS[chosen.name](counts, **options)
+    except ValueError as error:
+        raise ConfigError(f"weights.name={chosen.name!r}: {error}") from error
+    return lambda run: fixed, equal if chosen.start > 0 else fixed
+
+
+def exactly(number):
+    """Returns the number that was written: in binary 0.55 * 100 is above 55, and a switch would come too late."""
+    return fractions.Fraction(str(number))

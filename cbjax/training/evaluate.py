@@ -1,0 +1,245 @@
+"""Evaluation of a whole split: every example once, counted in sums and divided once at the end."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from cbjax import metrics
+from cbjax.config.class_groups import Groups
+from cbjax.data import DataError, Split
+from cbjax.data.stream import Reading, Sweep, Transform, stream
+from cbjax.parallel.sharding import data_parallel, divide, gather, place_among_processes, replicate, spread
+from cbjax.types import Array, Batch, NonFiniteLoss, Trained, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What a model does on one split.
+
+    Attributes:
+      metrics: overall figures by name (`metrics.summarize`).
+      per_class: [C] accuracy of each class (average precision for multi-hot labels), NaN for a class without examples.
+      outputs: [N] predicted classes, or [N, C] probabilities for multi-hot labels, in the order of the split; -1, or
+        NaN, for an image that was skipped or has no answer.
+      calibration: [3, bins] examples, their confidences and those predicted rightly, summed by bin of confidence; None
+        for multi-hot labels.
+      class_count: [C] examples of each class that were read.
+      count: examples that were read.
+      unanswered: those of them for which the network's highest output is NaN or infinite.
+    """
+
+    metrics: dict[str, float]
+    per_class: np.ndarray
+    outputs: np.ndarray
+    class_count: np.ndarray
+    calibration: np.ndarray | None = None
+    count: int = 0
+    unanswered: int = 0
+
+    def check(self, where: str) -> "Evaluation":
+        """Returns itself, or raises NonFiniteLoss where the outputs or the loss are not finite.
+
+        Args:
+          where: what was evaluated and when, the start of the message.
+        """
+        if self.unanswered:
+            what = f"the network's outputs for {self.unanswered} of {self.count} images are NaN or infinite"
+        elif not math.isfinite(self.metrics["loss"]):
+            what = f"the loss is {self.metrics['loss']}"
+        else:
+            return self
+        raise NonFiniteLoss(
+            f"{where}: {what}; a smaller optim.learning_rate or a longer optim.warmup usually helps, and `cbjax eval` "
+            "says how an earlier checkpoint does"
+        )
+
+
+def make_evaluate(
+    program: Callable[..., Any],
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    counts: np.ndarray,
+    groups: Groups,
+    batch_size: int,
+    mesh: Mesh,
+) -> Callable[[TrainState], Evaluation]:
+    """Places a split on the devices and returns state -> Evaluation.
+
+    Args:
+      program: from `make_program`, on the same mesh.
+      images: [N, H, W, channels], N at least 1.
+      labels: [N] integers or [N, C] multi-hot.
+      counts: [C] training images, for the groups many, medium and few.
+      groups: name -> classes, the groups to give beside these.
+      batch_size: a multiple of the number of devices; the last batch is filled up with masked examples.
+      mesh: the devices.
+    """
+    size = len(labels)
+    data = replicate({"image": images, "label": labels}, mesh)
+
+    def evaluate(state):
+        total, outputs = _run(program, state, data, size, batch_size)
+        # Fetched once every batch is on its way.
+        return _summarize(jax.device_get(total), np.concatenate(gather(outputs, mesh))[:size], labels, counts, groups)
+
+    return evaluate
+
+
+def make_group_evaluate(
+    program: Callable[..., Any],
+    splits: Sequence[Split],
+    *,
+    counts: Sequence[np.ndarray],
+    groups: Sequence[Groups],
+    batch_size: int,
+    mesh: Mesh,
+) -> Callable[[TrainState], list[Evaluation]]:
+    """As `make_evaluate`, of several runs at a time: states with an axis of runs in front -> an Evaluation of each.
+
+    Args:
+      program: `make_batch_evaluation`, compiled by `sharding.run_parallel` with the arguments 2 and 3 shared.
+      splits: one for each run, all of one size.
+      counts, groups: one for each run.
+      batch_size: any.
+      mesh: the devices over which the runs are spread.
+    """
+    (size,) = {len(split) for split in splits}
+    images, labels = (np.stack(part) for part in zip(*((one.images, one.labels) for one in splits), strict=True))
+    data = spread({"image": images, "label": labels}, mesh)
+
+    def evaluate(state):
+        total, outputs = jax.device_get(_run(program, state, data, size, batch_size))
+        outputs = np.concatenate(outputs, axis=1)[:, :size]
+        return [
+            _summarize(jax.tree.map(lambda leaf, k=k: leaf[k], total), outputs[k], labels[k], counts[k], groups[k])
+            for k in range(len(splits))
+        ]
+
+    return evaluate
+
+
+def _run(program, state, data, size, batch_size):
+    """Calls a program for each batch of a split, the last one filled up; returns the sums and the outputs of each."""
+    num_batches = math.ceil(size / batch_size)
+    indices = np.zeros(num_batches * batch_size, np.int32)
+    indices[:size] = np.arange(size)
+    mask = np.arange(num_batches * batch_size) < size
+    trained = Trained(state.params, state.batch_stats, state.settings)
+    total, outputs = [], []
+    for batch in range(num_batches):
+        part = slice(batch * batch_size, (batch + 1) * batch_size)
+        sums, output = program(trained, data, indices[part], mask[part])
+        total.append(sums)
+        outputs.append(output)
+    return total, outputs
+
+
+def make_program(
+    eval_step: Callable[[Trained, Batch], Any], normalize: Callable[[Any, Array], Array], mesh: Mesh, kind: str
+) -> Callable[..., Any]:
+    """Returns the compiled (state, data, indices [B], mask [B]) -> (sums, outputs [B]).
+
+    data has "image" and "label" of the whole split, on every device.
+
+    Args:
+      eval_step: (state, batch) -> (sums, outputs), as from `train_step.make_eval_step`, with the axis "data".
+      normalize: (settings of the state, raw images) -> the model's input.
+      mesh: the devices.
+      kind: "shard_map" or "pmap".
+    """
+
+    batch = make_batch_evaluation(eval_step, normalize)
+    return data_parallel(batch, mesh, split=(None, None, 0, 0), split_outputs=(None, 0), kind=kind)
+
+
+def make_batch_evaluation(
+    eval_step: Callable[[Trained, Batch], Any], normalize: Callable[[Any, Array], Array]
+) -> Callable[..., Any]:
+    """Returns the pure function that `make_program` compiles."""
+
+    def evaluate_batch(state, data, chosen, mask):
+        image = normalize(state.settings, data["image"][chosen])
+        return eval_step(state, {"image": image, "label": data["label"][chosen], "mask": mask})
+
+    return evaluate_batch
+
+
+def make_streamed_evaluate(
+    program: Callable[..., Any],
+    examples: Split,
+    transform: Transform,
+    reading: Reading,
+    *,
+    counts: np.ndarray,
+    groups: Groups,
+    batch_size: int,
+    mesh: Mesh,
+) -> Callable[[TrainState], Evaluation]:
+    """As `make_evaluate`, of encoded images that are read anew each time; every image once on any number of processes.
+
+    Args:
+      program: from `make_streamed_program`, on the same mesh.
+      examples: the images with their labels.
+      transform: (encoded image, position) -> image of the network's size.
+      reading: how images are read; one that is skipped counts nowhere.
+      The others are those of `make_evaluate`.
+    """
+    sweep = Sweep(len(examples), batch_size)
+    index, count = place_among_processes(mesh)
+
+    def evaluate(state):
+        total, outputs = [], []
+        trained = Trained(state.params, state.batch_stats, state.settings)
+        options = {"start": 0, "stop": sweep.num_steps, "process_index": index, "process_count": count}
+        for batch in stream(examples, sweep, transform, reading, **options):
+            sums, output = program(trained, divide(batch, mesh))
+            total.append(sums)
+            outputs.append(output)
+        chosen = np.concatenate(gather(outputs, mesh))[: len(examples)]
+        return _summarize(jax.device_get(total), chosen, examples.labels, counts, groups)
+
+    return evaluate
+
+
+def make_streamed_program(
+    eval_step: Callable[[Trained, Batch], Any], normalize: Callable[[Any, Array], Array], mesh: Mesh, kind: str
+) -> Callable[..., Any]:
+    """Returns the compiled (state, batch of raw images) -> (sums, outputs [B]); else as `make_program`."""
+
+    def step(state, batch):
+        return eval_step(state, {**batch, "image": normalize(state.settings, batch["image"])})
+
+    return data_parallel(step, mesh, split=(None, 0), split_outputs=(None, 0), kind=kind)
+
+
+def _summarize(sums, outputs, labels, counts, groups):
+    # In float64, where the sum of many float32 batches loses nothing.
+    total = jax.tree.map(lambda *parts: np.sum(np.asarray(parts), axis=0, dtype=_wide(parts[0])), *sums)
+    total = total if labels.ndim > 1 else vars(total)
+    count, unanswered = int(total["count"]), int(total["unanswered"])
+    if count == 0:
+        raise DataError(f"all {len(labels)} images of a split were skipped, see bad_images.jsonl: are the files there?")
+    if labels.ndim == 1:
+        sums = metrics.ClassificationSums(**total)
+        figures, per_class = metrics.summarize(sums, counts, groups), metrics.per_class_accuracy(sums)
+        return Evaluation(figures, per_class, outputs, sums.total, sums.calibration, count, unanswered)
+    of_class = total["total"].astype(np.int64)
+    loss, there = float(total["loss"] / total["count"]), ~np.isnan(outputs).any(axis=1)
+    if labels[there].any():
+        figures = metrics.summarize_multilabel(outputs[there], labels[there], loss, counts, groups)
+        per_class = metrics.average_precision(outputs[there], labels[there])
+    else:  # nothing is left to rank
+        figures, per_class = {"loss": loss, "balanced_accuracy": math.nan}, np.full(labels.shape[1], np.nan)
+    if unanswered:
+        figures["unanswered"] = unanswered / count
+    return Evaluation(figures, per_class, outputs, of_class, None, count, unanswered)
+
+
+def _wide(array):
+    return np.float64 if np.issubdtype(array.dtype, np.floating) else np.int64

@@ -1,0 +1,264 @@
+"""The compiled programs of a run, made from its config and the shapes of its data.
+
+Runs whose `program_key` is equal share them: whatever else they differ in is an argument of the programs, in the state
+(`TrainState.settings`, class weights, key) or in the data.
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from cbjax import config as configs
+from cbjax import models
+from cbjax.config import ConfigError, learning_rates
+from cbjax.data import augment
+from cbjax.data.sampling import Batches
+from cbjax.parallel import sharding
+from cbjax.training import components, evaluate, resident, streaming
+from cbjax.training.step import make_eval_step, make_train_step
+from cbjax.types import Array, Model, TrainState
+
+# Keys that no program depends on: they choose data, class weights and settings, or what the host does.
+ARGUMENTS = (
+    *("seed", "data.seed", "data.longtail", "data.imbalance", "data.counts", "data.majority_ratio", "data.train_size"),
+    *("data.normalization", "data.sampler", "data.images_per_class", "data.validation", "data.test", "data.classes"),
+    *("weights.name", "weights.beta", "weights.zero_count", "weights.start"),
+    *("difficulty.tau", "difficulty.formula", "difficulty.floor", "difficulty.smoothing", "difficulty.scale"),
+    *("loss.gamma", "optim.learning_rate", "optim.warmup_from", "optim.weight_decay"),
+    *("evaluation.test_every", "evaluation.groups", "checkpoint.every_epochs", "checkpoint.every_minutes"),
+    *("log.tensorboard", "log.progress"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Programs:
+    """What is compiled of a run, each at its first use.
+
+    Attributes:
+      model: the network.
+      state: shapes of the state.
+      init: (key, class weights [C], settings) -> the state before the first step, on the mesh.
+      steps_per_dispatch: S, how many steps one call of `train` takes at most.
+      train: as `resident.make_program` makes it, for streamed images `streaming.make_program`.
+      evaluate: as `evaluate.make_program` makes it, for streamed images `evaluate.make_streamed_program`.
+    """
+
+    model: Model
+    state: TrainState
+    init: Callable[[Array, Any, Any], TrainState]
+    steps_per_dispatch: int
+    train: Any
+    evaluate: Any
+
+
+def program_key(config: ConfigDict, batches: Batches, image_shape: Sequence[int], num_classes: int, mesh: Mesh) -> str:
+    """Returns a text that is equal for two runs if one's programs are the other's."""
+    flat = json.loads(configs.to_json(config))
+    for key in ARGUMENTS:
+        section, _, name = key.rpartition(".")
+        (flat[section] if section else flat).pop(name)
+    devices = [device.id for device in mesh.devices.flat]
+    return json.dumps([flat, batches.num_examples, list(image_shape), num_classes, devices])
+
+
+def settings(config: ConfigDict, mean: Sequence[float], std: Sequence[float]) -> dict[str, np.ndarray]:
+    """Returns the numbers of a run that its programs take as arguments, float32.
+
+    Args:
+      config: resolved.
+      mean, std: of the images, [channels].
+    """
+    rate, warmup_from = learning_rates(config)
+    numbers = {
+        "learning_rate": rate,
+        "warmup_from": warmup_from,
+        "weight_decay": config.optim.weight_decay,
+        "gamma": config.loss.gamma,
+        "mean": mean,
+        "std": std,
+    }
+    return {name: np.asarray(number, np.float32) for name, number in numbers.items()}
+
+
+def build_programs(
+    config: ConfigDict,
+    batches: Batches,
+    image_shape: Sequence[int],
+    num_classes: int,
+    mesh: Mesh,
+    *,
+    streamed: bool,
+    kind: str | None = None,
+) -> Programs:
+    """Builds the programs of a run from the shape of its images [H, W, channels] and the number of its classes.
+
+    Args:
+      config: resolved.
+      batches: the order of the training images, of which only the numbers of images and steps count.
+      image_shape: [H, W, channels].
+      num_classes: C.
+      mesh: the devices.
+      streamed: whether images come batch by batch; else they lie on the devices.
+      kind: "shard_map" or "pmap"; None for what the config says.
+
+    Raises:
+      ConfigError: if the model does not fit the images.
+    """
+    kind = kind or config.parallel
+    steps = build_steps(config, batches, image_shape, num_classes)
+    count = 1 if streamed else steps_per_resident_dispatch(config, batches, mesh)
+    if streamed:
+        train = streaming.make_program(steps.train_step, _normalize, mesh, kind)
+    else:
+        prepare = _augmentation(config)
+        train = resident.make_program(steps.train_step, prepare, steps_per_dispatch=count, mesh=mesh, kind=kind)
+    evaluation = build_evaluation(steps, mesh, streamed=streamed, kind=kind)
+    init = jax.jit(steps.make_state, out_shardings=sharding.whole(mesh))
+    return Programs(steps.model, steps.state, init, count, train, evaluation)
+
+
+def build_evaluation(steps: "Steps", mesh: Mesh, *, streamed: bool, kind: str) -> Any:
+    """Builds the evaluation alone; arguments as `build_programs`."""
+    make = evaluate.make_streamed_program if streamed else evaluate.make_program
+    return make(steps.eval_step, _normalize, mesh, kind)
+
+
+class GroupPrograms(NamedTuple):
+    """The programs of several runs at a time, whose state, data and indices have an axis of runs in front.
+
+    Attributes:
+      train: (state, data, indices [K, S, B], steps to take) -> (state, metrics [K, S]); for S of 1 (state, data,
+        indices [K, B]) -> (state, metrics [K]).
+      evaluate: (trained state, data, indices [B], mask [B]) -> (sums, outputs [K, B]).
+    """
+
+    train: Any
+    evaluate: Any
+
+
+def build_group_programs(
+    config: ConfigDict, batches: Batches, image_shape: Sequence[int], num_classes: int, mesh: Mesh, per_device: int
+) -> GroupPrograms:
+    """Builds the programs of runs that share a `program_key`, `per_device` of them on each device of the mesh."""
+    steps = build_steps(config, batches, image_shape, num_classes, axis=None)
+    count = steps_per_resident_dispatch(config, batches, mesh)
+    dispatch = resident.make_dispatch(steps.train_step, _augmentation(config), steps_per_dispatch=count, axis=None)
+    evaluation = evaluate.make_batch_evaluation(steps.eval_step, _normalize)
+    return GroupPrograms(
+        sharding.run_parallel(dispatch, mesh, per_device=per_device, shared=(3,), donate=(0,)),
+        sharding.run_parallel(evaluation, mesh, per_device=per_device, shared=(2, 3)),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """The pure functions that programs are made of; they use the config's numbers by way of the state alone.
+
+    Attributes:
+      model: the network.
+      make_state: (key, class weights [C], settings) -> the state before the first step.
+      state: its shapes.
+      train_step: (state, batch) -> (state, metrics), one device's share where `axis` is a mesh axis.
+      eval_step: (state, batch) -> (sums, outputs).
+    """
+
+    model: Model
+    make_state: Callable[[Array, Any, Any], TrainState]
+    state: TrainState
+    train_step: Callable[..., Any]
+    eval_step: Callable[..., Any]
+
+
+def build_steps(
+    config: ConfigDict,
+    batches: Batches,
+    image_shape: Sequence[int],
+    num_classes: int,
+    axis: str | None = sharding.AXIS,
+) -> Steps:
+    """Builds the steps of a run; arguments and errors as `build_programs`."""
+    model = components.build_model(config, num_classes, axis)
+    make_state = functools.partial(initial_state, config, model, tuple(image_shape))
+    channels = image_shape[-1]
+    try:
+        state = jax.eval_shape(
+            make_state,
+            jax.random.key(0),
+            np.ones(num_classes, np.float32),
+            settings(config, (0.0,) * channels, (1.0,) * channels),
+        )
+    except ValueError as error:
+        raise ConfigError(f"model.name={config.model.name!r} does not fit the images: {error}") from error
+
+    def train_step(state, batch):
+        given = state.settings
+        schedule = components.build_schedule(config, batches, (given["learning_rate"], given["warmup_from"]))
+        tx = components.build_optimizer(config, schedule, state.params, given["weight_decay"])
+        step = make_train_step(
+            model,
+            tx,
+            components.build_loss(config, given["gamma"]),
+            mean=config.loss.mean,
+            accumulation=config.optim.accumulation,
+            axis=axis,
+        )
+        return step(state, batch)
+
+    def eval_step(state, batch):
+        loss = components.build_loss(config, state.settings["gamma"], smooth=False)
+        step = make_eval_step(model, loss, components.build_probabilities(config), axis=axis)
+        return step(state.params, state.batch_stats, batch)
+
+    return Steps(model, make_state, state, train_step, eval_step)
+
+
+def initial_state(
+    config: ConfigDict, model: Model, image_shape: Sequence[int], key: Array, class_weights: Array, given: Any
+) -> TrainState:
+    """Makes the state before the first step from the run's random key, its first class weights and its settings."""
+    key, params_key = jax.random.split(key)
+    params, batch_stats = model.init(params_key, jnp.zeros((1, *image_shape)))
+    # The optimiser's state does not depend on its numbers.
+    tx = components.build_optimizer(config, optax.constant_schedule(0.0), params, 0.0)
+    return TrainState(
+        step=jnp.int32(0),
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=tx.init(params),
+        class_weights=jnp.asarray(class_weights, jnp.float32),
+        key=key,
+        settings=jax.tree.map(jnp.asarray, given),
+    )
+
+
+def steps_per_resident_dispatch(config: ConfigDict, batches: Batches, mesh: Mesh) -> int:
+    """Returns how many steps a dispatch takes at most where the images lie on the devices."""
+    if config.steps_per_dispatch is not None:
+        return config.steps_per_dispatch
+    # One dispatch an epoch saves the host's time, but not with XLA's convolutions on CPU, which are slow inside a loop.
+    loops = sharding.on_accelerator(mesh) or config.model.name in models.OF_MATRIX_PRODUCTS
+    return batches.epoch_end(1) if loops else 1
+
+
+def _augmentation(config):
+    data = config.data
+
+    def prepare(given, keys, images):
+        if data.crop_padding or data.flip:
+            images = augment.crop_flip(keys, images, data.crop_padding, data.flip, data.padding_mode)
+        return _normalize(given, images)
+
+    return prepare
+
+
+def _normalize(given, images):
+    return augment.normalize(images, given["mean"], given["std"])

@@ -1,0 +1,113 @@
+"""The resident input path: all images lie on the devices, where a dispatch of steps chooses and augments them."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from cbjax.data import Split
+from cbjax.data.sampling import Batches
+from cbjax.parallel import sharding
+from cbjax.types import Array, Batch, TrainState
+
+
+def make_advance(
+    program: Callable[..., tuple[TrainState, dict[str, Any]]],
+    examples: Split,
+    batches: Batches,
+    *,
+    steps_per_dispatch: int,
+    mesh: Mesh,
+) -> Callable[[TrainState, int, int], tuple[TrainState, dict[str, Any]]]:
+    """Returns (state, first, last) -> (state, metrics), which takes the steps first … last - 1 as one dispatch.
+
+    Args:
+      program: from `make_program`, with the same `steps_per_dispatch` and mesh.
+      examples: the training images, copied to every device at the first step.
+      batches: the order of the images.
+      steps_per_dispatch: the largest `last - first`.
+      mesh: the devices.
+
+    Returns:
+      The function; its metrics are those of the steps in order, behind which there may be surplus entries.
+    """
+
+    @functools.cache
+    def data():  # placed at the first step: an evaluation needs no training images
+        return sharding.replicate({"image": examples.images, "label": examples.labels}, mesh)
+
+    if steps_per_dispatch == 1:
+        return lambda state, first, last: program(state, data(), batches.indices(first).astype(np.int32))
+
+    def advance(state, first, last):
+        indices = np.zeros((steps_per_dispatch, batches.batch_size), np.int32)
+        indices[: last - first] = batches.indices_between(first, last)
+        return program(state, data(), indices, np.int32(last - first))
+
+    return advance
+
+
+def make_program(
+    train_step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]],
+    prepare: Callable[[Any, Array, Array], Array],
+    *,
+    steps_per_dispatch: int,
+    mesh: Mesh,
+    kind: str,
+) -> Callable[..., tuple[TrainState, dict[str, Any]]]:
+    """Returns the compiled dispatch, which needs no images to be made.
+
+    Of one step it is (state, data, indices [B]) -> (state, metrics); of S > 1 steps (state, data, indices [S, B],
+    number of steps to take) -> (state, metrics [S]). data has "image" and "label".
+
+    Args:
+      train_step: from `train_step.make_train_step`, with the axis "data".
+      prepare: (settings of the state, keys [B], raw images) -> the network's input.
+      steps_per_dispatch: S.
+      mesh: the devices.
+      kind: "shard_map" or "pmap".
+    """
+    dispatch = make_dispatch(train_step, prepare, steps_per_dispatch=steps_per_dispatch)
+    split = (None, None, 0) if steps_per_dispatch == 1 else (None, None, 1, None)
+    return sharding.data_parallel(dispatch, mesh, split=split, split_outputs=(None, None), kind=kind, donate=(0,))
+
+
+def make_dispatch(
+    train_step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]],
+    prepare: Callable[[Any, Array, Array], Array],
+    *,
+    steps_per_dispatch: int,
+    axis: str | None = sharding.AXIS,
+) -> Callable[..., tuple[TrainState, dict[str, Any]]]:
+    """Returns the pure dispatch that `make_program` compiles; `axis` is the mesh axis of the batch, or None."""
+    step = functools.partial(_step, train_step, prepare, axis)
+    if steps_per_dispatch == 1:
+        return step
+
+    def steps(state, data, indices, count):
+        # The number of steps is an argument: epochs differ by a step, and both lengths are one program.
+        shapes = jax.eval_shape(step, state, data, indices[0])[1]
+        metrics = jax.tree.map(lambda leaf: jnp.zeros(indices.shape[0], leaf.dtype), shapes)
+
+        def body(index, carry):
+            state, metrics = carry
+            state, row = step(state, data, indices[index])
+            return state, jax.tree.map(lambda rows, value: rows.at[index].set(value), metrics, row)
+
+        return jax.lax.fori_loop(0, count, body, (state, metrics))
+
+    return steps
+
+
+def _step(train_step, prepare, axis, state, data, indices):
+    """Takes a step on this device's share, the images of `indices` [B]; every device has all of them, raw."""
+    key = jax.random.fold_in(state.key, state.step)
+    # A key for each place in the global batch, so that an image's crop does not depend on the number of devices.
+    places = sharding.places_in_batch(indices.shape[0], axis)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, places)
+    batch = {"image": prepare(state.settings, keys, data["image"][indices]), "label": data["label"][indices]}
+    return train_step(state, batch)

@@ -1,0 +1,84 @@
+"""What a run's figures may depend on besides its config and data: processor, devices, flags, versions of libraries."""
+
+import functools
+import importlib.metadata
+import os
+import pathlib
+import platform
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
+
+import jax
+
+from cbjax.host import machine
+
+# Those that compute, and those that read, decode and resize images.
+PACKAGES = ("cbjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+IMAGE_PACKAGES = ("simplejpeg", "pillow", "cykooz.resizer", "array_record", "grain")
+SETTINGS = ("jax_default_matmul_precision", "jax_default_prng_impl", "jax_threefry_partitionable")
+NO_MATTER = ("commit", "earlier", "python")
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def in_float32(function: Callable[P, T]) -> Callable[P, T]:
+    """Makes a function compute in float32 also where the caller has set JAX_ENABLE_X64, which would change figures."""
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        with jax.enable_x64(False):
+            return function(*args, **kwargs)
+
+    return wrapper
+
+
+def describe() -> dict[str, Any]:
+    """Returns the facts that a run's figures may depend on, JSON values."""
+    return {
+        "python": platform.python_version(),
+        **{name: _version(name) for name in (*PACKAGES, *IMAGE_PACKAGES)},
+        **{name: getattr(jax.config, name, None) for name in SETTINGS},
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        # A CPU's cores share out a sum, and its kind decides on the instructions.
+        "cores": machine.cores(),
+        "processor": _processor(),
+    }
+
+
+def differences(former: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
+    """Returns a line for each fact that was another in a former environment; what that did not note is left out."""
+    return [
+        f"{key}: {former[key]} there, {value} here"
+        for key, value in facts.items()
+        if key in former and key not in NO_MATTER and former[key] != value
+    ]
+
+
+def note(former: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
+    """Returns the line that a resumed run says of its environment, or none where it is the former one."""
+    found = differences(former, facts)
+    return [f"the environment differs, so that last digits may: {'; '.join(found)}"] if found else []
+
+
+def added(former: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns facts with those of earlier parts of the run, oldest first, under "earlier"."""
+    earlier = [*former.get("earlier", ())]
+    if former and differences(former, facts):
+        earlier.append({key: value for key, value in former.items() if key != "earlier"})
+    return {**facts, "earlier": earlier}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except (OSError, ValueError):
+        return platform.processor() or platform.machine()
+    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.machine())

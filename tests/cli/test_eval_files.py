@@ -1,0 +1,151 @@
+"""`cbjax eval` on a run's own splits and on new labelled data: what it prints, and its files."""
+
+import csv
+import json
+import types
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cbjax
+from cbjax import config as configs
+from cbjax.cli import eval_files, main
+from cbjax.data import Split
+from cbjax.data.sources import load_digits
+from cbjax.metrics import ClassificationSums, per_class_accuracy
+from cbjax.training.evaluate import Evaluation
+from tests.photos import write_tree
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A run on arrays whose classes are called nul, one, +two and =three, and its work directory."""
+    folder = tmp_path_factory.mktemp("digits")
+    source = load_digits()
+    few = source.train.labels < 4
+    np.savez(
+        folder / "own.npz",
+        images=source.train.images[few],
+        labels=source.train.labels[few],
+        class_names=["nul", "one", "+two", "=three"],
+    )
+    changes = ["num_epochs=2", "data.name=arrays", f"data.file={folder / 'own.npz'}", "data.imbalance=4"]
+    run = cbjax.train(configs.load("digits_lt", changes), folder / "run")
+    return run, folder
+
+
+def call(folder, *arguments):
+    return main(["eval", f"--workdir={folder / 'run'}", *(str(argument) for argument in arguments)])
+
+
+def read(path):
+    with open(path, newline="") as file:
+        return list(csv.reader(file))
+
+
+def test_the_runs_own_split_class_by_class_and_image_by_image(digits, tmp_path, capsys):
+    run, folder = digits
+    assert call(folder, f"--out={tmp_path / 'out'}", "--top=2") == 0
+    shown = capsys.readouterr().out
+    assert "test/balanced_accuracy" in shown and "nul" in shown and "classes.csv, confusion.csv, predic" in shown
+    results = json.loads((folder / "run" / "results.json").read_text())
+    matrix = np.array(results["confusion"]["last"])
+    header, *rows = read(tmp_path / "out" / "classes.csv")
+    assert header == ["class", "train_images", "images", "accuracy", "precision"]
+    assert [row[0] for row in rows] == ["nul", "one", "'+two", "'=three"], "no name starts a formula"
+    assert [int(row[1]) for row in rows] == json.loads((folder / "run" / "data.json").read_text())["counts"]
+    assert [row[2] for row in rows] == ["50"] * 4
+    np.testing.assert_allclose([float(row[3]) for row in rows], np.diag(matrix) / 50, rtol=1e-5)
+    predicted = matrix.sum(axis=0)
+    expected = [f"{right / all_:.6g}" if all_ else "" for right, all_ in zip(np.diag(matrix), predicted, strict=True)]
+    assert [row[4] for row in rows] == expected
+    table = read(tmp_path / "out" / "confusion.csv")
+    assert table[0][1:] == [row[0] for row in table[1:]] == ["nul", "one", "'+two", "'=three"]
+    assert [[int(cell) for cell in row[1:]] for row in table[1:]] == matrix.tolist()
+    header, *rows = read(tmp_path / "out" / "predictions.csv")
+    assert header == ["image", "true", "predicted", "class_1", "probability_1", "class_2", "probability_2"]
+    places = np.load(folder / "run" / "indices.npz")["test"]
+    assert [int(row[0]) for row in rows] == places.tolist()
+    chances = run.predict(np.load(folder / "own.npz")["images"][places])
+    np.testing.assert_allclose([float(row[4]) for row in rows], chances.max(axis=1), rtol=1e-5)
+    assert sum(row[1] == row[2] for row in rows) == np.trace(matrix)
+    assert all(row[2] == row[3] for row in rows)
+    written = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert written["metrics"] == results["last"]["test"] and written["images"] == 200
+    assert written["step"] == results["step"] and "own test split" in written["data"]
+
+
+def test_new_data_are_found_by_the_names_of_their_classes(digits, tmp_path, capsys):
+    run, folder = digits
+    own = np.load(folder / "own.npz")
+    some = np.flatnonzero(np.isin(own["labels"], (1, 3)))[:40]
+    names = np.array(["=three", "one"])  # in another order, and not all
+    labels = (own["labels"][some] == 1).astype(int)
+    np.savez(tmp_path / "new.npz", images=own["images"][some], labels=labels, class_names=names)
+    assert call(folder, f"--config.data.file={tmp_path / 'new.npz'}", f"--out={tmp_path}") == 0
+    shown = capsys.readouterr().out
+    assert "new data, 40 images of" in shown and "none of classes 'nul', '+two'" in shown
+    predicted = run.predict(own["images"][some]).argmax(axis=1)
+    accuracy = np.mean(predicted == own["labels"][some])
+    assert f"test/accuracy {accuracy:.6g}\n" in shown
+    assert [row[2] for row in read(tmp_path / "classes.csv")[1:]] == [
+        "0",
+        str(labels.sum()),
+        "0",
+        str(40 - labels.sum()),
+    ]
+    assert read(tmp_path / "predictions.csv")[1][:2] == ["0", "one" if labels[0] else "'=three"]
+
+
+def test_the_runs_own_data_may_have_moved(digits, tmp_path, capsys):
+    _, folder = digits
+    (tmp_path / "moved.npz").write_bytes((folder / "own.npz").read_bytes())
+    assert call(folder) == 0
+    before = capsys.readouterr().out
+    assert call(folder, f"--config.data.file={tmp_path / 'moved.npz'}") == 0
+    after = capsys.readouterr().out
+    assert "new data" not in after and after.endswith(before)
+
+
+def test_photos_for_a_run_on_arrays(digits, tmp_path, capsys):
+    _, folder = digits
+    write_tree(tmp_path, {"photos": (2, 1, 0)}, ("nul", "=three", "one"))
+    assert call(folder, f"--config.data.root={tmp_path / 'photos'}", "--split=validation") == 0
+    assert "validation/accuracy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config.data.file=FOLDER/none.npz"], "there is no file"),
+        (["--config.data.root=FOLDER"], "classes 'run' are not among those of the run"),
+        (["--config.data.name=digits"], "data.name of new data must be one of arrays, folder, list, csv; got digits"),
+        (["--config.data.name=csv"], "needs --config.data.test_list="),
+        (["--out=FOLDER/run"], "--out must be another folder than a work directory"),
+        (["--out=FOLDER/own.npz"], "own.npz is a file, a pipe or a device"),
+        (["--out=FOLDER/own.npz/new"], "own.npz is a file, a pipe or a device"),
+    ],
+)
+def test_what_is_not_new_data_is_one_message(digits, capsys, arguments, message):
+    _, folder = digits
+    assert call(folder, *(argument.replace("FOLDER", str(folder)) for argument in arguments)) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_skipped_images_count_nowhere_beside_images_without_an_answer():
+    """Both have -1 in place of a prediction."""
+    labels, outputs = np.array([0, 0, 0, 1, 1]), np.array([0, -1, -1, 1, 0])
+    mask = np.array([1, 1, 0, 1, 1])  # image 2 is skipped, image 1 has no answer
+    logits = np.float32([[1, 0], [np.nan, 0], [1, 0], [0, 1], [1, 0]])
+    sums = ClassificationSums.from_outputs(*map(jnp.asarray, (logits, labels, np.zeros(5), mask, np.ones(5))))
+    found = types.SimpleNamespace(
+        counts=np.array([7, 3]),
+        split=Split(np.zeros((5, 1)), labels),
+        evaluation=Evaluation({}, per_class_accuracy(sums), outputs, np.asarray(sums.total), None, 4, 1),
+    )
+    columns = eval_files.class_columns(found)
+    assert columns["images"].tolist() == [2, 2] and columns["accuracy"].tolist() == [0.5, 0.5]
+    assert columns["precision"].tolist() == [0.5, 1.0]
+    (line,) = eval_files.figures(found, "test")
+    assert "1 of 4 images are NaN or infinite: these are counted as wrong" in line

@@ -1,0 +1,63 @@
+"""What a sweep takes: steps and images as in training, arithmetic as counted by hand."""
+
+import math
+
+import pytest
+
+from cbjax import config as configs
+from cbjax.cli import main
+from cbjax.config import ConfigError
+from cbjax.estimate import cost
+
+# Output side, input and output channels of ResNet-32's 3x3 convolutions, and how many there are of a kind.
+CONVOLUTIONS = [(32, 3, 16, 1), (32, 16, 16, 10), (16, 16, 32, 1), (16, 32, 32, 9), (8, 32, 64, 1), (8, 64, 64, 9)]
+
+
+def test_a_run_of_cifar_is_counted_by_hand():
+    (found,) = cost.run_costs([configs.load("cifar_lt:cui")], {})
+    steps = math.ceil(200 * 10847 / 128)
+    # At an edge one of three taps falls on padding, which is not counted.
+    forward = 2 * (sum((3 * side - 2) ** 2 * a * b * number for side, a, b, number in CONVOLUTIONS) + 64 * 100)
+    assert (found.steps, found.images) == (steps, 128 * steps)
+    # Normalisation and activations are some hundredths beside the convolutions.
+    assert 1 < found.flops / (3 * forward * 128 * steps) < 1.05
+
+
+def test_runs_add_up_and_share_what_is_alike(monkeypatch):
+    asked = []
+    monkeypatch.setattr(cost, "_features", lambda config, shape: asked.append(shape) or (1e9, 10))
+    runs = [configs.load("digits_lt", [f"seed={seed}", f"num_epochs={10 * (seed + 1)}"]) for seed in range(2)]
+    costs = cost.run_costs(runs, {})
+    assert len(asked) == 1 and costs[1].flops == pytest.approx(2 * costs[0].flops, rel=0.05)
+    text = cost.describe(costs)
+    assert text.startswith(f"2 runs: {costs[0].steps + costs[1].steps:,} steps, ")
+
+
+def test_hours_are_told_where_the_arithmetic_decides_at_the_rate_of_its_type():
+    large = cost.Cost(steps=10, images=10, flops=3.6e18, float32=0.0)
+    assert "one H100 3, " in cost.describe([large._replace(flops=3600 * 989e12)])
+    assert "one H100 6, " in cost.describe([large._replace(flops=3600 * 989e12, float32=3600 * 989e12)])
+    tpu = 3600 * 8 * 197e12
+    assert "8 chips of v5e 3, " in cost.describe([large._replace(flops=tpu, float32=tpu)])
+    small = cost.Cost(steps=1000, images=1000, flops=1e12, float32=1e12)
+    text = cost.describe([small, large])
+    assert "of 1 runs: the steps of the others are too small to say" in text and f"{3.6e18 + 1e12:.3g} FLOP" in text
+    assert "not known: at 1e+09 FLOP a step" in cost.describe([small])
+
+
+def test_a_dry_run_says_where_unknown_sizes_are_given(tmp_path, capsys):
+    path = tmp_path / "mine.py"
+    path.write_text("from cbjax.variants import *\ndef get_sweep():\n    return Sweep('imagenet_lt', seeds(2))\n")
+    assert main(["sweep", f"--config={path}", "--dry-run"]) == 0
+    told = capsys.readouterr()
+    assert told.out.split() == ["seed_0", "seed_1"] and "Sweep(…, sizes={'num_classes': …" in told.err
+    assert main(["sweep", f"--config={path}", "--dry-run", "--shard=3/4"]) == 2
+    assert "shard 3 of 4 has none of the 2 runs; use I/N with N of at most 2" in capsys.readouterr().err
+
+
+def test_unknown_sizes_are_asked_for():
+    listed = configs.load("imagenet_lt")
+    with pytest.raises(ConfigError, match="does not say how many classes"):
+        cost.run_costs([listed], {})
+    sizes = {"num_classes": 1000, "num_images": 115846}
+    assert cost.run_costs([listed], sizes)[0].steps == math.ceil(90 * 115846 / 512)

@@ -1,0 +1,307 @@
+import dataclasses
+import signal
+import threading
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cbjax.host import progress
+from cbjax.host.interrupts import Interrupted, Interrupts
+from cbjax.host.progress import Silent
+from cbjax.parallel.processes import Agreement
+from cbjax.training import loop
+from cbjax.training.loop import Plan, fit
+from cbjax.types import NonFiniteLoss, Run
+from cbjax.workdir import memory
+
+EXAMPLES, BATCH = 10, 4
+
+
+def epoch_end(epoch):
+    return -(-epoch * EXAMPLES // BATCH)
+
+
+def make_run():
+    return Run(None, None, jnp.int32(0), {}, ("a", "b"), memory=memory.start(2))
+
+
+class Steps:
+    """A stand-in for the device: counts steps; the loss of step s is 1 / (s + 1)."""
+
+    def __init__(self, bad_step=None, bad_value=float("nan"), on_step=lambda step: None):
+        self.dispatches, self.bad_step, self.bad_value, self.on_step = [], bad_step, bad_value, on_step
+
+    def __call__(self, state, first, last):
+        self.dispatches.append((first, last))
+        self.on_step(last)
+        loss = np.array([1 / (step + 1) for step in range(first, last)])
+        norm = np.ones(last - first)
+        if self.bad_step is not None and first <= self.bad_step < last:
+            norm[self.bad_step - first] = self.bad_value
+        count = np.full(last - first, BATCH)
+        return state + (last - first), {"loss": loss, "gradient_norm": norm, "correct": count // 2, "count": count}
+
+
+def make_plan(advance, num_epochs=3, steps=1, save=None, is_save_due=lambda: False):
+    return Plan(
+        advance=advance,
+        epoch_end=epoch_end,
+        num_epochs=num_epochs,
+        steps_per_dispatch=steps,
+        learning_rate=lambda step: 0.1 / (step + 1),
+        save=save or (lambda run: None),
+        is_save_due=is_save_due,
+    )
+
+
+def run_fit(plan, run=None, callbacks=(), interrupts=None):
+    return fit(run or make_run(), plan, callbacks, interrupts or Interrupts(), Silent())
+
+
+def test_epochs_end_at_the_step_that_uses_their_last_image():
+    ends = []
+    run = run_fit(make_plan(Steps()), callbacks=[lambda run: ends.append(run.memory["step"]) or run])
+    assert ends == [3, 5, 8]
+    assert int(run.state) == 8 and run.memory["epoch"] == 3 and run.memory["images"] == 32
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 100])
+def test_the_grouping_of_steps_changes_nothing(steps):
+    rows = []
+    advance = Steps()
+    run_fit(make_plan(advance, steps=steps), callbacks=[lambda run: rows.append(memory.timeless(run.metrics)) or run])
+    assert all(last - first <= steps for first, last in advance.dispatches)
+    assert rows[0] == {
+        "train/loss": pytest.approx((1 + 1 / 2 + 1 / 3) / 3),
+        "train/accuracy": 0.5,
+        "train/learning_rate": pytest.approx(0.1 / 3),
+    }
+    assert [row["train/loss"] for row in rows] == pytest.approx(
+        [11 / 18, (1 / 4 + 1 / 5) / 2, (1 / 6 + 1 / 7 + 1 / 8) / 3]
+    )
+
+
+def test_a_dispatch_lasts_for_seconds_at_most(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: clock[0])
+    pace = loop.Pace(1000, Agreement())
+    sizes = []
+    for _ in range(3):
+        sizes.append(pace.size)
+        clock[0] += 0.02 * pace.size  # 20 ms a step
+        pace.measure(pace.size)
+    assert sizes == [16, 250, 250]
+    clock[0] += 60
+    pace.measure(1)
+    assert pace.size == 1
+    assert loop.Pace(1, Agreement()).size == 1
+
+
+def test_callbacks_are_called_in_order_with_what_the_one_before_returned():
+    def mark(name):
+        return lambda run: dataclasses.replace(
+            run, metrics={**run.metrics, "order": run.metrics.get("order", "") + name}
+        )
+
+    run = run_fit(make_plan(Steps(), num_epochs=1), callbacks=[mark("a"), mark("b"), mark("c")])
+    assert run.metrics["order"] == "abc"
+
+
+def test_metrics_are_read_a_dispatch_late(monkeypatch):
+    """Within an epoch the loop never asks for the newest step; at its end the device is idle anyway."""
+    advance, read = Steps(), []
+    fetch = loop.fetch
+
+    def watch(metrics):
+        newest = advance.dispatches[-1][1]
+        read.append((newest - len(read) - 1, newest))
+        return fetch(metrics)
+
+    monkeypatch.setattr(loop, "fetch", watch)
+    run_fit(make_plan(advance))
+    ends = {3, 5, 8}
+    assert len(read) == 8
+    assert all(behind >= 1 or newest in ends for behind, newest in read)
+
+
+@pytest.mark.parametrize("bad_step", [0, 2, 4])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_stops_before_anything_is_saved(bad_step, value):
+    saved = []
+    plan = make_plan(Steps(bad_step, value))
+    with pytest.raises(NonFiniteLoss, match=rf"step {bad_step + 1}: loss .*gradient norm {value}, learning rate 0\."):
+        run_fit(plan, callbacks=[lambda run: saved.append(run.memory["step"]) or run])
+    assert saved == ([3] if bad_step >= 3 else [])
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("step", [1, 3, 4])
+def test_a_signal_saves_at_the_next_step_and_the_run_goes_on_from_there(signum, step):
+    plain = run_fit(make_plan(Steps()), callbacks=[log])
+    saved = []
+    with Interrupts() as interrupts:
+        advance = Steps(on_step=lambda done: signal.raise_signal(signum) if done == step else None)
+        with pytest.raises(Interrupted, match=f"stopped by {signum.name}; step {step} is saved") as stopped:
+            run_fit(make_plan(advance, save=saved.append), callbacks=[log], interrupts=interrupts)
+    assert stopped.value.signum == signum
+    run = saved[-1]
+    assert run.memory["step"] == step == int(run.state)
+    run = run_fit(make_plan(Steps()), run, callbacks=[log])
+    assert run.memory == plain.memory
+    assert int(run.state) == int(plain.state)
+
+
+def log(run):
+    return memory.record(run, "metrics", memory.timeless(run.metrics))
+
+
+def test_a_long_epoch_is_saved_on_the_way():
+    saved = []
+    run_fit(make_plan(Steps(), num_epochs=1, save=saved.append, is_save_due=lambda: True))
+    assert [run.memory["step"] for run in saved] == [1, 2]
+    assert saved[1].memory["sums"] == {"loss": 6.0, "correct": 4, "count": 8}
+
+
+def test_signals_act_as_usual_after_the_first_and_outside():
+    before = signal.getsignal(signal.SIGTERM)
+    with Interrupts() as interrupts:
+        signal.raise_signal(signal.SIGTERM)
+        assert interrupts.signum == signal.SIGTERM
+        assert signal.getsignal(signal.SIGTERM) == before
+    with Interrupts():
+        pass
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_training_works_outside_of_the_main_thread():
+    done = []
+
+    def target():
+        with Interrupts() as interrupts:
+            done.append(run_fit(make_plan(Steps()), interrupts=interrupts).memory["step"])
+
+    thread = threading.Thread(target=target)
+    thread.start()
+    thread.join()
+    assert done == [8]
+
+
+def row(loss, balanced=None):
+    held_out = {} if balanced is None else {"validation/balanced_accuracy": balanced}
+    return {"train/loss": loss, **held_out}
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    return now
+
+
+def test_without_a_terminal_an_epoch_is_a_line(clock, capsys):
+    told = []
+    with progress.shown(300, 0, 3, "auto", told.append) as shown:
+        for epoch, loss in ((1, 2.0), (2, 1.5), (3, 1.25)):
+            clock[0] += 30  # the first, to compile; the others until their first step was read
+            shown.update(100 * epoch - 50, epoch, loss, 100.0)
+            clock[0] += 10
+            shown.update(100 * epoch, epoch, loss, 100.0)
+            shown.end_epoch(epoch, [row(loss, epoch / 4)])
+    assert told == [
+        "epoch 1 of 3  loss 2.0000  validation balanced accuracy 25.0 %  0:00:40 left",  # 50 steps in 10 s, 200 to go
+        "epoch 2 of 3  loss 1.5000  validation balanced accuracy 50.0 %  0:00:40 left",  # 100 steps in 40 s, 100 to go
+        "epoch 3 of 3  loss 1.2500  validation balanced accuracy 75.0 %",
+    ]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_short_epochs_do_not_flood_a_log_and_long_ones_are_not_silent(clock):
+    told = []
+    with progress.shown(1000, 0, 1000, "lines", told.append) as shown:
+        for epoch in range(1, 1001):
+            clock[0] += 2**-5
+            shown.update(epoch, epoch, 0.5, 100.0)
+            shown.end_epoch(epoch, [row(0.5)])
+    assert [int(line.split()[1]) for line in told] == [1, 161, 321, 481, 641, 801, 961, 1000]
+    told.clear()
+    with progress.shown(1000, 0, 10, "lines", told.append) as shown:
+        for step in range(1, 90):
+            clock[0] += 10
+            shown.update(step, 1, 0.25, 100.0)
+    assert told == [
+        "epoch  1 of 10  step 30 of 1000  loss 0.2500  2:41:40 left",
+        "epoch  1 of 10  step 60 of 1000  loss 0.2500  2:36:40 left",
+    ]
+
+
+def test_a_sweep_has_a_line_an_epoch_of_the_runs_side_by_side(clock):
+    told = []
+    with progress.board(4, 0, 0, told.append) as board:
+        board.begin(["a", "b"], 2)
+        for epoch in (1, 2):
+            clock[0] += 10
+            board.update(epoch, epoch, 1.0, 1.0)
+            board.end_epoch(epoch, [row(1.0, 0.25), row(2.0, 0.5)])
+    assert told == [
+        "1 of 4, a and 1 more:",
+        "epoch 1 of 2  loss 1.5000  validation balanced accuracy 25.0 to 50.0 %",
+        "epoch 2 of 2  loss 1.5000  validation balanced accuracy 25.0 to 50.0 %  all runs: 0:01:00 left",
+    ]
+    told.clear()
+    with progress.board(3, 0, 1, told.append) as board:
+        board.begin(["a", "b"], 1)
+        board.update(1, 1, 1.0, 1.0)
+        board.end_epoch(1, [row(1.0), row(2.0)])
+    assert told[1] == "epoch 1 of 1  loss 1.5000"
+
+
+def test_the_bar_comes_with_its_first_figure(capsys):
+    with progress.shown(10, 0, 5, "on", print) as shown:
+        pass
+    assert "epoch" not in capsys.readouterr().err
+    with progress.shown(10, 0, 5, "on", print) as shown:
+        shown.update(4, 2, 0.5, 1234.0)
+    seen = capsys.readouterr()
+    assert "epoch 2" in seen.err and "4/10" in seen.err and "0.5000" in seen.err and "1,234 images/s" in seen.err
+    assert "nan" not in seen.err and not seen.out
+
+
+def test_progress_can_be_off(capsys):
+    with progress.shown(10, 0, 5, "off", print) as shown:
+        shown.update(1, 1, 0.5, 100.0)
+        shown.end_epoch(1, [row(0.5)])
+    assert capsys.readouterr() == ("", "")
+
+
+def test_several_processes_save_once_when_a_save_is_due(monkeypatch):
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    monkeypatch.setattr("cbjax.parallel.processes._greatest", lambda wish: wish)
+    agreement, saved = Agreement(), [0]
+    for step in range(12):
+        if agreement(int(step - saved[-1] >= 5)):  # due five steps after the last save
+            saved.append(step)
+    assert saved == [0, 6]
+
+
+def test_the_time_left_counts_epochs_from_where_runs_go_on(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    board = progress.Board(10, 1, 0, lambda line: None)
+    board.begin(["a", "b", "c"], 20)
+    assert board.seconds_left() is None
+    board.update(500, 11, 0.1, 1.0)  # resumed
+    assert board.seconds_left() is None
+    now[0] += 30.0
+    board.update(800, 16, 0.1, 1.0)  # 3 runs x 5 of 20 epochs in 30 s; left 9 runs less 3 x 15 of 20 epochs
+    assert board.seconds_left() == pytest.approx(30.0 / 0.75 * (9 - 2.25))
+    now[0] += 30.0
+    for name in "abc":
+        board.end(name, None)
+    assert board.seconds_left() == pytest.approx(60.0 / 1.5 * 6)
+    board.begin(["d"], 20)
+    now[0] += 20.0
+    board.update(100, 3, 0.1, 1.0)
+    assert board.seconds_left() == pytest.approx(
+        80.0 / 1.5 * (6 - 0.1)
+    )  # of its first epoch here it is not known how much
