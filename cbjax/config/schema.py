@@ -1,7 +1,5 @@
 """Every configuration key in one table: its type and range, its default, and what it is for."""
 
-import difflib
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -18,6 +16,7 @@ from cbjax.config.kinds import (
     several,
     text,
 )
+from cbjax.config.unknown import did_you_mean, show, unknown_key
 
 # Facts of the parts that a configuration names, so that it can be checked without importing them; tests/test_config.py
 # holds them against the registries. Sources: classes and image size [H, W], None where the user's file decides.
@@ -183,27 +182,7 @@ KEYS: dict[str, Key] = {
         "on: a bar; lines: a line an epoch, at most every 5 s; auto: a bar at a terminal, lines elsewhere",
     ),
 }
-LONGEST_NAME = 60  # characters of a word that may be a misspelt name; to compare longer ones takes long
 SECTIONS = tuple(dict.fromkeys(key.split(".")[0] for key in KEYS if "." in key))
-# What other libraries call a key, in small letters -> what it is called here.
-ELSEWHERE = {
-    **dict.fromkeys(("lr", "base_lr", "initial_lr"), "optim.learning_rate"),
-    **dict.fromkeys(("epochs", "n_epochs", "max_epochs", "num_train_epochs"), "num_epochs"),
-    **dict.fromkeys(("bs", "batch", "train_batch_size"), "batch_size"),
-    **dict.fromkeys(("gpus", "gpu", "num_gpus", "ngpus", "num_devices"), "devices"),
-    **dict.fromkeys(("wd", "decay", "l2"), "optim.weight_decay"),
-    **dict.fromkeys(("scheduler", "lr_scheduler", "lr_schedule"), "optim.schedule"),
-    **dict.fromkeys(("milestones", "lr_steps"), "optim.decay_at (fractions of num_epochs)"),
-    **dict.fromkeys(("dataset", "dataset_name"), "data.name"),
-    **dict.fromkeys(("data_path", "data_root"), "data.root (a folder of images) or data.data_dir (of TFDS)"),
-    **dict.fromkeys(("img_size", "imgsz", "input_size", "resolution"), "data.image_size"),
-    **dict.fromkeys(("num_workers", "n_workers"), "data.workers"),
-    **dict.fromkeys(("imb_factor", "imbalance_ratio", "imbalance_factor"), "data.imbalance"),
-    **dict.fromkeys(("arch", "backbone", "network", "model_name"), "model.name"),
-    **dict.fromkeys(("amp", "fp16", "bf16", "precision"), "model.dtype"),
-    **dict.fromkeys(("criterion", "loss_fn", "loss_type"), "loss.name"),
-    **dict.fromkeys(("workdir", "output_dir", "save_dir", "log_dir"), "the option --workdir"),
-}
 REQUIRED = ("data.name", "model.name")  # without a default: no guess would be right for the user's data
 
 
@@ -224,7 +203,7 @@ def accept(values: Mapping[str, Any], as_text: bool = False) -> dict[str, Any]:
     problems: list[str] = []
     for key, value in values.items():
         if key not in KEYS:
-            problems.append(_unknown_key(key, value))
+            problems.append(unknown_key(key, value, KEYS))
             continue
         default, kind, _ = KEYS[key]
         if default is None and (value is None or (as_text and value.lower() in ("none", "null"))):
@@ -252,15 +231,6 @@ def rule(key: str) -> str:
     return f"{kind.rule}, or none" if default is None and key not in REQUIRED else kind.rule
 
 
-def show(value: Any) -> str:
-    """Writes a value for a message, cut where it is long."""
-    try:
-        text = repr(value)
-    except Exception:  # Python writes no whole number of more than 4,300 digits
-        return f"a value of type {type(value).__name__} that is too long to show"
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
 def _plain(value: Any) -> Any:
     """Returns a NumPy or JAX array, and a number of theirs, as the lists and numbers of Python."""
     return value.tolist() if hasattr(value, "tolist") and hasattr(value, "shape") else value
@@ -269,52 +239,3 @@ def _plain(value: Any) -> Any:
 def is_streamed(name: str) -> bool:
     """Says whether the images of a source are read as they are needed."""
     return name in STREAMED or name.startswith(TFDS_PREFIX)
-
-
-def did_you_mean(word: Any, names: Iterable[str]) -> str:
-    """Ends a message with the name that is nearest to the word, if one is near."""
-    short = isinstance(word, str) and len(word) <= LONGEST_NAME
-    nearest = difflib.get_close_matches(word, names, n=1) if short else []
-    return f"; did you mean {nearest[0]}?" if nearest else ""
-
-
-def _unknown_key(key: Any, value: Any) -> str:
-    """Says what was probably meant, where one key is near; else lists the keys of the group, or the groups."""
-    if key in SECTIONS:
-        return f"{key} is a group of keys, {_keys_of(key)}; got {show(value)}"
-    if not isinstance(key, str) or not re.fullmatch(r"[\w.-]+", key) or len(key) > LONGEST_NAME:
-        return f"{show(key)} is not a key; got {show(value)}"
-    section, _, leaf = key.rpartition(".")
-    if section in SECTIONS:
-        group: str | None = section
-        own = [known for known in KEYS if known.startswith(f"{section}.")]
-        meant = difflib.get_close_matches(key, own, n=1, cutoff=0.8) or _meant(leaf, near=False)
-        meant = meant if len(meant) == 1 else []  # optim.name: four other groups have a name
-    else:
-        group = next(iter(difflib.get_close_matches(section or leaf, SECTIONS, n=1, cutoff=0.7)), None)
-        meant = _meant(leaf, near=True)
-    if meant:
-        hint = f"did you mean {' or '.join(meant)}?"
-    elif group:
-        hint = f"{group} has {_keys_of(group)}"
-    else:
-        hint = f"the groups of keys are {', '.join(SECTIONS)}; without a group: {_keys_of('')}"
-    return f"{key} is not a key; got {show(value)}; {hint}"
-
-
-def _meant(word: str, near: bool) -> list[str]:
-    """Returns the keys that end in a word, or that other libraries call so; else those that end in one `near` it."""
-    leaves = {known: known.rpartition(".")[2] for known in KEYS}
-    nearest = difflib.get_close_matches(word, set(leaves.values()), n=1, cutoff=0.8) if near else []
-    for wanted in (word, *nearest):
-        if wanted in KEYS:
-            return [wanted]
-        if wanted in leaves.values():
-            return [known for known in KEYS if leaves[known] == wanted]
-        if wanted.lower() in ELSEWHERE:
-            return [ELSEWHERE[wanted.lower()]]
-    return []
-
-
-def _keys_of(section: str) -> str:
-    return ", ".join(key for key in KEYS if key.rpartition(".")[0] == section)

@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from cbjax import config
-from cbjax.config import ConfigError, compare, files, schema
+from cbjax.config import ConfigError, compare, files, reading, schema
 
 STREAMED = (
     "imagenet:goyal",
@@ -39,7 +39,7 @@ def write(folder, text, name="mine.py"):
 
 
 def test_the_default_has_every_key_and_lacks_only_what_must_be_set():
-    keys = {key for key, _ in config._flat(config.default())}
+    keys = {key for key, _ in reading._flat(config.default())}
     assert keys == set(schema.KEYS)
     with pytest.raises(ConfigError, match=r"data\.name must be set: .*\nmodel\.name must be set"):
         config.check(config.default())

@@ -1,0 +1,86 @@
+"""What a person who wrote a name that is none probably meant."""
+
+import difflib
+import re
+from collections.abc import Collection, Iterable
+from typing import Any
+
+LONGEST_NAME = 60  # characters of a word that may be a misspelt name; to compare longer ones takes long
+# What other libraries call a key, in small letters -> what it is called here.
+ELSEWHERE = {
+    **dict.fromkeys(("lr", "base_lr", "initial_lr"), "optim.learning_rate"),
+    **dict.fromkeys(("epochs", "n_epochs", "max_epochs", "num_train_epochs"), "num_epochs"),
+    **dict.fromkeys(("bs", "batch", "train_batch_size"), "batch_size"),
+    **dict.fromkeys(("gpus", "gpu", "num_gpus", "ngpus", "num_devices"), "devices"),
+    **dict.fromkeys(("wd", "decay", "l2"), "optim.weight_decay"),
+    **dict.fromkeys(("scheduler", "lr_scheduler", "lr_schedule"), "optim.schedule"),
+    **dict.fromkeys(("milestones", "lr_steps"), "optim.decay_at (fractions of num_epochs)"),
+    **dict.fromkeys(("dataset", "dataset_name"), "data.name"),
+    **dict.fromkeys(("data_path", "data_root"), "data.root (a folder of images) or data.data_dir (of TFDS)"),
+    **dict.fromkeys(("img_size", "imgsz", "input_size", "resolution"), "data.image_size"),
+    **dict.fromkeys(("num_workers", "n_workers"), "data.workers"),
+    **dict.fromkeys(("imb_factor", "imbalance_ratio", "imbalance_factor"), "data.imbalance"),
+    **dict.fromkeys(("arch", "backbone", "network", "model_name"), "model.name"),
+    **dict.fromkeys(("amp", "fp16", "bf16", "precision"), "model.dtype"),
+    **dict.fromkeys(("criterion", "loss_fn", "loss_type"), "loss.name"),
+    **dict.fromkeys(("workdir", "output_dir", "save_dir", "log_dir"), "the option --workdir"),
+}
+
+
+def show(value: Any) -> str:
+    """Writes a value for a message, cut where it is long."""
+    try:
+        text = repr(value)
+    except Exception:  # Python writes no whole number of more than 4,300 digits
+        return f"a value of type {type(value).__name__} that is too long to show"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def did_you_mean(word: Any, names: Iterable[str]) -> str:
+    """Ends a message with the name that is nearest to the word, if one is near."""
+    short = isinstance(word, str) and len(word) <= LONGEST_NAME
+    nearest = difflib.get_close_matches(word, names, n=1) if short else []
+    return f"; did you mean {nearest[0]}?" if nearest else ""
+
+
+def unknown_key(key: Any, value: Any, keys: Collection[str]) -> str:
+    """Says what was probably meant, where one key is near; else lists the keys of the group, or the groups."""
+    sections = tuple(dict.fromkeys(known.split(".")[0] for known in keys if "." in known))
+    if key in sections:
+        return f"{key} is a group of keys, {_keys_of(key, keys)}; got {show(value)}"
+    if not isinstance(key, str) or not re.fullmatch(r"[\w.-]+", key) or len(key) > LONGEST_NAME:
+        return f"{show(key)} is not a key; got {show(value)}"
+    section, _, leaf = key.rpartition(".")
+    if section in sections:
+        group: str | None = section
+        own = [known for known in keys if known.startswith(f"{section}.")]
+        meant = difflib.get_close_matches(key, own, n=1, cutoff=0.8) or _meant(leaf, keys, near=False)
+        meant = meant if len(meant) == 1 else []  # optim.name: four other groups have a name
+    else:
+        group = next(iter(difflib.get_close_matches(section or leaf, sections, n=1, cutoff=0.7)), None)
+        meant = _meant(leaf, keys, near=True)
+    if meant:
+        hint = f"did you mean {' or '.join(meant)}?"
+    elif group:
+        hint = f"{group} has {_keys_of(group, keys)}"
+    else:
+        hint = f"the groups of keys are {', '.join(sections)}; without a group: {_keys_of('', keys)}"
+    return f"{key} is not a key; got {show(value)}; {hint}"
+
+
+def _meant(word: str, keys: Collection[str], near: bool) -> list[str]:
+    """Returns the keys that end in a word, or that other libraries call so; else those that end in one `near` it."""
+    leaves = {known: known.rpartition(".")[2] for known in keys}
+    nearest = difflib.get_close_matches(word, set(leaves.values()), n=1, cutoff=0.8) if near else []
+    for wanted in (word, *nearest):
+        if wanted in keys:
+            return [wanted]
+        if wanted in leaves.values():
+            return [known for known in keys if leaves[known] == wanted]
+        if wanted.lower() in ELSEWHERE:
+            return [ELSEWHERE[wanted.lower()]]
+    return []
+
+
+def _keys_of(section: str, keys: Collection[str]) -> str:
+    return ", ".join(key for key in keys if key.rpartition(".")[0] == section)
