@@ -84,6 +84,59 @@ class Trained(NamedTuple):
     settings: Any
 
 
+Row = Mapping[str, Any]  # of a log: JSON values by name, headed by "step" and "epoch"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sums:
+    """The training metrics of an epoch so far, summed over its images.
+
+    Attributes:
+      loss: of the images, weighted by their classes.
+      correct: images that were classified rightly.
+      count: images.
+    """
+
+    loss: float = 0.0
+    correct: int = 0
+    count: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Best:
+    """The earliest epoch with the highest balanced accuracy on held-out validation, and its last step."""
+
+    step: int
+    epoch: int
+    balanced_accuracy: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """What training changes on the host; every checkpoint has it, as JSON (`workdir.memory`).
+
+    Attributes:
+      step: steps done.
+      epoch: epochs done.
+      images: images drawn, the position in the data.
+      sums: over the steps of the running epoch.
+      accuracy: [C] the last known accuracy of each class on held-out validation, averaged over epochs where
+        `difficulty.smoothing` is above 0; None for a class without examples, 0 before the first epoch's end.
+      best: the best epoch; None before there is one.
+      history: the rows of each log, by its name.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    images: int = 0
+    sums: Sums = Sums()
+    accuracy: tuple[float | None, ...] = ()
+    best: Best | None = None
+    history: Mapping[str, tuple[Row, ...]] = dataclasses.field(
+        default_factory=lambda: {"metrics": (), "per_class": (), "class_weights": ()}
+    )
+
+
 @dataclasses.dataclass(frozen=True, repr=False)
 class Run:
     """A training run at one moment: what callbacks take and return, and what `train` and `load` give.
@@ -97,7 +150,7 @@ class Run:
       predict: images, as they were before training (an array, or a list of paths, Pillow images and arrays of any size)
         -> probabilities [N, C]: of one class among all for the softmax loss, of each class on its own for sigmoid and
         focal. None inside the loop.
-      memory: what training changes on the host (last known accuracies, best so far, history); saved with the state.
+      memory: what training changes on the host; saved with the state.
       workdir: where the run is kept, from `train` and `load`.
     """
 
@@ -107,7 +160,7 @@ class Run:
     metrics: dict[str, float]
     class_names: tuple[str, ...]
     predict: Callable[..., np.ndarray] | None = None
-    memory: dict[str, Any] = dataclasses.field(default_factory=dict)
+    memory: Memory = Memory()
     workdir: str | None = None
 
     def __repr__(self) -> str:
@@ -117,7 +170,7 @@ class Run:
         lines = [
             "Run" + (f" in {self.workdir}" if self.workdir else ""),
             f"  config: {', '.join(map(str, what))}, seed {config.seed}",
-            f"  {self.state!r}; epoch {self.memory.get('epoch', 0)} of {config.num_epochs}",
+            f"  {self.state!r}; epoch {self.memory.epoch} of {config.num_epochs}",
             f"  {len(names)} classes: {shown}",
         ]
         for name in ("last", "best"):
@@ -129,6 +182,10 @@ class Run:
                 epoch = self.metrics.get("best/epoch") if name == "best" else None
                 lines.append(f"  test, {name}{f' (epoch {epoch})' if epoch else ''}: {', '.join(known)}")
         return "\n".join(one_line(line) for line in lines)
+
+    def remember(self, **changes: Any) -> "Run":
+        """Returns the run with some fields of its memory changed."""
+        return dataclasses.replace(self, memory=dataclasses.replace(self.memory, **changes))
 
 
 Callback = Callable[[Run], Run]

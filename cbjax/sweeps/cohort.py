@@ -23,7 +23,7 @@ from cbjax.training import build, evaluate, loop
 from cbjax.training.build import Parts
 from cbjax.training.evaluate import Evaluation
 from cbjax.training.programs import GroupPrograms
-from cbjax.types import Callback, NonFiniteLoss, Run, TrainState
+from cbjax.types import Callback, NonFiniteLoss, Run, Sums, TrainState
 from cbjax.workdir import memory
 from cbjax.workdir.checkpoint import Checkpoints
 
@@ -60,12 +60,12 @@ class Group:
     @property
     def step(self) -> int:
         """The steps taken."""
-        return max(run.memory["step"] for run in self.runs)
+        return max(run.memory.step for run in self.runs)
 
     @property
     def epoch(self) -> int:
         """The epochs completed."""
-        return max(run.memory["epoch"] for run in self.runs)
+        return max(run.memory.epoch for run in self.runs)
 
     def alive(self) -> list[int]:
         """Returns the places of the runs that have not failed."""
@@ -182,7 +182,7 @@ def evaluate_test(group: Group, programs: GroupPrograms, mesh: Mesh) -> list[dic
 
 def save(group: Group, checkpoints: Checkpoints) -> None:
     """Saves the group whole."""
-    remembered = {"runs": [memory.without_times(run.memory) for run in group.runs], "failed": group.failed}
+    remembered = {"runs": [memory.to_json(run.memory) for run in group.runs], "failed": group.failed}
     checkpoints.save(group.step, _saved(group), remembered)
 
 
@@ -195,7 +195,8 @@ def restore(group: Group, checkpoints: Checkpoints, mesh: Mesh) -> int | None:
     group.state, group.best = trees["state"], trees.get("best")
     group.failed = remembered["failed"]
     group.runs = [
-        dataclasses.replace(run, memory=kept) for run, kept in zip(group.runs, remembered["runs"], strict=True)
+        dataclasses.replace(run, memory=memory.from_json(kept))
+        for run, kept in zip(group.runs, remembered["runs"], strict=True)
     ]
     return step
 
@@ -246,12 +247,12 @@ def _add(group: Group, place: int, values: dict[str, np.ndarray], stop: int) -> 
     """Adds a dispatch's metrics of one run to its memory; a run whose loss is not finite has failed."""
     run, member = group.runs[place], group.members[place]
     try:
-        loop.check_finite(values, run.memory["step"], member.parts.schedule)
+        loop.check_finite(values, run.memory.step, member.parts.schedule)
     except NonFiniteLoss as error:
         group.failed[member.name] = str(error)
         return
-    images, sums = run.memory["images"] + int(values["count"].sum()), loop.add(run.memory["sums"], values)
-    group.runs[place] = dataclasses.replace(run, memory={**run.memory, "step": stop, "images": images, "sums": sums})
+    images, sums = run.memory.images + int(values["count"].sum()), loop.add(run.memory.sums, values)
+    group.runs[place] = run.remember(step=stop, images=images, sums=sums)
 
 
 def _end_epoch(group: Group, after: Sequence[Sequence[Callback]], seconds: float, mesh: Mesh) -> np.ndarray:
@@ -262,10 +263,10 @@ def _end_epoch(group: Group, after: Sequence[Sequence[Callback]], seconds: float
     seconds /= len(alive)  # a run's share of the time, so that the times of runs add up
     for k in alive:
         run, member = group.runs[k], group.members[k]
-        sums, step = run.memory["sums"], run.memory["step"]
-        row = loop.epoch_row(sums, float(member.parts.schedule(step - 1)), seconds, sums["count"])
-        kept = {**run.memory, "epoch": run.memory["epoch"] + 1, "sums": memory.no_sums()}
-        run = dataclasses.replace(run, metrics=row, memory=kept, state=_only_weights(weights[k]))
+        sums, step = run.memory.sums, run.memory.step
+        row = loop.epoch_row(sums, float(member.parts.schedule(step - 1)), seconds, sums.count)
+        run = dataclasses.replace(run, metrics=row, state=_only_weights(weights[k]))
+        run = run.remember(epoch=run.memory.epoch + 1, sums=Sums())
         try:
             for callback in after[k]:
                 run = callback(run)
@@ -273,7 +274,7 @@ def _end_epoch(group: Group, after: Sequence[Sequence[Callback]], seconds: float
             group.failed[member.name] = str(error)
             continue
         weights[k] = run.state.class_weights
-        improved[k] = run.memory["best"] is not None and run.memory["best"]["step"] == step
+        improved[k] = run.memory.best is not None and run.memory.best.step == step
         group.runs[k] = run
     group.state = dataclasses.replace(group.state, class_weights=sharding.spread(weights, mesh))
     return improved

@@ -5,6 +5,7 @@ import dataclasses
 import pathlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from jax.sharding import Mesh
 
@@ -22,11 +23,11 @@ from cbjax.training.check_process import check_deterministic
 from cbjax.training.finish import finish
 from cbjax.training.programs import GroupPrograms
 from cbjax.training.run import Shared
-from cbjax.types import NonFiniteLoss, Run
+from cbjax.types import NonFiniteLoss, Run, TrainState
 from cbjax.workdir import files as workdirs
 from cbjax.workdir.checkpoint import Checkpoints
 from cbjax.workdir.logs import Logs
-from cbjax.workdir.memory import at_best, without_times
+from cbjax.workdir.memory import at_best
 
 
 def train_group(
@@ -89,7 +90,7 @@ def train_group(
             dataset = members[k].dataset
             workdirs.write_start(place, run.config, workdirs.describe_data(dataset), dataset.indices, described)
             workdirs.write_parameters(place, cohort.member_state(runs.state, k).params)
-            opened = Logs(place, run.memory["history"], run.config.log.tensorboard)
+            opened = Logs(place, run.memory.history, run.config.log.tensorboard)
             logs[k] = stack.enter_context(contextlib.closing(opened))
         cohort.fit(runs, known[key], mesh, checkpoints, shared.bar or Silent(), shared.tell)
         checkpoints.finish()
@@ -143,18 +144,20 @@ def _finish(
 
 
 def _finish_one(runs: Group, k: int, place: pathlib.Path, logs: Logs, test: dict) -> None:
-    member, run, one = runs.members[k], runs.runs[k], sharding.make_mesh(1)
-    best = run.memory["best"]
-    best_step = best and best["step"]
-    state = sharding.replicate(cohort.member_state(runs.state, k), one)
+    member, run = runs.members[k], runs.runs[k]
+    best, run = run.memory.best, dataclasses.replace(run, state=_alone(runs.state, k))
     with contextlib.closing(Checkpoints(place, say)) as checkpoints:
-        if best is not None and best_step != run.memory["step"]:
-            at = sharding.replicate(cohort.member_state(runs.best, k), one)
+        save = callbacks.save_to(checkpoints)
+        if best is not None and best.step != run.memory.step:
             smooth = callbacks.smoothing(run.config.difficulty.smoothing)
-            checkpoints.save(best_step, at, without_times(at_best(run.memory, smooth)), best_step)
-        checkpoints.save(run.memory["step"], state, without_times(run.memory), best_step)
+            save(dataclasses.replace(run, state=_alone(runs.best, k), memory=at_best(run.memory, smooth)))
+        save(run)
         parts = dataclasses.replace(member.parts, evaluate=_found(test))
-        finish(dataclasses.replace(run, state=state), parts, member.dataset, checkpoints, logs, place)
+        finish(run, parts, member.dataset, checkpoints, logs, place)
+
+
+def _alone(states: Any, k: int) -> TrainState:
+    return sharding.replicate(cohort.member_state(states, k), sharding.make_mesh(1))
 
 
 def _found(tests: dict) -> Callable:

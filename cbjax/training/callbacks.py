@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,12 +11,12 @@ import numpy as np
 from cbjax import difficulty
 from cbjax.report import swings
 from cbjax.training.evaluate import Evaluation
-from cbjax.types import Callback, Run, TrainState
+from cbjax.types import Best, Callback, Run, TrainState
 from cbjax.workdir.checkpoint import Checkpoints
-from cbjax.workdir.memory import record, without_times
+from cbjax.workdir.memory import record, to_json
 
 Evaluate = Callable[[TrainState], Evaluation]
-Numbers = list[float | None]  # of each class, as JSON: None for NaN
+Numbers = Sequence[float | None]  # of each class, as JSON: None for NaN
 Smooth = Callable[[Numbers, Numbers], Numbers]  # (remembered accuracies, those of this epoch) -> what is remembered
 
 
@@ -25,13 +25,14 @@ def evaluate_validation(evaluate: Evaluate, smooth: Smooth) -> Callback:
 
     def callback(run: Run) -> Run:
         result = evaluate(run.state).check(_when("validation", run))
-        memory = {**run.memory, "accuracy": smooth(run.memory["accuracy"], numbers(result.per_class))}
-        balanced = result.metrics["balanced_accuracy"]
-        best = -np.inf if memory["best"] is None else memory["best"]["balanced_accuracy"]
-        if balanced > best:  # false for NaN, where no labelled image could be read
-            memory["best"] = {"step": memory["step"], "epoch": memory["epoch"], "balanced_accuracy": balanced}
-        run = dataclasses.replace(run, memory=memory, metrics={**run.metrics, **prefixed("validation", result.metrics)})
-        return record(run, "per_class", {"split": "validation", "accuracy": numbers(result.per_class)})
+        measured, balanced = numbers(result.per_class), result.metrics["balanced_accuracy"]
+        memory = run.memory
+        best = memory.best
+        if balanced > (best.balanced_accuracy if best else -np.inf):  # false for NaN: no labelled image could be read
+            best = Best(memory.step, memory.epoch, balanced)
+        run = run.remember(accuracy=tuple(smooth(memory.accuracy, measured)), best=best)
+        run = dataclasses.replace(run, metrics={**run.metrics, **prefixed("validation", result.metrics)})
+        return record(run, "per_class", {"split": "validation", "accuracy": measured})
 
     return callback
 
@@ -40,7 +41,7 @@ def evaluate_test(evaluate: Evaluate, every_epochs: int) -> Callback:
     """Measures the test split every so many epochs, for curves only: nothing reads these figures."""
 
     def callback(run: Run) -> Run:
-        if run.memory["epoch"] % every_epochs:
+        if run.memory.epoch % every_epochs:
             return run
         result = evaluate(run.state).check(_when("test", run))
         return dataclasses.replace(run, metrics={**run.metrics, **prefixed("test", result.metrics)})
@@ -70,7 +71,7 @@ def set_weights(
     run: Run, weights: Callable[[Run], np.ndarray], start_epoch: int, place: Callable[[np.ndarray], jax.Array]
 ) -> Run:
     """Gives the run the class weights of its next epoch: `reweight` without the log."""
-    values = weights(run) if run.memory["epoch"] >= start_epoch else np.ones(run.state.class_weights.shape)
+    values = weights(run) if run.memory.epoch >= start_epoch else np.ones(run.state.class_weights.shape)
     state = dataclasses.replace(run.state, class_weights=place(np.asarray(values, np.float32)))
     return dataclasses.replace(run, state=state)
 
@@ -100,7 +101,7 @@ def log_tau(formula: str, start_epoch: int) -> Callback:
     compiled = _tau_program(formula)
 
     def callback(run: Run) -> Run:
-        if run.memory["epoch"] - 1 < max(1, start_epoch):
+        if run.memory.epoch - 1 < max(1, start_epoch):
             return run
         return dataclasses.replace(run, metrics={**run.metrics, "difficulty/tau": float(compiled(_accuracy(run)))})
 
@@ -110,7 +111,7 @@ def log_tau(formula: str, start_epoch: int) -> Callback:
 def log_moved(run: Run) -> Run:
     """Adds to the epoch's metrics how far its class weights moved from those of the epoch before; comes before
     `reweight`."""
-    before = run.memory["history"]["class_weights"]
+    before = run.memory.history["class_weights"]
     if not before:
         return run
     moved = float(_weights_moved(_as_array(before[-1]["class_weights"]), _as_array(run.state.class_weights)))
@@ -121,8 +122,8 @@ def warn_of_swing(smoothing: float, tell: Callable[[str], None]) -> Callback:
     """Tells the user at the first epoch at which the class weights are seen to swing; comes after `log_moved`."""
 
     def callback(run: Run) -> Run:
-        rows = [*run.memory["history"]["metrics"][-swings.EPOCHS :], {"epoch": run.memory["epoch"], **run.metrics}]
-        if not _swing(rows[:-1]) and (swing := _swing(rows[1:])) and not _swing(run.memory["history"]["metrics"]):
+        rows = [*run.memory.history["metrics"][-swings.EPOCHS :], {"epoch": run.memory.epoch, **run.metrics}]
+        if not _swing(rows[:-1]) and (swing := _swing(rows[1:])) and not _swing(run.memory.history["metrics"]):
             tell(swings.describe(swing, smoothing, len(run.class_names)))
         return run
 
@@ -144,8 +145,8 @@ def checkpoint(save: Callable[[Run], None], every_epochs: int, num_epochs: int) 
     """Saves every so many epochs, at each new best one and at the end."""
 
     def callback(run: Run) -> Run:
-        epoch, best = run.memory["epoch"], run.memory["best"]
-        if epoch % every_epochs == 0 or epoch == num_epochs or (best and best["epoch"] == epoch):
+        epoch, best = run.memory.epoch, run.memory.best
+        if epoch % every_epochs == 0 or epoch == num_epochs or (best and best.epoch == epoch):
             save(run)
         return run
 
@@ -156,8 +157,8 @@ def save_to(checkpoints: Checkpoints) -> Callable[[Run], None]:
     """Returns run -> None, which saves its state and memory; what the clock says is left out of the history."""
 
     def save(run: Run) -> None:
-        best = run.memory["best"]
-        checkpoints.save(run.memory["step"], run.state, without_times(run.memory), best and best["step"])
+        best = run.memory.best
+        checkpoints.save(run.memory.step, run.state, to_json(run.memory), best.step if best else None)
 
     return save
 
@@ -173,7 +174,7 @@ def numbers(values: Any) -> Numbers:
 
 
 def _when(split: str, run: Run) -> str:
-    return f"{split} images after epoch {run.memory['epoch']}, step {run.memory['step']}"
+    return f"{split} images after epoch {run.memory.epoch}, step {run.memory.step}"
 
 
 def _on_host(function: Callable[..., jax.Array]) -> Callable[..., np.ndarray]:
@@ -212,7 +213,7 @@ def _tau_program(formula):
 
 
 def _accuracy(run):
-    return _as_array(run.memory["accuracy"])
+    return _as_array(run.memory.accuracy)
 
 
 def _swing(rows):

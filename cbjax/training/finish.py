@@ -37,18 +37,18 @@ def finish(
       NonFiniteLoss: if the outputs for test images are not finite; the checkpoints stay.
     """
     checkpoints.finish()
-    history = run.memory["history"]["metrics"]
-    states, best = {"last": (run.memory["step"], run.state)}, run.memory["best"]
-    if best is not None and best["step"] == run.memory["step"]:
+    history = run.memory.history["metrics"]
+    states, best = {"last": (run.memory.step, run.state)}, run.memory.best
+    if best is not None and best.step == run.memory.step:
         states["best"] = states["last"]
     elif best is not None:
         try:
-            states["best"] = (best["step"], checkpoints.restore_step(run.state, best["step"])[0])
+            states["best"] = (best.step, checkpoints.restore_step(run.state, best.step)[0])
         except CheckpointError as error:
             if logs is not None:
                 say(f"{error}; the results have the last state only")
             best = None
-    results: dict[str, Any] = {"finished": True, "step": run.memory["step"], "epoch": run.memory["epoch"], "best": None}
+    results: dict[str, Any] = {"finished": True, "step": run.memory.step, "epoch": run.memory.epoch, "best": None}
     results |= {"per_class": {}, "confusion": {}, "calibration": {}}
     final: dict[str, float] = {}
     tests: dict[int, Evaluation] = {}  # by step: the last state may be the best
@@ -70,8 +70,8 @@ def finish(
         final |= callbacks.prefixed(f"validation/{name}", validation) | callbacks.prefixed(f"test/{name}", test.metrics)
         run = record(run, "per_class", {"split": f"test/{name}", "accuracy": results["per_class"][name]})
     if best is not None:
-        results["best"] |= {"step": best["step"], "epoch": best["epoch"]}
-        final |= {"best/step": best["step"], "best/epoch": best["epoch"]}
+        results["best"] |= {"step": best.step, "epoch": best.epoch}
+        final |= {"best/step": best.step, "best/epoch": best.epoch}
     run = record(run, "metrics", {key: value for key, value in final.items() if not key.startswith("validation/")})
     if logs is not None:
         logs.write(run)

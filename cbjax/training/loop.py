@@ -13,8 +13,7 @@ from cbjax.data import DataError
 from cbjax.host.interrupts import Interrupted, Interrupts
 from cbjax.host.progress import Silent
 from cbjax.parallel.processes import Agreement
-from cbjax.types import Callback, NonFiniteLoss, Run, TrainState
-from cbjax.workdir.memory import no_sums
+from cbjax.types import Callback, NonFiniteLoss, Run, Sums, TrainState
 
 Advance = Callable[[TrainState, int, int], tuple[TrainState, dict[str, Any]]]
 
@@ -89,24 +88,24 @@ def fit(run: Run, plan: Plan, callbacks: Sequence[Callback], interrupts: Interru
       Interrupted: after a signal, once the state is saved.
     """
     pace = Pace(plan.steps_per_dispatch, plan.agreement)
-    while run.memory["epoch"] < plan.num_epochs:
+    while run.memory.epoch < plan.num_epochs:
         pace.start()
         run = _train_epoch(run, plan, interrupts, progress, pace)
         for callback in callbacks:
             run = callback(run)
-        progress.end_epoch(run.memory["epoch"], [run.metrics])
+        progress.end_epoch(run.memory.epoch, [run.metrics])
         signum = _signum(plan.agreement.now(_wish(interrupts)))
         if signum is not None:
             plan.save(run)
-            raise Interrupted(signum, run.memory["step"])
+            raise Interrupted(signum, run.memory.step)
     return run
 
 
 def _train_epoch(run, plan, interrupts, progress, pace):
     """Takes the steps that are left of an epoch; returns the run with the epoch's row in `metrics`."""
-    epoch = run.memory["epoch"] + 1
-    end, first = plan.epoch_end(epoch), run.memory["step"]
-    step, state, sums = first, run.state, run.memory["sums"]
+    epoch = run.memory.epoch + 1
+    end, first = plan.epoch_end(epoch), run.memory.step
+    step, state, sums = first, run.state, run.memory.sums
     pending: collections.deque = collections.deque()
     started = time.perf_counter()
     images = 0
@@ -124,8 +123,7 @@ def _train_epoch(run, plan, interrupts, progress, pace):
     def at_this_step():
         while pending:
             read()
-        memory = {**run.memory, "step": step, "images": run.memory["images"] + images, "sums": sums}
-        return dataclasses.replace(run, state=state, memory=memory)
+        return dataclasses.replace(run, state=state).remember(step=step, images=run.memory.images + images, sums=sums)
 
     while step < end:
         stop = min(step + pace.size, end)
@@ -142,17 +140,17 @@ def _train_epoch(run, plan, interrupts, progress, pace):
                 raise Interrupted(signum, step)
 
     run = at_this_step()
-    if not sums["count"]:
+    if not sums.count:
         raise AllImagesSkipped(f"every image of epoch {epoch} was skipped, see bad_images.jsonl: are the files there?")
     row = epoch_row(sums, float(plan.learning_rate(step - 1)), time.perf_counter() - started, images)
-    return dataclasses.replace(run, metrics=row, memory={**run.memory, "epoch": epoch, "sums": no_sums()})
+    return dataclasses.replace(run, metrics=row).remember(epoch=epoch, sums=Sums())
 
 
-def epoch_row(sums: dict[str, Any], learning_rate: float, seconds: float, images: int) -> dict[str, Any]:
+def epoch_row(sums: Sums, learning_rate: float, seconds: float, images: int) -> dict[str, Any]:
     """Returns an epoch's row of the metrics from the sums over its steps; `images` were read in those seconds."""
     return {
-        "train/loss": sums["loss"] / sums["count"],
-        "train/accuracy": sums["correct"] / sums["count"],
+        "train/loss": sums.loss / sums.count,
+        "train/accuracy": sums.correct / sums.count,
         "train/learning_rate": learning_rate,
         "time/train_seconds": seconds,
         "time/images_per_second": images / seconds,
@@ -170,17 +168,13 @@ def _signum(wish):
     return wish - 1 if wish > 1 else None
 
 
-def add(sums: dict[str, Any], values: dict[str, np.ndarray]) -> dict[str, Any]:
+def add(sums: Sums, values: dict[str, np.ndarray]) -> Sums:
     """Adds the metrics of a dispatch, an entry a step, to the sums of an epoch."""
     # One step after the other, so that the sums don't depend on how steps were grouped into dispatches.
-    loss = sums["loss"]
+    loss = sums.loss
     for value, count in zip(values["loss"].astype(np.float64), values["count"], strict=True):
         loss += float(value) * int(count)
-    return {
-        "loss": loss,
-        "correct": sums["correct"] + int(values["correct"].sum()),
-        "count": sums["count"] + int(values["count"].sum()),
-    }
+    return Sums(loss, sums.correct + int(values["correct"].sum()), sums.count + int(values["count"].sum()))
 
 
 def check_finite(values: dict[str, np.ndarray], begin: int, learning_rate: Callable[[int], Any]) -> None:

@@ -29,6 +29,7 @@ from cbjax.workdir import files as workdirs
 from cbjax.workdir.bad_images import BadImages
 from cbjax.workdir.checkpoint import CheckpointError, Checkpoints
 from cbjax.workdir.files import WorkdirError
+from cbjax.workdir.memory import from_json
 
 
 @environment.in_float32
@@ -49,10 +50,12 @@ def load(workdir: str | os.PathLike, *, checkpoint: str = "last") -> Run:
     home = open_workdir(workdir)
     place = home.files
     config, facts = workdirs.read_config(place), workdirs.read_facts(place)
-    state, remembered = _restore(home, config, facts, sharding.make_mesh(1), checkpoint)
+    state, saved = _restore(home, config, facts, sharding.make_mesh(1), checkpoint)
     model = components.build_model(config, len(facts["class_names"]))
     metrics = workdirs.read_final_metrics(place)
-    run = Run(config, model, state, metrics, tuple(facts["class_names"]), memory=remembered, workdir=str(home.root))
+    run = Run(
+        config, model, state, metrics, tuple(facts["class_names"]), memory=from_json(saved), workdir=str(home.root)
+    )
     return with_predict(run, facts)
 
 
@@ -142,16 +145,16 @@ def examine(
         names, where = _names(dataset, split), f"the run's own {split} split"
         parts = build.build(config, dataset, mesh, BadImages(None).add)
         evaluate_split = parts.evaluate(split)
-    state, remembered = _restore(home, config, facts, mesh, checkpoint)
+    state, saved = _restore(home, config, facts, mesh, checkpoint)
     for line in [*(f"evaluated with {change}" for change in changes), *notes] if processes.is_first() else ():
         say(line)
     model = components.build_model(config, len(facts["class_names"]))
-    run = with_predict(Run(config, model, state, {}, tuple(facts["class_names"]), memory=remembered), facts)
+    run = with_predict(Run(config, model, state, {}, tuple(facts["class_names"]), memory=from_json(saved)), facts)
     assert examples is not None, "its size is above 0"
     about: dict[str, Any] = {
         "workdir": str(home.root),
         "checkpoint": checkpoint,
-        "step": remembered["step"],
+        "step": run.memory.step,
         "split": split,
     }
     about |= {"data": where, "images": len(examples), "changes": changes, "notes": notes}

@@ -128,16 +128,17 @@ def train(
         has_results = processes.from_first((place / "results.json").exists)
         if not resumed and has_results:
             raise WorkdirError(f"{home.root} holds the results of a run and no checkpoint: move it away to train again")
-        step, state, remembered = restored or (0, build.first_state(parts), memory.start(len(dataset.class_names)))
+        if restored is None:
+            step, state, remembered = 0, build.first_state(parts), memory.start(len(dataset.class_names))
+        else:
+            step, state, remembered = *restored[:2], memory.from_json(restored[2])
         del restored
         processes.agree({"step to go on from": step, "first parameters": sharding.digest(state)})
         state = sharding.replicate(state, mesh)
         run = Run(config, parts.model, state, {}, dataset.class_names, memory=remembered, workdir=str(home.root))
         tensorboard = config.log.tensorboard
         lost = (
-            processes.from_first(lambda: workdirs.lacks(place, remembered["history"], tensorboard))
-            if has_results
-            else []
+            processes.from_first(lambda: workdirs.lacks(place, remembered.history, tensorboard)) if has_results else []
         )
         if step == total and lost:
             _each(tell, f"restored step {step}: finished, but missing or damaged and made again: {', '.join(lost)}")
@@ -166,7 +167,7 @@ def train(
             workdirs.write_start(place, config, facts, dataset.indices, sharding.describe(mesh))
             workdirs.write_parameters(place, state.params)
             logs = stack.enter_context(
-                contextlib.closing(Logs(place, remembered["history"], tensorboard, written=home.send))
+                contextlib.closing(Logs(place, remembered.history, tensorboard, written=home.send))
             )
             home.send()
         if profile:
@@ -257,7 +258,7 @@ def _fit(
     )
     place = functools.partial(_place_weights, mesh=parts.mesh)
     after_epoch = build.build_callbacks(config, parts, place, log, save, tell)
-    total, step = parts.batches.epoch_end(config.num_epochs), run.memory["step"]
+    total, step = parts.batches.epoch_end(config.num_epochs), run.memory.step
     try:
         own = shown(total, step, config.num_epochs, config.log.progress if logs else "off", tell)
         with own if bar is None else contextlib.nullcontext(bar) as progress:

@@ -8,7 +8,7 @@ import json
 import os
 import pathlib
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from cbjax.host import checked_json
 from cbjax.host.checked_json import RecordError
 from cbjax.host.storage import with_absolute_paths
 from cbjax.host.writers import EVENTS, remove_remains, replace
+from cbjax.types import Row
 from cbjax.workdir import environment
 from cbjax.workdir.logs import is_log_of
 
@@ -123,7 +124,7 @@ def read_final_metrics(workdir: pathlib.Path) -> dict[str, float]:
     return final
 
 
-def lacks(workdir: pathlib.Path, history: Mapping[str, list[dict[str, Any]]], tensorboard: bool) -> list[str]:
+def lacks(workdir: pathlib.Path, history: Mapping[str, Sequence[Row]], tensorboard: bool) -> list[str]:
     """Returns the names of the files of a finished run that are missing, damaged or not those of its history."""
     lost = [
         name

@@ -1,11 +1,10 @@
 """The logs of a run: JSON lines and TensorBoard's event file, each row once however often the run is resumed."""
 
 import pathlib
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from cbjax.host.writers import JsonLinesWriter, MultiWriter, TensorBoardWriter, Writer, read_rows, rewrite
-from cbjax.types import Run
+from cbjax.types import Row, Run
 from cbjax.workdir.memory import timeless
 
 LOGS = ("metrics", "per_class", "class_weights")
@@ -21,7 +20,7 @@ class Logs:
     def __init__(
         self,
         workdir: pathlib.Path,
-        history: Mapping[str, list[dict[str, Any]]],
+        history: Mapping[str, Sequence[Row]],
         tensorboard: bool,
         written: Callable[[], None] = lambda: None,
     ):
@@ -41,9 +40,9 @@ class Logs:
     def write(self, run: Run) -> None:
         """Writes the rows of the run's history that are not in the files yet."""
         for name, writer in self._writers.items():
-            for row in run.memory["history"][name][self._written[name] :]:
+            for row in run.memory.history[name][self._written[name] :]:
                 writer.write(row)
-            self._written[name] = len(run.memory["history"][name])
+            self._written[name] = len(run.memory.history[name])
         self._report_written()
 
     def train_seconds(self) -> float:
@@ -56,7 +55,7 @@ class Logs:
             writer.close()
 
 
-def is_log_of(path: pathlib.Path, history: list[dict[str, Any]]) -> bool:
+def is_log_of(path: pathlib.Path, history: Sequence[Row]) -> bool:
     """Says whether a file has the rows of a history, and after them nothing but what the end of a run adds."""
     rows = [timeless(row) for row in _readable_rows(path)]
     return rows[: len(history)] == [timeless(row) for row in history] and all("step" in row for row in rows)
@@ -73,4 +72,4 @@ def _readable_rows(path):
 def _with_times(history, rows):
     """Returns the history's rows, each with the clock's figures of the row in its place if that is the same one."""
     kept = [row if timeless(row) == timeless(past) else past for past, row in zip(history, rows, strict=False)]
-    return kept + history[len(kept) :]
+    return [*kept, *history[len(kept) :]]

@@ -44,7 +44,7 @@ class Epochs:
         plan = loop.Plan(
             advance=self.parts.advance,
             epoch_end=self.parts.batches.epoch_end,
-            num_epochs=self.run.memory["epoch"] + 1,
+            num_epochs=self.run.memory.epoch + 1,
             steps_per_dispatch=self.parts.steps_per_dispatch,
             learning_rate=self.parts.schedule,
             save=lambda run: None,

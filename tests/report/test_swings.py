@@ -49,7 +49,7 @@ def told(weights, smoothing=0.0):
     lines, run = [], run_at(0)
     for epoch, one in enumerate(np.asarray(weights, np.float32), start=1):
         state = dataclasses.replace(empty_state(), class_weights=one)
-        run = dataclasses.replace(run, state=state, metrics={}, memory={**run.memory, "epoch": epoch})
+        run = dataclasses.replace(run, state=state, metrics={}).remember(epoch=epoch)
         for callback in (
             callbacks.log_moved,
             callbacks.warn_of_swing(smoothing, lambda line, epoch=epoch: lines.append(f"{epoch}: {line}")),

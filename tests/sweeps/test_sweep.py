@@ -98,7 +98,7 @@ def test_a_group_gives_each_run_what_it_gets_alone(described, loop, tmp_path, mo
         for a, b in zip(jax.tree.leaves(ours.state.params), jax.tree.leaves(theirs.state.params), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(ours.state.class_weights, theirs.state.class_weights, rtol=1e-5)
-        assert ours.memory["accuracy"] == pytest.approx(theirs.memory["accuracy"], rel=1e-5)
+        assert ours.memory.accuracy == pytest.approx(theirs.memory.accuracy, rel=1e-5)
     assert not (tmp_path / "runs" / "groups").exists() or not any((tmp_path / "runs" / "groups").iterdir())
 
 

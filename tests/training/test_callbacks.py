@@ -1,7 +1,5 @@
 """What happens after an epoch, one callback at a time."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +15,7 @@ from cbjax.workdir import memory
 
 def run_at(epoch, accuracy=(0.9, 0.3)):
     run = Run(None, None, jnp.int32(0), {}, ("a", "b"), memory=memory.start(2))
-    return dataclasses.replace(run, memory={**run.memory, "epoch": epoch, "accuracy": list(accuracy)})
+    return run.remember(epoch=epoch, accuracy=accuracy)
 
 
 @pytest.mark.parametrize(("start_epoch", "equal"), [(0, [1]), (1, [1]), (3, [1, 2, 3])])
@@ -59,7 +57,7 @@ def test_outputs_that_are_not_finite_end_the_run_and_set_nothing(bad, multi_hot)
     labels = [[1, 0], [0, 1], [0, 1]] if multi_hot else [0, 1, 1]
     wrong, right = (evaluation_of([row, [0, 1], [0, 1]], labels) for row in (bad, [1, 0]))
     run, smooth = run_at(2), callbacks.smoothing(0.0)
-    assert callbacks.evaluate_validation(right, smooth)(run).memory["best"]["balanced_accuracy"] == 1.0
+    assert callbacks.evaluate_validation(right, smooth)(run).memory.best.balanced_accuracy == 1.0
     for callback in (callbacks.evaluate_validation(wrong, smooth), callbacks.evaluate_test(wrong, 1)):
         with pytest.raises(NonFiniteLoss, match="epoch 2, step 0: the network's outputs for 1 of 3 images are NaN"):
             callback(run)

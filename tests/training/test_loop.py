@@ -12,7 +12,7 @@ from cbjax.host.progress import Silent
 from cbjax.parallel.processes import Agreement
 from cbjax.training import loop
 from cbjax.training.loop import Plan, fit
-from cbjax.types import NonFiniteLoss, Run
+from cbjax.types import NonFiniteLoss, Run, Sums
 from cbjax.workdir import memory
 
 EXAMPLES, BATCH = 10, 4
@@ -61,9 +61,9 @@ def run_fit(plan, run=None, callbacks=(), interrupts=None):
 
 def test_epochs_end_at_the_step_that_uses_their_last_image():
     ends = []
-    run = run_fit(make_plan(Steps()), callbacks=[lambda run: ends.append(run.memory["step"]) or run])
+    run = run_fit(make_plan(Steps()), callbacks=[lambda run: ends.append(run.memory.step) or run])
     assert ends == [3, 5, 8]
-    assert int(run.state) == 8 and run.memory["epoch"] == 3 and run.memory["images"] == 32
+    assert int(run.state) == 8 and run.memory.epoch == 3 and run.memory.images == 32
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 100])
@@ -131,7 +131,7 @@ def test_a_gradient_that_is_not_finite_stops_before_anything_is_saved(bad_step, 
     saved = []
     plan = make_plan(Steps(bad_step, value))
     with pytest.raises(NonFiniteLoss, match=rf"step {bad_step + 1}: loss .*gradient norm {value}, learning rate 0\."):
-        run_fit(plan, callbacks=[lambda run: saved.append(run.memory["step"]) or run])
+        run_fit(plan, callbacks=[lambda run: saved.append(run.memory.step) or run])
     assert saved == ([3] if bad_step >= 3 else [])
 
 
@@ -146,7 +146,7 @@ def test_a_signal_saves_at_the_next_step_and_the_run_goes_on_from_there(signum, 
             run_fit(make_plan(advance, save=saved.append), callbacks=[log], interrupts=interrupts)
     assert stopped.value.signum == signum
     run = saved[-1]
-    assert run.memory["step"] == step == int(run.state)
+    assert run.memory.step == step == int(run.state)
     run = run_fit(make_plan(Steps()), run, callbacks=[log])
     assert run.memory == plain.memory
     assert int(run.state) == int(plain.state)
@@ -159,8 +159,8 @@ def log(run):
 def test_a_long_epoch_is_saved_on_the_way():
     saved = []
     run_fit(make_plan(Steps(), num_epochs=1, save=saved.append, is_save_due=lambda: True))
-    assert [run.memory["step"] for run in saved] == [1, 2]
-    assert saved[1].memory["sums"] == {"loss": 6.0, "correct": 4, "count": 8}
+    assert [run.memory.step for run in saved] == [1, 2]
+    assert saved[1].memory.sums == Sums(6.0, 4, 8)
 
 
 def test_signals_act_as_usual_after_the_first_and_outside():
@@ -179,7 +179,7 @@ def test_training_works_outside_of_the_main_thread():
 
     def target():
         with Interrupts() as interrupts:
-            done.append(run_fit(make_plan(Steps()), interrupts=interrupts).memory["step"])
+            done.append(run_fit(make_plan(Steps()), interrupts=interrupts).memory.step)
 
     thread = threading.Thread(target=target)
     thread.start()

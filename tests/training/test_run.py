@@ -153,7 +153,7 @@ def test_load_gives_the_same_run_from_the_directory_alone(finished):
 def test_load_takes_the_best_checkpoint_too(finished):
     done, workdir, _ = finished
     best = cbjax.load(workdir, checkpoint="best")
-    assert int(best.state.step) == done.memory["best"]["step"]
+    assert int(best.state.step) == done.memory.best.step
     with pytest.raises(ConfigError, match=r"checkpoint='first': must be 'last' or 'best'"):
         cbjax.load(workdir, checkpoint="first")
 
@@ -208,7 +208,7 @@ def test_the_classes_of_a_run_are_tables_with_their_names(finished):
 def test_best_is_the_earliest_of_the_highest(finished):
     done, workdir, _ = finished
     balanced = [row["validation/balanced_accuracy"] for row in read_rows(workdir / "metrics.jsonl")[:-1]]
-    assert done.memory["best"]["epoch"] == 1 + int(np.argmax(balanced))
+    assert done.memory.best.epoch == 1 + int(np.argmax(balanced))
 
 
 def test_deferred_weights_start_at_their_epoch(tmp_path):
@@ -224,7 +224,7 @@ def test_deferred_weights_start_at_their_epoch(tmp_path):
 
 def test_without_validation_only_the_last_state_is_reported(tmp_path):
     done = cbjax.train(digits("data.validation=0"), tmp_path)
-    assert done.memory["best"] is None
+    assert done.memory.best is None
     assert not [key for key in done.metrics if "best" in key or "validation" in key]
     with pytest.raises(WorkdirError, match="no checkpoint is the best; use the last"):
         cbjax.load(tmp_path, checkpoint="best")

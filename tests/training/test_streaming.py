@@ -331,7 +331,7 @@ def test_a_run_goes_on_where_a_listed_image_is_gone_or_repaired(tmp_path):
     with pytest.raises(DataError, match=r"are gone or have another size; .* data.on_bad_image=skip"):
         cbjax.train(settings(*config[:-1], "num_epochs=4"), workdir, extend=True)
     run = cbjax.train(settings(*config, "num_epochs=4"), workdir, extend=True)
-    assert run.memory["epoch"] == 4
+    assert run.memory.epoch == 4
     assert [row["image"] for row in read_rows(workdir / "bad_images.jsonl")] == [str(gone)]
     # What it went on with are its data from then on.
     cbjax.train(settings(*config[:-1], "num_epochs=4"), workdir)

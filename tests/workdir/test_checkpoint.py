@@ -36,7 +36,7 @@ def make_state(seed=0, count=1):
 
 
 def remember(step):
-    return {**memory.start(2), "step": step, "accuracy": [0.1 + 0.2, 1 / 3]}
+    return {**memory.to_json(memory.start(2)), "step": step, "accuracy": [0.1 + 0.2, 1 / 3]}
 
 
 def bits(state):
@@ -183,7 +183,7 @@ KILLED = """
 import os, signal, sys
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
-from cbjax import checkpoint, memory
+from cbjax.workdir.checkpoint import Checkpoints
 from tests.workdir.test_checkpoint import make_state, remember
 
 commit = ocp.path.atomicity.AtomicRenameTemporaryPath.finalize
@@ -196,7 +196,7 @@ async def finalize(self):
 
 
 ocp.path.atomicity.AtomicRenameTemporaryPath.finalize = finalize
-checkpoints = checkpoint.Checkpoints(sys.argv[1])
+checkpoints = Checkpoints(sys.argv[1])
 for step in (1, 2, 3):
     checkpoints.save(step, make_state(step), remember(step))
 checkpoints.finish()
