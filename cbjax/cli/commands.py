@@ -82,10 +82,10 @@ def _list_runs(options, runs, sizes):
 
 def _eval(options, overrides):
     from cbjax.cli import eval_files
-    from cbjax.config import test_time
+    from cbjax.config import evaluation
     from cbjax.workdir import files as workdirs
 
-    test_time.check_keys(overrides)
+    evaluation.check_keys(overrides)
     if options.out is not None:
         eval_files.check_out(options.out)
     place = Place(options.workdir)

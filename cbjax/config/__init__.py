@@ -1,8 +1,8 @@
 """Configurations: every key, what it takes, which values go together, and how two configurations differ.
 
 A configuration is a `ConfigDict` with the keys of `schema.KEYS`. `default` gives one to change, `load` reads a file by
-name or path and applies overrides. Whatever is wrong is a `ConfigError` that says the key, the rule and the value.
-What a key does to a run is not here: `training/components.py` turns most of them into objects.
+name or path and applies overrides. Every mistake raises a `ConfigError` that says the key, the rule and the value.
+What a key does in a run is not decided here: `training/components.py` turns most keys into objects.
 """
 
 from cbjax.config.compare import HOW_KEYS, READING_KEYS, check_resume, difference, fingerprint, of_all_processes

@@ -1,4 +1,4 @@
-"""Groups of classes that a config names, as places among the classes of its data."""
+"""Finds the classes of the groups in `evaluation.groups`, as indices into the class names of the data."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,15 +14,16 @@ def resolve(groups: Sequence[tuple[str, Sequence[str | int]]], class_names: Sequ
     """Finds the classes of each group.
 
     Args:
-      groups: (name, classes) of each, as `evaluation.groups` holds them; a class is its name, or its index among
-        `class_names`. As in `data.classes` a name comes first: the class named '9' need not be the tenth.
+      groups: a pair (name, classes) for each group, as in `evaluation.groups`. A class is given by its name or by its
+        index in `class_names`. A name wins over an index, as in `data.classes`: the class named '9' may not be the
+        tenth.
       class_names: [C] names in label order.
 
     Returns:
       Name -> places in [0, C), in rising order.
 
     Raises:
-      ConfigError: if there is no such class, or a group has one twice, by its name and by its index.
+      ConfigError: if a class does not exist, or a group names one twice: by its name and by its index.
     """
     places = {name: place for place, name in enumerate(class_names)}
     resolved = {}
@@ -30,7 +31,7 @@ def resolve(groups: Sequence[tuple[str, Sequence[str | int]]], class_names: Sequ
         found = [_place(group, member, places) for member in members]
         if len(set(found)) < len(found):
             again = next(class_names[place] for place in found if found.count(place) > 1)
-            raise ConfigError(f"evaluation.groups must have each class once in a group; got {again!r} again in {group}")
+            raise ConfigError(f"evaluation.groups must name each class once in a group; got {again!r} again in {group}")
         resolved[group] = np.sort(np.array(found, np.int64))
     return resolved
 

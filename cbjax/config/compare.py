@@ -1,4 +1,4 @@
-"""What two configurations share: whether a run may go on under another one, and by what name its figures are known."""
+"""Compares configurations: may a run go on under a changed one, and do two runs compute the same figures."""
 
 import hashlib
 import json
@@ -7,18 +7,19 @@ from typing import Any
 from cbjax.config.reading import Config, complete
 from cbjax.config.schema import KEYS, ConfigError, show
 
-# Keys that say which images are read where `data.name` does not: a folder may move, another is other data.
+# Keys that say which images are read when `data.name` alone does not. A run may go on when they change, since a folder
+# can move; its fingerprint holds them, since another folder usually holds other data.
 SOURCE_KEYS = ("data.file", "data.root", "data.train_list", "data.validation_list", "data.test_list")
 # Keys that say where images are and how they are read.
 READING_KEYS = (
     "data.data_dir",
     *SOURCE_KEYS,
-    "data.on_bad_image",  # before the first bad image both do the same
+    "data.on_bad_image",  # both values do the same until the first bad image
     "data.max_pixels",  # an image that is too large is a bad one
     "data.threads",
     "data.workers",
 )
-# Keys that say where or how a run is computed, not what: they may differ on a resume.
+# Keys that say where or how a run is computed, not what it computes: they may change when a run goes on.
 HOW_KEYS = (
     "parallel",
     "devices",
@@ -31,12 +32,12 @@ HOW_KEYS = (
     "log.tensorboard",
     "log.progress",
 )
-# Keys that came after figures were published under a fingerprint; at its default such a key does what was done before.
+# Keys added after figures were published. At its default such a key changes nothing, so fingerprints leave it out.
 LATER_KEYS: tuple[str, ...] = ("difficulty.smoothing",)
 
 
 def fingerprint(config: Config) -> str:
-    """Returns the SHA-256 of the keys that say what is computed from which data, as hexadecimal digits."""
+    """Returns the SHA-256, in hexadecimal, of all keys that say what is computed and from which data."""
     given = complete(config)
     what = {key: value for key, value in given.items() if key not in HOW_KEYS}
     what |= {key: given[key] for key in SOURCE_KEYS if given[key] is not None}
@@ -45,14 +46,14 @@ def fingerprint(config: Config) -> str:
 
 
 def difference(old: Config, new: Config) -> tuple[list[str], list[str]]:
-    """Returns the keys that differ: those that say how, and those that say what."""
+    """Returns the keys that differ, in two lists: keys that say how a run is computed, and keys that say what."""
     before, after = complete(old), complete(new)
     differing = [key for key in KEYS if before[key] != after[key]]
     return [key for key in differing if key in HOW_KEYS], [key for key in differing if key not in HOW_KEYS]
 
 
 def of_all_processes(config: Config) -> dict[str, Any]:
-    """Returns the keys and values that the processes of one run share; each may have its data elsewhere."""
+    """Returns the keys and values that must be equal in all processes of a run; each may keep its data elsewhere."""
     own = {*READING_KEYS} - {"data.on_bad_image"}
     return {key: value for key, value in complete(config).items() if key not in own}
 
@@ -61,15 +62,15 @@ def check_resume(old: Config, new: Config, extend: bool = False) -> list[str]:
     """Checks that a run of configuration `old` may go on under `new`.
 
     Args:
-      old: of the work directory.
-      new: of the command.
+      old: the configuration in the work directory.
+      new: the configuration of the command.
       extend: whether `num_epochs` may grow. Warm-up, decay and deferral are fractions of it, so they move with it.
 
     Returns:
-      A line to note for each difference that is allowed.
+      A line to print for each allowed difference.
 
     Raises:
-      ConfigError: with every difference that is not.
+      ConfigError: lists every difference that is not allowed.
     """
     how, what = difference(old, new)
     before, after = complete(old), complete(new)
@@ -79,7 +80,7 @@ def check_resume(old: Config, new: Config, extend: bool = False) -> list[str]:
         what.remove("num_epochs")
         how.append("num_epochs")
     if what:
-        advice = "use another work directory, or the settings there"
+        advice = "use another work directory, or the same settings"
         if what == ["num_epochs"]:
             advice = "add --extend to train for longer" if grows else "num_epochs may only grow"
         differences = "".join(f"\n  {lines[key]}" for key in what)

@@ -1,4 +1,4 @@
-"""Finds and runs the Python files that hold configurations and sweeps: those of cbjax by name, a user's by path."""
+"""Finds and runs the Python files that hold configurations and sweeps: by name if cbjax brings them, else by path."""
 
 import inspect
 import traceback
@@ -22,7 +22,7 @@ def call(spec: str | Path, function_name: str, folder: str = "", beside: Path | 
         if recipe is None:
             return path, function()
         if not inspect.signature(function).parameters:
-            raise ConfigError(f"{path} has no recipes; got {recipe!r}")
+            raise ConfigError(f"{path} has no recipes, so no name may follow the colon; got {recipe!r}")
         return path, function(recipe)
     except ConfigError:
         raise
@@ -35,9 +35,13 @@ def call(spec: str | Path, function_name: str, folder: str = "", beside: Path | 
 
 
 def find(spec: str, folder: str, beside: Path | None = None) -> tuple[Path, str | None]:
-    """Returns the path of a configuration file, by path or by name, and the recipe behind a colon; or ConfigError."""
+    """Returns the path of a configuration file, given by path or name, and the recipe after the colon, if any.
+
+    Raises:
+      ConfigError: if there is no such file.
+    """
     if not spec or "\0" in spec or len(spec) > LONGEST_TEXT:
-        raise ConfigError(f"a configuration must be the path or the name of a file; got {show(spec)}")
+        raise ConfigError(f"a configuration must be given by the path or the name of its file; got {show(spec)}")
     name, colon, recipe = (spec, "", "") if _existing(spec, beside) else spec.partition(":")
     path = _existing(name, beside)
     if path is None:
@@ -45,13 +49,13 @@ def find(spec: str, folder: str, beside: Path | None = None) -> tuple[Path, str 
         if name not in files:
             hint = did_you_mean(Path(name).stem, files)
             name = spec if "://" in spec else name
-            raise ConfigError(f"no configuration file {name}, and no name: the names are {', '.join(files)}{hint}")
+            raise ConfigError(f"there is no configuration file {name}; cbjax brings {', '.join(files)}{hint}")
         path = files[name]
     return path, recipe if colon else None
 
 
 def _existing(name: str, beside: Path | None) -> Path | None:
-    """Returns the file of a path, that in the folder of `beside` rather than that in the current one; None for none."""
+    """Returns the file at a path, looked for first beside the file `beside`, then in the current folder; else None."""
     try:
         path = Path(name).expanduser()
         for one in (beside.parent / path, path) if beside else (path,):

@@ -1,4 +1,4 @@
-"""The kinds of values that configuration keys take: numbers in a range, names of a list, tuples."""
+"""The kinds of values that configuration keys take: numbers in a range, names from a list, tuples."""
 
 import itertools
 import math
@@ -9,15 +9,15 @@ import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-# Longer than any path that a system takes, and than any name of a class.
+# Longer than any path that a system allows and any class name.
 LONGEST_TEXT = 4096
-# The bound of a whole number without one of its own: devices count in 32 bits.
+# Upper bound of whole numbers that have no bound of their own: devices count in 32 bits.
 LARGEST = 2**31 - 1
-LARGEST_GROUP = 10**6  # classes of a group
+LARGEST_GROUP = 10**6  # classes in a group
 
 
 class BrokenRule(ValueError):
-    """A value that cannot be taken for a reason that the rule does not say; the reason is its message."""
+    """A value is refused for a reason that the key's rule does not name; the message says the reason."""
 
 
 class Kind(NamedTuple):
@@ -25,9 +25,9 @@ class Kind(NamedTuple):
 
     Attributes:
       rule: the end of the sentence "KEY must be ...".
-      accept: a value -> the form in which it is kept; ValueError if it breaks the rule, BrokenRule to say more.
-      read: text of the command line -> a value for `accept`; ValueError if it cannot be one.
-      names: the names among the values, to find the one that a misspelling meant.
+      accept: value -> the form in which it is kept. Raises ValueError if it breaks the rule, BrokenRule to say more.
+      read: text of the command line -> value for `accept`. Raises ValueError if the text cannot be one.
+      names: the allowed names, if any; a misspelt value is compared with them.
     """
 
     rule: str
@@ -37,7 +37,7 @@ class Kind(NamedTuple):
 
 
 def integer(low: int, high: int = LARGEST) -> Kind:
-    """Whole numbers in [low, high]. 1.5, 2.0 and 1e3 are refused: nothing is rounded unasked."""
+    """Whole numbers in [low, high]. 1.5, 2.0 and 1e3 are refused, so nothing is rounded silently."""
 
     def accept(value):
         whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
@@ -51,11 +51,11 @@ def integer(low: int, high: int = LARGEST) -> Kind:
 def number(
     *, low: float | None = None, above: float | None = None, high: float | None = None, below: float | None = None
 ) -> Kind:
-    """Finite real numbers in an interval, `low` and `high` included, `above` and `below` not; kept as floats."""
+    """Finite real numbers in an interval, kept as floats; `low` and `high` are included, `above` and `below` not."""
 
     def accept(value):
         real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        if not real or not math.isfinite(value):  # of a whole number of hundreds of digits an OverflowError
+        if not real or not math.isfinite(value):  # OverflowError for an int of hundreds of digits
             raise ValueError
         if (low is not None and value < low) or (above is not None and value <= above):
             raise ValueError
@@ -96,14 +96,14 @@ def choice(*names: str) -> Kind:
 
 
 def text(what: str) -> Kind:
-    """Any text but the empty one, or a path; quotes around it on the command line are taken off."""
+    """A path, or any text that is not empty. On the command line, quotes around it are removed."""
 
     def accept(value):
         given = os.fspath(value) if isinstance(value, str | os.PathLike) else None
         if not given or not isinstance(given, str):
             raise ValueError
         if "\0" in given or len(given) > LONGEST_TEXT:
-            raise BrokenRule(f"it can have {LONGEST_TEXT} characters, none of them NUL")
+            raise BrokenRule(f"it can have at most {LONGEST_TEXT} characters, none of them NUL")
         return given
 
     def read(text):
@@ -113,20 +113,20 @@ def text(what: str) -> Kind:
 
 
 def prefixed(prefix: str, what: str) -> Kind:
-    """Text that begins with a prefix and goes on; `what` stands for the rest in the rule."""
+    """Text that begins with a prefix and does not end there; `what` stands for the rest in the rule."""
 
     def accept(value):
         if not isinstance(value, str) or not value.startswith(prefix) or not value.removeprefix(prefix).strip():
             raise ValueError
         if "\0" in value or len(value) > LONGEST_TEXT:
-            raise BrokenRule(f"it can have {LONGEST_TEXT} characters, none of them NUL")
+            raise BrokenRule(f"it can have at most {LONGEST_TEXT} characters, none of them NUL")
         return value
 
     return Kind(f"{prefix}{what}", accept, str)
 
 
 def either(*kinds: Kind) -> Kind:
-    """The first of the kinds that takes the value."""
+    """Values of any of the kinds; the first kind that accepts a value keeps it."""
 
     def first(attempt):
         reasons = []
@@ -148,11 +148,11 @@ def either(*kinds: Kind) -> Kind:
 
 
 def several(kind: Kind, *, increasing: bool = False) -> Kind:
-    """A tuple, each of its values of one kind; `0.8,0.9` or `(0.8, 0.9)` on the command line.
+    """Tuples whose values are all of one kind; `0.8,0.9` or `(0.8, 0.9)` on the command line.
 
     Args:
-      kind: of each value.
-      increasing: whether the values must be strictly increasing and at least one.
+      kind: kind of each value.
+      increasing: whether there must be at least one value, and each must be larger than the one before.
     """
 
     def accept(values):
@@ -173,10 +173,10 @@ def several(kind: Kind, *, increasing: bool = False) -> Kind:
 
 
 def named_groups(member: Kind) -> Kind:
-    """Names, each with its members: (("majority", (9,)), ("minority", (4, 7))), or a dictionary in a Python file.
+    """Groups with a name and members: (("majority", (9,)), ("minority", (4, 7))), or a dictionary in a Python file.
 
-    On the command line `majority=9; minority=4,7`; members with a comma, a semicolon or an equals sign in them can be
-    given in a file only.
+    On the command line they are written `majority=9; minority=4,7`. Members with a comma, a semicolon or an equals sign
+    in their names need a file.
 
     Args:
       member: kind of each member.
@@ -205,7 +205,7 @@ def named_groups(member: Kind) -> Kind:
         )
 
     return Kind(
-        f"groups like 'majority=9; minority=4,7', named by letters, digits, _ and -, each member {member.rule}",
+        f"groups like 'majority=9; minority=4,7', with names of letters, digits, _ and -, each member {member.rule}",
         accept,
         read,
     )

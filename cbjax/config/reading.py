@@ -1,4 +1,4 @@
-"""From a file, a dictionary and overrides to a configuration that has every key and obeys every rule."""
+"""Turns a file, a dictionary or overrides into a configuration that has every key and obeys every rule."""
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ def default() -> ConfigDict:
 
 
 def describe() -> str:
-    """Lists every key with its default, what it is for and the values that it takes, a line each."""
+    """Lists every key, one a line: its default, what it is for and which values it takes."""
     lines = []
     for key, (value, _, doc) in KEYS.items():
         start = "(required)" if key in REQUIRED else show(value)
@@ -33,10 +33,10 @@ def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
     """Reads a configuration file, applies overrides, fills in defaults and checks the whole.
 
     Args:
-      name_or_path: "digits_lt" (a file of the package), "configs/digits_lt.py" (a path), either with a recipe of the
-        file behind a colon: "cifar_lt:cdb".
-      overrides: "data.imbalance=50", read by the type of the key; "none" where a key may be not given. A whole number
-        must be written as one (1000, not 1e3). Of two for the same key the last counts.
+      name_or_path: "digits_lt" (a file of the package) or "configs/digits_lt.py" (a path). A recipe of the file may
+        follow a colon: "cifar_lt:cdb".
+      overrides: texts such as "data.imbalance=50". The key's type says how the value is read; "none" means not given.
+        A whole number must be written as one (1000, not 1e3). The last override of a key counts.
 
     Returns:
       The resolved configuration.
@@ -49,12 +49,12 @@ def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
 
 
 def combine(base: Mapping[str, Any], changes: Mapping[str, Any], for_all: Mapping[str, Any]) -> ConfigDict:
-    """Resolves a run of a sweep.
+    """Resolves the configuration of one run of a sweep.
 
     Args:
-      base: what `read` gave.
-      changes: dotted key -> value as from `accept`, of this run; each must have an effect in it.
-      for_all: what `read_overrides` gave for every run, which comes last.
+      base: result of `read`.
+      changes: dotted key -> value as from `accept`, for this run; each key must have an effect in it.
+      for_all: result of `read_overrides` for all runs of the sweep; it wins over the others.
 
     Raises:
       ConfigError: if a combination is wrong.
@@ -63,13 +63,13 @@ def combine(base: Mapping[str, Any], changes: Mapping[str, Any], for_all: Mappin
 
 
 def change(config: Config, overrides: Sequence[str]) -> ConfigDict:
-    """Applies overrides, as of `load`, to a configuration and checks the whole; raises ConfigError."""
+    """Applies overrides to a configuration, as `load` does, and checks the whole; raises ConfigError."""
     given = read_overrides(overrides)
     return _resolve(complete(config) | given, given)
 
 
 def resolve(config: Config) -> ConfigDict:
-    """Fills in defaults, brings values to their types and checks the whole; raises ConfigError."""
+    """Fills in defaults, gives each value its key's type and checks the whole; raises ConfigError."""
     return _resolve(complete(config))
 
 
@@ -79,17 +79,17 @@ def check(config: Config) -> None:
 
 
 def check_devices(batch_size: int, num_devices: int, key: str = "batch_size") -> None:
-    """Raises ConfigError, with the nearest sizes that fit, unless the devices divide the batch."""
+    """Raises ConfigError, with the nearest sizes that fit, unless the batch divides evenly over the devices."""
     refuse(rules.divisible(key, batch_size, num_devices))
 
 
 def check_shares(config: Config, num_devices: int) -> None:
-    """Raises ConfigError unless each device's share of a training batch can be cut as the configuration says."""
+    """Raises ConfigError unless each device can cut its share of a training batch as the configuration says."""
     refuse(rules.shares(complete(config), num_devices))
 
 
 def learning_rates(config: Config) -> tuple[float, float]:
-    """Returns the learning rate after the warm-up, scaled to the batch, and that of step 0 where there is a warm-up."""
+    """Returns two learning rates, both for this batch size: after the warm-up, and at its first step."""
     return rules.scaled_learning_rate(complete(config))
 
 
@@ -98,7 +98,7 @@ def choose_recipe(name: str | None, recipes: Mapping[str, T]) -> T:
     if name is None or name not in recipes:
         known = ", ".join(f":{recipe}" for recipe in recipes)
         raise ConfigError(
-            f"the configuration's name must be followed by a recipe, one of {known}; "
+            f"a recipe must follow the configuration's name, one of {known}; "
             f"got {name or 'none'}{did_you_mean(name, recipes)}"
         )
     return recipes[name]
@@ -110,7 +110,7 @@ def to_json(config: Config) -> str:
 
 
 def from_json(text: str) -> ConfigDict:
-    """Reads what `to_json` wrote; a key that came after it was written has its default."""
+    """Reads what `to_json` wrote; keys that are missing, such as later ones, get their defaults."""
     try:
         tree = json.loads(text)
     except ValueError as error:
@@ -128,7 +128,7 @@ def _nested(values: Mapping[str, Any]) -> ConfigDict:
     for key, value in values.items():
         section, _, name = key.rpartition(".")
         (tree.setdefault(section, {}) if section else tree)[name] = value
-    # The schema checks types, and knows better than the default's type: difficulty.tau is a name or a number.
+    # type_safe would allow the default's type only; the schema knows better: difficulty.tau is a name or a number.
     return ConfigDict(tree, type_safe=False)
 
 
@@ -141,7 +141,7 @@ def _flat(tree: Config) -> Iterator[tuple[str, Any]]:
 
 
 def _items(tree: Config, prefix: str) -> Iterator[tuple[str, Any]]:
-    """Yields the keys of one level and their values, also of placeholders."""
+    """Yields the keys and values of one level; raises ConfigError for a placeholder that must be filled."""
     if not isinstance(tree, ConfigDict):
         yield from ((f"{prefix}{name}", value) for name, value in tree.items())
         return
@@ -153,7 +153,7 @@ def _items(tree: Config, prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def complete(config: Config) -> dict[str, Any]:
-    """Returns dotted key -> value of every key, each value in its own type."""
+    """Returns dotted key -> value for every key, each value in its key's type."""
     if not isinstance(config, ConfigDict | Mapping):
         raise ConfigError(f"a configuration must be a ConfigDict, as from cbjax.config.load; got {show(config)}")
     return {key: entry.default for key, entry in KEYS.items()} | accept(dict(_flat(config)))
@@ -172,8 +172,8 @@ def read(spec: str | Path, beside: Path | None = None) -> dict[str, Any]:
     """Reads a configuration file, named as for `load`; returns dotted key -> value, combinations unchecked.
 
     Args:
-      spec: its path or name.
-      beside: the file that names it, in whose folder a relative path is looked for first.
+      spec: path or name of the file.
+      beside: the file that names `spec`; a relative path is looked for in its folder first.
     """
     path, result = files.call(spec, "get_config", beside=beside)
     try:

@@ -1,4 +1,4 @@
-"""Which configuration values go together: every check of a combination that needs neither data nor devices."""
+"""Checks which configuration values go together, as far as this can be said without data and devices."""
 
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
@@ -17,7 +17,7 @@ from cbjax.config.schema import (
     show,
 )
 
-# A key in the first column has an effect only where the key in the second has one of the values in the third.
+# A key in the first column has an effect only if the key in the second has one of the values in the third.
 EFFECTS = (
     ("loss.gamma", "loss.name", ("focal",)),
     ("weights.beta", "weights.name", ("class_balanced",)),
@@ -57,9 +57,9 @@ EFFECTS = (
     ("optim.decay_at", "optim.schedule", ("step",)),
     ("optim.decay_factor", "optim.schedule", ("step",)),
 )
-# Keys whose default means "off". Another value says something about the run, so without effect it is refused wherever
-# it was set. The others have a useful value for when they are needed (a recipe's beta stays when weights.name=uniform
-# is given), and are refused only where they are themselves given for a run that they can't affect.
+# Keys whose default means "off". Any other value asks for something, so it is refused if it has no effect, wherever it
+# was set. All other keys may keep a value that has no effect: a recipe's beta stays when weights.name=uniform is given.
+# They are refused only if they are given for this very run.
 STATEMENTS = (
     "weights.start",
     "data.file",
@@ -76,20 +76,20 @@ STATEMENTS = (
     "model.batch_norm_size",
     "model.pretrained",
 )
-# Names of groups whose figures would have the names of others: NAME_accuracy, NAME_precision.
+# Groups must not have these names: NAME_accuracy and NAME_precision are already names of other figures.
 TAKEN_GROUPS = ("many", "medium", "few", "balanced", "worst", "top5", "macro", "mean_average")
 WARMUPS = ("optim.warmup", "optim.warmup_epochs", "optim.warmup_steps")
 
 
 def problems(values: Mapping[str, Any], given: Collection[str] = ()) -> list[str]:
-    """Lists what is wrong with a configuration whose single values are all right.
+    """Lists what is wrong with a combination of values, each of which is right alone.
 
     Args:
-      values: dotted key -> value, of every key.
+      values: dotted key -> value, for every key.
       given: keys that were set for this one run, on the command line or in a sweep.
 
     Returns:
-      One line for each problem, with the key, the rule and the value; empty if there is none.
+      One line for each problem, with the key, the rule and the value.
     """
     missing = [f"{key} must be set: {KEYS[key].kind.rule}; got None" for key in REQUIRED if values[key] is None]
     return missing or [
@@ -103,7 +103,7 @@ def problems(values: Mapping[str, Any], given: Collection[str] = ()) -> list[str
 
 
 def divisible(key: str, batch_size: int, num_devices: int) -> Iterator[str]:
-    """Yields what to do where the devices do not divide a batch; nothing where they do."""
+    """Yields a message if the batch does not divide evenly over the devices."""
     if batch_size % num_devices:
         below = batch_size - batch_size % num_devices
         sizes = " or ".join(str(size) for size in (below, below + num_devices) if size)
@@ -115,12 +115,12 @@ def divisible(key: str, batch_size: int, num_devices: int) -> Iterator[str]:
 
 
 def shares(values: Mapping[str, Any], num_devices: int) -> Iterator[str]:
-    """Yields what to do where a device's share of a batch cannot be cut as the keys say; nothing where it can."""
+    """Yields a message if a device cannot cut its share of a batch as the keys say."""
     if values["batch_size"] % num_devices:
         yield from divisible("batch_size", values["batch_size"], num_devices)
         return
     share, parts = values["batch_size"] // num_devices, values["optim.accumulation"]
-    of_device = f"{share} images that a device has of batch_size={values['batch_size']}"
+    of_device = f"{share} images that each device gets from batch_size={values['batch_size']}"
     if share % parts:
         yield f"optim.accumulation must divide the {of_device}; got {parts}"
         return
@@ -131,18 +131,18 @@ def shares(values: Mapping[str, Any], num_devices: int) -> Iterator[str]:
 
 
 def without_effect(key: str, values: Mapping[str, Any]) -> Iterator[str]:
-    """Yields why a key has no effect beside the other values; nothing where it has one."""
+    """Yields why a key has no effect together with the other values; nothing if it has one."""
     for one, on, where in EFFECTS:
         applies = values[on] in where or (where == STREAMED and is_streamed(values[on]))
         if one == key and not applies:
             yield (
-                f"{key} must be left at {KEYS[key].default} unless {on} is {' or '.join(where)}, for it has no effect "
-                f"where {on} is {_shown(values[on])}; got {_shown(values[key])}"
+                f"{key} must stay at {KEYS[key].default} unless {on} is {' or '.join(where)}: it has no effect "
+                f"when {on} is {_shown(values[on])}; got {_shown(values[key])}"
             )
 
 
 def scaled_learning_rate(values: Mapping[str, Any]) -> tuple[float, float]:
-    """Returns the learning rate after the warm-up and that of step 0, for the batch at hand."""
+    """Returns the learning rate after the warm-up and the one at step 0, both for this batch size."""
     base, reference = values["optim.learning_rate"], values["optim.reference_batch_size"]
     rate = base if reference is None else base * values["batch_size"] / reference
     warmup_from = values["optim.warmup_from"]
@@ -159,13 +159,13 @@ def _data(values):
     name, classes, longtail = values["data.name"], values["data.classes"], values["data.longtail"]
     source_classes, image_size = SOURCES.get(name, (None, None))
     if name == "arrays" and values["data.file"] is None:
-        yield "data.file must be the .npz file to read where data.name is arrays; got None"
+        yield "data.file must be the .npz file to read when data.name is arrays; got None"
     may_bring_validation = name == "arrays" or is_streamed(name)
     if name == "digits" and not values["data.test"]:
-        yield "data.test must be above 0 where data.name is digits, which brings no test images; got 0"
+        yield "data.test must be above 0 when data.name is digits, which brings no test images; got 0"
     if values["weights.name"] == "difficulty" and not values["data.validation"] and not may_bring_validation:
         yield (
-            "data.validation must be above 0 where weights.name is difficulty, which is measured on held-out images; "
+            "data.validation must be above 0 when weights.name is difficulty, which is measured on held-out images; "
             "got 0: try data.validation=20"
         )
     if is_streamed(name):
@@ -174,7 +174,7 @@ def _data(values):
     if needed and image_size and needed != image_size:
         fitting = [model for model, size in MODELS.items() if size in (None, image_size)]
         yield (
-            f"model.name must be a network for {_size(image_size)} images where data.name is {name} "
+            f"model.name must be a network for {_size(image_size)} images when data.name is {name} "
             f"({', '.join(fitting)}); got {values['model.name']}, which needs {_size(needed)}"
             + (f": or set data.image_size={needed[0]}" if is_streamed(name) else "")
         )
@@ -188,7 +188,7 @@ def _data(values):
         counts = values["data.counts"]
         if not counts or (num_classes and len(counts) != num_classes):
             yield (
-                f"data.counts must have a number for each of the {num_classes or 'C'} classes where data.longtail is "
+                f"data.counts must have a number for each of the {num_classes or 'C'} classes when data.longtail is "
                 f"counts; got {len(counts)} of them"
             )
         if 0 in counts and values["weights.name"] in COUNT_WEIGHTS and values["weights.zero_count"] == "error":
@@ -198,10 +198,10 @@ def _data(values):
             )
     if longtail == "majority":
         if values["data.majority_ratio"] is None:
-            yield "data.majority_ratio must be set where data.longtail is majority; got None"
+            yield "data.majority_ratio must be set when data.longtail is majority; got None"
         if num_classes not in (2, None):
             yield (
-                f"data.classes must be two where data.longtail is majority, the larger first; got {num_classes} "
+                f"data.classes must be two when data.longtail is majority, the larger first; got {num_classes} "
                 "classes: try data.classes=9,4"
             )
 
@@ -211,27 +211,27 @@ def _streamed(values):
     if not is_streamed(name):
         return
     if name in ("list", "csv") and values["data.train_list"] is None:
-        yield f"data.train_list must be the file that lists the training images where data.name is {name}; got None"
+        yield f"data.train_list must be the file that lists the training images when data.name is {name}; got None"
     if name == "folder" and values["data.root"] is None:
-        yield "data.root must be the folder that has train/CLASS/*.jpg where data.name is folder; got None"
+        yield "data.root must be the folder that has train/CLASS/*.jpg when data.name is folder; got None"
     if values["data.normalization"] == "standardize":
         yield (
-            f"data.normalization must not be standardize where data.name is {name}, whose images are read as they are "
+            f"data.normalization must not be standardize when data.name is {name}, whose images are read as they are "
             "needed; got standardize: try data.normalization=imagenet"
         )
     if values["data.crop_padding"]:
         yield (
-            f"data.crop_padding must be 0 where data.name is {name}, whose images are cropped by data.crop_area; "
+            f"data.crop_padding must be 0 when data.name is {name}, whose images are cropped by data.crop_area; "
             f"got {values['data.crop_padding']}"
         )
     if values["data.resize"] is not None and values["data.resize"] < values["data.image_size"]:
         yield (
-            f"data.resize must be at least data.image_size, {values['data.image_size']}, which is cropped from it; "
+            f"data.resize must be at least data.image_size, {values['data.image_size']}, as the crop is cut from it; "
             f"got {values['data.resize']}"
         )
     if values["steps_per_dispatch"] not in (None, 1):
         yield (
-            f"steps_per_dispatch must be 1 or none where data.name is {name}, whose images come batch by batch; "
+            f"steps_per_dispatch must be 1 or none when data.name is {name}, whose images come batch by batch; "
             f"got {values['steps_per_dispatch']}"
         )
 
@@ -240,13 +240,13 @@ def _optim(values):
     warmups = [key for key in WARMUPS if values[key]]
     if len(warmups) > 1:
         listed = " and ".join(f"{key}={values[key]}" for key in warmups)
-        yield f"at most one of {', '.join(WARMUPS)} may be set, the others 0; got {listed}"
+        yield f"at most one of {', '.join(WARMUPS)} may be set, the others must be 0; got {listed}"
     rate, rate_from = scaled_learning_rate(values)
     if values["optim.warmup_from"] and not warmups:
-        yield f"optim.warmup_from must be left at 0 without a warm-up; got {values['optim.warmup_from']}"
+        yield f"optim.warmup_from must stay at 0 without a warm-up; got {values['optim.warmup_from']}"
     if rate_from > rate:
         yield f"optim.warmup_from must be at most optim.learning_rate, {rate:g} for this batch; got {rate_from}"
-    # How many steps an epoch has is known only with the data, so a warm-up in steps is not checked here.
+    # A warm-up in steps is not checked here: the number of steps in an epoch is known only with the data.
     fraction = values["optim.warmup"] or (values["optim.warmup_epochs"] or 0) / values["num_epochs"]
     end, what = (
         (values["optim.decay_at"][0], "the first of optim.decay_at")
@@ -256,7 +256,7 @@ def _optim(values):
     if fraction > end or fraction == 1:
         yield f"{warmups[0]} must end by {what}, {end} of num_epochs={values['num_epochs']}; got {values[warmups[0]]}"
     if values["optim.nesterov"] and not values["optim.momentum"]:
-        yield "optim.nesterov must be false where optim.momentum is 0; got True"
+        yield "optim.nesterov must be false when optim.momentum is 0; got True"
 
 
 def _groups(values):
@@ -264,16 +264,16 @@ def _groups(values):
     names = [name for name, _ in groups]
     for name in dict.fromkeys(names):
         if name in TAKEN_GROUPS:
-            yield f"evaluation.groups must not be named {', '.join(TAKEN_GROUPS)}, as other figures are; got {name}"
+            yield f"evaluation.groups must not be named {', '.join(TAKEN_GROUPS)}: other figures are; got {name}"
         if names.count(name) > 1:
             yield f"evaluation.groups must have different names; got {name} {names.count(name)} times"
     for name, members in groups:
         if twice := [member for member in dict.fromkeys(members) if members.count(member) > 1]:
-            yield f"evaluation.groups must have each class once in a group; got {show(twice[0])} again in {name}"
+            yield f"evaluation.groups must name each class once in a group; got {show(twice[0])} again in {name}"
 
 
 def _batch_sizes(values):
-    # What one device cannot cut, more cannot either.
+    # A batch that one device cannot cut, several cannot cut either.
     yield from shares(values, values["devices"] or 1)
     if values["devices"] and values["evaluation.batch_size"]:
         yield from divisible("evaluation.batch_size", values["evaluation.batch_size"], values["devices"])

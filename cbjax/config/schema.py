@@ -18,8 +18,8 @@ from cbjax.config.kinds import (
 )
 from cbjax.config.unknown import did_you_mean, show, unknown_key
 
-# Facts of the parts that a configuration names, so that it can be checked without importing them; tests/test_config.py
-# holds them against the registries. Sources: classes and image size [H, W], None where the user's file decides.
+# Facts about the parts that a configuration names, to check it without importing them. A test compares them with the
+# registries. Sources: number of classes and image size [H, W]; None if the user's file decides.
 SOURCES: dict[str, tuple[int | None, tuple[int, int] | None]] = {
     "digits": (10, (8, 8)),
     "arrays": (None, None),
@@ -36,10 +36,10 @@ SOURCES: dict[str, tuple[int | None, tuple[int, int] | None]] = {
     "csv": (None, None),
     "folder": (None, None),
 }
-# Sources whose images are read as they are needed, and cropped to data.image_size; so is every "tfds:NAME".
+# Sources whose images are read as they are needed and cropped to data.image_size, as are those of every "tfds:NAME".
 STREAMED = ("imagenet2012", "i_naturalist2017", "i_naturalist2018", "places365_small", "list", "csv", "folder")
 TFDS_PREFIX = "tfds:"
-# Models: the image size that they need, None for any.
+# Models: the image size that each needs; None for any.
 CIFAR_RESNETS = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
 IMAGENET_RESNETS = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 RESNETS = (*CIFAR_RESNETS, *IMAGENET_RESNETS)
@@ -55,11 +55,11 @@ NORMALIZATIONS = ("unit", "symmetric", "cifar", "imagenet", "standardize", "none
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be used; its message is all that a person needs to see."""
+    """A configuration cannot be used; the message says all that its author needs to know."""
 
 
 class Key(NamedTuple):
-    """A configuration key; a default of None means "not given", and then None is also a value."""
+    """A configuration key. A default of None means "not given"; such a key also accepts None."""
 
     default: Any
     kind: Kind
@@ -69,51 +69,51 @@ class Key(NamedTuple):
 _COUNT_OR_FRACTION = either(integer(0), number(above=0, below=1))
 _CLASS = either(integer(0), text("a class name"))
 
-# Numbers end where nobody means more: a slip of the finger is told at once, not by a full memory or an overflow.
+# Ranges end beyond what anybody means: a slip of the finger gives a message at once, not a full memory or an overflow.
 KEYS: dict[str, Key] = {
     "seed": Key(0, integer(0, 2**32 - 1), "random seed of the run"),
     "num_epochs": Key(100, integer(1, 10**6), "passes over the training images; schedules are fractions of it"),
-    "batch_size": Key(128, integer(1, 10**6), "images a step over all devices, which must divide it"),
-    "parallel": Key("shard_map", choice("shard_map", "pmap"), "how a step is spread over devices; equal results"),
+    "batch_size": Key(128, integer(1, 10**6), "images in a step, a multiple of the number of devices"),
+    "parallel": Key("shard_map", choice("shard_map", "pmap"), "how a step runs on several devices; equal results"),
     "devices": Key(None, integer(1, 10**6), "number of local devices to use (none: all)"),
-    "deterministic": Key(False, boolean(), "bit-equal repetition on a GPU, at some speed"),
+    "deterministic": Key(False, boolean(), "repeat a run to the bit on a GPU, somewhat slower"),
     "steps_per_dispatch": Key(
         None, integer(1, 10**5), "steps in one dispatch (none: an epoch; 1 on CPU with convolutions)"
     ),
     "data.name": Key(None, either(choice(*SOURCES), prefixed(TFDS_PREFIX, "NAME")), "data set"),
     "data.data_dir": Key(None, text("a folder"), "TFDS folder (none: CBJAX_DATA_DIR, else TFDS's own)"),
-    "data.file": Key(None, text("a .npz file"), "the user's file, for data.name=arrays"),
-    "data.root": Key(None, text("a folder"), "folder of the images (list, csv: none: that of the list)"),
+    "data.file": Key(None, text("a .npz file"), "the user's file (arrays)"),
+    "data.root": Key(None, text("a folder"), "folder of the images (list, csv; none: the list's folder)"),
     "data.train_list": Key(None, text("a file"), "training images, `path label` a line (list) or a table (csv)"),
-    "data.validation_list": Key(None, text("a file"), "the same of images held out for validation"),
-    "data.test_list": Key(None, text("a file"), "the same of test images"),
+    "data.validation_list": Key(None, text("a file"), "the same for validation images"),
+    "data.test_list": Key(None, text("a file"), "the same for test images"),
     "data.seed": Key(None, integer(0, 2**32 - 1), "seed of splits and subsets (none: seed)"),
     "data.classes": Key((), several(_CLASS), "classes to keep, in order; () for all"),
     "data.longtail": Key("natural", choice(*LONGTAILS), "how training images are made imbalanced"),
     "data.imbalance": Key(1.0, number(low=1, high=1e9), "largest over smallest class (exponential, step)"),
     "data.counts": Key((), several(integer(0)), "training images of each class (counts)"),
-    "data.majority_ratio": Key(None, number(low=0.5, below=1), "share of class 0 of two (majority)"),
-    "data.train_size": Key(None, integer(2), "training images in total (majority; none: as many as there are)"),
-    "data.validation": Key(0, _COUNT_OR_FRACTION, "held-out training images per class, a number or a fraction"),
+    "data.majority_ratio": Key(None, number(low=0.5, below=1), "share of class 0 among two classes (majority)"),
+    "data.train_size": Key(None, integer(2), "training images in total (majority; none: as many as possible)"),
+    "data.validation": Key(0, _COUNT_OR_FRACTION, "training images held out per class, a number or a fraction"),
     "data.test": Key(0, _COUNT_OR_FRACTION, "test images per class, a number or a fraction (0: the whole test split)"),
     "data.normalization": Key("standardize", choice(*NORMALIZATIONS), "how pixels are scaled"),
     "data.crop_padding": Key(0, integer(0, 4096), "pixels of padding before a random crop (0: no crop)"),
     "data.padding_mode": Key("zero", choice("zero", "reflect"), "what the padding holds"),
     "data.flip": Key(False, boolean(), "random horizontal flips"),
-    "data.image_size": Key(224, integer(1, 4096), "side of the network's input, for images read as they are needed"),
+    "data.image_size": Key(224, integer(1, 4096), "side of the network's input (images read as they are needed)"),
     "data.resize": Key(
         None, integer(1, 8192), "shorter side before the centre crop of evaluation (none: 8/7 image_size)"
     ),
     "data.crop_area": Key(0.08, number(above=0, high=1), "least share of the area in a random crop; 1: all, to 4:3"),
     "data.color_jitter": Key(0.0, number(low=0, high=1), "most change of brightness, contrast, saturation; 0 for none"),
-    "data.on_bad_image": Key("error", choice("error", "skip"), "what an image does that cannot be read"),
+    "data.on_bad_image": Key("error", choice("error", "skip"), "what to do with an image that cannot be read"),
     "data.max_pixels": Key(178_956_970, integer(1, 2**40), "most pixels of an image file; a larger one is a bad image"),
     "data.threads": Key(None, integer(1, 256), "threads that decode images, in each worker (none: one a core in all)"),
-    "data.workers": Key(0, integer(0, 256), "processes that decode images, one for 4 cores (0: this one's threads)"),
+    "data.workers": Key(0, integer(0, 256), "processes that decode images, about one for 4 cores (0: threads only)"),
     "data.sampler": Key("instance", choice(*SAMPLERS), "which images an epoch holds"),
-    "data.images_per_class": Key(4, integer(1, 10**6), "images of a class in a row (class_aware)"),
+    "data.images_per_class": Key(4, integer(1, 10**6), "images taken from a class in a row (class_aware)"),
     "model.name": Key(None, choice(*MODELS), "network"),
-    "model.shortcut": Key("average", choice(*SHORTCUTS), "shortcuts of CIFAR's ResNets where the size changes"),
+    "model.shortcut": Key("average", choice(*SHORTCUTS), "shortcuts in CIFAR's ResNets when the size changes"),
     "model.initialization": Key("glorot", choice("glorot", "he"), "first values of the kernels"),
     "model.final_bias": Key(
         "auto", choice("auto", "zero", "prior"), "last bias; prior is -log(C-1), auto is zero for softmax"
@@ -121,11 +121,11 @@ KEYS: dict[str, Key] = {
     "model.batch_norm_size": Key(
         None,
         either(choice("all"), integer(1, 10**6)),
-        "images of BatchNorm's statistics (none: a device's; all: all)",
+        "images that share BatchNorm's statistics (none: those of a device; all: the batch)",
     ),
     "model.zero_last_scale": Key(True, boolean(), "blocks of ImageNet's ResNets start as identities"),
-    "model.dtype": Key("float32", choice("float32", "bfloat16"), "activations; all that is kept is float32"),
-    "model.remat": Key(False, boolean(), "compute blocks twice to save memory"),
+    "model.dtype": Key("float32", choice("float32", "bfloat16"), "type of activations; parameters stay float32"),
+    "model.remat": Key(False, boolean(), "compute blocks twice, to save memory"),
     "model.pretrained": Key(
         None, text("a .safetensors or .npz file"), "first weights, named as in torchvision and timm"
     ),
@@ -135,28 +135,28 @@ KEYS: dict[str, Key] = {
     "loss.mean": Key("batch", choice("batch", "weight_sum"), "what divides the sum of the losses"),
     "weights.name": Key("uniform", choice(*WEIGHTS), "class weights; difficulty is CDB"),
     "weights.beta": Key(0.9999, number(low=0, high=1), "beta of the effective number (class_balanced)"),
-    "weights.zero_count": Key("error", choice("error", "ignore"), "what a class without training images does"),
+    "weights.zero_count": Key("error", choice("error", "ignore"), "what to do about a class without training images"),
     "weights.start": Key(0.0, number(low=0, below=1), "fraction of training with equal weights first (DRW)"),
     "difficulty.tau": Key("dynamic", either(choice("dynamic"), number(low=0, high=100)), "power of the difficulty"),
     "difficulty.formula": Key("paper", choice(*TAU_FORMULAS), "form of the dynamic tau"),
     "difficulty.floor": Key(0.01, number(low=0, below=1), "least difficulty (the paper: 0)"),
-    "difficulty.smoothing": Key(0.0, number(low=0, below=1), "share of the last accuracies kept, against swings"),
+    "difficulty.smoothing": Key(0.0, number(low=0, below=1), "share of the last accuracies to keep, against swings"),
     "difficulty.scale": Key(True, boolean(), "scale the weights to sum to the number of classes"),
     "optim.learning_rate": Key(0.1, number(low=1e-30, high=1e30), "base learning rate"),
     "optim.reference_batch_size": Key(
         None,
         integer(1, 10**6),
-        "batch that learning_rate is meant for; it grows with batch_size (none: it is used as it is)",
+        "batch size that learning_rate is meant for; the rate is scaled to batch_size (none: not scaled)",
     ),
     "optim.accumulation": Key(
-        1, integer(1, 10**6), "parts of a batch that a step takes one after another, to save memory"
+        1, integer(1, 10**6), "parts of a batch that a step computes one after another, to save memory"
     ),
     "optim.momentum": Key(0.9, number(low=0, below=1), "momentum of SGD"),
     "optim.nesterov": Key(False, boolean(), "Nesterov's momentum"),
     "optim.weight_decay": Key(2e-4, number(low=0, high=1e6), "L2 added to the gradient"),
     "optim.decay_rule": Key("all", choice("all", "kernels"), "parameters that decay; kernels: no BatchNorm, no bias"),
     "optim.schedule": Key("step", choice("step", "cosine", "constant"), "learning rate over training"),
-    "optim.decay_at": Key((0.8, 0.9), several(number(above=0, high=1), increasing=True), "where it drops (step)"),
+    "optim.decay_at": Key((0.8, 0.9), several(number(above=0, high=1), increasing=True), "when it drops (step)"),
     "optim.decay_factor": Key(0.01, number(above=0, high=1), "factor of each drop (step)"),
     "optim.warmup": Key(0.0, number(low=0, below=1), "linear warm-up, as a fraction of num_epochs"),
     "optim.warmup_epochs": Key(None, number(low=0, high=1e6), "the same in epochs"),
@@ -164,16 +164,16 @@ KEYS: dict[str, Key] = {
     "optim.warmup_from": Key(
         0.0,
         either(choice("base"), number(low=0, high=1e6)),
-        "rate at step 0 of the warm-up; base: learning_rate, not scaled",
+        "learning rate at step 0 of the warm-up; base: learning_rate, not scaled",
     ),
-    "evaluation.batch_size": Key(None, integer(1, 10**6), "images a step of evaluation (none: batch_size)"),
+    "evaluation.batch_size": Key(None, integer(1, 10**6), "images in a step of evaluation (none: batch_size)"),
     "evaluation.test_every": Key(
         0, integer(0, 10**6), "epochs between test evaluations, for curves only (0: at the end)"
     ),
-    "evaluation.groups": Key((), named_groups(_CLASS), "groups of classes to give recall and precision of"),
+    "evaluation.groups": Key((), named_groups(_CLASS), "groups of classes whose recall and precision are given"),
     "checkpoint.every_epochs": Key(1, integer(1, 10**6), "epochs between checkpoints of a run alone"),
     "checkpoint.every_minutes": Key(
-        10.0, number(above=0), "minutes between checkpoints within an epoch, or of a group of runs"
+        10.0, number(above=0), "minutes between checkpoints within an epoch, and of runs trained at once"
     ),
     "log.tensorboard": Key(True, boolean(), "write TensorBoard event files"),
     "log.progress": Key(
@@ -183,11 +183,11 @@ KEYS: dict[str, Key] = {
     ),
 }
 SECTIONS = tuple(dict.fromkeys(key.split(".")[0] for key in KEYS if "." in key))
-REQUIRED = ("data.name", "model.name")  # without a default: no guess would be right for the user's data
+REQUIRED = ("data.name", "model.name")  # these have no default: no guess would fit the user's data
 
 
 def accept(values: Mapping[str, Any], as_text: bool = False) -> dict[str, Any]:
-    """Brings the values of dotted keys to their own types.
+    """Checks values and gives each its key's type.
 
     Args:
       values: dotted key -> value.
@@ -197,7 +197,7 @@ def accept(values: Mapping[str, Any], as_text: bool = False) -> dict[str, Any]:
       Dotted key -> value in the form in which it is kept.
 
     Raises:
-      ConfigError: with every unknown key and every value that breaks its key's rule.
+      ConfigError: lists every unknown key and every value that breaks its key's rule.
     """
     accepted: dict[str, Any] = {}
     problems: list[str] = []
@@ -219,7 +219,7 @@ def accept(values: Mapping[str, Any], as_text: bool = False) -> dict[str, Any]:
 
 
 def refuse(problems: Iterable[str]) -> None:
-    """Raises ConfigError with all of the problems, a line each; returns if there is none."""
+    """Raises ConfigError with all problems, a line each; does nothing if there are none."""
     lines = list(problems)
     if lines:
         raise ConfigError("\n".join(lines))
@@ -232,10 +232,10 @@ def rule(key: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Returns a NumPy or JAX array, and a number of theirs, as the lists and numbers of Python."""
+    """Turns arrays and numbers of NumPy or JAX into lists and numbers of Python."""
     return value.tolist() if hasattr(value, "tolist") and hasattr(value, "shape") else value
 
 
 def is_streamed(name: str) -> bool:
-    """Says whether the images of a source are read as they are needed."""
+    """Returns whether the images of a source are read as they are needed."""
     return name in STREAMED or name.startswith(TFDS_PREFIX)

@@ -1,12 +1,12 @@
-"""What a person who wrote a name that is none probably meant."""
+"""Messages about unknown keys and names, with the one that was probably meant."""
 
 import difflib
 import re
 from collections.abc import Collection, Iterable
 from typing import Any
 
-LONGEST_NAME = 60  # characters of a word that may be a misspelt name; to compare longer ones takes long
-# What other libraries call a key, in small letters -> what it is called here.
+LONGEST_NAME = 60  # characters of a word that may be a misspelt name; comparing longer words takes long
+# Name of a key in other libraries, in small letters -> its name here.
 ELSEWHERE = {
     **dict.fromkeys(("lr", "base_lr", "initial_lr"), "optim.learning_rate"),
     **dict.fromkeys(("epochs", "n_epochs", "max_epochs", "num_train_epochs"), "num_epochs"),
@@ -28,23 +28,23 @@ ELSEWHERE = {
 
 
 def show(value: Any) -> str:
-    """Writes a value for a message, cut where it is long."""
+    """Writes a value for a message, and cuts a long one."""
     try:
         text = repr(value)
-    except Exception:  # Python writes no whole number of more than 4,300 digits
+    except Exception:  # Python refuses to write a whole number of more than 4,300 digits
         return f"a value of type {type(value).__name__} that is too long to show"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def did_you_mean(word: Any, names: Iterable[str]) -> str:
-    """Ends a message with the name that is nearest to the word, if one is near."""
+    """Returns the end of a message: the name most similar to the word, or nothing if none is similar."""
     short = isinstance(word, str) and len(word) <= LONGEST_NAME
     nearest = difflib.get_close_matches(word, names, n=1) if short else []
     return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
 def unknown_key(key: Any, value: Any, keys: Collection[str]) -> str:
-    """Says what was probably meant, where one key is near; else lists the keys of the group, or the groups."""
+    """Returns the message for an unknown key: the key probably meant, else the keys of its group, else the groups."""
     sections = tuple(dict.fromkeys(known.split(".")[0] for known in keys if "." in known))
     if key in sections:
         return f"{key} is a group of keys, {_keys_of(key, keys)}; got {show(value)}"
@@ -55,7 +55,7 @@ def unknown_key(key: Any, value: Any, keys: Collection[str]) -> str:
         group: str | None = section
         own = [known for known in keys if known.startswith(f"{section}.")]
         meant = difflib.get_close_matches(key, own, n=1, cutoff=0.8) or _meant(leaf, keys, near=False)
-        meant = meant if len(meant) == 1 else []  # optim.name: four other groups have a name
+        meant = meant if len(meant) == 1 else []  # for optim.name there are four: other groups have a name
     else:
         group = next(iter(difflib.get_close_matches(section or leaf, sections, n=1, cutoff=0.7)), None)
         meant = _meant(leaf, keys, near=True)
@@ -69,7 +69,7 @@ def unknown_key(key: Any, value: Any, keys: Collection[str]) -> str:
 
 
 def _meant(word: str, keys: Collection[str], near: bool) -> list[str]:
-    """Returns the keys that end in a word, or that other libraries call so; else those that end in one `near` it."""
+    """Returns the keys that end in a word or have this name in other libraries; with `near`, also similar keys."""
     leaves = {known: known.rpartition(".")[2] for known in keys}
     nearest = difflib.get_close_matches(word, set(leaves.values()), n=1, cutoff=0.8) if near else []
     for wanted in (word, *nearest):

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from cbjax import data
-from cbjax.config import ConfigError, test_time
+from cbjax.config import ConfigError, evaluation
 from cbjax.data import DataError, augment, labelled
 from cbjax.data.records import quote
 from cbjax.data.sampling import Batches
@@ -98,8 +98,8 @@ def examine(
       workdir: of the run.
       split: "validation" or "test".
       checkpoint: "last" or "best".
-      overrides: "data.image_size=320", of `config_test_time.KEYS`; without any the figures are those of the training,
-        to the bit on the same devices. "data.test_list=other.csv" and the like (`config_test_time.new_data`) name new
+      overrides: "data.image_size=320", of `config.evaluation.KEYS`; without any the figures are those of the training,
+        to the bit on the same devices. "data.test_list=other.csv" and the like (`config.evaluation.new_data`) name new
         data, unless they are the run's own at another place. Normalisation and classes stay those of the run.
 
     Raises:
@@ -110,13 +110,13 @@ def examine(
     home = open_workdir(workdir)
     place = home.files
     own, facts = workdirs.read_config(place), workdirs.read_facts(place)
-    new = test_time.new_data(own, overrides, split)
+    new = evaluation.new_data(own, overrides, split)
     dataset = None if new is None else _own_data(own, overrides, facts)
     if new is not None and dataset is None:
-        config, changes = test_time.change(own, new.overrides)
+        config, changes = evaluation.change(own, new.overrides)
     else:
         new = None
-        config, changes = test_time.change(own, overrides)
+        config, changes = evaluation.change(own, overrides)
         if not facts["sizes"].get(split):
             raise ConfigError(f"split={split!r}: the run has no such images; it has {facts['sizes']}")
     check_main_guard(config.data.workers)
@@ -164,7 +164,7 @@ def examine(
 def _own_data(config, overrides, facts):
     """Returns the run's data where overrides say only where they are now; None where those are others."""
     try:
-        dataset = data.of_config(test_time.change(config, overrides)[0])
+        dataset = data.of_config(evaluation.change(config, overrides)[0])
     except (ConfigError, DataError):
         return None
     return dataset if workdirs.describe_data(dataset)["sha256"] == facts["sha256"] else None

@@ -61,7 +61,7 @@ def test_what_is_no_group_is_refused_in_a_file(value):
         *((f"{name}=1", f"must not be named many, .*; got {name}") for name in ("many", "balanced", "macro", "worst")),
         ("mean_average=1", "must not be named .*; got mean_average"),
         ("a=1; b=2; a=3", "must have different names; got a 2 times"),
-        ("a=1,2,1", "must have each class once in a group; got 1 again in a"),
+        ("a=1,2,1", "must name each class once in a group; got 1 again in a"),
     ],
 )
 def test_names_and_members_that_clash_are_refused(text, message):

@@ -39,8 +39,8 @@ def write(folder, text, name="mine.py"):
 
 
 def test_the_default_has_every_key_and_lacks_only_what_must_be_set():
-    keys = {key for key, _ in reading._flat(config.default())}
-    assert keys == set(schema.KEYS)
+    assert set(config.default().to_dict()) == {key.split(".")[0] for key in schema.KEYS}
+    assert reading.complete(config.default()) == {key: default for key, (default, _, _) in schema.KEYS.items()}
     with pytest.raises(ConfigError, match=r"data\.name must be set: .*\nmodel\.name must be set"):
         config.check(config.default())
     complete = config.default()
@@ -135,7 +135,7 @@ def test_the_heads_of_large_recipes_count_their_steps():
 def test_an_unknown_recipe_or_name_is_refused_with_the_known_ones():
     assert "one of :cui, :cdb; got cbd; did you mean cdb?" in refusal("cifar_lt:cbd")
     assert "one of :cui, :cdb; got none" in refusal("cifar_lt")
-    assert "digits_lt.py has no recipes; got 'cdb'" in refusal("digits_lt:cdb")
+    assert "digits_lt.py has no recipes, so no name may follow the colon; got 'cdb'" in refusal("digits_lt:cdb")
     message = refusal("digit_lt")
     assert "no configuration file digit_lt" in message
     assert "imagenet, imagenet_lt, inaturalist, mnist_binary, own_images; did you mean digits_lt?" in message
@@ -163,7 +163,7 @@ def test_names_are_found_in_the_package_first(tmp_path, monkeypatch):
     write(package / "configs", text, "installed.py")
     monkeypatch.setattr(files, "__file__", str(package / "config" / "files.py"))
     assert config.load("installed").model.name == "lenet5"
-    assert "the names are installed" in refusal("digits_lt")
+    assert "cbjax brings installed" in refusal("digits_lt")
 
 
 @pytest.mark.parametrize(

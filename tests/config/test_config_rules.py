@@ -23,12 +23,12 @@ WRONG_COMBINATIONS = [
     ),
     ("digits_lt", ["optim.warmup_from=0.1"], "optim.warmup_from", "at most optim.learning_rate, 0.02", "got 0.1"),
     ("mnist_binary", ["optim.warmup_from=1e-4"], "optim.warmup_from", "without a warm-up", "got 0.0001"),
-    ("digits_lt", ["optim.nesterov=true", "optim.momentum=0"], "optim.nesterov", "where optim.momentum is 0", "True"),
+    ("digits_lt", ["optim.nesterov=true", "optim.momentum=0"], "optim.nesterov", "when optim.momentum is 0", "True"),
     ("digits_lt", ["optim.schedule=constant", "optim.decay_factor=0.5"], "optim.decay_factor", "is step", "got 0.5"),
     ("cifar_lt:cui", ["weights.name=difficulty"], "data.validation", "measured on held-out images", "got 0"),
     ("digits_lt", ["weights.name=difficulty", "data.validation=0"], "data.validation", "must be above 0", "got 0"),
     ("digits_lt", ["data.test=0"], "data.test", "brings no test images", "got 0"),
-    ("digits_lt", ["data.longtail=natural"], "data.imbalance", "no effect where data.longtail is natural", "got 20.0"),
+    ("digits_lt", ["data.longtail=natural"], "data.imbalance", "no effect when data.longtail is natural", "got 20.0"),
     ("digits_lt", ["data.counts=5,4"], "data.counts", "unless data.longtail is counts", "got (5, 4)"),
     ("digits_lt", ["data.longtail=counts", "data.imbalance=1"], "data.counts", "each of the 10 classes", "got 0 of"),
     (
@@ -59,20 +59,20 @@ WRONG_COMBINATIONS = [
     ("mnist_binary", ["data.classes=9,10"], "data.classes", "must be below 10", "got 10"),
     ("digits_lt", ["data.name=arrays"], "data.file", "the .npz file to read", "None"),
     ("digits_lt", ["data.file=mine.npz"], "data.file", "unless data.name is arrays", "got mine.npz"),
-    ("digits_lt", ["model.name=lenet5"], "model.name", "a network for 8x8 images where data.name is digits", "lenet5"),
+    ("digits_lt", ["model.name=lenet5"], "model.name", "a network for 8x8 images when data.name is digits", "lenet5"),
     ("cifar_lt:cdb", ["model.name=digits_cnn"], "model.name", "(resnet20, resnet32", "got digits_cnn, which needs 8x8"),
     ("digits_lt", ["model.shortcut=projection"], "model.shortcut", "unless model.name is resnet20", "got projection"),
     ("digits_lt", ["model.batch_norm_size=all"], "model.batch_norm_size", "no effect", "got all"),
     ("cifar_lt:cui", ["model.name=resnet18", "model.shortcut=projection"], "model.shortcut", "resnet110", "projection"),
     ("cifar_lt:cui", ["model.dtype=bfloat16"], "model.dtype", "unless model.name is resnet10 or", "got bfloat16"),
-    ("cifar_lt:cui", ["model.pretrained=x.npz"], "model.pretrained", "no effect where model.name is resnet32", "x.npz"),
+    ("cifar_lt:cui", ["model.pretrained=x.npz"], "model.pretrained", "no effect when model.name is resnet32", "x.npz"),
     ("cifar_lt:cui", ["loss.label_smoothing=0.1"], "loss.label_smoothing", "unless loss.name is softmax", "got 0.1"),
-    ("cifar_lt:cui", ["optim.accumulation=3"], "optim.accumulation", "the 128 images that a device has", "got 3"),
+    ("cifar_lt:cui", ["optim.accumulation=3"], "optim.accumulation", "the 128 images that each device gets", "got 3"),
     (
         "cifar_lt:cui",
         ["devices=4", "optim.accumulation=2", "model.batch_norm_size=32"],
         "model.batch_norm_size",
-        "the 32 images that a device has of batch_size=128 in each of 2 parts, 16",
+        "the 32 images that each device gets from batch_size=128 in each of 2 parts, 16",
         "got 32",
     ),
     ("mnist_binary", ["optim.warmup_from=base"], "optim.warmup_from", "without a warm-up", "got base"),
@@ -85,22 +85,22 @@ WRONG_COMBINATIONS = [
     ),
     ("digits_lt", ["loss.gamma=2"], "loss.gamma", "unless loss.name is focal", "got 2.0"),
     ("digits_lt", ["weights.beta=0.9"], "weights.beta", "unless weights.name is class_balanced", "got 0.9"),
-    ("digits_lt", ["weights.start=0.8"], "weights.start", "no effect where weights.name is uniform", "got 0.8"),
-    ("cifar_lt:cdb", ["weights.zero_count=ignore"], "weights.zero_count", "where weights.name is difficulty", "ignore"),
+    ("digits_lt", ["weights.start=0.8"], "weights.start", "no effect when weights.name is uniform", "got 0.8"),
+    ("cifar_lt:cdb", ["weights.zero_count=ignore"], "weights.zero_count", "when weights.name is difficulty", "ignore"),
     ("cifar_lt:cui", ["difficulty.tau=1"], "difficulty.tau", "unless weights.name is difficulty", "got 1.0"),
     (
         "cifar_lt:cdb",
         [*FOLDER, "data.name=list", "data.root=none"],
         "data.train_list",
-        "images where data.name",
+        "images when data.name",
         "None",
     ),
-    ("cifar_lt:cdb", [*FOLDER, "data.root=none"], "data.root", "train/CLASS/*.jpg where data.name is folder", "None"),
+    ("cifar_lt:cdb", [*FOLDER, "data.root=none"], "data.root", "train/CLASS/*.jpg when data.name is folder", "None"),
     ("cifar_lt:cdb", ["data.root=x"], "data.root", "unless data.name is list or csv or folder", "got x"),
     ("digits_lt", ["data.test_list=x"], "data.test_list", "unless data.name is list or csv", "got x"),
-    ("digits_lt", ["data.color_jitter=0.4"], "data.color_jitter", "where data.name is digits", "got 0.4"),
+    ("digits_lt", ["data.color_jitter=0.4"], "data.color_jitter", "when data.name is digits", "got 0.4"),
     ("digits_lt", ["data.image_size=224", "data.crop_area=0.05"], "data.crop_area", "imagenet2012 or", "got 0.05"),
-    ("digits_lt", ["data.on_bad_image=skip"], "data.on_bad_image", "has no effect where data.name is digits", "skip"),
+    ("digits_lt", ["data.on_bad_image=skip"], "data.on_bad_image", "has no effect when data.name is digits", "skip"),
     ("digits_lt", ["data.images_per_class=2"], "data.images_per_class", "unless data.sampler is class_aware", "got 2"),
     (
         "cifar_lt:cdb",
@@ -203,7 +203,9 @@ def test_the_shares_of_the_devices_at_hand_are_checked():
         ConfigError, match=r"^model.batch_norm_size must divide the 16 images .* in each of 4 parts, 4; got 8$"
     ):
         config.check_shares(loaded, 8)
-    with pytest.raises(ConfigError, match=r"^optim.accumulation must divide the 2 images .* of batch_size=128; got 4$"):
+    with pytest.raises(
+        ConfigError, match=r"optim.accumulation must divide the 2 images .* from batch_size=128; got 4$"
+    ):
         config.check_shares(loaded, 64)
     with pytest.raises(ConfigError, match=r"^batch_size must be a multiple of the number of devices, 3; got 128"):
         config.check_shares(loaded, 3)

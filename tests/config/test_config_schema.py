@@ -211,9 +211,9 @@ def test_numbers_that_nobody_means_are_refused_with_their_key_or_are_taken():
         ("data.image_size=1000000", "from 1 to 4096"),
         ("data.workers=1000000", "from 0 to 256"),
         ("optim.learning_rate=1e-320", "at least 1e-30"),
-        ("data.root=" + "x" * 5000, "it can have 4096 characters"),
+        ("data.root=" + "x" * 5000, "it can have at most 4096 characters"),
         ("data.root=a\0b", "none of them NUL"),
-        ("data.name=tfds:" + "x" * 10**6, "it can have 4096 characters"),
+        ("data.name=tfds:" + "x" * 10**6, "it can have at most 4096 characters"),
     ],
 )
 def test_a_number_or_a_text_that_is_too_large_is_refused(override, rule):

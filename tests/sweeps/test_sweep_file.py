@@ -68,7 +68,7 @@ def paper(figures):
     ("sweep", "message"),
     [
         ("Sweep('digits_lt', choices('a', {'x': {'seed': -1}}))", "run x of .*mine.py: seed must be a whole number"),
-        ("Sweep('digits_lt', choices('a', {'x': {'loss.gamma': 2.0}}))", "run x of .*loss.gamma must be left at 1.0"),
+        ("Sweep('digits_lt', choices('a', {'x': {'loss.gamma': 2.0}}))", "run x of .*loss.gamma must stay at 1.0"),
         ("Sweep('digit_lt', seeds(1))", "did you mean digits_lt"),
         ("Sweep('digits_lt', chain(seeds(1), seeds(1)))", "needs a folder of its own.* has 'seed_0'; so has"),
         (
@@ -202,9 +202,7 @@ def test_what_runs_differ_in_cannot_be_changed_for_all_of_them():
 def test_what_has_no_effect_in_any_run_cannot_be_changed_for_all_of_them(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text("from cbjax.variants import *\ndef get_sweep():\n    return Sweep('digits_lt', seeds(2))\n")
-    with pytest.raises(
-        ConfigError, match=r"mine.py: loss.gamma must be left at 1.0 .*; got 3.0; the same holds in every"
-    ):
+    with pytest.raises(ConfigError, match=r"mine.py: loss.gamma must stay at 1.0 .*; got 3.0; the same holds in every"):
         file.load(path, ["loss.gamma=3"])
     assert len(file.load(path, ["loss.gamma=3", "loss.name=focal"])[1]) == 2
     assert len(file.load("digits_lt", ["weights.beta=0.9"])[1]) == 12

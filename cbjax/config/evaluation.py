@@ -1,4 +1,4 @@
-"""What of a run's config may change when its checkpoint is evaluated again."""
+"""Says which keys of a run's config may change when its checkpoint is evaluated again, and changes them."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -9,11 +9,11 @@ from cbjax import config as configs
 from cbjax.config.compare import SOURCE_KEYS
 from cbjax.config.schema import did_you_mean, refuse, show
 
-# What the papers change at test time, and where and how the images are read. Anything else belongs to the training.
+# What papers change at test time, and where and how images are read. All other keys belong to the training.
 KEYS = (
     "data.image_size",
     "data.resize",
-    "data.name",  # of new data alone
+    "data.name",  # for new data only
     "evaluation.batch_size",
     "evaluation.groups",
     "parallel",
@@ -23,10 +23,10 @@ KEYS = (
 
 
 def check_keys(overrides: Sequence[str]) -> None:
-    """Refuses overrides ("data.image_size=320") of any other key, and values that no run takes; raises ConfigError."""
+    """Checks overrides ("data.image_size=320"); raises ConfigError for other keys and for values that no run takes."""
     keys = [override.partition("=")[0].strip() for override in overrides]
     refuse(
-        f"{key} cannot be changed for an evaluation; {', '.join(KEYS)} can{did_you_mean(key, KEYS)}"
+        f"{key} cannot change for an evaluation; these keys can: {', '.join(KEYS)}{did_you_mean(key, KEYS)}"
         for key in keys
         if key not in KEYS
     )
@@ -38,8 +38,8 @@ class Place(NamedTuple):
 
     Attributes:
       kind: "arrays", "folder", "list" or "csv".
-      places: name of a key of the section data -> its value.
-      overrides: what else is changed.
+      places: key without its "data." -> its value.
+      overrides: all other overrides.
     """
 
     kind: str
@@ -48,13 +48,14 @@ class Place(NamedTuple):
 
 
 def new_data(config: ConfigDict, overrides: Sequence[str], split: str) -> Place | None:
-    """Returns where the labelled data are that overrides name; None where they name none.
+    """Returns where the new labelled data are; None if the overrides name none.
 
-    data.file names arrays, data.root a folder (for a run on a list or a CSV only with data.name=folder), data.test_list
-    or data.validation_list a list, or a CSV if its name ends so. `data.name` says it otherwise.
+    The key tells the kind of the data. data.file names arrays. data.root names a folder; for a run on a list or a CSV
+    this needs data.name=folder too. data.test_list and data.validation_list name a CSV if the file's name ends in .csv,
+    else a list. `data.name`, if given, decides instead.
 
     Raises:
-      ConfigError: if `data.name` is given and not where the data are, or a key is wrong.
+      ConfigError: if `data.name` is given without the key that says where the data are, or a key is wrong.
     """
     check_keys(overrides)
     given = {key: value for key, value in configs.read_overrides(overrides).items() if value is not None}
@@ -73,7 +74,7 @@ def new_data(config: ConfigDict, overrides: Sequence[str], split: str) -> Place 
     if kind not in keys:
         refuse([f"data.name of new data must be one of {', '.join(keys)}; got {kind}"])
     if keys[kind] not in given:
-        refuse([f"data.name={kind} of new data needs --config.{keys[kind]}=…, where they are"])
+        refuse([f"data.name={kind} needs --config.{keys[kind]}=… to say where the new data are"])
     places = {key.removeprefix("data."): value for key, value in given.items() if key in ("data.root", keys[kind])}
     names = ("data.name", *SOURCE_KEYS)
     return Place(kind, places, [one for one in overrides if one.partition("=")[0].strip() not in names])
@@ -83,11 +84,11 @@ def change(config: ConfigDict, overrides: Sequence[str]) -> tuple[ConfigDict, li
     """Changes a run's config for an evaluation.
 
     Args:
-      config: of the training.
-      overrides: as of `config.load`.
+      config: the config of the training.
+      overrides: as for `config.load`.
 
     Returns:
-      The config to evaluate by, and a line for each key whose value is another.
+      The changed config, and a line for each key whose value changed.
 
     Raises:
       ConfigError: if a key belongs to the training, or a value or a combination is wrong.
