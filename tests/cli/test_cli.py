@@ -323,7 +323,7 @@ def test_the_flag_for_convolutions_is_added_to_the_users_own(monkeypatch):
     ],
 )
 def test_cores_become_devices_unless_the_user_says_how_many(variables, expected):
-    program = "from cbjax import startup; startup.make_cores_devices(); import jax; print(jax.device_count())"
+    program = "from cbjax.cli import startup; startup.make_cores_devices(); import jax; print(jax.device_count())"
     environment = {**os.environ, "XLA_FLAGS": "", **variables}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert int(done.stdout) == expected

@@ -216,7 +216,8 @@ def test_chips_and_memory_of_each_generation(tmp_path):
     """The compiler itself says how many chips a slice has, and how much memory: it refuses a program for all of it."""
     program = (
         "import json, sys, jax, jax.numpy as jnp\n"
-        "from cbjax import roofline, sharding, tpu\n"
+        "from cbjax.estimate import roofline, tpu\n"
+        "from cbjax.parallel import sharding\n"
         "facts = {}\n"
         "for topology in sys.argv[1:]:\n"
         "    mesh = sharding.make_topology_mesh(topology, **tpu.topology_options(topology))\n"

@@ -191,7 +191,7 @@ def test_multi_writer_closes_all_where_one_fails(tmp_path):
 
 KILLED = """
 import os, signal, sys
-from cbjax import writers
+from cbjax.host import writers
 lines = writers.JsonLinesWriter(sys.argv[1] + "/metrics.jsonl")
 multi = writers.MultiWriter([lines, writers.TensorBoardWriter(sys.argv[1])])
 for step in range(5):
@@ -201,7 +201,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_killed_process_loses_no_row(tmp_path):
-    root = pathlib.Path(writers.__file__).parents[1]
+    root = pathlib.Path(writers.__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], env=environment, check=False)
     assert done.returncode == -signal.SIGKILL

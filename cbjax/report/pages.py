@@ -1,0 +1,259 @@
+"""A report: which page its directories give, written with its pictures, and the same figures for the terminal."""
+
+import contextlib
+import os
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from cbjax.host.text import one_line
+from cbjax.host.writers import replace
+from cbjax.report import class_files, rows
+from cbjax.report.comparison import comparison_page
+from cbjax.report.one_run import run_page
+from cbjax.report.paper_table import NAMES, paper_page, paper_table, progress, table_csv
+from cbjax.report.read import CHECKPOINTS, LeftOut, Method, ReportError, RunRecord, group, read_json, read_runs
+from cbjax.report.sections import PICTURES, swinging_runs
+from cbjax.report.sweep_pictures import sweep_pictures
+from cbjax.report.table import results_table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Directories = Sequence[str | os.PathLike] | str | os.PathLike
+
+
+def report(workdirs: Directories, out: str | os.PathLike, left_out: Sequence[LeftOut] = ()) -> pathlib.Path:
+    """Writes `report.md` and its pictures.
+
+    One run gets a page of its own, finished or not. Several are compared by method, with mean and standard deviation
+    over seeds; those that are not finished, cannot be read or repeat a seed are listed with the reason.
+
+    Args:
+      workdirs: work directories, or directories above them; methods appear in this order.
+      out: the directory to write to; made if it does not exist. Pictures of an earlier report in it are removed.
+      left_out: more runs that are listed so.
+
+    Returns:
+      The path of `report.md`.
+
+    Raises:
+      ReportError: if one of the directories holds no run, or no run can be read; nothing is written then.
+    """
+    runs, unread = read_runs(_several(workdirs), out)
+    if not runs and unread and not left_out:
+        raise ReportError("; ".join(f"{path}: {reason}" for path, reason in unread))
+    left_out = [*unread, *left_out]
+    out = pathlib.Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    for name in (*PICTURES, *class_files.FILES):
+        (out / name).unlink(missing_ok=True)
+    page = (
+        run_page(runs[0], out) if len(runs) == 1 and not left_out else comparison_page(*_compared(runs, left_out), out)
+    )
+    path = out / "report.md"
+    replace(path, page.encode(errors="backslashreplace"))
+    return path
+
+
+def is_whole(out: str | os.PathLike) -> bool:
+    """Says whether the report of a run is there with its tables of classes and its pictures, none of them empty."""
+    path = pathlib.Path(out) / "report.md"
+    try:
+        page = path.read_text(encoding="utf-8", errors="replace")
+        names = ["classes.csv", *(name for name in PICTURES if f"({name})" in page)]
+        return bool(page) and all((path.parent / name).stat().st_size for name in names)
+    except OSError:
+        return False
+
+
+def report_sweep(workdir: str | os.PathLike, out: str | os.PathLike | None = None) -> pathlib.Path:
+    """Writes `report.md` of a sweep, in the layout of its table, from the rows of its results; and `table.csv`.
+
+    Args:
+      workdir: of the sweep.
+      out: the directory to write to; None for the sweep's own.
+
+    Returns:
+      The path of `report.md`.
+
+    Raises:
+      ReportError: if the directory holds no sweep, or its runs have finished but their rows are gone; an earlier report
+        stays.
+    """
+    place = pathlib.Path(workdir)
+    out = place if out is None else pathlib.Path(out)
+    description, found = _sweep(place)
+    out.mkdir(parents=True, exist_ok=True)
+    names = [run["name"] for run in description["runs"]]
+    pictures = sweep_pictures(place, out, description["table"], found, names)
+    failed = _failed(place, description, found)
+    table = description["table"]
+    if (swinging := swinging_runs(place, names)) is not None:
+        table = {**table, "notes": [*table["notes"], swinging]}
+    page = paper_page(table, found, description["name"], pictures, failed, len(names))
+    replace(out / "table.csv", table_csv(description["table"], found).encode())
+    path = out / "report.md"
+    replace(path, page.encode(errors="backslashreplace"))
+    return path
+
+
+def has_table(workdir: str | os.PathLike) -> bool:
+    """Says whether a directory holds a sweep with a table."""
+    path = pathlib.Path(workdir) / "sweep.json"
+    return path.exists() and _description(path)["table"] is not None
+
+
+def sweep_table_for_terminal(workdir: str | os.PathLike, width: int) -> "Table":
+    """Returns the table of a sweep at the last epoch, for rich to print.
+
+    Args:
+      workdir: of the sweep.
+      width: of the terminal. Where it is too small cells have several lines, but no figure is cut; a table that is
+        wider even so keeps its own width.
+
+    Raises:
+      ReportError: as of `report_sweep`.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    description, found = _sweep(pathlib.Path(workdir))
+    layout, num_runs = description["table"], len(description["runs"])
+    printed = " [the paper's]" if layout["paper"] else ""
+    title = f"{layout['title']}: {NAMES[layout['metric']]}, last epoch, mean ± std (n){printed}"
+    state = progress(len(found), num_runs, len(_failed(pathlib.Path(workdir), description, found)))
+    caption = Text(f"{state}.") if len(found) < num_runs else None
+    table = Table(
+        title=Text(one_line(title)), caption=caption, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left"
+    )
+    header, body = paper_table(layout, found, "last")
+    header, body = [one_line(name) for name in header], [[one_line(cell) for cell in line] for line in body]
+    # Without the paper's deviations the lines are shorter.
+    body = [[re.sub(r"\[([\d.]+) ± [\d.]+\]", r"[\1]", cell).replace(" ± ", "±") for cell in line] for line in body]
+    for name, room in zip(header, _widths([header, *body], width), strict=True):
+        table.add_column(Text(name), justify="left" if name == header[0] else "right", width=room)
+    for line in body:
+        table.add_row(*map(Text, line))
+    return table
+
+
+def _widths(lines: Sequence[Sequence[str]], width: int) -> list[int]:
+    """Returns the widths of columns: of their longest words, and of their longest cells as far as there is room."""
+    columns = list(zip(*lines, strict=True))
+    whole = [max(map(len, column)) for column in columns]
+    found = [max(len(word) for cell in column for word in cell.split()) for column in columns]
+    room = width - sum(found) - 3 * len(columns) - 1  # the box and its padding
+    for place in sorted(range(len(columns)), key=lambda place: whole[place] - found[place]):
+        more = min(whole[place] - found[place], room)
+        # A column of figures either has each in one line, or its words below each other.
+        if more > 0 and (place == 0 or found[place] + more == whole[place]):
+            found[place], room = found[place] + more, room - more
+    return found
+
+
+def _sweep(place: pathlib.Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    path = place / "sweep.json"
+    if not path.exists():
+        raise ReportError(f"{place} holds no sweep: there is no sweep.json; `cbjax sweep --workdir={place}` makes one")
+    description = _description(path)
+    if description["table"] is None:
+        raise ReportError(f"{place}: the sweep has no table, and none of its work directories is there")
+    # Below the sweep's folder, or an absolute path; that may be where the folder was before it moved.
+    named = [place / file for file in description.get("files", [])]
+    named = [place / file.name if not file.exists() and (place / file.name).exists() else file for file in named]
+    # The shards of a sweep write beside each other.
+    own = [row for file in named for row in rows.read(file)]
+    for file in sorted(place.glob("results*.csv")):
+        with contextlib.suppress(rows.RowsError):  # a CSV of something else
+            own += rows.read(file)
+    table = description["table"]
+    # Of runs that another table shares, a file may have rows under its names, or of its metric.
+    places = {run["config"]: rows.place(run["labels"], table["rows"], table["columns"]) for run in description["runs"]}
+    mine = [row for row in own if row["config"] in places and row["metric"] == table["metric"]]
+    found = {row["config"]: {**row, **places[row["config"]]} for row in mine}
+    finished = () if found else (run["name"] for run in description["runs"] if _is_finished(place / run["name"]))
+    for name in finished:
+        raise ReportError(
+            f"{place}: runs such as {name} have finished, but the rows of their figures are gone from "
+            f"{', '.join(map(str, named)) or place / 'results.csv'}; `cbjax sweep --config={description['name']} "
+            f"--workdir={place}`, with the config of then, adds them again"
+        )
+    lost = [str(file) for file in named if not file.exists() and file.parent.resolve() != place.resolve()]
+    if lost and len(found) < len(description["runs"]):
+        note = f"Rows are missing that stood in {', '.join(lost)}: not there now."
+        description["table"] = {**table, "notes": [*table["notes"], note]}
+    return description, list(found.values())
+
+
+def _is_finished(workdir: pathlib.Path) -> bool:
+    with contextlib.suppress(ValueError):  # not there, or damaged
+        return bool(read_json(workdir / "results.json").get("finished"))
+    return False
+
+
+def _description(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        return read_json(path)
+    except ValueError as error:
+        raise ReportError(f"{path.parent}: {error}; the sweep's own command writes it again") from error
+
+
+def _failed(place: pathlib.Path, description: dict[str, Any], rows: Sequence[dict[str, str]]) -> dict[str, str]:
+    failed, finished = {}, {row["config"] for row in rows}
+    for run in description["runs"]:
+        path = place / run["name"] / "failed.json"
+        if path.exists() and run["config"] not in finished:
+            try:
+                failed[run["name"]] = str(read_json(path)["error"])
+            except (ValueError, KeyError) as error:
+                failed[run["name"]] = f"the reason is lost: {error}"
+    return failed
+
+
+def table_for_terminal(workdirs: Directories) -> "Table":
+    """Returns the comparison of the finished runs in and below the directories, for rich to print.
+
+    Raises:
+      ReportError: if one of the directories holds no run.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    methods, left_out = _compared(*read_runs(_several(workdirs)))
+    caption = "Test accuracy, %: mean±standard deviation over n seeds."
+    if any(run.test_metrics("best") for method in methods for run in method.runs):
+        caption += " The best epoch is chosen on held-out validation."
+    if left_out:
+        caption += f" Left out: {len(left_out)}, see the report."
+    table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", padding=(0, 1, 0, 0))
+    # Without the calibration error and the precision of groups the table fits into 80 columns.
+    groups = {name for method in methods for run in method.runs for name in run.groups}
+    leave_out = ("ece", *(f"{name}_precision" for name in groups))
+    for checkpoint in CHECKPOINTS:
+        header, rows = results_table(methods, checkpoint, leave_out)
+        if not rows:
+            continue
+        if not table.columns:
+            for name in header:
+                # Cut, methods that differ in a setting at their end would read the same.
+                shown = Text(one_line(name.removesuffix(" class")))
+                table.add_column(shown, justify="left" if name == "method" else "right", overflow="fold")
+        table.add_row(Text(f"{checkpoint} epoch", style="italic"))
+        for label, *cells in rows:
+            table.add_row(Text(one_line(label)), *(cell.replace(" ± ", "±") for cell in cells))
+        table.add_section()
+    return table
+
+
+def _compared(runs: Sequence[RunRecord], left_out: Sequence[LeftOut]) -> tuple[list[Method], list[LeftOut]]:
+    unfinished = [LeftOut(run.path, run.stopped()) for run in runs if run.results is None]
+    methods, repeated = group([run for run in runs if run.results is not None])
+    return methods, [*left_out, *unfinished, *repeated]
+
+
+def _several(workdirs: Directories) -> Sequence[str | os.PathLike]:
+    return [workdirs] if isinstance(workdirs, (str, os.PathLike)) else workdirs
