@@ -22,6 +22,7 @@ from cbjax.training import build, callbacks, programs
 from cbjax.training.check_process import check_deterministic
 from cbjax.training.finish import finish
 from cbjax.training.programs import GroupPrograms
+from cbjax.training.reweight import smoothing
 from cbjax.training.run import Shared
 from cbjax.types import NonFiniteLoss, Run, TrainState
 from cbjax.workdir import files as workdirs
@@ -149,7 +150,7 @@ def _finish_one(runs: Group, k: int, place: pathlib.Path, logs: Logs, test: dict
     with contextlib.closing(Checkpoints(place, say)) as checkpoints:
         save = callbacks.save_to(checkpoints)
         if best is not None and best.step != run.memory.step:
-            smooth = callbacks.smoothing(run.config.difficulty.smoothing)
+            smooth = smoothing(run.config.difficulty.smoothing)
             save(dataclasses.replace(run, state=_alone(runs.best, k), memory=at_best(run.memory, smooth)))
         save(run)
         parts = dataclasses.replace(member.parts, evaluate=_found(test))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 
 import jax
@@ -17,11 +16,13 @@ from cbjax.data.sampling import Batches
 from cbjax.models import pretrained
 from cbjax.models.pretrained import Pretrained
 from cbjax.parallel import sharding
-from cbjax.training import callbacks, components, inputs
+from cbjax.training import callbacks, components, inputs, reweight
 from cbjax.training.check_data import check_data
 from cbjax.training.evaluate import Evaluation
 from cbjax.training.programs import Programs, build_programs, program_key, settings
+from cbjax.training.reweight import Reweighting
 from cbjax.types import Array, Callback, Model, Run, TrainState
+from cbjax.workdir import memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +39,7 @@ class Parts:
       batches: the order of the training images.
       steps_per_dispatch: how many steps `advance` takes at most.
       schedule: step -> learning rate.
-      weights: run -> class weights [C] once they are not equal any more.
-      start_epoch: the number of epochs with equal weights.
+      reweighting: the class weights of each epoch.
       evaluate: split -> state -> Evaluation; made at the first use of a split.
       has_validation: whether images are held out.
     """
@@ -53,8 +53,7 @@ class Parts:
     batches: Batches
     steps_per_dispatch: int
     schedule: optax.Schedule
-    weights: Callable[[Run], np.ndarray]
-    start_epoch: int
+    reweighting: Reweighting
     evaluate: Callable[[str], Callable[[TrainState], Evaluation]]
     has_validation: bool
 
@@ -87,7 +86,8 @@ def build(
         streamed = inputs.is_streamed(dataset)
         known[key] = build_programs(config, batches, shape, num_classes, mesh, streamed=streamed)
     programs = known[key]
-    rule, first_weights = components.build_weights(config, dataset.counts)
+    reweighting = reweight.build(config, dataset.counts)
+    first_weights = reweighting.next_weights(memory.start(num_classes))
     given = settings(config, dataset.mean, dataset.std)
     return Parts(
         model=programs.model,
@@ -95,14 +95,13 @@ def build(
         pretrained=functools.cache(lambda: _read_pretrained(config.model.pretrained, programs.state))
         if config.model.pretrained
         else None,
-        init=lambda: programs.init(jax.random.key(config.seed), np.asarray(first_weights, np.float32), given),
+        init=lambda: programs.init(jax.random.key(config.seed), first_weights, given),
         programs=programs,
         advance=inputs.build_advance(config, dataset, batches, programs, mesh, report_bad),
         batches=batches,
         steps_per_dispatch=programs.steps_per_dispatch,
         schedule=_known_at_epoch_ends(components.build_schedule(config, batches), batches, config.num_epochs),
-        weights=rule,
-        start_epoch=math.ceil(components.exactly(config.weights.start) * config.num_epochs),
+        reweighting=reweighting,
         evaluate=inputs.build_evaluate(config, dataset, programs.evaluate, mesh, report_bad),
         has_validation=dataset.validation is not None,
     )
@@ -141,15 +140,15 @@ def build_callbacks(
     """
     after = []
     if config.weights.name == "difficulty" and config.difficulty.tau == "dynamic":
-        after.append(callbacks.log_tau(config.difficulty.formula, parts.start_epoch))
+        after.append(callbacks.log_tau(parts.reweighting, config.difficulty.formula))
     if parts.has_validation:
-        smooth = callbacks.smoothing(config.difficulty.smoothing)
+        smooth = reweight.smoothing(config.difficulty.smoothing)
         after.append(callbacks.evaluate_validation(parts.evaluate("validation"), smooth))
     if config.evaluation.test_every:
         after.append(callbacks.evaluate_test(parts.evaluate("test"), config.evaluation.test_every))
     if config.weights.name == "difficulty":
         after += [callbacks.log_moved, callbacks.warn_of_swing(config.difficulty.smoothing, tell)]
-    after.append(callbacks.reweight(parts.weights, parts.start_epoch, place))
+    after.append(callbacks.reweight(parts.reweighting, place))
     after.append(callbacks.log(log))
     after.append(callbacks.checkpoint(save, config.checkpoint.every_epochs, config.num_epochs))
     return after

@@ -1,23 +1,19 @@
 """What happens after each epoch, in this order: evaluate, reweight, log, checkpoint. Each callback is `run -> run`."""
 
 import dataclasses
-import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import numpy as np
 
-from cbjax import difficulty
 from cbjax.report import swings
 from cbjax.training.evaluate import Evaluation
+from cbjax.training.reweight import Reweighting, Smooth, dynamic_tau, weights_moved
 from cbjax.types import Best, Callback, Run, TrainState
 from cbjax.workdir.checkpoint import Checkpoints
-from cbjax.workdir.memory import record, to_json
+from cbjax.workdir.memory import numbers, record, to_json
 
 Evaluate = Callable[[TrainState], Evaluation]
-Numbers = Sequence[float | None]  # of each class, as JSON: None for NaN
-Smooth = Callable[[Numbers, Numbers], Numbers]  # (remembered accuracies, those of this epoch) -> what is remembered
 
 
 def evaluate_validation(evaluate: Evaluate, smooth: Smooth) -> Callback:
@@ -49,61 +45,36 @@ def evaluate_test(evaluate: Evaluate, every_epochs: int) -> Callback:
     return callback
 
 
-def reweight(
-    weights: Callable[[Run], np.ndarray], start_epoch: int, place: Callable[[np.ndarray], jax.Array]
-) -> Callback:
-    """Sets the class weights of the next epoch, and logs those of the one that ended.
+def reweight(rule: Reweighting, place: Callable[[np.ndarray], jax.Array]) -> Callback:
+    """Logs the class weights of the epoch that ended, and sets those of the next.
 
     Args:
-      weights: run -> [C], the weights from `start_epoch` on; before that they are equal (deferred reweighting, DRW).
-      start_epoch: epochs to train with equal weights, at least 0.
+      rule: of the run's class weights.
       place: puts an array on the run's devices.
     """
 
     def callback(run: Run) -> Run:
         run = record(run, "class_weights", {"class_weights": numbers(run.state.class_weights)})
-        return set_weights(run, weights, start_epoch, place)
+        return set_weights(run, rule, place)
 
     return callback
 
 
-def set_weights(
-    run: Run, weights: Callable[[Run], np.ndarray], start_epoch: int, place: Callable[[np.ndarray], jax.Array]
-) -> Run:
+def set_weights(run: Run, rule: Reweighting, place: Callable[[np.ndarray], jax.Array]) -> Run:
     """Gives the run the class weights of its next epoch: `reweight` without the log."""
-    values = weights(run) if run.memory.epoch >= start_epoch else np.ones(run.state.class_weights.shape)
-    state = dataclasses.replace(run.state, class_weights=place(np.asarray(values, np.float32)))
+    state = dataclasses.replace(run.state, class_weights=place(rule.next_weights(run.memory)))
     return dataclasses.replace(run, state=state)
 
 
-def smoothing(keep: float) -> Smooth:
-    """Returns (remembered accuracies, those of this epoch) -> what is remembered: `difficulty.smooth_accuracy`."""
-
-    def smooth(previous: Numbers, measured: Numbers) -> Numbers:
-        return numbers(_smooth_accuracy(_as_array(previous), _as_array(measured), np.float32(keep)))
-
-    return smooth
-
-
-def from_difficulty(tau: float | str, formula: str, floor: float, scale: bool) -> Callable[[Run], np.ndarray]:
-    """Returns run -> the CDB weights [C] of its last known accuracies on held-out validation."""
-
-    compiled = _difficulty_program(tau, formula, floor, scale)
-    return lambda run: compiled(_accuracy(run))
-
-
-def log_tau(formula: str, start_epoch: int) -> Callback:
-    """Adds the dynamic tau of the epoch's class weights to its metrics; comes before the evaluation that sets the next.
-
-    Epochs of equal weights, the first one and those before `start_epoch`, have no tau.
-    """
-
-    compiled = _tau_program(formula)
+def log_tau(rule: Reweighting, formula: str) -> Callback:
+    """Adds the dynamic tau of the epoch's class weights to its metrics, if they were not equal; comes before the
+    evaluation that sets the next."""
+    tau = dynamic_tau(formula)
 
     def callback(run: Run) -> Run:
-        if run.memory.epoch - 1 < max(1, start_epoch):
+        if rule.is_equal(run.memory.epoch - 1):
             return run
-        return dataclasses.replace(run, metrics={**run.metrics, "difficulty/tau": float(compiled(_accuracy(run)))})
+        return dataclasses.replace(run, metrics={**run.metrics, "difficulty/tau": tau(run.memory)})
 
     return callback
 
@@ -114,7 +85,7 @@ def log_moved(run: Run) -> Run:
     before = run.memory.history["class_weights"]
     if not before:
         return run
-    moved = float(_weights_moved(_as_array(before[-1]["class_weights"]), _as_array(run.state.class_weights)))
+    moved = weights_moved(before[-1]["class_weights"], run.state.class_weights)
     return dataclasses.replace(run, metrics={**run.metrics, "difficulty/weights_moved": moved})
 
 
@@ -168,58 +139,10 @@ def prefixed(prefix: str, values: dict[str, float]) -> dict[str, float]:
     return {f"{prefix}/{name}": value for name, value in values.items()}
 
 
-def numbers(values: Any) -> Numbers:
-    """Returns an array as JSON values: NaN, for a class without examples, becomes null."""
-    return [None if np.isnan(value) else float(value) for value in np.asarray(values)]
-
-
 def _when(split: str, run: Run) -> str:
     return f"{split} images after epoch {run.memory.epoch}, step {run.memory.step}"
-
-
-def _on_host(function: Callable[..., jax.Array]) -> Callable[..., np.ndarray]:
-    """Compiles a function of a few numbers for the CPU: they are not worth the way to an accelerator and back."""
-    compiled = jax.jit(function)
-
-    def call(*args):
-        with jax.default_device(_cpu()):
-            return np.asarray(compiled(*args))
-
-    return call
-
-
-@functools.cache
-def _cpu():
-    try:
-        return jax.local_devices(backend="cpu")[0]
-    except RuntimeError:  # JAX_PLATFORMS leaves it out
-        return None
-
-
-_smooth_accuracy = _on_host(difficulty.smooth_accuracy)
-_weights_moved = _on_host(difficulty.weights_moved)
-
-
-@functools.cache
-def _difficulty_program(tau, formula, floor, scale):  # one for all runs of a sweep
-    return _on_host(
-        functools.partial(difficulty.difficulty_weights, tau=tau, formula=formula, floor=floor, scale=scale)
-    )
-
-
-@functools.cache
-def _tau_program(formula):
-    return _on_host(functools.partial(difficulty.dynamic_tau, formula=formula))
-
-
-def _accuracy(run):
-    return _as_array(run.memory.accuracy)
 
 
 def _swing(rows):
     moved = {row["epoch"]: row["difficulty/weights_moved"] for row in rows if "difficulty/weights_moved" in row}
     return swings.largest_swing(list(moved), list(moved.values()))
-
-
-def _as_array(values):
-    return np.asarray(values, np.float32)  # None becomes NaN

@@ -1,4 +1,4 @@
-"""What a config says, as objects: the network, the loss, the optimiser, the class weights."""
+"""What a config says, as objects: the network, the loss, the optimiser."""
 
 import fractions
 import functools
@@ -7,16 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from cbjax import losses, models, optim, weights
+from cbjax import losses, models, optim
 from cbjax.config import ConfigError, learning_rates
 from cbjax.data.sampling import Batches
 from cbjax.parallel import sharding
-from cbjax.training import callbacks
-from cbjax.types import Array, Loss, Model, Run
+from cbjax.types import Array, Loss, Model
 
 
 def build_model(config: ConfigDict, num_classes: int, axis: str | None = sharding.AXIS) -> Model:
@@ -106,26 +104,6 @@ def build_optimizer(
         weight_decay=weight_decay,
         decay_mask=mask,
     )
-
-
-def build_weights(config: ConfigDict, counts: np.ndarray) -> tuple[Callable[[Run], np.ndarray], np.ndarray]:
-    """Returns the rule of class weights, run -> [C], and the weights of the first epoch."""
-    chosen = config.weights
-    equal = weights.uniform(len(counts))
-    if chosen.name == "difficulty":
-        options = config.difficulty
-        rule = callbacks.from_difficulty(options.tau, options.formula, options.floor, options.scale)
-        return rule, equal
-    if chosen.name == "uniform":
-        return lambda run: equal, equal
-    options = {"zero_count": chosen.zero_count}
-    if chosen.name == "class_balanced":
-        options["beta"] = chosen.beta
-    try:
-        fixed = weights.WEIGHTS[chosen.name](counts, **options)
-    except ValueError as error:
-        raise ConfigError(f"weights.name={chosen.name!r}: {error}") from error
-    return lambda run: fixed, equal if chosen.start > 0 else fixed
 
 
 def exactly(number):

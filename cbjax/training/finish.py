@@ -19,7 +19,7 @@ from cbjax.types import Run
 from cbjax.workdir.checkpoint import CheckpointError, Checkpoints
 from cbjax.workdir.files import write_json
 from cbjax.workdir.logs import LOGS, Logs
-from cbjax.workdir.memory import record
+from cbjax.workdir.memory import numbers, record
 
 CONFUSION_CLASSES = 200  # a larger matrix is too large to read
 
@@ -61,7 +61,7 @@ def finish(
             key.removeprefix("validation/"): value for key, value in row.items() if key.startswith("validation/")
         }
         results[name] = {"validation": validation, "test": test.metrics}
-        results["per_class"][name] = callbacks.numbers(test.per_class)
+        results["per_class"][name] = numbers(test.per_class)
         if test.calibration is not None:
             results["calibration"][name] = test.calibration.tolist()
         if not dataset.multi_label and len(dataset.class_names) <= CONFUSION_CLASSES:

@@ -157,7 +157,7 @@ def train(
             _each(tell, f"resumed at step {step} of {total}", *(f"noted: {line}" for line in noted))
             # Of an extended run the moment may lie before deferred weights begin, again.
             put = functools.partial(_place_weights, mesh=mesh)
-            run = callbacks.set_weights(run, parts.weights, parts.start_epoch, put) if extend else run
+            run = callbacks.set_weights(run, parts.reweighting, put) if extend else run
         _each(tell, *unreadable)
         # Does nothing but log, except where a scheduler has its own clu platform.
         platform.work_unit().create_artifact(platform.ArtifactType.DIRECTORY, str(home.root), "workdir")

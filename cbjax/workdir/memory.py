@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from cbjax.types import Best, Memory, Row, Run, Sums
 
 
@@ -38,6 +40,11 @@ def from_json(saved: Mapping[str, Any]) -> Memory:
         "history": {log: tuple(rows) for log, rows in saved["history"].items()},
     }
     return Memory(**{**saved, **fields})
+
+
+def numbers(values: Any) -> list[float | None]:
+    """Returns an array [C] as JSON values: NaN, for a class without examples, becomes null."""
+    return [None if np.isnan(value) else float(value) for value in np.asarray(values)]
 
 
 def at_best(memory: Memory, smooth: Callable[[Sequence, Sequence], Sequence]) -> Memory:

@@ -19,7 +19,7 @@ from cbjax import data
 from cbjax.host.interrupts import Interrupts
 from cbjax.host.progress import Silent
 from cbjax.parallel import sharding
-from cbjax.training import build, callbacks, loop
+from cbjax.training import build, callbacks, loop, reweight
 from cbjax.types import Run
 from cbjax.workdir import memory
 
@@ -36,9 +36,9 @@ class Epochs:
         self.parts = build.build(config, dataset, mesh)
         self.run = Run(config, self.parts.model, self.parts.init(), {}, dataset.class_names, memory=memory.start(10))
         place = lambda array: sharding.replicate(array, mesh)  # noqa: E731
-        self.after = [callbacks.log_tau("paper", self.parts.start_epoch)] if weights == "difficulty" else []
-        self.after.append(callbacks.evaluate_validation(self.parts.evaluate("validation"), callbacks.smoothing(0.0)))
-        self.after.append(callbacks.reweight(self.parts.weights, self.parts.start_epoch, place))
+        self.after = [callbacks.log_tau(self.parts.reweighting, "paper")] if weights == "difficulty" else []
+        self.after.append(callbacks.evaluate_validation(self.parts.evaluate("validation"), reweight.smoothing(0.0)))
+        self.after.append(callbacks.reweight(self.parts.reweighting, place))
 
     def seconds(self):
         plan = loop.Plan(

@@ -7,6 +7,7 @@ import pytest
 
 from cbjax.report import swings
 from cbjax.training import callbacks
+from cbjax.training.reweight import Reweighting
 from tests.training.test_callbacks import run_at
 
 
@@ -53,7 +54,7 @@ def told(weights, smoothing=0.0):
         for callback in (
             callbacks.log_moved,
             callbacks.warn_of_swing(smoothing, lambda line, epoch=epoch: lines.append(f"{epoch}: {line}")),
-            callbacks.reweight(lambda run: run.state.class_weights, 0, np.asarray),
+            callbacks.reweight(Reweighting(2, 0, lambda memory: np.ones(2)), np.asarray),
             callbacks.log(lambda run: None),
         ):
             run = callback(run)

@@ -8,6 +8,7 @@ from oracles.difficulty import paper_tau
 
 from cbjax.parallel import sharding
 from cbjax.training import callbacks, evaluate
+from cbjax.training.reweight import Reweighting, from_difficulty, smoothing
 from cbjax.training.step import make_eval_step
 from cbjax.types import Model, NonFiniteLoss, Run, Trained
 from cbjax.workdir import memory
@@ -18,9 +19,9 @@ def run_at(epoch, accuracy=(0.9, 0.3)):
     return run.remember(epoch=epoch, accuracy=accuracy)
 
 
-@pytest.mark.parametrize(("start_epoch", "equal"), [(0, [1]), (1, [1]), (3, [1, 2, 3])])
+@pytest.mark.parametrize(("start_epoch", "equal"), [(1, [1]), (3, [1, 2, 3])])
 def test_epochs_of_equal_weights_have_no_tau(start_epoch, equal):
-    log_tau = callbacks.log_tau("paper", start_epoch)
+    log_tau = callbacks.log_tau(Reweighting(2, start_epoch, from_difficulty("dynamic", "paper", 0.01, True)), "paper")
     logged = {epoch: log_tau(run_at(epoch)).metrics for epoch in range(1, 6)}
     assert [epoch for epoch, metrics in logged.items() if not metrics] == equal
     assert logged[5] == {"difficulty/tau": pytest.approx(paper_tau([0.9, 0.3]))}
@@ -56,7 +57,7 @@ def evaluation_of(outputs, labels):
 def test_outputs_that_are_not_finite_end_the_run_and_set_nothing(bad, multi_hot):
     labels = [[1, 0], [0, 1], [0, 1]] if multi_hot else [0, 1, 1]
     wrong, right = (evaluation_of([row, [0, 1], [0, 1]], labels) for row in (bad, [1, 0]))
-    run, smooth = run_at(2), callbacks.smoothing(0.0)
+    run, smooth = run_at(2), smoothing(0.0)
     assert callbacks.evaluate_validation(right, smooth)(run).memory.best.balanced_accuracy == 1.0
     for callback in (callbacks.evaluate_validation(wrong, smooth), callbacks.evaluate_test(wrong, 1)):
         with pytest.raises(NonFiniteLoss, match="epoch 2, step 0: the network's outputs for 1 of 3 images are NaN"):
