@@ -1,6 +1,6 @@
 """Learning rate schedules with warm-up, and SGD as both papers use it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -42,7 +42,7 @@ def step_schedule(
         raise ValueError(f"boundaries must be steps, at least 0, got {tuple(boundaries)}")
     if not factor > 0:
         raise ValueError(f"factor must be above 0, got {factor}")
-    falls = np.sort(np.asarray(boundaries, np.int32))
+    falls = np.sort(np.asarray(boundaries, np.int32)) - warmup_steps
     decays = np.float64(factor) ** np.arange(len(falls) + 1)
 
     def decayed(step):
@@ -74,7 +74,7 @@ def cosine_schedule(
         raise ValueError(f"warmup_steps must be below num_steps, got {warmup_steps} of {num_steps}")
 
     def decayed(step):
-        progress = jnp.clip((step - warmup_steps) / (num_steps - warmup_steps), 0.0, 1.0)
+        progress = jnp.clip(step / (num_steps - warmup_steps), 0.0, 1.0)
         return learning_rate * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
 
     return _warmed_up(decayed, learning_rate, warmup_steps, warmup_from)
@@ -134,17 +134,14 @@ def decay_mask(params: Any, *, rule: str = "all", last_bias: bool = True) -> Any
 
 
 def _warmed_up(
-    schedule: Callable[[Array], Array], learning_rate: float | Array, warmup_steps: int, warmup_from: float
+    decayed: optax.Schedule, learning_rate: float | Array, warmup_steps: int, warmup_from: float
 ) -> optax.Schedule:
+    """Returns a schedule that rises to the rate and then follows `decayed`, whose step 0 is the end of the warm-up."""
     if warmup_steps < 0:
         raise ValueError(f"warmup_steps must be at least 0, got {warmup_steps}")
 
-    def warmed_up(step):
-        step = jnp.asarray(step)
-        rate = jnp.asarray(schedule(step), jnp.float32)
-        if warmup_steps == 0:
-            return rate
-        warm = warmup_from + (learning_rate - warmup_from) * (step / warmup_steps)
-        return jnp.where(step < warmup_steps, warm, rate).astype(jnp.float32)
+    def rising(step):
+        return warmup_from + (learning_rate - warmup_from) * (step / warmup_steps)
 
-    return warmed_up
+    schedule = optax.join_schedules([rising, decayed], [warmup_steps]) if warmup_steps else decayed
+    return lambda step: jnp.asarray(schedule(jnp.asarray(step)), jnp.float32)
