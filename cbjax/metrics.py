@@ -1,13 +1,13 @@
 """Metrics of a split: sums that merge on the device, and figures computed from them once, on the host, in float64."""
 
+import dataclasses
+import operator
 from collections.abc import Mapping
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from clu import metrics
 
 from cbjax.types import Array
 
@@ -16,11 +16,13 @@ MANY, FEW = 100, 20  # more training images than MANY, fewer than FEW
 SMALL = 200  # largest class below which groups are thirds
 
 
-@flax.struct.dataclass
-class ClassificationSums(metrics.Metric):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ClassificationSums:
     """Sums over the examples of a split, [C] or smaller, so that merging parts in any order gives the whole.
 
-    It joins a `clu.metrics.Collection` beside other metrics; give its field of the collection to `summarize`.
+    It has the methods that a `clu.metrics.Collection` calls, so it can stand in one beside other metrics; give its
+    field of the collection to `summarize`.
 
     An example whose highest logit is NaN or infinite has no answer: it is counted as wrong, and predicts no class.
 
@@ -122,7 +124,11 @@ class ClassificationSums(metrics.Metric):
 
     def merge(self, other: "ClassificationSums") -> "ClassificationSums":
         """Returns the sums over both parts."""
-        return ClassificationSums(**{name: value + getattr(other, name) for name, value in vars(self).items()})
+        return jax.tree.map(operator.add, self, other)
+
+    def reduce(self) -> "ClassificationSums":
+        """Returns the sums over all parts of stacked sums, such as one a device."""
+        return jax.tree.map(lambda parts: parts.sum(axis=0, dtype=parts.dtype), self)
 
     def compute(self) -> Array:
         """Returns the accuracy over all examples; `summarize` has the other figures."""

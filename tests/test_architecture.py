@@ -62,9 +62,8 @@ def test_imports_go_downhill(part, path):
 
 @pytest.mark.parametrize("part", sorted(PURE))
 def test_the_maths_imports_only_array_libraries(part):
-    allowed = {"jax", "numpy", "optax", "cbjax", "collections", "functools", "math", "typing", "dataclasses"}
-    if part == "metrics":
-        allowed |= {"clu", "flax"}
+    standard = {"collections", "dataclasses", "functools", "math", "operator", "typing"}
+    allowed = {"jax", "numpy", "optax", "cbjax"} | standard
     for path in [PACKAGE / f"{part}.py"]:
         assert {name.split(".")[0] for name in imported(path)} <= allowed
         assert parts_imported(path) <= {"types"}

@@ -278,10 +278,11 @@ def test_classes_that_are_none_count_nowhere():
 def test_sums_join_a_collection_and_are_the_same_on_the_device():
     logits, labels, _, _ = _split(30)
     together = clu.metrics.Collection.create(accuracy=clu.metrics.Accuracy, sums=metrics.ClassificationSums)
-    found = together.empty()
-    for part in (slice(0, 13), slice(13, 30)):
-        update = together.single_from_model_output(logits=jnp.asarray(logits[part]), labels=jnp.asarray(labels[part]))
-        found = found.merge(update)
+    updates = [
+        together.single_from_model_output(logits=jnp.asarray(logits[part]), labels=jnp.asarray(labels[part]))
+        for part in (slice(0, 13), slice(13, 30))
+    ]
+    found = functools.reduce(lambda one, other: one.merge(other), updates, together.empty())
     chances = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
     losses = -np.log(chances[np.arange(30), labels])
     truth = oracles.summary(logits, labels, losses, chances.max(axis=1))
@@ -290,6 +291,8 @@ def test_sums_join_a_collection_and_are_the_same_on_the_device():
     assert figures == metrics.summarize(jax.device_get(found.sums))
     values = found.compute()
     assert values["sums"] == values["accuracy"] == pytest.approx(truth["accuracy"])
+    stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *updates)  # as `gather_from_model_output` has them
+    assert metrics.summarize(stacked.reduce().sums) == pytest.approx(figures)
 
 
 @pytest.mark.parametrize("x64", [False, True])

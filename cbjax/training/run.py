@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
-from clu import platform
 from ml_collections import ConfigDict
 
 from cbjax import config as configs
@@ -159,9 +158,6 @@ def train(
             put = functools.partial(_place_weights, mesh=mesh)
             run = callbacks.set_weights(run, parts.reweighting, put) if extend else run
         _each(tell, *unreadable)
-        # Does nothing but log, except where a scheduler has its own clu platform.
-        platform.work_unit().create_artifact(platform.ArtifactType.DIRECTORY, str(home.root), "workdir")
-        platform.work_unit().set_task_status(f"step {step} of {total}")
         logs: Logs | None = None
         if processes.is_first():
             workdirs.write_start(place, config, facts, dataset.indices, sharding.describe(mesh))
