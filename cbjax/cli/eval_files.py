@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import json
-import os
 import pathlib
 import warnings
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import numpy as np
 
 from cbjax.config import ConfigError
 from cbjax.data import Encoded
+from cbjax.host import machine
 from cbjax.host.text import one_line
 from cbjax.host.writers import plain, replace
 from cbjax.metrics import confusion_matrix
@@ -148,7 +148,7 @@ def _chances(found: Examined) -> Iterator[tuple[int, np.ndarray]]:
         except (ValueError, OSError):  # evaluation has said so
             return None
 
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool, warnings.catch_warnings():
+    with concurrent.futures.ThreadPoolExecutor(machine.cores()) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # evaluation has said so
         for first in range(0, len(images), BATCH):
             last = min(first + BATCH, len(images))

@@ -15,7 +15,7 @@ from cbjax.data import DataError, listing
 from cbjax.data.files import require_file
 from cbjax.data.given import Fit
 from cbjax.data.image_kinds import AN_IMAGE
-from cbjax.host import npz
+from cbjax.host import machine, npz
 from cbjax.host.output import say
 from cbjax.host.storage import Place, is_remote, why_no_path
 from cbjax.host.text import csv_line
@@ -157,7 +157,7 @@ def _read(
         for line in left_out:
             tell(f"{source}: {line}")
     root = source if alone and source.is_dir() else None
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(machine.cores()) as pool:
         for first in range(0, len(files), BATCH):
             names, pixels = [], []
             part = files[first : first + BATCH]

@@ -11,6 +11,7 @@ import numpy as np
 from cbjax.data import tfds
 from cbjax.data.files import as_path, make_split, with_test
 from cbjax.data.records import DataError, Source
+from cbjax.host import machine
 from cbjax.host.literal_path import LiteralPath
 from cbjax.host.output import say
 
@@ -131,7 +132,7 @@ def _labels(store, name, size):
     source = store.source()
     say(f"reading the labels of {len(source)} {store.split} images of {name}, this once")
     blocks = [list(range(start, min(start + _BLOCK, len(source)))) for start in range(0, len(source), _BLOCK)]
-    with concurrent.futures.ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:
+    with concurrent.futures.ThreadPoolExecutor(min(32, 4 * machine.cores())) as pool:
         rows = pool.map(lambda block: [source[position]["label"] for position in block], blocks)
         labels = np.array([label for row in rows for label in row], np.int32)
     for place in places:

@@ -11,6 +11,7 @@ from cbjax.data import listing, overlaps
 from cbjax.data.image_kinds import AN_IMAGE
 from cbjax.data.records import DataError, Encoded, Source, Split, alike, check_names, quote
 from cbjax.host.storage import is_remote, why_no_path, why_out_of_reach
+from cbjax.host.writers import read_regular
 
 VALIDATION_FOLDERS = ("validation", "val", "valid")
 SPLIT_FOLDERS = ("train", "training", "test", "testing", *VALIDATION_FOLDERS)
@@ -34,7 +35,7 @@ class Files:
     def read(self, position: int) -> bytes:
         """Returns the file's content."""
         path = self.name(position)
-        return as_path(path).read_bytes() if is_remote(path) else listing.read_file(path)
+        return as_path(path).read_bytes() if is_remote(path) else read_regular(path, listing.LARGEST)
 
     def fingerprint(self, positions: np.ndarray) -> bytes:
         """Joins the paths: they are what a list says, also of a file that is gone or was repaired."""

@@ -11,9 +11,10 @@ import numpy as np
 from cbjax.data.crops import EvalTransform
 from cbjax.data.decode import MAX_PIXELS, DecodeError, decode, of_pillow
 from cbjax.data.files import as_path
-from cbjax.data.listing import read_file
+from cbjax.data.listing import LARGEST
 from cbjax.data.records import DataError
 from cbjax.host.storage import is_remote
+from cbjax.host.writers import read_regular
 
 NARROW = 8  # images whose pixels span less than this part of the training's may be in other units
 
@@ -42,7 +43,7 @@ class Fit:
         """Reads an image file; a DataError says why it cannot be read."""
         place = as_path(path)
         try:
-            data = place.read_bytes() if is_remote(path) else read_file(os.fspath(place))
+            data = place.read_bytes() if is_remote(path) else read_regular(place, LARGEST)
             return self.photo(decode(data, MAX_PIXELS if self.transform is None else self.transform.max_pixels))
         except FileNotFoundError:
             raise DataError(f"{path}: there is no such file") from None

@@ -10,6 +10,7 @@ import numpy as np
 from cbjax.data import arrays, files, listing, lists, overlaps
 from cbjax.data.given import Fit
 from cbjax.data.records import DataError, Encoded, Split, quote
+from cbjax.host import machine
 
 KINDS = ("arrays", "folder", "list", "csv")
 
@@ -130,7 +131,7 @@ def _files(root, paths, labels, split, class_names, place, fit: Fit, notes=()) -
     names, labels, notes = [names[position] for position in kept], labels[kept], (*notes, *found)
     if fit.transform is not None:
         return Labelled(Split(Encoded(store, kept, fit.shape[0]), labels), names, place, notes)
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(machine.cores()) as pool:
         return Labelled(Split(np.stack(list(pool.map(fit.file, names))), labels), names, place, notes)
 
 

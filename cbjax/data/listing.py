@@ -13,7 +13,7 @@ from cbjax.data.records import quote
 from cbjax.host.literal_path import LiteralPath
 from cbjax.host.storage import is_remote
 
-LARGEST = 1 << 31  # bytes of one file; no image has more
+LARGEST = 1 << 31  # bytes of a file that is read; no image has more
 NO_IMAGE = "no image by its content"
 HIDDEN = "hidden"
 SPECIAL = "a pipe, a socket or a device"
@@ -52,23 +52,6 @@ def search(root: Any, below: str = "") -> Found:
     if is_remote(os.fspath(root)):
         return _search_remote(root, below)
     return _Search(os.path.join(root, ""), os.path.join(root, below)).found()
-
-
-def read_file(path: str) -> bytes:
-    """Returns the content of a regular file; of a pipe or a device nothing is read.
-
-    Raises:
-      OSError: if it is none, cannot be read, or is larger than `LARGEST`.
-    """
-    # Opened like this a pipe without a writer does not wait for one.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb", buffering=0) as file:  # Python's buffer takes longer than the system's
-        about = os.fstat(descriptor)
-        if not stat.S_ISREG(about.st_mode):
-            raise OSError(None, "it is no regular file", path)
-        if about.st_size > LARGEST:
-            raise OSError(None, f"it has {about.st_size} bytes, and an image has at most {LARGEST}", path)
-        return file.readall()
 
 
 def describe(left_out: Mapping[str, Mapping[str, list[str]]], what: str = "") -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 Counts are in class order: class 0 is the largest, as in CB.
 """
 
+import bisect
 import decimal
 import fractions
 from collections.abc import Callable, Sequence
@@ -199,12 +200,11 @@ def _check_imbalance(max_count: int, num_classes: int, imbalance: float) -> None
 
 def _largest_within(available: np.ndarray, limit: int, counts_of: Callable[[int], np.ndarray]) -> np.ndarray:
     """Returns counts_of(size) for the largest size, up to the limit, whose counts are available."""
-    low, high = 0, limit
-    while low < high:
-        middle = (low + high + 1) // 2
+
+    def too_large(size):
         try:
-            fits = bool((counts_of(middle) <= available).all())
+            return bool((counts_of(size) > available).any())
         except DataError:
-            fits = True  # too small a size for the imbalance; a larger one may do
-        low, high = (middle, high) if fits else (low, middle - 1)
-    return counts_of(low)
+            return False  # too small a size for the imbalance; a larger one may do
+
+    return counts_of(bisect.bisect_left(range(1, limit + 1), True, key=too_large))

@@ -19,6 +19,7 @@ import numpy as np
 from cbjax.data.decode import DecodeError
 from cbjax.data.records import DataError, Encoded, Split
 from cbjax.data.sampling import Batches
+from cbjax.host import machine
 
 Transform = Callable[[bytes, int], np.ndarray]  # encoded image, place in the sequence -> [H, W, 3] uint8
 PADDING = -1
@@ -137,8 +138,7 @@ def _grain_dataset(chunks, reading):
 
     threads = reading.num_threads
     if threads is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        threads = math.ceil(cores / max(1, reading.num_workers))
+        threads = math.ceil(machine.cores() / max(1, reading.num_workers))
     # Two batches ahead, and work for every thread.
     ahead = 2 * chunks.per_batch + threads if threads else 0
     dataset = grain.MapDataset.source(chunks).to_iter_dataset(

@@ -5,8 +5,6 @@ import json
 
 from cbjax.host.literal_path import LiteralPath
 
-CHUNK = 1 << 20  # bytes of a file in memory at a time
-
 
 def of_folder(directory: LiteralPath, deep: bool = True) -> dict[str, str]:
     """Returns name -> SHA-256 of the files in a folder, and with `deep` in those below it."""
@@ -21,11 +19,8 @@ def of_folder(directory: LiteralPath, deep: bool = True) -> dict[str, str]:
 
 def of_file(path: LiteralPath) -> str:
     """Returns the SHA-256 of a file, read piece by piece."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def problem(directory: LiteralPath, listed: LiteralPath) -> str | None:

@@ -73,12 +73,9 @@ def _shown(match):
 
 
 def _code_of(character):
-    if character == "\r":
-        return r"\r"
-    number = ord(character)
-    if 0xDC80 <= number <= 0xDCFF:  # how Python keeps a byte that is no UTF-8
-        number -= 0xDC00
-    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+    if "\udc80" <= character <= "\udcff":  # how Python keeps a byte that is no UTF-8
+        character = chr(ord(character) - 0xDC00)
+    return character.encode("unicode_escape").decode()
 
 
 def _has(character, encoding):

@@ -144,12 +144,21 @@ class MultiWriter:
                 stack.callback(writer.close)
 
 
-def read_regular(path: str | os.PathLike) -> bytes:
-    """Returns the content of a regular file; raises OSError of a pipe, which would be waited for, or a device."""
-    # Opened like this a pipe without a writer does not wait for one.
+def read_regular(path: str | os.PathLike, largest: float = math.inf) -> bytes:
+    """Returns the content of a regular file; of a pipe, which would be waited for, or a device nothing is read.
+
+    Raises:
+      OSError: if it is none, cannot be read, or has more than `largest` bytes.
+    """
+    # Opened like this a pipe without a writer does not wait for one. Python's buffer takes longer than the system's.
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode):
             raise OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
+        if about.st_size > largest:
+            raise OSError(
+                errno.EINVAL, f"it has {about.st_size} bytes, and at most {largest} are read", os.fspath(path)
+            )
         return file.readall()
 
 

@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import functools
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from cbjax.data.crops import EvalTransform, TrainTransform
 from cbjax.data.given import Fit
 from cbjax.data.sampling import Batches
 from cbjax.data.stream import Reading, make_image
+from cbjax.host import machine
 from cbjax.host.output import say
 from cbjax.parallel import processes
 from cbjax.training import resident, streaming
@@ -121,7 +121,7 @@ def check_readable(config: ConfigDict, dataset: Dataset) -> list[str]:
                     raise DataError(f"{first}; repair it or leave it out, or set data.on_bad_image=skip")
             return first
 
-        with concurrent.futures.ThreadPoolExecutor(config.data.threads or os.cpu_count()) as pool:
+        with concurrent.futures.ThreadPoolExecutor(config.data.threads or machine.cores()) as pool:
             found = list(pool.map(look, members))
         blind = [place for place, reason in enumerate(found) if reason]
         if blind and all(found[place] for place, some in enumerate(members) if some.size):

@@ -95,6 +95,14 @@ def test_broken_line_is_named(tmp_path, line):
         writers.read_rows(path)
 
 
+def test_a_file_with_more_bytes_than_are_read_is_refused(tmp_path):
+    path = tmp_path / "image"
+    path.write_bytes(b"four")
+    assert writers.read_regular(path, 4) == writers.read_regular(path) == b"four"
+    with pytest.raises(OSError, match="it has 4 bytes, and at most 3 are read"):
+        writers.read_regular(path, 3)
+
+
 def test_empty_file_has_no_rows(tmp_path):
     path = tmp_path / "metrics.jsonl"
     writers.JsonLinesWriter(path).close()
