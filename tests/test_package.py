@@ -82,10 +82,10 @@ def test_the_wheel_finds_its_configs_without_a_clone(wheel, tmp_path):
     installed, elsewhere = tmp_path / "installed", tmp_path / "elsewhere"
     zipfile.ZipFile(wheel).extractall(installed)
     elsewhere.mkdir()
-    program = "from cbjax import config, sweep_file; runs = sweep_file.load('digits_lt')[1]; "
+    program = "from cbjax import config; from cbjax.sweeps import file; runs = file.load('digits_lt')[1]; "
     program += "names = config.load('digits_lt').data.name, len(runs); "
     assert python(program + "print(config.__file__, *names)", installed, elsewhere).split() == [
-        str(installed / "cbjax" / "config.py"),
+        str(installed / "cbjax" / "config" / "__init__.py"),
         "digits",
         "12",
     ]
