@@ -1,7 +1,7 @@
 """Classification losses of each example, weighted by its class; none reduces the batch."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -122,10 +122,26 @@ def focal_loss(logits: Array, labels: Array, class_weights: Array | None = None,
     return _sum_over_classes(terms, logits, labels, class_weights)
 
 
-LOSSES: dict[str, Callable[..., Array]] = {
-    "softmax": softmax_cross_entropy,
-    "sigmoid": sigmoid_cross_entropy,
-    "focal": focal_loss,
+class LossFacts(NamedTuple):
+    """A loss, and what else follows from its choice.
+
+    Attributes:
+      function: (logits, labels, class_weights, **options) -> [B].
+      one_vs_rest: whether each class is a yes-or-no answer of its own. Then probabilities are sigmoids, labels may be
+        multi-hot, and the last biases start at the prior of a class, -log(C - 1), and do not decay (CB). Else one class
+        is right: probabilities are a softmax, and the last biases start at 0 and decay like all others.
+      settings: options that are numbers of the run, by their names in `types.Settings`.
+    """
+
+    function: Callable[..., Array]
+    one_vs_rest: bool = False
+    settings: tuple[str, ...] = ()
+
+
+LOSSES: dict[str, LossFacts] = {
+    "softmax": LossFacts(softmax_cross_entropy),
+    "sigmoid": LossFacts(sigmoid_cross_entropy, one_vs_rest=True),
+    "focal": LossFacts(focal_loss, one_vs_rest=True, settings=("gamma",)),
 }
 
 

@@ -18,6 +18,29 @@ Batch = Mapping[str, Array]  # "image" [B, H, W, channels], "label" [B] or [B, C
 Loss = Callable[[Array, Array, Array | None], Array]  # (logits, labels, class_weights) -> [B]
 
 
+class Settings(NamedTuple):
+    """Numbers of a run's config and data that its programs take as arguments, float32.
+
+    Runs that differ in them alone share their programs.
+
+    Attributes:
+      learning_rate: [] after the warm-up.
+      warmup_from: [] learning rate of step 0, where there is a warm-up.
+      weight_decay: [].
+      gamma: [] of focal loss.
+      mean, std: [channels] by which images are normalised.
+      counts: [C] training images of each class, for margins, priors and masks.
+    """
+
+    learning_rate: Any
+    warmup_from: Any
+    weight_decay: Any
+    gamma: Any
+    mean: Any
+    std: Any
+    counts: Any
+
+
 class NonFiniteLoss(FloatingPointError):
     """The loss, the gradient or the outputs became NaN or infinite; the message says where, and what is saved."""
 
@@ -46,7 +69,9 @@ class Model(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, repr=False)
 class TrainState:
-    """Everything on the device that training changes; one pytree, replicated over devices, saved whole.
+    """Everything that a step reads besides its batch; one pytree, replicated over devices.
+
+    All of it is saved but `settings`, which come from the config and the data.
 
     Attributes:
       step: [] int32, steps taken.
@@ -55,8 +80,8 @@ class TrainState:
       opt_state: state of the optax transformation.
       class_weights: [C] float32, an argument of the step so that new weights do not recompile it.
       key: the run's random key; a step folds its number into it.
-      settings: numbers of the config and the data, by name (`programs.settings`): arguments of the step, so that runs
-        that differ in them alone share its program.
+      settings: numbers of the config and the data (`Settings`).
+      objective: what the run's objective remembers, such as a histogram; () for most.
     """
 
     step: Array
@@ -65,7 +90,8 @@ class TrainState:
     opt_state: Any
     class_weights: Array
     key: Array
-    settings: Any = dataclasses.field(default_factory=dict)
+    settings: Any = ()
+    objective: Any = ()
 
     def __repr__(self) -> str:
         size = sum(math.prod(jnp.shape(leaf)) for leaf in jax.tree.leaves(self.params))
@@ -82,6 +108,46 @@ class Trained(NamedTuple):
     params: Any
     batch_stats: Any
     settings: Any
+    objective: Any = ()
+
+    @classmethod
+    def of(cls, state: TrainState) -> "Trained":
+        """Returns the part of a state that an evaluation reads."""
+        return cls(state.params, state.batch_stats, state.settings, state.objective)
+
+
+class Terms(NamedTuple):
+    """What an objective makes of a batch.
+
+    Attributes:
+      losses: [B], weighted, not reduced.
+      amounts: [B], what each example counts in the mean; no gradient flows through them.
+      logits: [B, C], for the training accuracy.
+      batch_stats: running statistics after this batch.
+      memory: the objective's next state, the same on all devices.
+    """
+
+    losses: Array
+    amounts: Array
+    logits: Array
+    batch_stats: Any
+    memory: Any
+
+
+class Objective(NamedTuple):
+    """A method: what it makes of a batch, what it remembers, and what its model answers.
+
+    Attributes:
+      init: (key, params, settings) -> its first state, a pytree; () where it remembers nothing.
+      apply: (params, state, batch) -> Terms; `params` are those to differentiate by, the rest is `state`'s.
+      logits: (trained, images) -> [B, C], what evaluation and predictions read.
+      streams: what a batch holds besides the training images, by name, each a batch under its name.
+    """
+
+    init: Callable[[Array, Any, Settings], Any]
+    apply: Callable[[Any, TrainState, Batch], Terms]
+    logits: Callable[[Trained, Array], Array]
+    streams: tuple[str, ...] = ()
 
 
 Row = Mapping[str, Any]  # of a log: JSON values by name, headed by "step" and "epoch"

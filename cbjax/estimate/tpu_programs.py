@@ -44,7 +44,7 @@ def train_program(config: ConfigDict, data: AbstractData, mesh: Mesh) -> tuple[L
 def evaluation_program(config: ConfigDict, data: AbstractData, mesh: Mesh) -> Lower:
     """Returns a function that lowers the evaluation of one batch."""
     programs, state = _programs(config, data, mesh)
-    trained = Trained(state.params, state.batch_stats, state.settings)
+    trained = Trained.of(state)
     size = config.evaluation.batch_size or config.batch_size
     if not data.resident:
         return lambda: programs.evaluate.lower(trained, _batch(size, data, mesh))

@@ -21,7 +21,7 @@ from cbjax.training.check_data import check_data
 from cbjax.training.evaluate import Evaluation
 from cbjax.training.programs import Programs, build_programs, program_key, settings
 from cbjax.training.reweight import Reweighting
-from cbjax.types import Array, Callback, Model, Run, TrainState
+from cbjax.types import Array, Callback, Model, Run, Settings, TrainState
 from cbjax.workdir import memory
 
 
@@ -34,6 +34,7 @@ class Parts:
       mesh: the devices.
       init: makes the state before the first step, on the mesh.
       programs: what is compiled of it.
+      settings: its numbers, which the state has.
       pretrained: reads the weights that the first state is to have; None where they are those of `init`.
       advance: (state, first, last) -> (state, metrics), as `loop.Plan` wants it.
       batches: the order of the training images.
@@ -48,6 +49,7 @@ class Parts:
     mesh: Mesh
     init: Callable[[], TrainState]
     programs: Programs
+    settings: Settings
     pretrained: Callable[[], Pretrained] | None
     advance: Callable[[TrainState, int, int], tuple[TrainState, dict[str, Array]]]
     batches: Batches
@@ -88,7 +90,7 @@ def build(
     programs = known[key]
     reweighting = reweight.build(config, dataset.counts)
     first_weights = reweighting.next_weights(memory.start(num_classes))
-    given = settings(config, dataset.mean, dataset.std)
+    given = settings(config, dataset.mean, dataset.std, dataset.counts)
     return Parts(
         model=programs.model,
         mesh=mesh,
@@ -97,6 +99,7 @@ def build(
         else None,
         init=lambda: programs.init(jax.random.key(config.seed), first_weights, given),
         programs=programs,
+        settings=given,
         advance=inputs.build_advance(config, dataset, batches, programs, mesh, report_bad),
         batches=batches,
         steps_per_dispatch=programs.steps_per_dispatch,
@@ -118,6 +121,15 @@ def first_state(parts: Parts) -> TrainState:
     given = parts.pretrained()
     params, batch_stats = sharding.replicate((given.params, given.batch_stats), parts.mesh)
     return dataclasses.replace(state, params={**state.params, **params}, batch_stats=batch_stats)
+
+
+def like(parts: Parts) -> TrainState:
+    """Returns what a checkpoint of the run is restored into: the shapes of its state, and its settings themselves.
+
+    Shapes alone, because a state to restore into would lie on the devices beside the restored one.
+    """
+    placed = sharding.placed(parts.programs.state, parts.mesh)
+    return dataclasses.replace(placed, settings=sharding.replicate(parts.settings, parts.mesh))
 
 
 def build_callbacks(

@@ -9,6 +9,7 @@ from cbjax.config import ConfigError, class_groups
 from cbjax.config.schema import COUNT_WEIGHTS
 from cbjax.data import Dataset
 from cbjax.host import machine
+from cbjax.losses import LOSSES
 
 MOST_STEPS = 2**31 - 1  # the step is a number of 32 bits in the state
 
@@ -44,8 +45,10 @@ def check_data(config: ConfigDict, dataset: Dataset) -> None:
     for name, split in (("validation", dataset.validation), ("test", dataset.test)):
         if dataset.multi_label and split is not None and not split.labels.any():
             raise ConfigError(f"data.{name}: none of the {len(split.labels)} images has a label; hold out more")
-    if dataset.multi_label and config.loss.name == "softmax":
-        raise ConfigError("loss.name='softmax' needs one label an image, and these are multi-hot; use sigmoid or focal")
+    if dataset.multi_label and not LOSSES[config.loss.name].one_vs_rest:
+        raise ConfigError(
+            f"loss.name={config.loss.name!r} needs one label an image, and these are multi-hot; use sigmoid or focal"
+        )
     if dataset.multi_label and config.loss.mean == "weight_sum":
         raise ConfigError(
             "loss.mean='weight_sum' needs one label an image, and these are multi-hot; use loss.mean=batch"

@@ -1,7 +1,6 @@
 """What a config says, as objects: the network, the loss, the optimiser."""
 
 import fractions
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -13,8 +12,9 @@ from ml_collections import ConfigDict
 from cbjax import losses, models, optim
 from cbjax.config import ConfigError, learning_rates
 from cbjax.data.sampling import Batches
+from cbjax.objectives.weighted import SettledLoss, weighted
 from cbjax.parallel import sharding
-from cbjax.types import Array, Loss, Model
+from cbjax.types import Array, Model, Objective
 
 
 def build_model(config: ConfigDict, num_classes: int, axis: str | None = sharding.AXIS) -> Model:
@@ -25,7 +25,8 @@ def build_model(config: ConfigDict, num_classes: int, axis: str | None = shardin
       num_classes: C.
       axis: the mesh axis that a batch is split over; None where a device has the whole batch.
     """
-    prior = config.model.final_bias == "prior" or (config.model.final_bias == "auto" and config.loss.name != "softmax")
+    one_vs_rest = losses.LOSSES[config.loss.name].one_vs_rest
+    prior = config.model.final_bias == "prior" or (config.model.final_bias == "auto" and one_vs_rest)
     options = {
         "shortcut": config.model.shortcut,
         "initialization": config.model.initialization,
@@ -42,17 +43,37 @@ def build_model(config: ConfigDict, num_classes: int, axis: str | None = shardin
     )
 
 
-def build_loss(config: ConfigDict, gamma: float | Array, *, smooth: bool = True) -> Loss:
-    """Returns the config's loss, (logits, labels, class_weights) -> [B]; for evaluation without smoothing of labels."""
-    options: dict[str, Any] = {"gamma": gamma} if config.loss.name == "focal" else {}
+def build_objective(config: ConfigDict, model: Model, axis: str | None = sharding.AXIS) -> Objective:
+    """Returns the config's method.
+
+    Args:
+      config: resolved.
+      model: the network, built for the same axis.
+      axis: the mesh axis that a batch is split over; None where a device has the whole batch.
+    """
+    return weighted(model, build_loss(config), config.loss.mean)
+
+
+def build_loss(config: ConfigDict, *, smooth: bool = True) -> SettledLoss:
+    """Returns the config's loss, (logits, labels, class_weights, settings) -> [B].
+
+    For evaluation it leaves out the smoothing of labels.
+    """
+    facts = losses.LOSSES[config.loss.name]
+    options: dict[str, Any] = {}
     if smooth and config.loss.label_smoothing:  # the rules refuse it for any loss but softmax
         options["label_smoothing"] = config.loss.label_smoothing
-    return functools.partial(losses.LOSSES[config.loss.name], **options)
+
+    def loss(logits, labels, class_weights, settings):
+        given = {name: getattr(settings, name) for name in facts.settings}
+        return facts.function(logits, labels, class_weights, **options, **given)
+
+    return loss
 
 
 def build_probabilities(config: ConfigDict) -> Callable[[Array], Array]:
     """Returns logits -> probabilities, as the loss means them: one of C classes, or C independent answers."""
-    return jax.nn.softmax if config.loss.name == "softmax" else jax.nn.sigmoid
+    return jax.nn.sigmoid if losses.LOSSES[config.loss.name].one_vs_rest else jax.nn.softmax
 
 
 def build_schedule(
@@ -96,7 +117,9 @@ def build_optimizer(
     config: ConfigDict, schedule: optax.Schedule, params: Any, weight_decay: float | Array
 ) -> optax.GradientTransformation:
     """Returns SGD as configured; the last bias of a sigmoid loss, which starts at its prior, does not decay (CB)."""
-    mask = optim.decay_mask(params, rule=config.optim.decay_rule, last_bias=config.loss.name == "softmax")
+    mask = optim.decay_mask(
+        params, rule=config.optim.decay_rule, last_bias=not losses.LOSSES[config.loss.name].one_vs_rest
+    )
     return optim.sgd(
         schedule,
         momentum=config.optim.momentum,

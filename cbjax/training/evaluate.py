@@ -130,7 +130,7 @@ def _run(program, state, data, size, batch_size):
     indices = np.zeros(num_batches * batch_size, np.int32)
     indices[:size] = np.arange(size)
     mask = np.arange(num_batches * batch_size) < size
-    trained = Trained(state.params, state.batch_stats, state.settings)
+    trained = Trained.of(state)
     total, outputs = [], []
     for batch in range(num_batches):
         part = slice(batch * batch_size, (batch + 1) * batch_size)
@@ -195,7 +195,7 @@ def make_streamed_evaluate(
 
     def evaluate(state):
         total, outputs = [], []
-        trained = Trained(state.params, state.batch_stats, state.settings)
+        trained = Trained.of(state)
         options = {"start": 0, "stop": sweep.num_steps, "process_index": index, "process_count": count}
         for batch in stream(examples, sweep, transform, reading, **options):
             sums, output = program(trained, divide(batch, mesh))

@@ -10,15 +10,14 @@ import numpy as np
 
 from cbjax.data.given import Fit
 from cbjax.metrics import has_answer
-from cbjax.types import Array, Model, NonFiniteLoss
+from cbjax.types import Array, NonFiniteLoss, Trained
 
 LEAST = 8  # images of a batch: on a CPU the last bits of fewer can differ from those of many
 
 
 def make_predict(
-    model: Model,
-    params: Any,
-    batch_stats: Any,
+    logits: Callable[[Trained, Array], Array],
+    trained: Trained,
     *,
     fit: Fit,
     normalize: Callable[[Array], Array],
@@ -27,14 +26,20 @@ def make_predict(
 ) -> Callable[..., np.ndarray]:
     """Returns images, in the units that the model was trained on -> probabilities [N, C] float32.
 
-    `fit` brings images to the model's size. Batches are filled up to a power of two, so that few images are little work
-    and any N is a few programs.
+    Args:
+      logits: an objective's, (trained, images) -> [B, C].
+      trained: what it reads, on one device.
+      fit: brings images to the model's size.
+      normalize: images -> the network's input.
+      probabilities: logits -> [B, C].
+      batch_size: the most images at a time. Batches are filled up to a power of two, so that few images are little work
+        and any N is a few programs.
     """
 
     @jax.jit
-    def compiled(params, batch_stats, images):
-        logits = model.apply(params, batch_stats, normalize(images), train=False)[0]
-        return jnp.where(has_answer(logits)[:, None], probabilities(logits), jnp.nan)
+    def compiled(trained, images):
+        scores = logits(trained, normalize(images))
+        return jnp.where(has_answer(scores)[:, None], probabilities(scores), jnp.nan)
 
     def predict(images: Any, *, allow_nan: bool = False) -> np.ndarray:
         """Returns the probability of each class for each image, [N, C].
@@ -57,7 +62,7 @@ def make_predict(
             size = batch_size if rows else min(batch_size, max(LEAST, 1 << (len(part) - 1).bit_length()))
             padded = np.zeros((size, *fit.shape), fit.dtype)
             padded[: len(part)] = part
-            rows.append(np.asarray(compiled(params, batch_stats, padded))[: len(part)])
+            rows.append(np.asarray(compiled(trained, padded))[: len(part)])
         if rows:
             chances = np.concatenate(rows)
             lost = np.isnan(chances).any(axis=1)
@@ -69,6 +74,6 @@ def make_predict(
                 )
             return chances
         empty = np.zeros((batch_size, *fit.shape), fit.dtype)
-        return np.zeros((0, jax.eval_shape(compiled, params, batch_stats, empty).shape[1]), np.float32)
+        return np.zeros((0, jax.eval_shape(compiled, trained, empty).shape[1]), np.float32)
 
     return predict

@@ -25,7 +25,7 @@ from cbjax.data.sampling import Batches
 from cbjax.parallel import sharding
 from cbjax.training import components, evaluate, resident, streaming
 from cbjax.training.step import make_eval_step, make_train_step
-from cbjax.types import Array, Model, TrainState
+from cbjax.types import Array, Model, Objective, Settings, TrainState
 
 # Keys that no program depends on: they choose data, class weights and settings, or what the host does.
 ARGUMENTS = (
@@ -70,23 +70,17 @@ def program_key(config: ConfigDict, batches: Batches, image_shape: Sequence[int]
     return json.dumps([flat, batches.num_examples, list(image_shape), num_classes, devices])
 
 
-def settings(config: ConfigDict, mean: Sequence[float], std: Sequence[float]) -> dict[str, np.ndarray]:
-    """Returns the numbers of a run that its programs take as arguments, float32.
+def settings(config: ConfigDict, mean: Sequence[float], std: Sequence[float], counts: Any) -> Settings:
+    """Returns the numbers of a run that its programs take as arguments.
 
     Args:
       config: resolved.
       mean, std: of the images, [channels].
+      counts: training images of each class, [C].
     """
     rate, warmup_from = learning_rates(config)
-    numbers = {
-        "learning_rate": rate,
-        "warmup_from": warmup_from,
-        "weight_decay": config.optim.weight_decay,
-        "gamma": config.loss.gamma,
-        "mean": mean,
-        "std": std,
-    }
-    return {name: np.asarray(number, np.float32) for name, number in numbers.items()}
+    given = Settings(rate, warmup_from, config.optim.weight_decay, config.loss.gamma, mean, std, counts)
+    return Settings(*(np.asarray(numbers, np.float32) for numbers in given))
 
 
 def build_programs(
@@ -187,42 +181,38 @@ def build_steps(
 ) -> Steps:
     """Builds the steps of a run; arguments and errors as `build_programs`."""
     model = components.build_model(config, num_classes, axis)
-    make_state = functools.partial(initial_state, config, model, tuple(image_shape))
+    objective = components.build_objective(config, model, axis)
+    make_state = functools.partial(initial_state, config, model, objective, tuple(image_shape))
     channels = image_shape[-1]
     try:
         state = jax.eval_shape(
             make_state,
             jax.random.key(0),
             np.ones(num_classes, np.float32),
-            settings(config, (0.0,) * channels, (1.0,) * channels),
+            settings(config, (0.0,) * channels, (1.0,) * channels, (1,) * num_classes),
         )
     except ValueError as error:
         raise ConfigError(f"model.name={config.model.name!r} does not fit the images: {error}") from error
 
     def train_step(state, batch):
         given = state.settings
-        schedule = components.build_schedule(config, batches, (given["learning_rate"], given["warmup_from"]))
-        tx = components.build_optimizer(config, schedule, state.params, given["weight_decay"])
-        step = make_train_step(
-            model,
-            tx,
-            components.build_loss(config, given["gamma"]),
-            mean=config.loss.mean,
-            accumulation=config.optim.accumulation,
-            axis=axis,
-        )
-        return step(state, batch)
+        schedule = components.build_schedule(config, batches, (given.learning_rate, given.warmup_from))
+        tx = components.build_optimizer(config, schedule, state.params, given.weight_decay)
+        return make_train_step(objective, tx, accumulation=config.optim.accumulation, axis=axis)(state, batch)
 
-    def eval_step(state, batch):
-        loss = components.build_loss(config, state.settings["gamma"], smooth=False)
-        step = make_eval_step(model, loss, components.build_probabilities(config), axis=axis)
-        return step(state.params, state.batch_stats, batch)
-
+    loss = components.build_loss(config, smooth=False)
+    eval_step = make_eval_step(objective, loss, components.build_probabilities(config), axis=axis)
     return Steps(model, make_state, state, train_step, eval_step)
 
 
 def initial_state(
-    config: ConfigDict, model: Model, image_shape: Sequence[int], key: Array, class_weights: Array, given: Any
+    config: ConfigDict,
+    model: Model,
+    objective: Objective,
+    image_shape: Sequence[int],
+    key: Array,
+    class_weights: Array,
+    given: Settings,
 ) -> TrainState:
     """Makes the state before the first step from the run's random key, its first class weights and its settings."""
     key, params_key = jax.random.split(key)
@@ -237,6 +227,7 @@ def initial_state(
         class_weights=jnp.asarray(class_weights, jnp.float32),
         key=key,
         settings=jax.tree.map(jnp.asarray, given),
+        objective=objective.init(jax.random.fold_in(params_key, 1), params, given),
     )
 
 
@@ -261,4 +252,4 @@ def _augmentation(config):
 
 
 def _normalize(given, images):
-    return augment.normalize(images, given["mean"], given["std"])
+    return augment.normalize(images, given.mean, given.std)

@@ -23,7 +23,7 @@ from cbjax.training import build, components, inputs, programs
 from cbjax.training.check_process import check_main_guard
 from cbjax.training.evaluate import Evaluation
 from cbjax.training.predict import make_predict
-from cbjax.types import Run
+from cbjax.types import Run, Trained
 from cbjax.workdir import environment
 from cbjax.workdir import files as workdirs
 from cbjax.workdir.bad_images import BadImages
@@ -199,11 +199,9 @@ def _about_new(given, facts):
 def with_predict(run: Run, facts: dict[str, Any]) -> Run:
     """Gives a run its `predict`, from what `workdir.describe_data` said of its data."""
     # On one device whatever the run was trained on: predictions are small beside training.
-    params, batch_stats = sharding.on_one_device((run.state.params, run.state.batch_stats))
     predict = make_predict(
-        run.model,
-        params,
-        batch_stats,
+        components.build_objective(run.config, run.model).logits,
+        sharding.on_one_device(Trained.of(run.state)),
         fit=inputs.fit_given(run.config, facts),
         normalize=functools.partial(augment.normalize, mean=tuple(facts["mean"]), std=tuple(facts["std"])),
         probabilities=components.build_probabilities(run.config),
@@ -223,10 +221,11 @@ def _restore(home, config, facts, mesh, checkpoint):
         raise ConfigError(f"checkpoint={checkpoint!r}: must be 'last' or 'best'")
     num_classes = len(facts["class_names"])
     model = components.build_model(config, num_classes)
-    given = programs.settings(config, facts["mean"], facts["std"])
-    make_state = functools.partial(programs.initial_state, config, model, facts["image_shape"])
+    given = programs.settings(config, facts["mean"], facts["std"], facts["counts"])
+    objective = components.build_objective(config, model)
+    make_state = functools.partial(programs.initial_state, config, model, objective, facts["image_shape"])
     like = jax.eval_shape(make_state, jax.random.key(config.seed), np.ones(num_classes, np.float32), given)
-    like = sharding.placed(like, mesh)
+    like = dataclasses.replace(sharding.placed(like, mesh), settings=sharding.replicate(given, mesh))
     with contextlib.closing(Checkpoints(home.root, say, reading=True)) as checkpoints:
         restored = checkpoints.restore(like)
         if restored is None:

@@ -121,8 +121,7 @@ def train(
         stack.push(functools.partial(_close, checkpoints))
         if parts.pretrained is not None and not checkpoints.steps():
             parts.pretrained()  # a file that does not fit is refused before anything is compiled
-        # By its shapes alone: a state to restore into would lie on the devices beside the restored one.
-        restored = checkpoints.restore(sharding.placed(parts.programs.state, mesh))
+        restored = checkpoints.restore(build.like(parts))
         resumed = restored is not None
         has_results = processes.from_first((place / "results.json").exists)
         if not resumed and has_results:

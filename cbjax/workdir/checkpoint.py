@@ -4,6 +4,7 @@ Orbax restores changed bytes without a word, so each checkpoint has a list of it
 """
 
 import asyncio
+import dataclasses
 import os
 import re
 import threading
@@ -78,7 +79,7 @@ class Checkpoints:
         if step in self.steps():
             return
         # A copy, because the next step takes over the state's memory while Orbax still reads it.
-        copy = jax.tree.map(jnp.copy, state)
+        copy = jax.tree.map(jnp.copy, _saved(state))
         self._saving[step] = best_step
         with _STARTING:
             self._checkpointer.save(
@@ -155,13 +156,16 @@ class Checkpoints:
         return restored
 
     def _read(self, step, like):
+        place = self._directory / str(step)
+        wanted = jax.tree.map(_abstract, _saved(like))
         restored = self._checkpointer.restore(
-            self._directory / str(step),
+            place,
             args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(jax.tree.map(_abstract, like)), memory=ocp.args.JsonRestore()
+                state=ocp.args.StandardRestore(_with_old_settings(wanted, place / "state")),
+                memory=ocp.args.JsonRestore(),
             ),
         )
-        return restored.state, restored.memory
+        return _whole(restored.state, like), restored.memory
 
 
 def _with_checksums(folder: CheckpointFolder, saving: dict[int, int | None]) -> Any:
@@ -180,6 +184,47 @@ def _with_checksums(folder: CheckpointFolder, saving: dict[int, int | None]) -> 
             await asyncio.to_thread(folder.after_commit, step, saving[step])
 
     return Checked
+
+
+def _saved(state: Any) -> Any:
+    """Returns what is saved of a state, or of several by name: all but its settings, which come from config and data.
+
+    What an objective remembers is saved where it is something, so that a run without has the checkpoints that it had
+    before objectives could remember.
+    """
+    if not isinstance(state, TrainState):
+        return {name: _saved(one) for name, one in state.items()}
+    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    return {
+        name: value
+        for name, value in fields.items()
+        if name != "settings" and (name != "objective" or jax.tree.leaves(value))
+    }
+
+
+def _whole(saved: Any, like: Any) -> Any:
+    """Returns states again from what was saved of them; the rest is that of `like`."""
+    if isinstance(like, TrainState):
+        return dataclasses.replace(like, **{name: value for name, value in saved.items() if name != "settings"})
+    return {name: _whole(saved[name], one) for name, one in like.items()}
+
+
+def _with_old_settings(wanted: Any, place: Any) -> Any:
+    """Adds settings to what is read from a checkpoint that has them, as all had once: Orbax reads a tree whole."""
+    found = ocp.StandardCheckpointHandler().metadata(place).tree
+
+    def add(wanted, found):
+        if "step" not in found:
+            return {name: add(one, found[name]) for name, one in wanted.items()}
+        if "settings" not in found:
+            return wanted
+        like = wanted["step"].sharding
+        settings = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=like), found["settings"]
+        )
+        return {**wanted, "settings": settings}
+
+    return add(wanted, found)
 
 
 def _as_disk_error(error: Exception, place: os.PathLike) -> Exception:

@@ -11,6 +11,7 @@ import pytest
 
 from cbjax import losses, models
 from cbjax.models.resnet_imagenet import DEPTHS, resnet_imagenet
+from cbjax.objectives import weighted
 from cbjax.parallel import sharding
 from cbjax.training.step import make_train_step
 from cbjax.types import TrainState
@@ -202,13 +203,14 @@ def test_all_options_together_over_devices(kind):
     tx = optax.sgd(0.1)
     state = TrainState(jnp.int32(0), params, batch_stats, tx.init(params), jnp.ones(5), jax.random.key(0))
     mesh = sharding.make_mesh(2)
-    step = make_train_step(model, tx, losses.softmax_cross_entropy, accumulation=2)
+    objective = weighted(model, lambda *args: losses.softmax_cross_entropy(*args[:3]))  # without the settings
+    step = make_train_step(objective, tx, accumulation=2)
     step = sharding.data_parallel(step, mesh, split=(None, 0), split_outputs=(None, None), kind=kind)
     batch = {"image": images[:, :32, :32], "label": np.arange(8) % 5}
     after, metrics = step(sharding.replicate(state, mesh), batch)
     assert np.isfinite(metrics["loss"]) and metrics["gradient_norm"] > 0 and metrics["count"] == 8
     # Two images of a group are all that their statistics see, so one device with the same groups takes the same step.
-    alone = jax.jit(make_train_step(model, tx, losses.softmax_cross_entropy, axis=None))(state, batch)[0]
+    alone = jax.jit(make_train_step(objective, tx, axis=None))(state, batch)[0]
     for ours, theirs in zip(jax.tree.leaves(after.params), jax.tree.leaves(alone.params), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=0.02 * np.abs(theirs).max() + 1e-3)
     for ours, theirs in zip(jax.tree.leaves(after.batch_stats), jax.tree.leaves(alone.batch_stats), strict=True):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from oracles.difficulty import paper_tau
 
+from cbjax.objectives import weighted
 from cbjax.parallel import sharding
 from cbjax.training import callbacks, evaluate
 from cbjax.training.reweight import Reweighting, from_difficulty, smoothing
@@ -34,12 +35,12 @@ def evaluation_of(outputs, labels):
     def apply(params, batch_stats, images, train):
         return images.reshape(-1, outputs.shape[1]), batch_stats
 
-    def loss(logits, labels, class_weights):
+    def loss(logits, labels, class_weights, settings):
         return jnp.zeros(len(logits))
 
-    step = make_eval_step(Model(None, None, None, apply), loss, jax.nn.softmax)
+    step = make_eval_step(weighted(Model(None, None, None, apply), loss), loss, jax.nn.softmax)
     mesh = sharding.make_mesh(1)
-    program = evaluate.make_program(lambda state, batch: step({}, {}, batch), lambda _, x: x, mesh, "shard_map")
+    program = evaluate.make_program(step, lambda _, x: x, mesh, "shard_map")
     found = evaluate.make_evaluate(
         program,
         outputs[:, None, None, :],

@@ -10,6 +10,7 @@ from cbjax import data, losses
 from cbjax.data.sampling import Batches
 from cbjax.parallel import sharding
 from cbjax.training import build, components
+from cbjax.types import Settings
 
 
 @pytest.mark.parametrize(
@@ -122,9 +123,9 @@ def test_only_training_smooths_labels():
     config = configs.load("cifar_lt:cdb", ["loss.label_smoothing=0.1"])
     arguments = jnp.array([[2.0, 0.0, -1.0]]), jnp.array([0]), jnp.ones(3)
     plain = losses.softmax_cross_entropy(*arguments)
-    np.testing.assert_array_equal(components.build_loss(config, 1.0, smooth=False)(*arguments), plain)
-    np.testing.assert_allclose(components.build_loss(config, 1.0)(*arguments), plain + 0.1 * (2 - 1 / 3), rtol=1e-6)
-    assert components.build_loss(configs.load("cifar_lt:cui"), 1.0)(*arguments).shape == (1,)
+    np.testing.assert_array_equal(components.build_loss(config, smooth=False)(*arguments, None), plain)
+    np.testing.assert_allclose(components.build_loss(config)(*arguments, None), plain + 0.1 * (2 - 1 / 3), rtol=1e-6)
+    assert components.build_loss(configs.load("cifar_lt:cui"))(*arguments, Settings(*[1.0] * 7)).shape == (1,)
 
 
 def test_fractions_are_those_that_were_written():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from cbjax.training.predict import make_predict
-from cbjax.types import Model, NonFiniteLoss
+from cbjax.types import NonFiniteLoss, Trained
 
 
 class AsTheyAre:
@@ -20,13 +20,12 @@ class AsTheyAre:
 def predict_and_sizes(probabilities=jax.nn.softmax):
     sizes = []
 
-    def apply(params, batch_stats, images, train):
+    def logits(trained, images):
         sizes.append(len(images))
-        return images.reshape(-1, 2), batch_stats
+        return images.reshape(-1, 2)
 
-    model = Model(None, None, None, apply)
     options = {"fit": AsTheyAre(), "normalize": lambda images: images, "probabilities": probabilities}
-    return make_predict(model, {}, {}, **options), sizes
+    return make_predict(logits, Trained({}, {}, ()), **options), sizes
 
 
 def test_few_images_are_little_work_and_any_number_few_programs():

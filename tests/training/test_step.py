@@ -11,13 +11,27 @@ import pytest
 
 from cbjax import losses, models
 from cbjax.metrics import ClassificationSums
+from cbjax.objectives import weighted
 from cbjax.parallel import sharding
 from cbjax.training.step import make_eval_step, make_train_step
-from cbjax.types import Model, TrainState
+from cbjax.types import Model, Trained, TrainState
 
 CLASSES, BATCH = 4, 16
 WEIGHTS = np.array([0.25, 0.5, 1.25, 2.0], np.float32)
 LOSSES = {"softmax": losses.softmax_cross_entropy, "focal": functools.partial(losses.focal_loss, gamma=2.0)}
+
+
+def plain(loss):
+    """A loss that no number of the run changes."""
+    return lambda logits, labels, class_weights, settings: loss(logits, labels, class_weights)
+
+
+def train_step(model, tx, loss=losses.softmax_cross_entropy, mean="batch", **options):
+    return make_train_step(weighted(model, plain(loss), mean), tx, **options)
+
+
+def eval_step(model, loss, probabilities, **options):
+    return make_eval_step(weighted(model, plain(loss)), plain(loss), probabilities, **options)
 
 
 def linear_model():
@@ -82,7 +96,7 @@ def take_step(count, kind, loss="softmax", mean="batch", batch=None, accumulatio
     tx = optax.sgd(1.0)
     state, mesh = make_state(model, tx), sharding.make_mesh(count)
     batch = make_batch() if batch is None else batch
-    step = make_train_step(model, tx, LOSSES[loss], mean=mean, accumulation=accumulation)
+    step = train_step(model, tx, LOSSES[loss], mean=mean, accumulation=accumulation)
     step = sharding.data_parallel(step, mesh, split=(None, 0), split_outputs=(None, None), kind=kind)
     after, metrics = step(sharding.replicate(state, mesh), batch)
     return jax.tree.map(lambda old, new: np.asarray(old) - np.asarray(new), state.params, after.params), metrics, after
@@ -125,7 +139,7 @@ def test_the_gradient_is_that_of_the_global_batch(count, kind, mean, loss):
 def test_devices_send_each_other_the_gradients_and_little_else(mean):
     model, tx, mesh = linear_model(), optax.sgd(1.0), sharding.make_mesh(8)
     state, batch = sharding.replicate(make_state(model, tx), mesh), make_batch()
-    step = make_train_step(model, tx, LOSSES["softmax"], mean=mean)
+    step = train_step(model, tx, LOSSES["softmax"], mean=mean)
     specs = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(sharding.AXIS)
     mapped = jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=(specs[0], specs[0]))
     program = jax.jit(mapped).lower(state, batch).compile().as_text()
@@ -168,7 +182,7 @@ def test_running_statistics_are_averaged_over_parts():
     model = normalizing_model()
     tx = optax.sgd(0.0)
     state, batch = make_state(model, tx), make_batch()
-    step = make_train_step(model, tx, losses.softmax_cross_entropy, accumulation=4, axis=None)
+    step = train_step(model, tx, losses.softmax_cross_entropy, accumulation=4, axis=None)
     after, _ = jax.jit(step)(state, batch)
     means = batch["image"].reshape(4, 4, -1).mean(1)
     np.testing.assert_allclose(after.batch_stats["mean"], 0.1 * means.mean(0), rtol=1e-4, atol=1e-6)
@@ -179,7 +193,7 @@ def test_synchronised_statistics_may_be_accumulated(axis):
     model = normalizing_model(axis)
     tx = optax.sgd(1.0)
     state, batch = make_state(model, tx), make_batch()
-    step = make_train_step(model, tx, losses.softmax_cross_entropy, accumulation=2)
+    step = train_step(model, tx, losses.softmax_cross_entropy, accumulation=2)
     step = sharding.data_parallel(step, sharding.make_mesh(2), split=(None, 0), split_outputs=(None, None))
     after, _ = step(state, batch)
     np.testing.assert_allclose(
@@ -196,7 +210,7 @@ def test_a_batch_of_weight_zero_has_loss_zero():
     model = linear_model()
     tx = optax.sgd(1.0)
     state = dataclasses.replace(make_state(model, tx), class_weights=jnp.zeros(CLASSES))
-    step = make_train_step(model, tx, losses.softmax_cross_entropy, mean="weight_sum", axis=None)
+    step = train_step(model, tx, losses.softmax_cross_entropy, mean="weight_sum", axis=None)
     after, metrics = jax.jit(step)(state, make_batch())
     assert metrics["loss"] == 0 and metrics["gradient_norm"] == 0
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params))
@@ -221,7 +235,7 @@ def test_running_statistics_are_averaged_over_devices():
     state = TrainState(jnp.int32(0), params, batch_stats, tx.init(params), jnp.asarray(WEIGHTS), jax.random.key(0))
     mesh = sharding.make_mesh(2)
     step = sharding.data_parallel(
-        make_train_step(model, tx, losses.softmax_cross_entropy), mesh, split=(None, 0), split_outputs=(None, None)
+        train_step(model, tx, losses.softmax_cross_entropy), mesh, split=(None, 0), split_outputs=(None, None)
     )
     after, _ = step(sharding.replicate(state, mesh), batch)
     halves = [
@@ -238,11 +252,11 @@ def test_evaluation_sums_are_those_of_one_device(kind):
     batch = {**make_batch(), "mask": np.arange(BATCH) < 13}
     results = []
     for count in (1, 4):
-        step = make_eval_step(model, losses.softmax_cross_entropy, jax.nn.softmax)
+        step = eval_step(model, losses.softmax_cross_entropy, jax.nn.softmax)
         step = sharding.data_parallel(
-            step, sharding.make_mesh(count), split=(None, None, 0), split_outputs=(None, 0), kind=kind
+            step, sharding.make_mesh(count), split=(None, 0), split_outputs=(None, 0), kind=kind
         )
-        results.append(step(state.params, state.batch_stats, batch))
+        results.append(step(Trained.of(state), batch))
     (one, predicted), (four, predicted_by_four) = results
     assert isinstance(one, ClassificationSums) and one.count == 13
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), one, four)
@@ -254,8 +268,8 @@ def test_multi_hot_evaluation_returns_probabilities():
     state = make_state(model, optax.sgd(1.0))
     batch = make_batch()
     batch["label"] = np.eye(CLASSES, dtype=np.float32)[batch["label"]]
-    step = make_eval_step(model, losses.sigmoid_cross_entropy, jax.nn.sigmoid, axis=None)
-    sums, outputs = step(state.params, state.batch_stats, batch)
+    step = eval_step(model, losses.sigmoid_cross_entropy, jax.nn.sigmoid, axis=None)
+    sums, outputs = step(Trained.of(state), batch)
     logits, _ = model.apply(state.params, state.batch_stats, batch["image"], train=False)
     expected = np.sum(np.logaddexp(0, -np.asarray(logits) * (2 * batch["label"] - 1)))
     np.testing.assert_allclose(sums["loss"], expected, rtol=1e-5)
@@ -264,4 +278,4 @@ def test_multi_hot_evaluation_returns_probabilities():
 
 def test_an_unknown_mean_is_refused():
     with pytest.raises(ValueError, match=r"mean='sum': must be one of batch, weight_sum"):
-        make_train_step(None, None, None, mean="sum")
+        weighted(None, None, mean="sum")

@@ -1,0 +1,40 @@
+"""A loss weighted by class: cross entropy and focal loss, CB, CDB, and weights that begin late."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from cbjax.types import Array, Model, Objective, Settings, Terms
+
+MEANS = ("batch", "weight_sum")
+SettledLoss = Callable[
+    [Array, Array, Array | None, Settings], Array
+]  # (logits, labels, class_weights, settings) -> [B]
+
+
+def weighted(model: Model, loss: SettledLoss, mean: str = "batch") -> Objective:
+    """Returns the objective whose losses are those of `loss`, weighted by the state's class weights.
+
+    Args:
+      model: the network.
+      loss: (logits, labels, class_weights, settings) -> [B], not reduced.
+      mean: "batch" divides the sum of weighted losses by the number of examples of the global batch (CB, CDB);
+        "weight_sum" by the sum of their class weights (PyTorch's weighted cross entropy), for integer labels.
+
+    Raises:
+      ValueError: if `mean` is neither of the two.
+    """
+    if mean not in MEANS:
+        raise ValueError(f"mean={mean!r}: must be one of {', '.join(MEANS)}")
+
+    def apply(params, state, batch):
+        logits, batch_stats = model.apply(params, state.batch_stats, batch["image"], train=True)
+        labels, class_weights = batch["label"], state.class_weights
+        losses = loss(logits, labels, class_weights, state.settings)
+        amounts = jnp.ones(labels.shape[0]) if mean == "batch" else class_weights[labels]
+        return Terms(losses, amounts, logits, batch_stats, state.objective)
+
+    def logits(trained, images):
+        return model.apply(trained.params, trained.batch_stats, images, train=False)[0]
+
+    return Objective(lambda key, params, settings: (), apply, logits)
