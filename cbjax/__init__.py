@@ -26,6 +26,7 @@ __all__ = [
     "train",
     "weights",
 ]
+_TRAIN = {"config", "load", "report", "train"}  # need the packages of the extra of that name
 _PLACES = {
     "Run": "cbjax.types",
     "TrainState": "cbjax.types",
@@ -36,6 +37,8 @@ _PLACES = {
 
 def __getattr__(name: str) -> Any:
     # Imported at first use: a user of the losses alone pays for nothing else.
+    if name in _TRAIN:
+        importlib.import_module("cbjax.host.installed").check(f"cbjax.{name}")
     if name in _PLACES:
         return getattr(importlib.import_module(_PLACES[name]), name)
     if name in __all__:

@@ -64,10 +64,10 @@ set_arguments() { # cbjax's arguments: leaves them in `arguments`, with --distri
     arguments+=(--distributed=auto)
 }
 
-extras() { # extra, cbjax's arguments: the extras to install, [gcs] with them where a path lies in a bucket
+extras() { # extra, cbjax's arguments: all extras to install, [gcs] among them where a path lies in a bucket
     case "$*" in
-        *gs://*) echo "[$1,gcs]" ;;
-        *) echo "[$1]" ;;
+        *gs://*) echo "[train,$1,gcs]" ;;
+        *) echo "[train,$1]" ;;
     esac
 }
 

@@ -4,7 +4,7 @@
 # Fills in launch/kubernetes.yaml and applies it: a Job of one pod a host, each with one process for all its GPUs, which is
 # restarted as often as pods are lost and goes on from its work directory, a bucket or a volume that all pods share.
 #
-#   --image=IMAGE          with cbjax[cuda,gcs] installed
+#   --image=IMAGE          with cbjax[train,cuda,gcs] installed
 #   --hosts=N              pods (default: 1)
 #   --gpus-per-host=N      (default: 8)
 #   --name=NAME            of the Job and its Service (default: cbjax)

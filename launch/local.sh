@@ -4,7 +4,7 @@
 set -euo pipefail
 called_from=$PWD
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
-install_cbjax ""
+install_cbjax "[train]"
 cbjax=$PWD/.venv/bin/cbjax
 # glibc gives large blocks back to the system and asks for them again at every step; keeping them is faster on CPU.
 export MALLOC_MMAP_MAX_=${MALLOC_MMAP_MAX_:-0} MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-100000000000}

@@ -58,7 +58,7 @@ run_cbjax() {
 case ${1:-} in
     install)
         bring_python
-        install_cbjax "[tpu,gcs]"
+        install_cbjax "[train,tpu,gcs]"
         ;;
     run) run_cbjax "${@:2}" ;;
     stop) stop ;;

@@ -128,7 +128,7 @@ def test_tpu_vm_makes_a_slice_trains_on_its_workers_and_deletes_it(machine):
     assert all({"--worker=all", *where} <= {*words} for words in machine.calls("gcloud") if words[4] == "ssh")
     assert machine.calls("cbjax") == [["cbjax", "train", "--config=imagenet", BUCKET, ODD, "--distributed=auto"]]
     install = next(words for words in machine.calls("python") if "install" in words)
-    assert install[-4:] == ["--constraint", "constraints.txt", "--editable", ".[tpu,gcs]"]
+    assert install[-4:] == ["--constraint", "constraints.txt", "--editable", ".[train,tpu,gcs]"]
     assert "still exists" not in done.stderr
     assert [path.name for path in machine.fake.glob("tmp.*")] == []
 
@@ -233,7 +233,7 @@ def test_slurm_submits_a_job_that_starts_a_process_a_gpu(machine):
         "--partition=my gpus",
     ]
     assert sbatch[job + 1 :] == [str(machine.clone), "train", BUCKET, ODD, "--distributed=auto"]
-    assert any(".[cuda,gcs]" in words for words in machine.calls("python"))
+    assert any(".[train,cuda,gcs]" in words for words in machine.calls("python"))
     assert machine.run("slurm_job.sh", *sbatch[job + 1 :], SLURM_JOB_ID="7", SLURM_CPUS_PER_TASK="8").returncode == 0
     (srun,) = machine.calls("srun")
     cbjax = str(machine.clone / ".venv" / "bin" / "cbjax")
@@ -277,7 +277,7 @@ def test_gpu_installs_for_cuda_and_becomes_the_command(machine):
     done = machine.run("gpu.sh", "--", "train", "--workdir=my runs", ODD)
     assert done.returncode == 1, done.stderr
     assert machine.calls("cbjax") == [["cbjax", "train", "--workdir=my runs", ODD]]
-    assert any(".[cuda]" in words for words in machine.calls("python"))
+    assert any(".[train,cuda]" in words for words in machine.calls("python"))
     machine.plan("waits")
     process = machine.start("gpu.sh", "train")
     wait_for_start(machine, process)

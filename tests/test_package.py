@@ -9,6 +9,7 @@ import tarfile
 import tomllib
 import zipfile
 from email import message_from_string
+from importlib.metadata import packages_distributions
 
 import pytest
 from hatchling.builders.sdist import SdistBuilder
@@ -17,6 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import cbjax
+from cbjax.host import installed
 
 ROOT = pathlib.Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -49,6 +51,45 @@ def test_importing_costs_little(modules):
     assert python(f"import sys, {modules}; print({heavy} & {{name.split('.')[0] for name in sys.modules}})") == "set()"
 
 
+# Packages of the extra [train] that Flax brings as well.
+WITH_FLAX = {"etils", "orbax", "rich"}
+
+
+def without_train(program):
+    """Runs a program where only the packages of a plain `pip install cbjax` can be imported."""
+    return python(f"import sys\nfor name in {set(installed.TRAIN) - WITH_FLAX}: sys.modules[name] = None\n{program}")
+
+
+def test_losses_weights_and_networks_need_a_small_installation():
+    program = (
+        "import jax, numpy as np\n"
+        "from cbjax import difficulty, losses, metrics, models, optim, weights\n"
+        "from cbjax.data.longtail import exponential_counts\n"
+        "model = models.build('lenet5', 3)\n"
+        "state = jax.eval_shape(model.init, jax.random.key(0), np.zeros((2, 28, 28, 1), np.float32))\n"
+        "print(weights.class_balanced(exponential_counts(100, 3, 10.0), beta=0.9).shape)"
+    )
+    assert without_train(program) == "(3,)"
+
+
+def test_what_else_needs_more_says_which_installation_has_it():
+    told = r'needs what pip install "cbjax\[train\]" brings; missing here: array_record, clu, grain, '
+    program = "import cbjax\nfor name in ('train', 'config'):\n    try: getattr(cbjax, name)\n"
+    found = without_train(program + "    except ImportError as error: print(error)").splitlines()
+    assert re.match(f"cbjax.train {told}", found[0]) and re.match(f"cbjax.config {told}", found[1])
+    program = "from cbjax.cli import main\nsys.stderr = sys.stdout\n"
+    assert re.match(rf"cbjax train {told}.*\n2$", without_train(program + "print(main(['train']))"))
+    assert re.match(rf"cbjax {told}.*\n2$", without_train(program + "print(main(['--help']))"))
+
+
+def test_every_package_of_the_extra_is_looked_for():
+    wanted = {Requirement(line) for line in PROJECT["optional-dependencies"]["train"]}
+    wanted = {canonicalize_name(package.name) for package in wanted if package.marker is None}
+    brought_by = packages_distributions()
+    assert {canonicalize_name(name) for module in installed.TRAIN for name in brought_by[module]} >= wanted
+    assert len(installed.TRAIN) == len(wanted)
+
+
 def test_importing_changes_no_environment():
     # JAX sets variables of its own.
     program = (
@@ -74,18 +115,19 @@ def test_the_wheel_says_what_it_is(wheel):
     assert (metadata["Name"], metadata["Version"]) == ("cbjax", cbjax.__version__)
     assert (metadata["License-Expression"], metadata["License-File"]) == ("Apache-2.0", "LICENSE")
     assert metadata["Requires-Python"] == PROJECT["requires-python"] == f">={PYTHONS[0]}"
-    assert set(metadata.get_all("Provides-Extra")) == {"cuda", "gcs", "tpu", "prepare", "test", "notebooks"}
+    extras = {"train", "cuda", "gcs", "tpu", "prepare", "test", "notebooks"}
+    assert set(metadata.get_all("Provides-Extra")) == extras
     assert "cbjax = cbjax.cli:main" in entry_points
 
 
 def test_the_wheel_finds_its_configs_without_a_clone(wheel, tmp_path):
-    installed, elsewhere = tmp_path / "installed", tmp_path / "elsewhere"
-    zipfile.ZipFile(wheel).extractall(installed)
+    unpacked, elsewhere = tmp_path / "unpacked", tmp_path / "elsewhere"
+    zipfile.ZipFile(wheel).extractall(unpacked)
     elsewhere.mkdir()
     program = "from cbjax import config; from cbjax.sweeps import file; runs = file.load('digits_lt')[1]; "
     program += "names = config.load('digits_lt').data.name, len(runs); "
-    assert python(program + "print(config.__file__, *names)", installed, elsewhere).split() == [
-        str(installed / "cbjax" / "config" / "__init__.py"),
+    assert python(program + "print(config.__file__, *names)", unpacked, elsewhere).split() == [
+        str(unpacked / "cbjax" / "config" / "__init__.py"),
         "digits",
         "12",
     ]
@@ -115,7 +157,9 @@ def test_every_dependency_has_one_tested_version(version):
                 assert canonicalize_name(pin.name) not in pins, line
                 (only,) = pin.specifier
                 pins[canonicalize_name(pin.name)] = only.version
-    for line in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]:
+    extras = PROJECT["optional-dependencies"]
+    assert extras["test"][0] == "cbjax[train]"
+    for line in PROJECT["dependencies"] + extras["train"] + extras["test"][1:]:
         needed = Requirement(line)
         assert needed.specifier.contains(pins[canonicalize_name(needed.name)]), line
 

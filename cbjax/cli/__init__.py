@@ -4,6 +4,22 @@ What a command does is in other rooms; here is how it is asked and answered. Beg
 `commands.py`.
 """
 
-from cbjax.cli.entry import main
+import sys
+from collections.abc import Sequence
 
-__all__ = ["main"]
+from cbjax.host import installed
+from cbjax.host.output import say
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command, as `entry.main`; 2 if packages are missing that it needs."""
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        installed.check(f"cbjax {words[0]}" if words and not words[0].startswith("-") else "cbjax")
+    except ImportError as error:
+        say(error, error=True)
+        return 2
+    # Its modules import those packages.
+    from cbjax.cli import entry
+
+    return entry.main(words)

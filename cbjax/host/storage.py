@@ -10,9 +10,10 @@ import pathlib
 import socket
 import tempfile
 import urllib.request
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ml_collections import ConfigDict
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 READABLE = ("gs", "s3", "az", "hf")  # kinds of URL that etils.epath opens
 # Config keys whose values are paths; in a work directory they are absolute.
@@ -118,7 +119,7 @@ def _is_utf_8(name):
         return False
 
 
-def with_absolute_paths(config: ConfigDict) -> ConfigDict:
+def with_absolute_paths(config: "ConfigDict") -> "ConfigDict":
     """Returns the config with paths that hold in any folder: relative ones start at this process's; URLs stay."""
     config = config.copy_and_resolve_references()
     for section, names in PATHS.items():
