@@ -22,7 +22,7 @@ from cbjax.report import LeftOut, report, report_sweep, rows
 from cbjax.sweeps import figures, modes, plan, start
 from cbjax.sweeps.file import PlannedRun, shard
 from cbjax.sweeps.start import FAILED
-from cbjax.sweeps.train_cohort import train_group
+from cbjax.sweeps.train_cohort import train_cohort
 from cbjax.training.programs import GroupPrograms
 from cbjax.training.run import Shared, train
 from cbjax.types import NonFiniteLoss
@@ -190,7 +190,7 @@ class _Trainer:
         folder = self._place / plan.folder([run.name for run in group])
         mesh, size = sharding.make_mesh(count), len(group) // count
         try:
-            failed = train_group(group, self._place, folder, mesh, size, self._known, self._shared)
+            failed = train_cohort(group, self._place, folder, mesh, size, self._known, self._shared)
         except Exception as error:
             if is_full(error):
                 raise

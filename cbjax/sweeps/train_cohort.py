@@ -1,4 +1,4 @@
-"""A group of runs from their configs to their work directories, resumed from wherever it stands."""
+"""A cohort of runs from their configs to their work directories, resumed from wherever it stands."""
 
 import contextlib
 import dataclasses
@@ -11,27 +11,29 @@ from jax.sharding import Mesh
 
 from cbjax import config as configs
 from cbjax import data
+from cbjax.host.interrupts import Interrupts
 from cbjax.host.output import say
 from cbjax.host.progress import Silent
 from cbjax.host.storage import with_absolute_paths
 from cbjax.parallel import sharding
-from cbjax.sweeps import cohort
-from cbjax.sweeps.cohort import Group, Member
+from cbjax.sweeps.cohort import Member, evaluate_test, make_evaluate, make_plan, member_state, restore, start
 from cbjax.sweeps.file import PlannedRun
 from cbjax.training import build, callbacks, programs
 from cbjax.training.check_process import check_deterministic
+from cbjax.training.evaluate import Evaluation
 from cbjax.training.finish import finish
+from cbjax.training.loop import fit
 from cbjax.training.programs import GroupPrograms
 from cbjax.training.reweight import smoothing
 from cbjax.training.run import Shared
-from cbjax.types import NonFiniteLoss, Run, TrainState
+from cbjax.types import Cohort, NonFiniteLoss, Run, TrainState
 from cbjax.workdir import files as workdirs
 from cbjax.workdir.checkpoint import Checkpoints
 from cbjax.workdir.logs import Logs
 from cbjax.workdir.memory import at_best
 
 
-def train_group(
+def train_cohort(
     planned: Sequence[PlannedRun],
     workdir: pathlib.Path,
     folder: pathlib.Path,
@@ -44,13 +46,13 @@ def train_group(
 
     Args:
       planned: the runs, as many as the devices of the mesh times `per_device`; one that is finished, as a kill while
-        the group's runs were being finished leaves it, is left as it is.
+        the cohort's runs were being finished leaves it, is left as it is.
       workdir: the sweep's folder.
-      folder: the group's own, for its checkpoints; empty once all its runs have ended.
+      folder: the cohort's own, for its checkpoints; empty once all its runs have ended.
       mesh: the devices over which the runs are spread.
       per_device: runs side by side on a device.
-      known: programs of earlier groups by their key, which this one takes if it can, and adds its own to.
-      shared: what it shares with other groups and runs.
+      known: programs of earlier cohorts by their key, which this one takes if it can, and adds its own to.
+      shared: what it shares with other cohorts and runs.
 
     Returns:
       name -> error of the runs that diverged, or could not be evaluated or written at the end. The latter are tried
@@ -82,23 +84,26 @@ def train_group(
         if key not in known:
             known[key] = programs.build_group_programs(*arguments, per_device)
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(folder, say)))
-        runs = cohort.start(members, mesh)
-        cohort.restore(runs, checkpoints, mesh)
+        cohort = restore(start(members, mesh), members, checkpoints)
         described = f"{sharding.describe(mesh)}, {len(members)} runs as one program"
-        for k, (run, place) in enumerate(zip(runs.runs, places, strict=True)):
+        for k, (run, place) in enumerate(zip(cohort.runs, places, strict=True)):
             if over[k]:
                 continue
             dataset = members[k].dataset
             workdirs.write_start(place, run.config, workdirs.describe_data(dataset), dataset.indices, described)
-            workdirs.write_parameters(place, cohort.member_state(runs.state, k).params)
+            workdirs.write_parameters(place, member_state(cohort.state, k).params)
             opened = Logs(place, run.memory.history, run.config.log.tensorboard)
             logs[k] = stack.enter_context(contextlib.closing(opened))
-        cohort.fit(runs, known[key], mesh, checkpoints, shared.bar or Silent(), shared.tell)
+        evaluate_all = make_evaluate(members, known[key], mesh)
+        plan = make_plan(members, known[key], evaluate_all, mesh, checkpoints, shared.tell)
+        with Interrupts() as interrupts:
+            cohort = fit(cohort, plan, interrupts, shared.bar or Silent())
         checkpoints.finish()
-        failed = _finish(runs, known[key], mesh, places, logs)
-    if not failed:
+        errors = _finish(cohort, members, evaluate_test(cohort, evaluate_all), places, logs)
+        errors |= {members[k].name: NonFiniteLoss(said) for k, said in cohort.failed.items()}
+    if all(isinstance(error, NonFiniteLoss) for error in errors.values()):  # the next call would find the same
         shutil.rmtree(folder, ignore_errors=True)
-    return {**failed, **{name: NonFiniteLoss(said) for name, said in runs.failed.items()}}
+    return errors
 
 
 def _member(planned: PlannedRun, place: pathlib.Path, logs: Mapping[int, Logs], index: int, shared: Shared) -> Member:
@@ -121,45 +126,45 @@ def _writer(logs: Mapping[int, Logs], index: int) -> Callable[[Run], None]:
 
 
 def _finish(
-    runs: Group,
-    compiled: GroupPrograms,
-    mesh: Mesh,
+    cohort: Cohort,
+    members: Sequence[Member],
+    tests: Sequence[Mapping[int, Evaluation]],
     places: Sequence[pathlib.Path],
     logs: Mapping[int, Logs],
 ) -> dict[str, Exception]:
-    """Evaluates the test split and writes the last and best checkpoint and the results of each run that has logs.
+    """Writes the last and best checkpoint and the results of each run that has logs.
+
+    Args:
+      cohort: at its end.
+      members: its runs.
+      tests: of each, step -> what the test split is evaluated to.
+      places: their work directories.
+      logs: place of a run -> its logs.
 
     Returns:
-      name -> error of those where that failed; one whose outputs are not finite has diverged instead.
+      name -> error of those where that failed.
     """
-    tests = cohort.evaluate_test(runs, compiled, mesh)
-    failed: dict[str, Exception] = {}
-    for k in (k for k in runs.alive() if k in logs):
+    errors: dict[str, Exception] = {}
+    for k in (k for k in cohort.alive if k in logs):
         try:
-            _finish_one(runs, k, places[k], logs[k], tests[k])
-        except NonFiniteLoss as error:  # the next call would find the same
-            runs.failed[runs.members[k].name] = str(error)
+            _finish_one(cohort, k, members[k], places[k], logs[k], tests[k])
         except Exception as error:
-            failed[runs.members[k].name] = error
-    return failed
+            errors[members[k].name] = error
+    return errors
 
 
-def _finish_one(runs: Group, k: int, place: pathlib.Path, logs: Logs, test: dict) -> None:
-    member, run = runs.members[k], runs.runs[k]
-    best, run = run.memory.best, dataclasses.replace(run, state=_alone(runs.state, k))
+def _finish_one(cohort: Cohort, k: int, member: Member, place: pathlib.Path, logs: Logs, tests: Mapping) -> None:
+    run = dataclasses.replace(cohort.runs[k], state=_alone(cohort.state, k))
+    best = run.memory.best
     with contextlib.closing(Checkpoints(place, say)) as checkpoints:
         save = callbacks.save_to(checkpoints)
         if best is not None and best.step != run.memory.step:
             smooth = smoothing(run.config.difficulty.smoothing)
-            save(dataclasses.replace(run, state=_alone(runs.best, k), memory=at_best(run.memory, smooth)))
+            save(dataclasses.replace(run, state=_alone(cohort.best, k), memory=at_best(run.memory, smooth)))
         save(run)
-        parts = dataclasses.replace(member.parts, evaluate=_found(test))
+        parts = dataclasses.replace(member.parts, evaluate=lambda split: lambda state: tests[int(state.step)])
         finish(run, parts, member.dataset, checkpoints, logs, place)
 
 
 def _alone(states: Any, k: int) -> TrainState:
-    return sharding.replicate(cohort.member_state(states, k), sharding.make_mesh(1))
-
-
-def _found(tests: dict) -> Callable:
-    return lambda split: lambda state: tests[int(state.step)]
+    return sharding.replicate(member_state(states, k), sharding.make_mesh(1))

@@ -1,9 +1,12 @@
-"""The training loop: dispatches of steps, epochs that end where their last image was used, callbacks after each."""
+"""The training loop: dispatches of steps, epochs that end where their last image was used, what follows each.
+
+One loop trains a run alone and runs side by side, a cohort. What differs between them comes with the plan.
+"""
 
 import collections
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +16,7 @@ from cbjax.data import DataError
 from cbjax.host.interrupts import Interrupted, Interrupts
 from cbjax.host.progress import Silent
 from cbjax.parallel.processes import Agreement
-from cbjax.types import Callback, NonFiniteLoss, Run, Sums, TrainState
+from cbjax.types import Callback, Cohort, NonFiniteLoss, Sums, TrainState
 
 Advance = Callable[[TrainState, int, int], tuple[TrainState, dict[str, Any]]]
 
@@ -29,14 +32,17 @@ class Plan:
     """What `fit` is to do.
 
     Attributes:
-      advance: (state, first, last) -> (state, metrics): takes the steps first … last - 1 as one dispatch; metrics are
-        arrays, an entry a step ("loss", "correct", "count", "gradient_norm"), possibly longer than the number of steps.
+      advance: (state, first, last) -> (state, metrics): takes the steps first … last - 1 as one dispatch. Metrics
+        ("loss", "correct", "count", "gradient_norm") are arrays [K, S], S possibly above the number of steps; an axis
+        of one run, or of one step, may be left out.
       epoch_end: epoch (from 1) -> the number of steps taken when it is complete.
       num_epochs: how many epochs to train.
       steps_per_dispatch: the largest `last - first`; fewer are taken where they would last for too long.
-      learning_rate: step -> its rate, for logs and messages.
-      save: saves a run in the middle of an epoch.
-      is_save_due: says whether the last save is too long ago.
+      learning_rates: of each run, step -> its rate, for logs and messages.
+      after_epoch: what follows an epoch, whose rows are in the runs' `metrics`.
+      save: saves a cohort.
+      diverged: what follows where a loss or a gradient is not finite: `give_up` or `leave_behind`.
+      is_save_due: says, in the middle of an epoch, whether the last save is too long ago.
       agreement: makes several processes stop and save at the same step.
     """
 
@@ -44,117 +50,112 @@ class Plan:
     epoch_end: Callable[[int], int]
     num_epochs: int
     steps_per_dispatch: int
-    learning_rate: Callable[[int], float]
-    save: Callable[[Run], None]
+    learning_rates: Sequence[Callable[[int], float]]
+    after_epoch: Callable[[Cohort], Cohort]
+    save: Callable[[Cohort], None]
+    diverged: Callable[[Cohort, int, NonFiniteLoss], Cohort]
     is_save_due: Callable[[], bool] = lambda: False
     agreement: Agreement = dataclasses.field(default_factory=Agreement)
 
 
-class Pace:
-    """How many steps to take in one dispatch, so that a signal is heeded within seconds."""
-
-    SECONDS = 5.0
-    FIRST = 16  # steps, while nothing is known
-
-    def __init__(self, limit: int, agreement: Agreement):
-        self.size = min(limit, self.FIRST)
-        self._limit, self._agreement, self._read = limit, agreement, time.perf_counter()
-
-    def start(self) -> None:
-        """Says that the device has nothing to do until now."""
-        self._read = time.perf_counter()
-
-    def measure(self, steps: int) -> None:
-        """Takes note that a dispatch of so many steps has just been read from the device."""
-        now = time.perf_counter()
-        seconds, self._read = (now - self._read) / steps, now
-        if self._limit > 1:
-            size = min(self._limit, max(1, int(self.SECONDS / max(seconds, 1e-9))))
-            self.size = self._agreement.now(size)  # of all processes the same
-
-
-def fetch(metrics: Any) -> Any:
-    """Reads metrics from the device: the one place where the loop waits for it."""
-    return jax.device_get(metrics)
-
-
-def fit(run: Run, plan: Plan, callbacks: Sequence[Callback], interrupts: Interrupts, progress: Silent) -> Run:
-    """Trains until `plan.num_epochs` epochs are complete, from wherever the run stands.
-
-    After each epoch the callbacks are called in order, each with the run that the one before it returned.
+def fit(cohort: Cohort, plan: Plan, interrupts: Interrupts, progress: Silent) -> Cohort:
+    """Trains until `plan.num_epochs` epochs are complete or every run has failed, from wherever the cohort stands.
 
     Raises:
-      NonFiniteLoss: at the first loss, gradient or output that is not finite; nothing of it is saved.
+      NonFiniteLoss: where a run that diverged ends the training; nothing of that dispatch or epoch is saved.
       Interrupted: after a signal, once the state is saved.
     """
     pace = Pace(plan.steps_per_dispatch, plan.agreement)
-    while run.memory.epoch < plan.num_epochs:
-        pace.start()
-        run = _train_epoch(run, plan, interrupts, progress, pace)
-        for callback in callbacks:
-            run = callback(run)
-        progress.end_epoch(run.memory.epoch, [run.metrics])
+    while cohort.alive and cohort.epoch < plan.num_epochs:
+        cohort = _train_epoch(cohort, plan, interrupts, progress, pace)
+        if not cohort.alive:
+            break
+        cohort = plan.after_epoch(cohort)
+        progress.end_epoch(cohort.epoch, [cohort.runs[place].metrics for place in cohort.alive])
         signum = _signum(plan.agreement.now(_wish(interrupts)))
         if signum is not None:
-            plan.save(run)
-            raise Interrupted(signum, run.memory.step)
-    return run
+            plan.save(cohort)
+            raise Interrupted(signum, cohort.step)
+    return cohort
 
 
-def _train_epoch(run, plan, interrupts, progress, pace):
-    """Takes the steps that are left of an epoch; returns the run with the epoch's row in `metrics`."""
-    epoch = run.memory.epoch + 1
-    end, first = plan.epoch_end(epoch), run.memory.step
-    step, state, sums = first, run.state, run.memory.sums
-    pending: collections.deque = collections.deque()
+def _train_epoch(cohort, plan, interrupts, progress, pace):
+    """Takes the steps that are left of an epoch; returns the cohort with each run's row of the epoch."""
+    step, epoch = cohort.step, cohort.epoch + 1
+    end, images = plan.epoch_end(epoch), [run.memory.images for run in cohort.runs]
+    unread: collections.deque = collections.deque()  # dispatches that `state` has taken, and the runs don't know of yet
+    pace.start()
     started = time.perf_counter()
-    images = 0
 
-    def read():
-        nonlocal sums, images
-        begin, stop, metrics = pending.popleft()
-        values = {key: np.atleast_1d(value)[: stop - begin] for key, value in fetch(metrics).items()}
-        pace.measure(stop - begin)
-        check_finite(values, begin, plan.learning_rate)
-        sums = add(sums, values)
-        images += int(values["count"].sum())
-        progress.update(stop, epoch, float(values["loss"][-1]), images / (time.perf_counter() - started))
+    def read(all_but):
+        nonlocal cohort
+        while len(unread) > all_but and cohort.alive:
+            first, last, metrics = unread.popleft()
+            # A run alone has no axis of runs on the devices.
+            values = {key: np.reshape(value, (len(cohort.runs), -1)) for key, value in fetch(metrics).items()}
+            pace.measure(last - first)
+            cohort = _remember(cohort, plan, first, last, values)
+            if cohort.alive:
+                loss = float(values["loss"][cohort.alive[0], last - first - 1])
+                rate = sum(_drawn(cohort, images)) / (time.perf_counter() - started)
+                progress.update(last, epoch, loss, rate)
 
-    def at_this_step():
-        while pending:
-            read()
-        return dataclasses.replace(run, state=state).remember(step=step, images=run.memory.images + images, sums=sums)
-
-    while step < end:
-        stop = min(step + pace.size, end)
-        state, metrics = plan.advance(state, step, stop)
-        pending.append((step, stop, metrics))
-        step = stop
-        if len(pending) > 1:  # the device works on the newest dispatch while the one before it is read
-            read()
+    while step < end and cohort.alive:
+        first, step = step, min(step + pace.size, end)
+        state, metrics = plan.advance(cohort.state, first, step)
+        cohort = dataclasses.replace(cohort, state=state)
+        unread.append((first, step, metrics))
+        read(all_but=1)  # the device works on the newest meanwhile
         agreed = plan.agreement(_wish(interrupts, plan.is_save_due))
-        if step < end and agreed:
-            plan.save(at_this_step())
-            signum = _signum(agreed)
-            if signum is not None:
-                raise Interrupted(signum, step)
-
-    run = at_this_step()
-    if not sums.count:
-        raise AllImagesSkipped(f"every image of epoch {epoch} was skipped, see bad_images.jsonl: are the files there?")
-    row = epoch_row(sums, float(plan.learning_rate(step - 1)), time.perf_counter() - started, images)
-    return dataclasses.replace(run, metrics=row).remember(epoch=epoch, sums=Sums())
+        if agreed and step < end:
+            read(all_but=0)
+            if cohort.alive:
+                plan.save(cohort)
+                if (signum := _signum(agreed)) is not None:
+                    raise Interrupted(signum, step)
+    read(all_but=0)
+    return _end_epoch(cohort, plan, _drawn(cohort, images), time.perf_counter() - started)
 
 
-def epoch_row(sums: Sums, learning_rate: float, seconds: float, images: int) -> dict[str, Any]:
-    """Returns an epoch's row of the metrics from the sums over its steps; `images` were read in those seconds."""
-    return {
-        "train/loss": sums.loss / sums.count,
-        "train/accuracy": sums.correct / sums.count,
-        "train/learning_rate": learning_rate,
-        "time/train_seconds": seconds,
-        "time/images_per_second": images / seconds,
-    }
+def _remember(cohort, plan, first, last, values):
+    """Adds the metrics [K, S] of the steps first … last - 1 to what the runs remember."""
+    for place in cohort.alive:
+        run, own = cohort.runs[place], {key: value[place, : last - first] for key, value in values.items()}
+        error = divergence(own, first, plan.learning_rates[place])
+        if error is not None:
+            cohort = plan.diverged(cohort, place, error)
+            continue
+        images = run.memory.images + int(own["count"].sum())
+        cohort = cohort.with_run(place, run.remember(step=last, images=images, sums=add(run.memory.sums, own)))
+    return cohort
+
+
+def _end_epoch(cohort, plan, images, seconds):
+    """Ends the epoch of each run: its row, of so many images [K] in so many seconds, and sums for the next."""
+    alive = cohort.alive
+    share = seconds / max(1, len(alive))  # so that the times of runs add up
+    for place in alive:
+        run, rate = cohort.runs[place], plan.learning_rates[place]
+        epoch, sums = run.memory.epoch + 1, run.memory.sums
+        if not sums.count:
+            raise AllImagesSkipped(
+                f"every image of epoch {epoch} was skipped, see bad_images.jsonl: are the files there?"
+            )
+        row = {
+            "train/loss": sums.loss / sums.count,
+            "train/accuracy": sums.correct / sums.count,
+            "train/learning_rate": float(rate(run.memory.step - 1)),
+            "time/train_seconds": share,
+            "time/images_per_second": images[place] / share,
+        }
+        run = dataclasses.replace(run, metrics=row).remember(epoch=epoch, sums=Sums())
+        cohort = cohort.with_run(place, run)
+    return cohort
+
+
+def _drawn(cohort, images):
+    """Returns how many images each run has drawn since it had drawn so many."""
+    return [run.memory.images - before for run, before in zip(cohort.runs, images, strict=True)]
 
 
 def _wish(interrupts, is_save_due=lambda: False):
@@ -168,7 +169,57 @@ def _signum(wish):
     return wish - 1 if wish > 1 else None
 
 
-def add(sums: Sums, values: dict[str, np.ndarray]) -> Sums:
+def in_order(callbacks: Sequence[Callback]) -> Callable[[Cohort], Cohort]:
+    """Returns what follows an epoch of a run alone: callbacks, each with the run that the one before it returned."""
+
+    def after_epoch(cohort: Cohort) -> Cohort:
+        run = cohort.run
+        for callback in callbacks:
+            run = callback(run)
+        return Cohort.of_one(run)
+
+    return after_epoch
+
+
+def give_up(cohort: Cohort, place: int, error: NonFiniteLoss) -> Cohort:
+    """Ends the training where a run diverged."""
+    raise error
+
+
+def leave_behind(cohort: Cohort, place: int, error: NonFiniteLoss) -> Cohort:
+    """Marks a run that diverged as failed; the others go on."""
+    return dataclasses.replace(cohort, failed={**cohort.failed, place: str(error)})
+
+
+class Pace:
+    """How many steps to take in one dispatch, so that a signal is heeded within seconds."""
+
+    SECONDS = 5.0
+    FIRST = 16  # steps, while nothing is known
+
+    def __init__(self, limit: int, agreement: Agreement, clock: Callable[[], float] = time.perf_counter):
+        self.size = min(limit, self.FIRST)
+        self._limit, self._agreement, self._clock, self._read = limit, agreement, clock, clock()
+
+    def start(self) -> None:
+        """Says that the device has nothing to do until now."""
+        self._read = self._clock()
+
+    def measure(self, steps: int) -> None:
+        """Takes note that a dispatch of so many steps has just been read from the device."""
+        now = self._clock()
+        seconds, self._read = (now - self._read) / steps, now
+        if self._limit > 1:
+            size = min(self._limit, max(1, int(self.SECONDS / max(seconds, 1e-9))))
+            self.size = self._agreement.now(size)  # of all processes the same
+
+
+def fetch(metrics: Any) -> Any:
+    """Reads metrics from the device: the one place where the loop waits for it."""
+    return jax.device_get(metrics)
+
+
+def add(sums: Sums, values: Mapping[str, np.ndarray]) -> Sums:
     """Adds the metrics of a dispatch, an entry a step, to the sums of an epoch."""
     # One step after the other, so that the sums don't depend on how steps were grouped into dispatches.
     loss = sums.loss
@@ -177,14 +228,16 @@ def add(sums: Sums, values: dict[str, np.ndarray]) -> Sums:
     return Sums(loss, sums.correct + int(values["correct"].sum()), sums.count + int(values["count"].sum()))
 
 
-def check_finite(values: dict[str, np.ndarray], begin: int, learning_rate: Callable[[int], Any]) -> None:
-    """Raises NonFiniteLoss if a step of a dispatch, the first of which is `begin`, has a loss that is not finite."""
+def divergence(
+    values: Mapping[str, np.ndarray], first: int, learning_rate: Callable[[int], Any]
+) -> NonFiniteLoss | None:
+    """Returns the error of a dispatch, from step `first` on; None if its losses and gradients are finite."""
     finite = np.isfinite(values["loss"]) & np.isfinite(values["gradient_norm"])
     if finite.all():
-        return
+        return None
     at = int(np.argmin(finite))
-    step = begin + at + 1
-    raise NonFiniteLoss(
+    step = first + at + 1
+    return NonFiniteLoss(
         f"step {step}: loss {values['loss'][at]}, gradient norm {values['gradient_norm'][at]}, learning rate "
         f"{float(learning_rate(step - 1)):.6g}; a smaller optim.learning_rate or a longer optim.warmup usually helps"
     )

@@ -24,11 +24,11 @@ from cbjax.report import is_whole, report
 from cbjax.training import build, callbacks, inputs
 from cbjax.training.check_process import check_deterministic, check_main_guard
 from cbjax.training.finish import finish
-from cbjax.training.loop import AllImagesSkipped, Plan, fit
+from cbjax.training.loop import AllImagesSkipped, Plan, fit, give_up, in_order
 from cbjax.training.profile import trace
 from cbjax.training.programs import Programs
 from cbjax.training.restore import open_workdir, with_predict
-from cbjax.types import NonFiniteLoss, Run
+from cbjax.types import Cohort, NonFiniteLoss, Run
 from cbjax.workdir import environment, memory
 from cbjax.workdir import files as workdirs
 from cbjax.workdir.bad_images import BadImages
@@ -242,22 +242,23 @@ def _fit(
         if logs is not None:
             logs.write(run)
 
+    place = functools.partial(_place_weights, mesh=parts.mesh)
     plan = Plan(
         advance=parts.advance,
         epoch_end=parts.batches.epoch_end,
         num_epochs=config.num_epochs,
         steps_per_dispatch=parts.steps_per_dispatch,
-        learning_rate=parts.schedule,
-        save=save,
+        learning_rates=[parts.schedule],
+        after_epoch=in_order(build.build_callbacks(config, parts, place, log, save, tell)),
+        save=lambda cohort: save(cohort.run),
+        diverged=give_up,
         is_save_due=lambda: checkpoints.seconds_since_save() > 60 * config.checkpoint.every_minutes,
     )
-    place = functools.partial(_place_weights, mesh=parts.mesh)
-    after_epoch = build.build_callbacks(config, parts, place, log, save, tell)
     total, step = parts.batches.epoch_end(config.num_epochs), run.memory.step
     try:
         own = shown(total, step, config.num_epochs, config.log.progress if logs else "off", tell)
         with own if bar is None else contextlib.nullcontext(bar) as progress:
-            return fit(run, plan, after_epoch, interrupts, progress)
+            return fit(Cohort.of_one(run), plan, interrupts, progress).run
     except AllImagesSkipped:
         bad_images.share()
         raise

@@ -20,7 +20,7 @@ from cbjax.host.interrupts import Interrupts
 from cbjax.host.progress import Silent
 from cbjax.parallel import sharding
 from cbjax.training import build, callbacks, loop, reweight
-from cbjax.types import Run
+from cbjax.types import Cohort, Run
 from cbjax.workdir import memory
 
 
@@ -46,11 +46,13 @@ class Epochs:
             epoch_end=self.parts.batches.epoch_end,
             num_epochs=self.run.memory.epoch + 1,
             steps_per_dispatch=self.parts.steps_per_dispatch,
-            learning_rate=self.parts.schedule,
-            save=lambda run: None,
+            learning_rates=[self.parts.schedule],
+            after_epoch=loop.in_order(self.after),
+            save=lambda cohort: None,
+            diverged=loop.give_up,
         )
         started = time.perf_counter()
-        self.run = loop.fit(self.run, plan, self.after, Interrupts(), Silent())
+        self.run = loop.fit(Cohort.of_one(self.run), plan, Interrupts(), Silent()).run
         return time.perf_counter() - started
 
 

@@ -1,6 +1,7 @@
 import dataclasses
 import signal
 import threading
+import time
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,9 +11,8 @@ from cbjax.host import progress
 from cbjax.host.interrupts import Interrupted, Interrupts
 from cbjax.host.progress import Silent
 from cbjax.parallel.processes import Agreement
-from cbjax.training import loop
-from cbjax.training.loop import Plan, fit
-from cbjax.types import NonFiniteLoss, Run, Sums
+from cbjax.training.loop import Pace, Plan, fit, give_up, in_order, leave_behind
+from cbjax.types import Cohort, NonFiniteLoss, Run, Sums
 from cbjax.workdir import memory
 
 EXAMPLES, BATCH = 10, 4
@@ -43,25 +43,27 @@ class Steps:
         return state + (last - first), {"loss": loss, "gradient_norm": norm, "correct": count // 2, "count": count}
 
 
-def make_plan(advance, num_epochs=3, steps=1, save=None, is_save_due=lambda: False):
+def make_plan(advance, callbacks=(), num_epochs=3, steps=1, save=lambda run: None, is_save_due=lambda: False):
     return Plan(
         advance=advance,
         epoch_end=epoch_end,
         num_epochs=num_epochs,
         steps_per_dispatch=steps,
-        learning_rate=lambda step: 0.1 / (step + 1),
-        save=save or (lambda run: None),
+        learning_rates=[lambda step: 0.1 / (step + 1)],
+        after_epoch=in_order(callbacks),
+        save=lambda cohort: save(cohort.run),
+        diverged=give_up,
         is_save_due=is_save_due,
     )
 
 
-def run_fit(plan, run=None, callbacks=(), interrupts=None):
-    return fit(run or make_run(), plan, callbacks, interrupts or Interrupts(), Silent())
+def run_fit(plan, run=None, interrupts=None):
+    return fit(Cohort.of_one(run or make_run()), plan, interrupts or Interrupts(), Silent()).run
 
 
 def test_epochs_end_at_the_step_that_uses_their_last_image():
     ends = []
-    run = run_fit(make_plan(Steps()), callbacks=[lambda run: ends.append(run.memory.step) or run])
+    run = run_fit(make_plan(Steps(), [lambda run: ends.append(run.memory.step) or run]))
     assert ends == [3, 5, 8]
     assert int(run.state) == 8 and run.memory.epoch == 3 and run.memory.images == 32
 
@@ -70,7 +72,7 @@ def test_epochs_end_at_the_step_that_uses_their_last_image():
 def test_the_grouping_of_steps_changes_nothing(steps):
     rows = []
     advance = Steps()
-    run_fit(make_plan(advance, steps=steps), callbacks=[lambda run: rows.append(memory.timeless(run.metrics)) or run])
+    run_fit(make_plan(advance, [lambda run: rows.append(memory.timeless(run.metrics)) or run], steps=steps))
     assert all(last - first <= steps for first, last in advance.dispatches)
     assert rows[0] == {
         "train/loss": pytest.approx((1 + 1 / 2 + 1 / 3) / 3),
@@ -82,10 +84,9 @@ def test_the_grouping_of_steps_changes_nothing(steps):
     )
 
 
-def test_a_dispatch_lasts_for_seconds_at_most(monkeypatch):
+def test_a_dispatch_lasts_for_seconds_at_most():
     clock = [0.0]
-    monkeypatch.setattr(loop.time, "perf_counter", lambda: clock[0])
-    pace = loop.Pace(1000, Agreement())
+    pace = Pace(1000, Agreement(), lambda: clock[0])
     sizes = []
     for _ in range(3):
         sizes.append(pace.size)
@@ -95,7 +96,7 @@ def test_a_dispatch_lasts_for_seconds_at_most(monkeypatch):
     clock[0] += 60
     pace.measure(1)
     assert pace.size == 1
-    assert loop.Pace(1, Agreement()).size == 1
+    assert Pace(1, Agreement()).size == 1
 
 
 def test_callbacks_are_called_in_order_with_what_the_one_before_returned():
@@ -104,52 +105,136 @@ def test_callbacks_are_called_in_order_with_what_the_one_before_returned():
             run, metrics={**run.metrics, "order": run.metrics.get("order", "") + name}
         )
 
-    run = run_fit(make_plan(Steps(), num_epochs=1), callbacks=[mark("a"), mark("b"), mark("c")])
+    run = run_fit(make_plan(Steps(), [mark("a"), mark("b"), mark("c")], num_epochs=1))
     assert run.metrics["order"] == "abc"
 
 
-def test_metrics_are_read_a_dispatch_late(monkeypatch):
+class Unread:
+    """A metric that is still on the device: notes when it is read."""
+
+    def __init__(self, values, read):
+        self.values, self.read = values, read
+
+    def __array__(self, dtype=None, copy=None):
+        self.read()
+        return self.values
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_metrics_are_read_a_dispatch_late(count):
     """Within an epoch the loop never asks for the newest step; at its end the device is idle anyway."""
-    advance, read = Steps(), []
-    fetch = loop.fetch
+    steps, read = Steps(), []
 
-    def watch(metrics):
-        newest = advance.dispatches[-1][1]
-        read.append((newest - len(read) - 1, newest))
-        return fetch(metrics)
+    def advance(state, first, last):
+        state, metrics = steps(state, first, last)
+        values = np.tile(metrics["loss"], (count, 1))
+        loss = Unread(values, lambda: read.append((last, steps.dispatches[-1][1])))
+        return state, {**{key: np.tile(value, (count, 1)) for key, value in metrics.items()}, "loss": loss}
 
-    monkeypatch.setattr(loop, "fetch", watch)
-    run_fit(make_plan(advance))
-    ends = {3, 5, 8}
-    assert len(read) == 8
-    assert all(behind >= 1 or newest in ends for behind, newest in read)
+    fit(cohort_of(count), plan_of(count, advance), Interrupts(), Silent())
+    assert [step for step, _ in read] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert [newest for _, newest in read] == [2, 3, 3, 5, 5, 7, 8, 8]
 
 
 @pytest.mark.parametrize("bad_step", [0, 2, 4])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_gradient_that_is_not_finite_stops_before_anything_is_saved(bad_step, value):
     saved = []
-    plan = make_plan(Steps(bad_step, value))
+    plan = make_plan(Steps(bad_step, value), [lambda run: saved.append(run.memory.step) or run])
     with pytest.raises(NonFiniteLoss, match=rf"step {bad_step + 1}: loss .*gradient norm {value}, learning rate 0\."):
-        run_fit(plan, callbacks=[lambda run: saved.append(run.memory.step) or run])
+        run_fit(plan)
     assert saved == ([3] if bad_step >= 3 else [])
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("step", [1, 3, 4])
 def test_a_signal_saves_at_the_next_step_and_the_run_goes_on_from_there(signum, step):
-    plain = run_fit(make_plan(Steps()), callbacks=[log])
+    plain = run_fit(make_plan(Steps(), [log]))
     saved = []
     with Interrupts() as interrupts:
         advance = Steps(on_step=lambda done: signal.raise_signal(signum) if done == step else None)
         with pytest.raises(Interrupted, match=f"stopped by {signum.name}; step {step} is saved") as stopped:
-            run_fit(make_plan(advance, save=saved.append), callbacks=[log], interrupts=interrupts)
+            run_fit(make_plan(advance, [log], save=saved.append), interrupts=interrupts)
     assert stopped.value.signum == signum
     run = saved[-1]
     assert run.memory.step == step == int(run.state)
-    run = run_fit(make_plan(Steps()), run, callbacks=[log])
+    run = run_fit(make_plan(Steps(), [log]), run)
     assert run.memory == plain.memory
     assert int(run.state) == int(plain.state)
+
+
+def cohort_of(count):
+    return Cohort((make_run(),) * count, jnp.zeros(count, jnp.int32))
+
+
+def plan_of(count, advance, **changes):
+    """A plan for some runs side by side, at rates 0.1 and 0.2 and so on over the steps taken."""
+    rates = [lambda step, k=k: 0.1 * (k + 1) / (step + 1) for k in range(count)]
+    plan = Plan(advance, epoch_end, 3, 1, rates, lambda cohort: cohort, lambda cohort: None, leave_behind)
+    return dataclasses.replace(plan, **changes)
+
+
+def side_by_side(*steps):
+    """Takes the steps of several runs as one dispatch, its metrics behind each other: [K, S]."""
+
+    def advance(state, first, last):
+        taken = [one(state[k], first, last) for k, one in enumerate(steps)]
+        metrics = {key: np.stack([found[key] for _, found in taken]) for key in taken[0][1]}
+        return jnp.stack([one for one, _ in taken]), metrics
+
+    return advance
+
+
+@pytest.mark.parametrize("size", [1, 2, 100])
+@pytest.mark.parametrize("bad_step", [0, 1, 2, 4])
+def test_a_run_that_diverges_is_left_behind_and_its_neighbours_do_not_notice(bad_step, size):
+    rows = []
+
+    def note(cohort):
+        rows.append([memory.timeless(cohort.runs[place].metrics) for place in cohort.alive])
+        return cohort
+
+    advance = side_by_side(Steps(), Steps(bad_step), Steps())
+    plan = plan_of(3, advance, after_epoch=note, steps_per_dispatch=size)
+    done = fit(cohort_of(3), plan, Interrupts(), Silent())
+    rate = f"learning rate {0.2 / (bad_step + 1):.6g};"
+    assert list(done.failed) == [1] and done.failed[1].startswith(f"step {bad_step + 1}: loss {1 / (bad_step + 1)},")
+    assert rate in done.failed[1] and done.runs[1].memory.step <= bad_step
+    alone = []
+    run_fit(make_plan(Steps(), [lambda run: alone.append(memory.timeless(run.metrics)) or run], steps=size))
+    assert [row[0] for row in rows] == alone and len(rows) == 3
+    assert [row["train/learning_rate"] for row in rows[0]] == pytest.approx(
+        [0.1 / 3, 0.3 / 3] if bad_step < 3 else [0.1 / 3, 0.2 / 3, 0.3 / 3]
+    )
+
+
+@pytest.mark.parametrize("size", [1, 100])
+def test_the_training_ends_where_every_run_has_failed(size):
+    steps, saved = [Steps(1), Steps(3)], []
+    advance = side_by_side(*steps)
+    plan = plan_of(2, advance, steps_per_dispatch=size, save=saved.append, is_save_due=lambda: True)
+    done = fit(cohort_of(2), plan, Interrupts(), Silent())
+    assert sorted(done.failed) == [0, 1] and not done.alive
+    assert max(last for _, last in steps[0].dispatches) <= 5  # the dispatch after is under way when it is read
+    assert all(cohort.step == cohort.state[1] and cohort.step <= 3 for cohort in saved)
+    assert fit(done, plan, Interrupts(), Silent()) is done
+
+
+def test_runs_side_by_side_share_the_time_of_their_steps():
+    steps, shares = side_by_side(Steps(), Steps()), []
+
+    def slow(*args):
+        time.sleep(0.1)
+        return steps(*args)
+
+    def evaluate(cohort):
+        time.sleep(0.5)
+        shares.extend(run.metrics["time/train_seconds"] for run in cohort.runs)
+        return cohort
+
+    begun = time.perf_counter()
+    fit(cohort_of(2), plan_of(2, slow, after_epoch=evaluate, num_epochs=1), Interrupts(), Silent())
+    assert shares[0] == shares[1] and 0.3 <= sum(shares) <= time.perf_counter() - begun - 0.5
 
 
 def log(run):
