@@ -1,4 +1,4 @@
-"""Any image classification set that TensorFlow Datasets prepared as ArrayRecord, read image by image."""
+"""Reads any image classification set that TensorFlow Datasets prepared as ArrayRecord, image by image."""
 
 import concurrent.futures
 import hashlib
@@ -16,7 +16,7 @@ from cbjax.host.literal_path import LiteralPath
 from cbjax.host.output import say
 
 PREFIX = "tfds:"
-_BLOCK = 64  # records read at a time for their labels; of photographs some megabytes
+_BLOCK = 64  # records read at a time for their labels; with photographs some megabytes
 
 
 class Records:
@@ -34,11 +34,11 @@ class Records:
         self.__init__(**state)  # type: ignore[misc]
 
     def record(self, position: int) -> dict[str, Any]:
-        """Returns a record, its image still encoded."""
+        """Returns a record; its image is still encoded."""
         return self.source()[position]
 
     def source(self) -> Any:
-        """Returns TFDS's random access source, opened at the first use in each process."""
+        """Returns TFDS's random access source; each process opens it at its first use."""
         with self._lock:
             if self._opened is None:
                 import tensorflow_datasets
@@ -53,24 +53,24 @@ class Records:
         return self.record(position)["image"]
 
     def name(self, position: int) -> str:
-        """Returns where the record is, with the name that the image's file had if the set keeps it."""
+        """Returns where the record is, and the name of the image's file if the set keeps it."""
         place = f"{self.folder}, {self.split} record {position}"
         try:
             file_name = self.record(position).get("file_name")
-        except Exception:  # of a record that cannot be read, nothing more can be said
+        except Exception:  # the record cannot be read, so its place must do
             file_name = None
         return f"{place} ({file_name.decode(errors='replace')})" if isinstance(file_name, bytes) else place
 
     def fingerprint(self, positions: np.ndarray) -> bytes:
-        """Returns the positions with what tells the set from others; its files do not change once written."""
+        """Returns the set's key and the positions; the files of a set do not change once written."""
         return self.key().encode() + np.asarray(positions, np.int64).tobytes()
 
     def sizes(self, positions: np.ndarray) -> bytes:
-        """Returns nothing: the fingerprint has the sizes of the files that hold the records."""
+        """Returns nothing: the sizes of the files that hold the records are in the fingerprint."""
         return b""
 
     def key(self) -> str:
-        """Returns a digest of the set's description and of the names and sizes of the split's files."""
+        """Returns a digest of the set's description and the names and sizes of the split's files."""
         folder = LiteralPath(self.folder)
         files = sorted((path.name, path.stat().length) for path in folder.glob(f"*-{self.split}.array_record-*"))
         content = (folder / "dataset_info.json").read_bytes() + repr(files).encode()
@@ -80,16 +80,16 @@ class Records:
 def load(name: str, data_dir: str | os.PathLike | None, image_size: int) -> Source:
     """Opens a prepared set by TFDS's name; labels are read once and kept.
 
-    The splits train, validation and test are used where the set has them with labels. What would be validated on is
-    tested on where there is no labelled test split.
+    The splits train, validation and test are used if the set has them with labels. Without a labelled test split the
+    validation split becomes the test split.
 
     Args:
-      name: "imagenet2012", or "tfds:" before any other NAME or NAME/CONFIG.
+      name: "imagenet2012" and the like, or "tfds:NAME" or "tfds:NAME/CONFIG" for any other set.
       data_dir: the TFDS folder, None for the default.
       image_size: side of the images to make.
 
     Raises:
-      DataError: as `tfds.find`, or if the records cannot be read or are no images with one label.
+      DataError: as `tfds.find`; also if the records cannot be read or are not images with one label.
     """
     name = name.removeprefix(PREFIX)
     prepared = tfds.find(name, data_dir, splits=("train",))
@@ -105,7 +105,7 @@ def load(name: str, data_dir: str | os.PathLike | None, image_size: int) -> Sour
             if not fits or not prepared.sizes.get(split):
                 continue
             store = Records(folder, split)
-            # Test splits whose labels are secret have -1 in their place; the first record says it of all.
+            # Test splits with secret labels have -1 instead, in every record; so the first record is enough.
             if split == "train" or store.record(0)["label"] >= 0:
                 splits[split] = make_split(store, _labels(store, name, prepared.sizes[split]), image_size)
     except DataError:
@@ -116,12 +116,12 @@ def load(name: str, data_dir: str | os.PathLike | None, image_size: int) -> Sour
             tfds.prepare_again(prepared.folder, name, data_dir),
         ) from error
     if not fits:
-        raise DataError(f"the data set '{name}' in {folder} must have the features image and label, it has {kinds}")
+        raise DataError(f"the data set '{name}' in {folder} must have the features image and label; it has {kinds}")
     return with_test(splits, tuple(features["label"].names))
 
 
 def _labels(store, name, size):
-    """Returns the labels of a split [N = size]; read from the records once, then from a file that keeps them."""
+    """Returns the labels of a split [N = size]; they are read from the records once, then from a file."""
     file_name = f"cbjax-labels-{store.split}-{store.key()}.npy"
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     own = f"{name.replace('/', '-')}-{file_name}"
@@ -130,7 +130,7 @@ def _labels(store, name, size):
     if kept is not None:
         return kept
     source = store.source()
-    say(f"reading the labels of {len(source)} {store.split} images of {name}, this once")
+    say(f"reading the labels of {len(source)} {store.split} images of {name}; this happens only once")
     blocks = [list(range(start, min(start + _BLOCK, len(source)))) for start in range(0, len(source), _BLOCK)]
     with concurrent.futures.ThreadPoolExecutor(min(32, 4 * machine.cores())) as pool:
         rows = pool.map(lambda block: [source[position]["label"] for position in block], blocks)
@@ -139,7 +139,7 @@ def _labels(store, name, size):
         try:
             _write(place, labels)
             break
-        except OSError:  # a folder of read-only data
+        except OSError:  # for example a read-only folder
             continue
     return labels
 
@@ -148,7 +148,7 @@ def _kept(place):
     try:
         with place.open("rb") as file:
             return np.load(file)
-    except (OSError, ValueError, EOFError):  # not there, or cut while it was written
+    except (OSError, ValueError, EOFError):  # not there, or cut off while it was written
         return None
 
 

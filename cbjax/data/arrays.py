@@ -1,4 +1,4 @@
-"""A user's own images and labels from one .npz file."""
+"""Reads a user's own images and labels from one .npz file."""
 
 import os
 from typing import Any
@@ -12,8 +12,8 @@ from cbjax.host import npz
 
 _SPLITS = ("train", "validation", "test")
 _LAYOUT = (
-    "a file holds images and labels, or train_images and train_labels with, if there, validation_images, "
-    "validation_labels, test_images, test_labels; and class_names if there"
+    "a file holds images and labels, or train_images and train_labels; it may also hold validation_images, "
+    "validation_labels, test_images, test_labels and class_names"
 )
 
 
@@ -21,9 +21,9 @@ def load(file: str | os.PathLike | None) -> Source:
     """Reads a user's .npz.
 
     Args:
-      file: its path. Images are [N, H, W] or [N, H, W, channels], uint8 or float; labels [N] whole numbers or strings,
-        or [N, C] zeros and ones (multi-hot); class_names [C] strings. Without names, C is the largest label plus one,
-        or the classes are the sorted label strings.
+      file: its path. Images are [N, H, W] or [N, H, W, channels], uint8 or float. Labels are [N] whole numbers or
+        strings, or [N, C] zeros and ones (multi-hot). class_names are [C] strings. Without class_names, C is the
+        largest label plus one; if labels are strings, the classes are the sorted strings.
 
     Raises:
       DataError: if the file or anything in it does not fit.
@@ -76,8 +76,8 @@ def _source(arrays: dict[str, np.ndarray]) -> Source:
     for name, array in images.items():
         if array.shape[1:] != images["train"].shape[1:] or array.dtype != images["train"].dtype:
             raise DataError(
-                f"all splits must have images of one shape and dtype; {name} images are {_kind(array)} and training "
-                f"images {_kind(images['train'])}"
+                f"all splits must have images of one shape and dtype; {name} images are {_kind(array)}, training "
+                f"images are {_kind(images['train'])}"
             )
         count = len(pairs[name][1]) if pairs[name][1].ndim else 0
         if count != len(array):
@@ -90,7 +90,7 @@ def _source(arrays: dict[str, np.ndarray]) -> Source:
 
 def _images(images: np.ndarray, key: str) -> np.ndarray:
     if images.ndim not in (3, 4) or 0 in images.shape:
-        raise DataError(f"{key} must be [N, H, W] or [N, H, W, channels] with none of them 0, got shape {images.shape}")
+        raise DataError(f"{key} must be [N, H, W] or [N, H, W, channels], no side of 0, got shape {images.shape}")
     if images.ndim == 3:
         images = images[..., None]
     if images.shape[1] in (1, 3) and min(images.shape[2:]) > 4:
@@ -99,13 +99,13 @@ def _images(images: np.ndarray, key: str) -> np.ndarray:
             "images.transpose(0, 2, 3, 1)"
         )
     if np.issubdtype(images.dtype, np.floating):
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
+        with np.errstate(over="ignore"):  # a number too large for float32 becomes infinite, which is refused below
             images = images.astype(np.float32, copy=False)
         finite = np.isfinite(images).all(axis=(1, 2, 3))
         if not finite.all():
             raise DataError(
-                f"{key} must be finite, and {np.sum(~finite)} images have NaN or infinite pixels, "
-                f"the first of them image {np.argmin(finite)}"
+                f"{key} must be finite, but {np.sum(~finite)} images have NaN or infinite pixels, "
+                f"the first is image {np.argmin(finite)}"
             )
     elif images.dtype != np.uint8:
         raise DataError(f"{key} must be uint8 (0 to 255) or float, got {images.dtype}: {_as_uint8(images)}")
@@ -113,11 +113,11 @@ def _images(images: np.ndarray, key: str) -> np.ndarray:
 
 
 def _as_uint8(images: np.ndarray) -> str:
-    """Says how images of another kind become uint8 or float without losing anything unseen."""
+    """Returns advice: how images of another dtype become uint8 or float with nothing lost silently."""
     if images.dtype == bool:
         return "use 255 * images.astype('uint8')"
     if images.dtype.kind not in "iu":
-        return "make real numbers of them"
+        return "convert them to real numbers"
     low, high = images.min(), images.max()
     if low >= 0 and high <= 255:
         return f"use images.astype('uint8'), which changes none of its values, {low} to {high}"
@@ -170,14 +170,14 @@ def _from_integers(labels, names):
     largest = max(int(array.max()) for array in labels.values())
     for name, array in labels.items():
         if array.min() < 0:
-            raise DataError(f"labels count from 0, and {name} labels have {array.min()}: relabel, or drop those images")
+            raise DataError(f"labels count from 0, but {name} labels have {array.min()}: relabel, or drop those images")
     if names is None:
         present = np.unique(labels["train"])
         if len(present) <= largest:
             missing = np.setdiff1d(np.arange(min(largest, 10**6) + 1), present)
             raise DataError(
-                f"integer labels must be 0 to C - 1, each with a training image; the largest is {largest}, and without "
-                f"one: {quote(missing)}: relabel with np.unique(labels, return_inverse=True), or drop those images"
+                f"integer labels must be 0 to C - 1, each with a training image; the largest is {largest}, and these "
+                f"have no image: {quote(missing)}: relabel with np.unique(labels, return_inverse=True), or drop images"
             )
         names = tuple(str(i) for i in range(largest + 1))
     if largest >= len(names):
@@ -193,37 +193,37 @@ def _from_multi_hot(labels, names):
             other = array[~np.isin(array, (0, 1))][0]
             raise DataError(f"{name} labels [N, C] must be zeros and ones, got {other}")
         if array.shape[1] != classes:
-            raise DataError(f"{name} labels have {array.shape[1]} classes and training labels {classes}")
+            raise DataError(f"{name} labels have {array.shape[1]} classes, training labels have {classes}")
     names = names if names is not None else tuple(str(i) for i in range(classes))
     if len(names) != classes:
-        raise DataError(f"class_names has {len(names)} names and labels [N, C] have {classes} classes")
+        raise DataError(f"class_names has {len(names)} names, but labels [N, C] have {classes} classes")
     return {name: array.astype(np.float32) for name, array in labels.items()}, names
 
 
 def read_class_names(names: np.ndarray) -> tuple[str, ...]:
-    """Returns the names of a file's classes as text, or refuses them."""
+    """Returns the class names of a file as text; raises DataError if they cannot be used."""
     if names.ndim != 1 or names.dtype.kind not in "US":
         raise DataError(f"class_names must be [C] strings, got shape {names.shape} of {names.dtype}")
     decoded = decode_text(names, "class_names")
     values, counts = np.unique(decoded, return_counts=True)
     if (counts > 1).any():
-        raise DataError(f"class_names must differ, and these are repeated: {quote(values[counts > 1])}")
+        raise DataError(f"class_names must differ, but these are repeated: {quote(values[counts > 1])}")
     check_names(decoded.tolist(), "class_names")
     return tuple(decoded.tolist())
 
 
 def decode_text(strings: np.ndarray, key: str) -> np.ndarray:
-    """Returns bytes as text; refuses what is none."""
+    """Decodes bytes as UTF-8; raises DataError for anything that is not text."""
     how = "decode them as they were written, as in np.char.decode(labels, 'latin-1'), and save them again"
     try:
         strings = np.char.decode(strings, "utf-8") if strings.dtype.kind == "S" else strings
     except UnicodeDecodeError as error:
-        raise DataError(f"{key} must be UTF-8, and one of them is {error.object!r}: {how}") from None
-    except ValueError as error:  # a number that is no character
+        raise DataError(f"{key} must be UTF-8, but one is {error.object!r}: {how}") from None
+    except ValueError as error:  # a number that stands for no character
         raise DataError(f"{key} must be text ({error}): {how}") from None
     for name in np.unique(strings).tolist():
         if not is_text(name):
-            raise DataError(f"{key} must be text, and {name!a} has half of a surrogate pair: {how}")
+            raise DataError(f"{key} must be text, but {name!a} has half of a surrogate pair: {how}")
     return strings
 
 

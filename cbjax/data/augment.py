@@ -1,4 +1,4 @@
-"""Crop, flip and normalisation on the device: pure functions of keys and images."""
+"""Crops, flips and normalises images on the device, in pure functions of keys and images."""
 
 from collections.abc import Sequence
 
@@ -12,14 +12,14 @@ _PADDING_MODES = {"zero": "constant", "reflect": "reflect"}
 
 
 def crop_flip(keys: Array, images: Array, padding: int = 0, flip: bool = False, padding_mode: str = "zero") -> Array:
-    """Shifts each image at random within its padded self, and mirrors half of them left to right.
+    """Pads each image and crops its size at a random place; mirrors half of the images left to right.
 
-    Each image has a key of its own, so that its values do not depend on how the batch is split over devices.
+    Each image has its own key, so its values do not depend on how the batch is split over devices.
 
     Args:
       keys: [B] random keys.
       images: [B, H, W, channels], any dtype.
-      padding: pixels added on each side, from which the original size is cropped; 0 for no crop.
+      padding: pixels added on each side before the crop; 0 for no crop.
       flip: whether to mirror with probability one half.
       padding_mode: "zero" (black before normalisation) or "reflect".
 
@@ -41,7 +41,7 @@ def crop_flip(keys: Array, images: Array, padding: int = 0, flip: bool = False, 
         raise ValueError(f"padding_mode {padding_mode!r} is unknown; it is one of {', '.join(_PADDING_MODES)}")
     if padding < 0 or (padding_mode == "reflect" and padding >= min(images.shape[1:3])):
         raise ValueError(
-            f"padding must be at least 0, and to reflect below the image's side, got {padding} for {images.shape}"
+            f"padding must be at least 0, and below the image's side if it reflects, got {padding} for {images.shape}"
         )
 
     def one(key, image):
@@ -78,6 +78,6 @@ def normalize(images: Array, mean: Sequence[float] | Array, std: Sequence[float]
             raise ValueError(f"{name} must have one value for each of the {channels} channels, got shape {value.shape}")
     if isinstance(scale, np.ndarray) and not (scale > 0).all():
         raise ValueError(f"std must be above 0 in every channel, got {scale.tolist()}")
-    # In the images' rank, because the tests forbid silent promotion.
+    # Reshaped to the images' rank, because the tests forbid silent rank promotion.
     shape = (1,) * (images.ndim - 1) + (channels,)
     return (jnp.asarray(images).astype(jnp.float32) - shift.reshape(shape)) / scale.reshape(shape)

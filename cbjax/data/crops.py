@@ -1,7 +1,7 @@
-"""Crops, flips and colours on the host: from encoded images to the network's input size, still uint8.
+"""Crops, flips and recolours images on the host: encoded images in, uint8 images of the network's input size out.
 
-Each is a pure function of the image and of where it stands in the training sequence, so that neither the number of
-threads nor of processes changes a pixel.
+Each result depends only on the image and its place in the training sequence. So the number of threads and processes
+does not change a pixel.
 """
 
 import dataclasses
@@ -16,22 +16,22 @@ from cbjax.data.resize import resize
 
 _RATIOS = (3 / 4, 4 / 3)  # width over height of a random crop
 _TRIES = 10
-_DRAWS = 4 * _TRIES + 5  # of each image: 4 for every try of a crop, 1 for the flip, 4 for the colours
+_DRAWS = 4 * _TRIES + 5  # random numbers for each image: 4 for every try of a crop, 1 for the flip, 4 for the colours
 _LUMA = (299, 587, 114)  # thousandths of R, G and B in Pillow's grey, ITU-R 601
 _memory = threading.local()
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainTransform:
-    """Encoded image -> a random crop of it, resized, perhaps mirrored, its colours changed.
+    """Cuts a random crop from an encoded image, resizes it, mirrors half of them and changes colours.
 
     Attributes:
       image_size: side of the result in pixels.
-      seed: of the run, at least 0.
-      smallest_area: least share of the image's area that a crop has, in (0, 1]; 0.08 and 0.05 are usual.
+      seed: seed of the run, at least 0.
+      smallest_area: least share of the image's area in a crop, in (0, 1]; 0.08 and 0.05 are usual.
       flip: whether half of the images are mirrored left to right.
       color_jitter: brightness, contrast and saturation are multiplied by 1 ± this at most; 0 for none.
-      max_pixels: that an encoded image may have; a larger one is refused.
+      max_pixels: most pixels of an encoded image; a larger one is refused.
 
     Source: Szegedy et al. 2015 (crops), Goyal et al. 2017; as torchvision's RandomResizedCrop and ColorJitter.
     """
@@ -48,8 +48,8 @@ class TrainTransform:
 
         Args:
           data: an encoded image.
-          position: the image's place in the training sequence, steps times batch size and beyond; each place has its
-            own randomness.
+          position: the image's place in the whole training sequence, over all epochs; each place has its own
+            randomness.
 
         Raises:
           DecodeError: if it is not a whole image, or too large.
@@ -80,11 +80,11 @@ class TrainTransform:
 
 @dataclasses.dataclass(frozen=True)
 class EvalTransform:
-    """Encoded image -> its middle: the shorter side resized, the centre cropped.
+    """Resizes the shorter side of an encoded image and crops its centre.
 
     Attributes:
       image_size: side of the result in pixels.
-      resize: the shorter side before the crop in pixels; 256 for 224 is usual.
+      resize: shorter side before the crop, in pixels; 256 for 224 is usual.
       max_pixels: as in `TrainTransform`.
 
     Source: Krizhevsky et al. 2012; as torchvision's Resize and CenterCrop, to the pixel.
@@ -96,11 +96,11 @@ class EvalTransform:
 
     def __call__(self, data: bytes, position: int = 0) -> np.ndarray:
         """Returns [image_size, image_size, 3] uint8; the position does not matter. Raises as `TrainTransform`."""
-        # At full size and by Pillow, at any cost: published accuracies and weights were measured this way.
+        # Pillow at full size, though it is slow: published accuracies and weights were measured this way.
         return self.of_pixels(decode.decode(data, self.max_pixels))
 
     def of_pixels(self, pixels: np.ndarray) -> np.ndarray:
-        """As a call, of an image [H, W, 3] uint8 that is decoded already."""
+        """Does the same with an image [H, W, 3] uint8 that is decoded already."""
         from PIL import Image
 
         height, width = pixels.shape[:2]
@@ -112,11 +112,11 @@ class EvalTransform:
 
 
 def uniform(seed: int, position: int, count: int) -> list[float]:
-    """Returns that many numbers in [0, 1), a pure function of the arguments.
+    """Returns `count` random numbers in [0, 1), a pure function of the arguments.
 
-    From the raw bits, which NumPy fixes for good; what `Generator` makes of them may differ between versions.
+    They are made from raw bits, which NumPy never changes; numbers from `Generator` may differ between versions.
     """
-    # A new generator asks the system for randomness first, and takes three times as long.
+    # The generator is kept: a new one first asks the system for randomness and takes three times as long.
     if getattr(_memory, "seed", None) != seed:
         _memory.seed, _memory.generator = seed, np.random.Philox(key=seed)
         _memory.state = _memory.generator.state
@@ -128,13 +128,13 @@ def uniform(seed: int, position: int, count: int) -> list[float]:
 def random_box(draws: Sequence[float], size: tuple[int, int], smallest_area: float) -> tuple[int, int, int, int]:
     """Returns a random (top, left, height, width) within an image.
 
-    Area and the logarithm of width over height are uniform. A box that does not fit is drawn again, 10 times at most;
-    then it is the largest in the middle whose ratio is allowed.
+    Area and the logarithm of width over height are uniform. A box that does not fit is drawn again, up to 10 times;
+    then the result is the largest centred box with an allowed ratio.
 
     Args:
       draws: at least [40] uniform numbers in [0, 1).
       size: (height, width) of the image.
-      smallest_area: of the box, as a share of the image's.
+      smallest_area: least area of the box, as a share of the image's area.
     """
     height, width = size
     low, high = (math.log(ratio) for ratio in _RATIOS)
@@ -170,7 +170,7 @@ def jitter(image: np.ndarray, draws: Sequence[float], strength: float) -> np.nda
 
 
 def _background(values, change):
-    """Returns what an image fades to: black, the grey of its mean, or its own grey."""
+    """Returns the image that a change fades to: black, the mean grey, or each pixel's own grey."""
     if change == 0:
         return np.float32(0)
     grey = values @ np.array(_LUMA, np.float32) / 1000
@@ -178,7 +178,7 @@ def _background(values, change):
 
 
 def _mirrored(image):
-    # By channel: NumPy copies a reversed row of pixels, three bytes at a time, five times slower.
+    # Channel by channel: NumPy copies reversed rows of three-byte pixels five times slower.
     result = np.empty_like(image)
     for channel in range(image.shape[2]):
         result[..., channel] = image[:, ::-1, channel]
@@ -186,10 +186,10 @@ def _mirrored(image):
 
 
 def _cut(pixels, box, side):
-    """Resizes a box, whose corners may lie between pixels, to a square; only the part that is needed is copied."""
+    """Resizes a box to a square; its corners may lie between pixels. Only the needed part is copied."""
     top, left, height, width = box
     row, column = int(top), int(left)
     part = pixels[row : math.ceil(top + height), column : math.ceil(left + width)]
-    # Of an image whose size was rounded up, the last pixels hold less of it than a whole one; never more than there is.
+    # The sides of a reduced image were rounded up, so its last pixels cover less than a whole one. Stay inside.
     height, width = min(height, part.shape[0] - (top - row)), min(width, part.shape[1] - (left - column))
     return resize(part, (top - row, left - column, height, width), side)

@@ -1,4 +1,4 @@
-"""From a description of the data to images, split and made long-tailed."""
+"""Prepares the data of a run: loads the source, splits it, and makes the training images long-tailed."""
 
 import dataclasses
 import difflib
@@ -18,13 +18,13 @@ class Dataset:
 
     Attributes:
       train: the training images.
-      validation: the held-out images, None where nothing is held out.
+      validation: the held-out images; None if nothing is held out.
       test: the test images.
       class_names: [C] names in label order.
-      counts: [C] int64 training images of each class; positives for multi-hot labels.
-      indices: for each split the sorted positions [N] in the source's arrays, and under the same name with "_from" the
-        source split, as a string array [], that they are positions in. Safe for numpy.savez.
-      mean, std: per channel, what `augment.normalize` takes for the normalisation asked for, in the images' own units.
+      counts: [C] int64 training images of each class; for multi-hot labels the positives.
+      indices: SPLIT -> sorted positions [N], and SPLIT_from -> the name of the source's split that these are positions
+        in, as a string array []. Safe for numpy.savez.
+      mean, std: per channel, in the images' own units, as `augment.normalize` takes them.
       notes: lines for the user.
     """
 
@@ -51,18 +51,18 @@ def of_config(config: Any, load: Callable[..., Source] = sources.load) -> Datase
 def prepare(data: Mapping[str, Any], seed: int, load: Callable[..., Source] = sources.load) -> Dataset:
     """Loads a source, holds out validation and test images, and makes the rest long-tailed.
 
-    Splits that the source brings are used; what is missing is drawn from its training images by the seed, before the
-    imbalance. No class's draw depends on another class, and test is drawn first, so that changing one choice moves
-    little else.
+    Splits that the source brings are used. Missing splits are drawn from its training images, by the seed and before
+    the imbalance is made. Each class is drawn independently, and test before validation, so a changed setting moves
+    few images.
 
     Args:
       data: name, and as needed: `sources.PLACES`, classes, longtail, imbalance, counts, majority_ratio, train_size,
         validation, test, normalization. Other keys are ignored.
-      seed: of all draws, at least 0.
-      load: reads a source; given by a sweep, which reads one once for all its runs.
+      seed: seed of all draws, at least 0.
+      load: reads a source. A sweep passes one that reads each source once for all runs.
 
     Raises:
-      DataError: if the data are missing, or what is asked does not fit them.
+      DataError: if the data are missing, or do not fit what is asked.
     """
     if seed != int(seed) or seed < 0:
         raise DataError(f"data.seed must be a whole number of at least 0, got {seed}")
@@ -117,7 +117,7 @@ def _choose_multi_hot(source: Source, data: Mapping[str, Any], seed: int):
     kind = data.get("longtail", "natural")
     if kind != "natural":
         raise DataError(
-            f"data.longtail={kind!r} counts images by class, and an image with multi-hot labels has no single class: "
+            f"data.longtail={kind!r} counts images by class, but an image with multi-hot labels has no single class: "
             "use 'natural'"
         )
     if data.get("classes"):
@@ -132,8 +132,8 @@ def _choose_multi_hot(source: Source, data: Mapping[str, Any], seed: int):
 
 
 def _own_and_missing(source: Source, data: Mapping[str, Any]):
-    """Returns the source's own splits, and the amounts to take from its training images for those it lacks."""
-    # Test first, so that what is tested stays when the validation changes.
+    """Returns the source's own splits, and how much to take from its training images for each missing split."""
+    # Test first, so that the test images stay the same when the validation changes.
     brought = {"test": source.test, "validation": source.validation}
     own = {name: split for name, split in brought.items() if split is not None}
     missing = {name: data.get(name, 0) for name in brought if name not in own}
@@ -147,7 +147,10 @@ def _own_and_missing(source: Source, data: Mapping[str, Any]):
 
 
 def _parts_of_own(source: Source, data: Mapping[str, Any], indices: dict[str, np.ndarray]) -> tuple[str, ...]:
-    """Says of which of the source's own splits a share is used; a number of images is taken as meant."""
+    """Returns a note for each split of the source that is used in part because the config gives a fraction.
+
+    A whole number gets no note: there a part was clearly meant.
+    """
     notes = []
     for name in ("validation", "test"):
         own = getattr(source, name)
@@ -158,8 +161,8 @@ def _parts_of_own(source: Source, data: Mapping[str, Any], indices: dict[str, np
             and str(indices[f"{name}_from"]) == name
         ):
             notes.append(
-                f"data.{name}={data[name]} takes {len(indices[name])} of the {len(own)} {name} images that the data "
-                f"bring; data.{name}=0 takes all"
+                f"data.{name}={data[name]} takes {len(indices[name])} of the {len(own)} {name} images that come with "
+                f"the data; data.{name}=0 takes all"
             )
     return tuple(notes)
 
@@ -170,10 +173,10 @@ def _with_origin(from_train: dict[str, np.ndarray], own: dict[str, np.ndarray]) 
 
 
 def _class_indices(classes: Sequence[str | int], names: tuple[str, ...]) -> list[int]:
-    """Returns the source's labels of the classes asked for, all where none is."""
+    """Returns the source's labels of the chosen classes; without a choice, all labels."""
     chosen = []
     for asked in classes:
-        if str(asked) in names:  # a name before an index: names such as '3' need not be in the order of the labels
+        if str(asked) in names:  # a name wins over an index: a class named '3' may have another label
             chosen.append(names.index(str(asked)))
         elif isinstance(asked, (int, np.integer)) and 0 <= asked < len(names):
             chosen.append(int(asked))
@@ -187,7 +190,7 @@ def _class_indices(classes: Sequence[str | int], names: tuple[str, ...]) -> list
 
 
 def _take(split: Split, positions: np.ndarray, classes: list[int] | None) -> Split:
-    """Returns the images at the positions, their labels counted in the order of `classes`."""
+    """Returns the images at the positions; labels become indices into `classes`."""
     labels = split.labels[positions]
     if classes is not None:
         relabelled = np.zeros(max(classes) + 1, np.int32)

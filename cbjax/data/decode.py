@@ -1,4 +1,4 @@
-"""From the bytes of an image file to RGB pixels: what Pillow makes of them, and faster for JPEG."""
+"""Decodes the bytes of an image file to RGB pixels: with Pillow's results, and faster for JPEG."""
 
 import functools
 import io
@@ -13,7 +13,7 @@ from cbjax.data.image_kinds import HEAD, NAMES, kind_of
 
 MAX_PIXELS = 178_956_970  # Pillow's own limit: a quarter of 2^31 bytes at three bytes a pixel
 _ORIENTATION = 0x0112  # the EXIF tag
-# EXIF orientation -> Pillow's name of the operation that turns the image upright.
+# EXIF orientation -> Pillow's name for the operation that turns the image upright.
 _UPRIGHT = {
     2: "FLIP_LEFT_RIGHT",
     3: "ROTATE_180",
@@ -23,24 +23,24 @@ _UPRIGHT = {
     7: "TRANSVERSE",
     8: "ROTATE_90",
 }
-# New memory for each image costs a third of the time: the system gives and clears it page by page.
+# Each thread keeps its buffer: new memory for each image costs a third of the time, since the system clears it.
 _memory = threading.local()
 _LARGEST_BUFFER = 1 << 25
-# What libjpeg says of a file whose other rows were left out: it came upon them, and then upon the end of the image.
+# libjpeg's warning about a file whose head was changed to fewer rows: the other rows are extraneous bytes.
 _REST = re.compile(r"Corrupt JPEG data: \d+ extraneous bytes before marker 0xd9")
-_ROWS_BELOW = 8  # libjpeg mixes into a row the colours of the next two or three
+_ROWS_BELOW = 8  # rows to decode beyond the last one needed: libjpeg blends colours of the next two or three rows
 
 
 class DecodeError(ValueError):
-    """The bytes are no image, or not a whole one; the message has no name of a file."""
+    """The bytes are not an image, or not a whole one. The message does not name the file."""
 
 
 class JpegHead(NamedTuple):
-    """What stands before the pixels of a JPEG that simplejpeg decodes as Pillow does.
+    """The head of a JPEG that simplejpeg decodes exactly as Pillow does.
 
     Attributes:
       height, width: in pixels.
-      height_at: where the file says its height; 0 where the last rows can't be left out.
+      height_at: offset of the height in the file; 0 if the last rows can't be left out.
     """
 
     height: int
@@ -49,15 +49,15 @@ class JpegHead(NamedTuple):
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Decodes an image of one of `image_kinds.NAMES`; its content decides which, not a file's name.
+    """Decodes an image of one of the kinds in `image_kinds.NAMES`. The content decides the kind, not the file's name.
 
-    Grey, palette, transparent, CMYK and YCCK images become RGB as by Pillow's `convert("RGB")`, which drops the alpha
-    channel; 16 bits of grey are scaled to 8, of 16 bits of a colour the upper 8 are kept; EXIF's orientation is
-    applied. Of several pictures in a file (GIF, TIFF, WebP) the first is taken.
+    All kinds become RGB as in Pillow's `convert("RGB")`, which drops the alpha channel. Grey of 16 bits is scaled to 8;
+    colours of 16 bits keep their upper 8. EXIF's orientation is applied. If a file holds several pictures (GIF, TIFF,
+    WebP), the first is used.
 
     Args:
       data: the content of a file.
-      max_pixels: height times width that an image may have, by what its head says; nothing of a larger one is decoded.
+      max_pixels: most pixels, height times width in the head; a larger image is refused before it is decoded.
 
     Returns:
       [H, W, 3] uint8.
@@ -78,7 +78,7 @@ def refuse_large(height: int, width: int, max_pixels: int) -> None:
     """Raises DecodeError if an image has more pixels than it may."""
     if height * width > max_pixels:
         raise DecodeError(
-            f"it has {height} × {width} = {height * width} pixels, and data.max_pixels allows {max_pixels}: make it "
+            f"it has {height} × {width} = {height * width} pixels, but data.max_pixels allows {max_pixels}: make it "
             "smaller, or raise data.max_pixels if the image can be trusted"
         )
 
@@ -86,26 +86,27 @@ def refuse_large(height: int, width: int, max_pixels: int) -> None:
 def decode_at_least(
     data: bytes, head: JpegHead, height: int, width: int, bottom: int | None = None, max_pixels: int = MAX_PIXELS
 ) -> tuple[np.ndarray, int]:
-    """As `decode`, at 1/2, 1/4 or 1/8 of the size and without the last rows where the file allows it, for training.
+    """Decodes a JPEG for training, faster: at 1, 1/2, 1/4 or 1/8 of its size, and without last rows if possible.
 
-    By libjpeg's fast cosine transform, tf.data's default: some 1.4 levels of 255 apart, and 7 % more images a second.
+    It uses libjpeg's fast cosine transform, the default of tf.data: pixels differ by some 1.4 levels of 255, and 7 %
+    more images are decoded a second.
 
     Args:
       data: the content of a file.
       head: `jpeg_head(data)`, not None.
-      height, width: in pixels, which the whole image is to have at least; where it is smaller, it has its own size.
-      bottom: rows of the file's image that are needed, in pixels; None for all.
-      max_pixels: as in `decode`, of the whole image.
+      height, width: least size of the whole decoded image in pixels; a smaller image keeps its own size.
+      bottom: number of rows that are needed, in pixels of the file's image; None for all.
+      max_pixels: as in `decode`, for the whole image.
 
     Returns:
-      [H, W, 3] uint8, which this thread's next call may overwrite, and the 1, 2, 4 or 8 by which its sides were divided
-      and rounded up.
+      [H, W, 3] uint8, which this thread's next call may overwrite; and the divisor of its sides, 1, 2, 4 or 8. Divided
+      sides are rounded up.
 
     Raises:
-      DecodeError: as `decode`, though not always if damaged below `bottom`; it is if cut off there.
+      DecodeError: as `decode`. Damage below `bottom` is not always found; a file that is cut off there is.
     """
     refuse_large(head.height, head.width, max_pixels)
-    # Only powers of two: the other scales of libjpeg take longer than the whole image.
+    # Only powers of two: libjpeg's other scales take longer than decoding the whole image.
     scale = 1
     while scale < 8 and -(-head.height // (2 * scale)) >= height and -(-head.width // (2 * scale)) >= width:
         scale *= 2
@@ -117,19 +118,19 @@ def decode_at_least(
 
 
 def jpeg_head(data: bytes) -> JpegHead | None:
-    """Reads what stands before the pixels of a plain JPEG; None for anything else."""
+    """Reads the head of a plain JPEG; returns None for anything else."""
     if data[:2] != b"\xff\xd8":
         return None
     import simplejpeg
 
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
-    except (ValueError, KeyError):  # of a sampling that it has no name for, 4:4:1
+    except (ValueError, KeyError):  # KeyError for a sampling that it does not know, 4:4:1
         return None
     if colorspace not in ("YCbCr", "Gray", "RGB"):
         return None
     may_have_exif, height_at = _walk(data)
-    # Pillow finds the orientation, so that the two agree on every odd header.
+    # Pillow reads the orientation, so that both decoders agree on every odd header.
     if may_have_exif and _orientation(data) != 1:
         return None
     if data[height_at : height_at + 4] != height.to_bytes(2) + width.to_bytes(2):
@@ -141,8 +142,8 @@ def _walk(data):
     """Walks the segments in front of a JPEG's pixels.
 
     Returns:
-      Whether there may be EXIF, yes where they are not as they should be; and where the height stands if the pixels
-      follow row by row, in one scan and without restarts, else 0.
+      Whether there may be EXIF; True if the segments are malformed.
+      The offset of the height if the pixels follow row by row, in one scan and without restarts; else 0.
     """
     start, exif, in_order, height_at, components = 2, False, True, 0, b""
     while data[start : start + 1] == b"\xff":
@@ -160,7 +161,7 @@ def _walk(data):
 
 
 def _buffer(needed):
-    """Returns this thread's memory of that many bytes; new memory where they are too many to keep."""
+    """Returns that many bytes of this thread's kept memory; new memory if they are too many to keep."""
     if needed > _LARGEST_BUFFER:
         return np.empty(needed, np.uint8)
     if len(getattr(_memory, "buffer", b"")) < needed:
@@ -174,16 +175,16 @@ def _decode_jpeg(data):
     try:
         return simplejpeg.decode_jpeg(data, "RGB")
     except ValueError:
-        # It refuses whatever libjpeg warns of, stray bytes too, which Pillow forgives; a truncated file neither does.
+        # simplejpeg refuses whatever libjpeg warns of. Pillow tries next: it forgives stray bytes, but not truncation.
         return None
 
 
 def _decode_part(data, head, scale, rows):
-    """As `_decode_jpeg`, faster, on a smaller scale and of the first rows alone."""
+    """Decodes as `_decode_jpeg`, but faster: at a smaller scale, and only the first rows."""
     import simplejpeg
 
     if rows < head.height:
-        # libjpeg decodes row by row and stops where the image is said to end.
+        # libjpeg decodes row by row and stops at the height that the head gives.
         data = bytearray(data)
         data[head.height_at : head.height_at + 2] = rows.to_bytes(2)
     size, options = (rows, head.width), {}
@@ -194,34 +195,34 @@ def _decode_part(data, head, scale, rows):
     try:
         return simplejpeg.decode_jpeg(data, "RGB", buffer=buffer, fastdct=True, **options)
     except ValueError as error:
-        # The pixels are there by then. Anything else that it may say comes first and is what it says.
+        # This warning comes last, when the pixels are complete. Any other problem would be reported instead of it.
         if rows < head.height and _REST.fullmatch(str(error)):
             return buffer.reshape(*size, 3)
         return None
 
 
 def open_image(data: bytes) -> Any:
-    """Returns an image of Pillow's that has read its head alone.
+    """Opens an image with Pillow; only its head is read.
 
-    As Pillow's `open`, but of the kinds that are meant, and without its limit of pixels, which is one for the whole
-    process.
+    Unlike Pillow's `open` it takes only the kinds in `image_kinds.NAMES`, and ignores Pillow's limit of pixels, which
+    holds for the whole process.
 
     Raises:
-      DecodeError: if it is of no such kind, or its head is damaged.
+      DecodeError: if it is not of these kinds, or its head is damaged.
     """
     kind = kind_of(data[:HEAD])
     if kind is None:
-        what = "the file is empty" if not data else f"its content is no image of the kinds {', '.join(NAMES)}"
+        what = "the file is empty" if not data else f"its content is not an image of the kinds {', '.join(NAMES)}"
         raise DecodeError(what)
     opened = _openers()
     if kind not in opened:
         raise DecodeError(
-            f"it is {kind}, which this machine's Pillow cannot read: install another, or convert the image"
+            f"it is {kind}, which this machine's Pillow cannot read: install another Pillow, or convert the image"
         )
     try:
         return opened[kind](io.BytesIO(data), "")
     except Exception as error:  # each kind raises its own
-        raise DecodeError(f"it begins as {kind}, and its head is cut off or damaged ({error})") from None
+        raise DecodeError(f"it begins as {kind}, but its head is cut off or damaged ({error})") from None
 
 
 @functools.cache
@@ -236,12 +237,12 @@ def _orientation(data):
     try:
         with open_image(data) as image:
             return image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # a damaged header: each of its readers raises its own, and `decode` will say what matters
+    except Exception:  # a damaged header raises many kinds of errors; `decode` will say what matters
         return 1
 
 
 def decode_any(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """As `decode`, by Pillow alone."""
+    """Decodes as `decode` does, with Pillow only."""
     try:
         with open_image(data) as image:
             refuse_large(image.height, image.width, max_pixels)
@@ -253,7 +254,7 @@ def decode_any(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 
 def of_pillow(image: Any) -> np.ndarray:
-    """Returns the pixels [H, W, 3] uint8 of a Pillow image, as `decode` does; errors are Pillow's own."""
+    """Returns the pixels [H, W, 3] uint8 of a Pillow image, converted as in `decode`; errors are Pillow's own."""
     from PIL import Image
 
     image.load()
@@ -264,20 +265,20 @@ def of_pillow(image: Any) -> np.ndarray:
 def _exif(image):
     try:
         return image.getexif()
-    except Exception:  # a damaged EXIF block says nothing of the pixels
+    except Exception:  # the pixels may be fine although the EXIF block is damaged
         return {}
 
 
 def _rgb(image):
     if image.mode.startswith("I"):
-        # Pillow cuts these off at 255; scaled, white stays white: 65535 / 257 = 255.
+        # Pillow would cut values off at 255. Scaling keeps white white: 65535 / 257 = 255.
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
-            raise DecodeError(f"its pixels, {values.min()} to {values.max()}, are not of 16 bits")
+            raise DecodeError(f"its pixels, {values.min()} to {values.max()}, do not fit into 16 bits")
         return np.repeat(((values + 128) // 257).astype(np.uint8)[..., None], 3, axis=-1)
     if image.mode == "F":
-        raise DecodeError("its pixels are floating point numbers, whose range is not known")
+        raise DecodeError("its pixels are floating point numbers, and their range is not known")
     if image.mode == "P" and "transparency" in image.info:
-        # The same pixels, without Pillow's advice to go this way.
+        # This gives the same pixels and avoids Pillow's warning.
         image = image.convert("RGBA")
     return np.asarray(image.convert("RGB"))

@@ -1,4 +1,4 @@
-"""Encoded images that are files, and the tree of folders that holds a class each."""
+"""Reads images that are files, and lists a tree that has a folder for each class."""
 
 import dataclasses
 import os
@@ -15,16 +15,16 @@ from cbjax.host.writers import read_regular
 
 VALIDATION_FOLDERS = ("validation", "val", "valid")
 SPLIT_FOLDERS = ("train", "training", "test", "testing", *VALIDATION_FOLDERS)
-_LAYOUT = "root/train/CLASS/*.jpg with val and test likewise, or root/CLASS/*.jpg where there are no splits"
-_SIZES = 1000  # how many files are asked for their size
+_LAYOUT = "root/train/CLASS/*.jpg with val and test likewise, or root/CLASS/*.jpg without splits"
+_SIZES = 1000  # number of files whose size is looked up
 
 
 class Files:
-    """A `records.Store` of files: paths [N] relative to a root, or absolute."""
+    """A `records.Store` of files, given by paths [N] that are absolute or relative to a root."""
 
     def __init__(self, root: str | os.PathLike, paths: Sequence[str] | np.ndarray):
         self._root = os.fspath(root)
-        # One array of bytes: a million Python strings would take three times as much, and each process a copy of them.
+        # One array of bytes: a million Python strings would take three times the memory, again in each process.
         self._paths = np.char.encode(np.asarray(paths, np.str_), "utf-8", "surrogateescape")
 
     def name(self, position: int) -> str:
@@ -38,15 +38,15 @@ class Files:
         return as_path(path).read_bytes() if is_remote(path) else read_regular(path, listing.LARGEST)
 
     def fingerprint(self, positions: np.ndarray) -> bytes:
-        """Joins the paths: they are what a list says, also of a file that is gone or was repaired."""
+        """Joins the paths; they stay the same if a file is missing or was repaired."""
         return self._paths[positions].tobytes()
 
     def sizes(self, positions: np.ndarray) -> bytes:
-        """Joins the sizes of some files, evenly spread: where all were made anew, they differ."""
+        """Joins the sizes of some files, evenly spread: they change if all files are made again."""
         return np.array([self._size(position) for position in _spread(positions, _SIZES)], np.int64).tobytes()
 
     def are_there(self) -> bool:
-        """Says whether some of the files exist: looks for a few, evenly spread, until one does.
+        """Returns whether any of a few files, evenly spread, exists.
 
         Raises:
           DataError: if they are in a bucket that cannot be reached.
@@ -73,7 +73,7 @@ def as_path(path: str | os.PathLike) -> Any:
     """Returns a path that may be remote or begin with a tilde.
 
     Raises:
-      DataError: if it is a URL of a kind that cannot be read, or no path at all.
+      DataError: if it is a URL of a kind that cannot be read, or not a path at all.
     """
     from etils import epath
 
@@ -83,17 +83,17 @@ def as_path(path: str | os.PathLike) -> Any:
 
 
 def require_reach(path: str | os.PathLike) -> None:
-    """Raises DataError if a path is in a bucket that this machine does not reach."""
+    """Raises DataError if a path is in a bucket that this machine cannot reach."""
     if problem := why_out_of_reach(path):
         raise DataError(f"{os.fspath(path)} cannot be read: {problem}")
 
 
 def read_whole(file: Any, what: str) -> bytes:
-    """Returns the content of a regular file; nothing else is opened.
+    """Returns the content of a regular file.
 
     Args:
       file: from `as_path`.
-      what: ends "there is no file …", to say what the file is for.
+      what: what the file is for; ends the message "there is no file …".
 
     Raises:
       DataError: if there is no such file, it is a folder, a pipe or a device, or cannot be read.
@@ -106,10 +106,10 @@ def read_whole(file: Any, what: str) -> bytes:
 
 
 def require_file(file: Any, what: str) -> None:
-    """Raises DataError unless there is a regular file, or one in a bucket; arguments as `read_whole`."""
+    """Raises DataError unless the file is a regular file or is in a bucket; arguments as in `read_whole`."""
     require_reach(file)
     try:
-        # An epath's own `is_file` says yes to a pipe and to a device.
+        # The `is_file` of an epath is true for a pipe and a device.
         if file.is_file() if is_remote(os.fspath(file)) else os.path.isfile(file):
             return
         if file.is_dir():
@@ -118,7 +118,7 @@ def require_file(file: Any, what: str) -> None:
             raise DataError(f"{file} is a pipe, a socket or a device; it must be a file, {what}")
     except DataError:
         raise
-    except Exception as error:  # each kind of bucket raises its own, also where its package is not installed
+    except Exception as error:  # each kind of bucket raises its own errors, also if its package is not installed
         raise DataError(f"{file} cannot be read ({getattr(error, 'strerror', None) or error})") from None
     raise DataError(f"there is no file {file}, {what}")
 
@@ -126,16 +126,16 @@ def require_file(file: Any, what: str) -> None:
 def load_folder(root: str | os.PathLike | None, image_size: int) -> Source:
     """Lists a tree with a folder for each class: root/train/CLASS/*.jpg, or root/CLASS/*.jpg without splits.
 
-    Beside train there may be validation (or val, valid) and test. Where there is no test, the images to validate on are
-    the ones to test on, as with ImageNet.
+    Next to train there may be validation (or val, valid) and test. Without a test folder the validation split becomes
+    the test split, as with ImageNet.
 
     Args:
       root: the tree's root.
       image_size: side of the images to make.
 
     Raises:
-      DataError: if there is no such tree, it has other splits and no train, a class has no image, or a split has a
-        class that training has not.
+      DataError: if there is no such tree, it has other splits but no train, a class has no image, or a split has a
+        class that training lacks.
     """
     if not root:
         raise DataError("data.name='folder' reads a tree with a folder for each class: set data.root to its root")
@@ -147,7 +147,7 @@ def load_folder(root: str | os.PathLike | None, image_size: int) -> Source:
     if "train" not in present:
         if splits_alone := sorted(name for name in present if name.lower() in SPLIT_FOLDERS):
             raise DataError(
-                f"data.root: {place} has {quote(splits_alone)} and no folder train; it must be {_LAYOUT}: name the "
+                f"data.root: {place} has {quote(splits_alone)} but no folder train; it must be {_LAYOUT}: name the "
                 "folder of the training images train, or give one of these as data.root"
             )
         listed = {"train": class_folders(place)}
@@ -156,7 +156,7 @@ def load_folder(root: str | os.PathLike | None, image_size: int) -> Source:
         for split, names in (("validation", VALIDATION_FOLDERS), ("test", ("test",))):
             given = [name for name in names if name in present]
             if len(given) > 1:
-                raise DataError(f"{place} has {quote(given)}, and one of them must be the {split} split: remove one")
+                raise DataError(f"{place} has {quote(given)}, but only one can be the {split} split: remove one")
             if given and subfolders(place / given[0]):
                 listed[split] = class_folders(place, given[0])
     class_names = tuple(sorted(listed["train"]))
@@ -165,13 +165,13 @@ def load_folder(root: str | os.PathLike | None, image_size: int) -> Source:
         where = place / "train" if "train" in present else place
         raise DataError(
             f"{where}: there must be a folder for each of 2 classes or more, got {quote(class_names) or 0}; it must be "
-            f"{_LAYOUT}, and there is {quote(_entries(where), 5) or 'nothing'}: set data.root to the folder above "
-            "those of the classes or above train"
+            f"{_LAYOUT}, but it holds {quote(_entries(where), 5) or 'nothing'}: set data.root to the folder that holds "
+            "the class folders or train"
         )
     if empty := [name for name in class_names if not listed["train"][name].paths]:
         left_out = listing.describe({name: listed["train"][name].left_out for name in empty})
         raise DataError(
-            f"{place}: every class needs a training image, {AN_IMAGE}; without one: {quote(empty)}: add images or "
+            f"{place}: every class needs a training image, {AN_IMAGE}; these have none: {quote(empty)}: add images or "
             f"remove the folder{''.join(f'; {line}' for line in left_out)}"
         )
     splits, notes = dict[str, Split](), list[str]()
@@ -197,21 +197,21 @@ def load_folder(root: str | os.PathLike | None, image_size: int) -> Source:
 
 
 def make_split(store: Any, labels: np.ndarray | Sequence[int], image_size: int) -> Split:
-    """Returns the whole of a store with its labels [N]."""
+    """Returns all images of a store with their labels [N]."""
     return Split(Encoded(store, np.arange(len(labels)), image_size), np.asarray(labels, np.int32))
 
 
 def with_test(splits: dict[str, Split], class_names: tuple[str, ...]) -> Source:
-    """Returns a source of these splits; what would be validated on is tested on where there is nothing else to."""
+    """Returns a source of these splits; without a test split the validation split becomes the test split."""
     validation, test = splits.get("validation"), splits.get("test")
     if test is None and validation is not None:
-        note = "there is no labelled test split: the validation split is tested on"
+        note = "there is no labelled test split: the validation split is used as the test split"
         return Source(splits["train"], None, validation, class_names, (note,))
     return Source(splits["train"], validation, test, class_names)
 
 
 def subfolders(place):
-    """Returns the names of the folders in a folder, but for hidden ones."""
+    """Returns the names of the folders in a folder, without hidden ones."""
     if is_remote(os.fspath(place)):
         return [entry.name for entry in place.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
     with os.scandir(place) as entries:
@@ -224,7 +224,7 @@ def _entries(place):
 
 
 def class_folders(root, split=""):
-    """Returns class name -> what was found in its folder, its paths relative to the root."""
+    """Returns class name -> what was found in its folder; paths are relative to the root."""
     names = subfolders(root / split)
     check_names(names, f"{root / split}")
     return {name: listing.search(root, os.path.join(split, name)) for name in names}

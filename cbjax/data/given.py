@@ -1,4 +1,4 @@
-"""Images that a person hands over, of any size and kind, brought to what a network was trained on."""
+"""Converts images that a person hands over, of any size and kind, to what a network was trained on."""
 
 import dataclasses
 import os
@@ -16,22 +16,22 @@ from cbjax.data.records import DataError
 from cbjax.host.storage import is_remote
 from cbjax.host.writers import read_regular
 
-NARROW = 8  # images whose pixels span less than this part of the training's may be in other units
+NARROW = 8  # if pixels span less than 1/8 of the training's span, their units may differ
 
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """Brings an image to the size, the channels and the kind of numbers of a run's images.
+    """Converts an image to the size, the channels and the dtype of a run's images.
 
-    A photo (a file or a Pillow image) goes the way of evaluation: where images are read as they are needed, its shorter
-    side is resized and its middle cropped; where they had one size from the start, it is resized to that size. An array
-    of that size is taken as it is, any other like a photo.
+    A photo (a file or a Pillow image) is treated as in evaluation. If the run's images are read as they are needed, its
+    shorter side is resized and its middle cropped. If they had one size from the start, it is resized to that size. An
+    array of the right size is used as it is; any other array is treated like a photo.
 
     Attributes:
       shape: [height, width, channels] of the network's input.
       dtype: "uint8" or "float32".
-      span: smallest and largest pixel of the training images; None where that is not known.
-      transform: of evaluation; None where images had one size from the start.
+      span: smallest and largest pixel of the training images; None if unknown.
+      transform: the transform of evaluation; None if images had one size from the start.
     """
 
     shape: tuple[int, int, int]
@@ -52,10 +52,10 @@ class Fit:
             raise DataError(f"{path}: it cannot be read ({reason})") from error
 
     def photo(self, pixels: np.ndarray) -> np.ndarray:
-        """Brings the pixels [H, W, 3] uint8 of a photo to the network's input; raises DataError."""
+        """Converts the pixels [H, W, 3] uint8 of a photo to the network's input; raises DataError."""
         if self.dtype != "uint8":
             raise DataError(
-                f"the run was trained on {self.dtype} arrays of {self._units()}, and a photo has pixels of 0 to 255: "
+                f"the run was trained on {self.dtype} arrays of {self._units()}, but a photo has pixels of 0 to 255: "
                 "give arrays in the units of the training"
             )
         if self.transform is not None:
@@ -63,7 +63,7 @@ class Fit:
         return self._resized(_in_channels(pixels, self.shape[2]))
 
     def array(self, pixels: np.ndarray) -> np.ndarray:
-        """Brings one image, an array [H, W] or [H, W, channels], to the network's input; raises DataError."""
+        """Converts one image, an array [H, W] or [H, W, channels], to the network's input; raises DataError."""
         pixels = pixels[..., None] if pixels.ndim == 2 else pixels
         channels = self.shape[2]
         if pixels.ndim != 3 or 0 in pixels.shape or (pixels.shape[2] != channels and pixels.shape[2] not in (1, 3)):
@@ -79,14 +79,14 @@ class Fit:
         return self._resized(pixels) if self.transform is None else self.transform.of_pixels(pixels)
 
     def all(self, images: Any) -> Iterator[np.ndarray]:
-        """Yields each of the images in the network's size.
+        """Yields each image in the network's size.
 
         Args:
           images: an array [N, H, W] or [N, H, W, channels]; a path or a Pillow image; or a list of paths, Pillow images
             and arrays, each of its own size.
 
         Raises:
-          DataError: from the iterator, if an image cannot be read or is of another kind than the training's.
+          DataError: from the iterator, if an image cannot be read or does not fit the training's images.
         """
         low, high = np.inf, -np.inf
         if isinstance(images, str | os.PathLike) or _is_pillow(images):
@@ -99,7 +99,7 @@ class Fit:
             elif _is_pillow(image):
                 try:
                     yield self.photo(of_pillow(image))
-                except OSError as error:  # opened, and its pixels read only here
+                except OSError as error:  # Pillow reads the pixels of an open image only here
                     raise DataError(f"{image}: it cannot be read ({error})") from error
             else:
                 fitted = self.array(np.asarray(image))
@@ -109,19 +109,19 @@ class Fit:
             warnings.warn(note, stacklevel=4)
 
     def _note(self, low, high):
-        """Says what is odd about the smallest and the largest pixel of given arrays, or None.
+        """Checks the smallest and the largest pixel of given arrays; returns a note if they look odd, else None.
 
-        Images are in other units if their pixels go further beyond the training's than those span: refused. Images that
-        span less than an eighth of the training's may be in other units, or dark: a note.
+        Pixels that lie further outside the training's range than that range is wide must be in other units: they are
+        refused. Images that span less than an eighth of the range may be in other units, or dark: they get a note.
         """
         if self.span is None:
             return None
         width = self.span[1] - self.span[0]
-        text = f"the images' pixels are {low:g} to {high:g}, and those of the training were {self._units()}"
+        text = f"the images' pixels are {low:g} to {high:g}, but the training's were {self._units()}"
         if low < self.span[0] - width or high > self.span[1] + width:
-            raise DataError(f"{text}: bring them to the units of the training")
+            raise DataError(f"{text}: convert them to the units of the training")
         if 0 < high - low < width / NARROW:
-            return f"{text}: predictions are wrong if these are other units"
+            return f"{text}: predictions are wrong if the units differ"
         return None
 
     def _units(self):
@@ -140,7 +140,7 @@ class Fit:
         return images
 
     def _numbers(self, pixels):
-        """Returns the pixels in the training's kind of number where that changes no value."""
+        """Returns the pixels in the training's dtype; raises DataError if that would change values."""
         given, wanted = pixels.dtype, np.dtype(self.dtype)
         if given == wanted:
             whole = pixels
@@ -152,10 +152,10 @@ class Fit:
             what = f"{given} of {pixels.min():g} to {pixels.max():g}" if given.kind in "iuf" else str(given)
             hint = ""
             if wanted == np.uint8 and given.kind == "f":
-                hint = ": use images.astype('uint8'), or (255 * images).round().astype('uint8') where they are 0 to 1"
-            raise DataError(f"images must be {wanted}, as those of the training ({self._units()}); got {what}{hint}")
+                hint = ": use images.astype('uint8'), or (255 * images).round().astype('uint8') if they are 0 to 1"
+            raise DataError(f"images must be {wanted}, as in the training ({self._units()}); got {what}{hint}")
         if wanted.kind == "f" and not np.isfinite(whole).all():
-            raise DataError("images must be finite, and one has NaN or infinite pixels")
+            raise DataError("images must be finite, but one has NaN or infinite pixels")
         return whole
 
     def _resized(self, pixels):
@@ -164,7 +164,7 @@ class Fit:
         height, width, _ = self.shape
         if pixels.shape[:2] == (height, width):
             return pixels
-        # A channel at a time: Pillow has no image of floats, or of two channels.
+        # Channel by channel: Pillow has no images of two channels, and none of floats in colour.
         planes = [
             np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR))
             for plane in np.ascontiguousarray(np.moveaxis(pixels, 2, 0))
@@ -181,7 +181,7 @@ def _is_one(image):
 
 
 def _in_channels(pixels, channels):
-    """Returns an image of 1 or 3 channels in as many as the network's: grey as Pillow makes it of RGB, or repeated."""
+    """Converts an image of 1 or 3 channels to the network's number: RGB to grey as Pillow does, or grey repeated."""
     if pixels.shape[2] == channels:
         return pixels
     if channels == 3 and pixels.shape[2] == 1:
@@ -190,4 +190,4 @@ def _in_channels(pixels, channels):
         from PIL import Image
 
         return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))[..., None]
-    raise DataError(f"images must have {channels} channels, as those of the training; got {pixels.shape[2]}")
+    raise DataError(f"images must have {channels} channels, as in the training; got {pixels.shape[2]}")

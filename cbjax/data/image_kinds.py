@@ -1,8 +1,8 @@
-"""The kinds of image files that are read, known by their first bytes whatever a file is called."""
+"""The kinds of image files that cbjax reads, told by their first bytes and not by the file's name."""
 
-# The usual endings. A file with one of them is listed as an image without being opened.
+# The usual endings. A file with one of them counts as an image without being opened.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
-HEAD = 32  # bytes that say the kind
+HEAD = 32  # first bytes of a file, enough to tell the kind
 
 _STARTS = {
     "JPEG": (b"\xff\xd8\xff",),
@@ -11,13 +11,13 @@ _STARTS = {
     "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
     "JPEG2000": (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n"),
 }
-# Pillow opens many other kinds, some by starting another program (EPS). None of those is meant.
+# Pillow opens many other kinds, some by starting another program (EPS). cbjax reads only these.
 NAMES = (*_STARTS, "WEBP", "BMP", "PPM", "AVIF")
 AN_IMAGE = f"a file that is {', '.join(NAMES[:-1])} or {NAMES[-1]}"  # for messages
 
 
 def kind_of(head: bytes) -> str | None:
-    """Returns Pillow's name of the kind, one of `NAMES`; None if it is none of them.
+    """Returns Pillow's name for the kind, one of `NAMES`; None for any other kind.
 
     Args:
       head: at least the first `HEAD` bytes of a file, or all of a shorter one.
@@ -27,7 +27,7 @@ def kind_of(head: bytes) -> str | None:
             return kind
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WEBP"
-    # Two letters are not enough: a text may begin with BM or P5. Here the size of the next header follows.
+    # Two letters are not enough: a text may begin with BM. So the size of the next header is checked as well.
     if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in (12, 40, 52, 56, 64, 108, 124):
         return "BMP"
     if len(head) > 2 and head[:1] == b"P" and head[1:2] in b"123456" and head[2:3] in b" \t\r\n#":

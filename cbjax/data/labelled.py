@@ -1,4 +1,4 @@
-"""Labelled images that a run has not seen: the names of their classes are looked up among those of the run."""
+"""Reads labelled images that a run has not seen, and translates their class names to the run's labels."""
 
 import concurrent.futures
 import os
@@ -20,9 +20,9 @@ class Labelled(NamedTuple):
 
     Attributes:
       split: images in the size of the network's input, or `Encoded`.
-      names: [N] what to call each image: its file, or its place in the array.
-      place: what they were read from.
-      notes: lines on what was left out.
+      names: [N] a name for each image: its file, or its place in the array.
+      place: file or folder that they were read from.
+      notes: lines about what was left out.
     """
 
     split: Split
@@ -37,12 +37,12 @@ def read(
     """Reads labelled images.
 
     Args:
-      kind: one of KINDS, as `data.name` of a config.
+      kind: one of KINDS, as `data.name` in a config.
       places: file, root, validation_list, test_list, as the keys of a config.
-      split: "validation" or "test": which list, which arrays of an .npz that has several, which folder of a tree.
-      class_names: [C] of the run. A label is a name, and the number in a list that of a class in this order.
-      fit: brings images to the run's size.
-      chosen: whether the run has some classes of its data only, so that a number does not say which.
+      split: "validation" or "test". It chooses the list, the arrays of an .npz, or the folder of a tree.
+      class_names: [C] names of the run. Labels are names; a number in a list is an index into these.
+      fit: converts images to the run's size.
+      chosen: whether the run uses only some classes of its data. Then numbers are ambiguous.
 
     Raises:
       DataError: if the data are missing or damaged, a class is not one of the run's, or an image has two labels.
@@ -70,7 +70,7 @@ def _places(names, class_names, where):
     if unknown := sorted(set(names) - set(index)):
         raise DataError(
             f"{where}: classes {quote(unknown)} are not among those of the run, {quote(class_names)}: rename them, or "
-            "leave their images out"
+            "leave out their images"
         )
     return np.array([index[name] for name in names], np.int32)
 
@@ -80,7 +80,7 @@ def _numbered(file, paths, numbers, class_names, chosen):
         return _places([str(number) for number in numbers], class_names, file)
     if chosen:
         raise DataError(
-            f"{file}: the run was trained on some of its data's classes, so that a number does not say which it means: "
+            f"{file}: the run was trained on only some classes of its data, so a number does not tell the class: "
             "write a CSV with the columns path and label, where labels are names"
         )
     for path, number in zip(paths, numbers, strict=True):
@@ -96,7 +96,7 @@ def _numbered(file, paths, numbers, class_names, chosen):
 
 
 def _tree(root, split, class_names):
-    """Returns the paths of a tree's images, relative to its root, their labels, and notes on files left out."""
+    """Returns the paths of a tree's images, relative to its root, their labels, and notes about files left out."""
     files.require_reach(root)
     if not root.is_dir():
         raise DataError(f"data.root: there is no folder {root}")
@@ -105,7 +105,7 @@ def _tree(root, split, class_names):
     below = [name for name in wanted if name in present and name not in class_names]
     if not below and (others := [name for name in present if name in files.SPLIT_FOLDERS and name not in class_names]):
         raise DataError(
-            f"data.root: {root} has {quote(sorted(others))} and no folder {wanted[0]}: give one of these as data.root"
+            f"data.root: {root} has {quote(sorted(others))} but no folder {wanted[0]}: give one of these as data.root"
         )
     found = files.class_folders(root, below[0] if below else "")
     notes = listing.describe({name: one.left_out for name, one in found.items()})
@@ -122,7 +122,7 @@ def _files(root, paths, labels, split, class_names, place, fit: Fit, notes=()) -
     store = files.Files(root, paths)
     if not store.are_there():
         raise DataError(
-            f"{place}: its images are not there, such as {store.name(0)}: set data.root to the folder that the paths "
+            f"{place}: its images, such as {store.name(0)}, are not there: set data.root to the folder that the paths "
             "are relative to"
         )
     names = [store.name(position) for position in range(len(labels))]
@@ -171,8 +171,8 @@ def _array_labels(labels, own_names, class_names, split, file):
         names = [own_names[label] for label in present]
         if set(names) - set(class_names) and own_names == tuple(str(i) for i in range(size)):
             raise DataError(
-                f"labels are the numbers {quote(present)}, and the run's classes have names, {quote(class_names)}: add "
-                "class_names, in the order of these numbers, or make the labels names"
+                f"labels are the numbers {quote(present)}, but the run's classes have names, {quote(class_names)}: add "
+                "class_names in the order of these numbers, or use names as labels"
             )
         return _places(names, class_names, "labels")[np.searchsorted(present, labels)]
     if not np.isin(labels, (0, 1)).all() or size != len(own_names):

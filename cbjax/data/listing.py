@@ -1,4 +1,4 @@
-"""Which files of a folder are its images: regular files, each once, and a count of what is left out."""
+"""Finds the images in a folder: regular files, each once. It also counts the files that it leaves out."""
 
 import collections
 import os
@@ -13,22 +13,22 @@ from cbjax.data.records import quote
 from cbjax.host.literal_path import LiteralPath
 from cbjax.host.storage import is_remote
 
-LARGEST = 1 << 31  # bytes of a file that is read; no image has more
-NO_IMAGE = "no image by its content"
+LARGEST = 1 << 31  # most bytes of a file that is read; no image has more
+NO_IMAGE = "not an image by its content"
 HIDDEN = "hidden"
 SPECIAL = "a pipe, a socket or a device"
-BROKEN = "a link that leads nowhere, or not allowed to be read"
-REPEATED = "found before by another path"
-ABOVE = "a link to a folder that holds this one"
+BROKEN = "a link that leads nowhere, or a file that may not be read"
+REPEATED = "found before under another path"
+ABOVE = "a link to a folder that contains this one"
 
 
 class Found(NamedTuple):
     """The images in and below a folder.
 
     Attributes:
-      paths: sorted, relative to the root that was given.
-      inodes: [N] int64, each file's number on its disk, which two paths to one file share; empty if not known.
-      left_out: why files were left out, one of the reasons above -> their names.
+      paths: sorted, relative to the given root.
+      inodes: [N] int64, each file's number on its disk; two paths to one file have the same. Empty if not known.
+      left_out: reason, one of those above -> names of the files left out.
     """
 
     paths: list[str]
@@ -39,12 +39,12 @@ class Found(NamedTuple):
 def search(root: Any, below: str = "") -> Found:
     """Finds the images in and below a folder.
 
-    A file with one of the `SUFFIXES` is an image; of any other file the first bytes decide. Links are followed, to a
-    folder once. A file that is reached twice counts once, under its own name rather than that of a link to it.
+    A file with one of the `SUFFIXES` is an image; for any other file the first bytes decide. Links are followed, but
+    only once to each folder. A file that is reached twice counts once, under its own name if a link leads to it too.
 
     Args:
-      root: the folder that paths are relative to.
-      below: the folder to search, relative to the root; "" for the root.
+      root: folder that paths are relative to.
+      below: folder to search, relative to the root; "" for the root.
 
     Raises:
       OSError: if the folder cannot be listed.
@@ -59,7 +59,7 @@ def describe(left_out: Mapping[str, Mapping[str, list[str]]], what: str = "") ->
 
     Args:
       left_out: name of a class (or "") -> reason -> names of files.
-      what: begins the line, such as the name of a split.
+      what: start of each line, such as the name of a split.
     """
     lines = []
     for reason in (NO_IMAGE, HIDDEN, SPECIAL, BROKEN, REPEATED, ABOVE):
@@ -75,7 +75,7 @@ def describe(left_out: Mapping[str, Mapping[str, list[str]]], what: str = "") ->
 
 
 def same_files(paths: Iterable[str], inodes: np.ndarray) -> list[tuple[int, int]]:
-    """Returns the pairs of positions, the first one's and a later one's, whose paths lead to one file.
+    """Returns pairs of positions (first, later) whose paths lead to the same file.
 
     Args:
       paths: [N] whole paths.
@@ -98,7 +98,7 @@ def same_files(paths: Iterable[str], inodes: np.ndarray) -> list[tuple[int, int]
 
 
 def inodes_of(paths: Iterable[str]) -> np.ndarray:
-    """Returns the number on its disk of each path's file [N] int64, for `same_files`; where none is, one of its own."""
+    """Returns each file's number on its disk, [N] int64, for `same_files`; a missing file gets a unique number."""
     found = []
     for position, path in enumerate(paths):
         try:
@@ -111,22 +111,22 @@ def inodes_of(paths: Iterable[str]) -> np.ndarray:
 class _Search:
     def __init__(self, root: str, folder: str):
         self._root, self._folder = root, folder
-        self._files: dict[str, int] = {}  # path -> its number, of files with a name of their own
-        self._first: dict[int, str] = {}  # number -> the first path to it
+        self._files: dict[str, int] = {}  # path of an image -> its number
+        self._first: dict[int, str] = {}  # number -> path under which the image is listed
         self._folders: set[tuple[int, int]] = set()
         self._above = {_identity(path) for path in _parents(os.path.realpath(folder))}
         self._left_out: dict[str, list[str]] = collections.defaultdict(list)
 
     def found(self) -> Found:
         links = self._walk(self._folder)
-        while links:  # after all that has a name of its own, in an order that does not depend on the disk
+        while links:  # after all files that are not links, in an order that does not depend on the disk
             links = [deeper for link in sorted(links) for deeper in self._follow(link)]
         paths = sorted(self._files)
         inodes = np.array([self._files[path] for path in paths], np.uint64).astype(np.int64)
         return Found([path[len(self._root) :] for path in paths], inodes, dict(self._left_out))
 
     def _walk(self, top: str) -> list[str]:
-        """Takes the files in and below a folder; returns the links that it has."""
+        """Takes the files in and below a folder; returns the links found there."""
         waiting, links = [top], []
         while waiting:
             folder = waiting.pop()
@@ -192,7 +192,7 @@ def _search_remote(root: Any, below: str) -> Found:
     left_out: dict[str, list[str]] = collections.defaultdict(list)
     start = len(os.fspath(root).rstrip("/")) + 1
     for path in LiteralPath(root / below).rglob("*"):
-        # Only by its name: each file that is opened in a bucket takes tens of milliseconds.
+        # The name decides: opening a file in a bucket takes tens of milliseconds.
         if path.name.startswith("."):
             left_out[HIDDEN].append(path.name)
         elif path.name.lower().endswith(SUFFIXES):
@@ -219,9 +219,9 @@ def _parents(path):
 
 
 def _is_same(path, other):
-    """Says whether two paths, whose files have one number, lead to one file."""
+    """Returns whether two paths lead to one file; both files have the same number."""
     try:
-        # A network disk may give many files one number, so that is not enough.
+        # Equal numbers are not enough: a network disk may give many files one number.
         return os.path.realpath(path) == os.path.realpath(other) or (
             os.stat(path).st_nlink > 1 and os.path.samefile(path, other)
         )

@@ -1,4 +1,4 @@
-"""List files over a folder of images: `path label` a line, as long-tailed benchmarks publish them, and CSV."""
+"""Reads files that list images: lines of `path label`, as long-tailed benchmarks publish them, and CSV."""
 
 import collections
 import csv
@@ -17,19 +17,19 @@ from cbjax.data.records import DataError, Source, Split, alike, check_names, is_
 from cbjax.host.storage import is_remote, why_no_path
 
 Rows = tuple[list[str], list]  # paths and labels, in the order of the lines
-_LARGEST = 1 << 31  # bytes of a list
-_LOOKED_AT = 10_000  # paths whose files are asked for; a million on a network disk would take minutes
-_SEPARATORS = "|;,/+&"  # that join labels
+_LARGEST = 1 << 31  # most bytes of a list
+_LOOKED_AT = 10_000  # files are looked up only in lists up to this length; a million would take minutes
+_SEPARATORS = "|;,/+&"  # signs that join labels
 
 
 def load_lists(lists: Mapping[str, str | None], root: str | os.PathLike | None, image_size: int) -> Source:
-    """Reads `path label` a line, for each split a file; labels count from 0.
+    """Reads a file with lines of `path label` for each split; labels count from 0.
 
-    Classes have the name of their folder where each has one of its own, else their number.
+    If each class has its own folder, the folders' names are the class names; else the numbers are.
 
     Args:
-      lists: "train", "validation", "test" -> file (.gz too), None where there is none; train must be there.
-      root: the folder that the paths are relative to, None for that of each list.
+      lists: "train", "validation", "test" -> file (.gz too), or None; train must be there.
+      root: folder that the paths are relative to; None for the folder of each list.
       image_size: side of the images to make.
 
     Raises:
@@ -39,13 +39,13 @@ def load_lists(lists: Mapping[str, str | None], root: str | os.PathLike | None, 
     files = _given(lists, "list")
     rows = {split: read_list(file) for split, file in files.items()}
     labels = np.asarray(rows["train"][1])
-    # Not counted yet: a label may be an identifier of nine digits, and counts would need as much memory.
+    # A set, not counts: a label may be an identifier of nine digits, and counts would need that much memory.
     present = set(labels.tolist())
     if len(present) <= labels.max():
         without = (label for label in range(labels.max()) if label not in present)
         raise DataError(
             f"{files['train']}: labels must be 0 to C - 1, each with a training image; the largest is {labels.max()}, "
-            f"and without one: {quote(itertools.islice(without, 20))}"
+            f"and these have no image: {quote(itertools.islice(without, 20))}"
         )
     num_classes = len(present)
     if num_classes < 2:
@@ -60,10 +60,10 @@ def load_lists(lists: Mapping[str, str | None], root: str | os.PathLike | None, 
 
 
 def load_csv(lists: Mapping[str, str | None], root: str | os.PathLike | None, image_size: int) -> Source:
-    """Reads CSV files with the columns path and label, in which labels are names; others are ignored.
+    """Reads CSV files with the columns path and label; labels are names. Other columns are ignored.
 
-    The classes are the sorted labels of training, sorted as numbers where all are whole numbers. Arguments and errors
-    as in `load_lists`.
+    The classes are the training labels, sorted; as numbers if all are whole numbers. Arguments and errors as in
+    `load_lists`.
     """
     files = _given(lists, "csv")
     rows = {split: read_csv(file) for split, file in files.items()}
@@ -84,16 +84,16 @@ def load_csv(lists: Mapping[str, str | None], root: str | os.PathLike | None, im
 
 
 def _joined_labels(file, names) -> tuple[str, ...]:
-    """Refuses labels such as cat|dog beside cat and dog; returns a note on others that seem to be joined."""
+    """Refuses a label such as cat|dog if cat and dog are labels too; returns a note about others that look joined."""
     known, suspects = set(names), collections.Counter[str]()
     for name in names:
         for separator in _SEPARATORS:
             parts = [part.strip() for part in name.split(separator)]
             if len(parts) > 1 and known.issuperset(parts):
                 raise DataError(
-                    f"{file}: an image must have one label, and {quote([name])} joins the labels {quote(parts)}: give "
-                    "each image one of them, or if it is a class of its own, another name; images that have several "
-                    "labels at once can be given as an .npz with labels [N, C] of zeros and ones (data.name=arrays)"
+                    f"{file}: an image must have one label, but {quote([name])} joins the labels {quote(parts)}: give "
+                    "each image one of them; rename the label if it is a class of its own; or give images with several "
+                    "labels as an .npz with labels [N, C] of zeros and ones (data.name=arrays)"
                 )
         if len(parts := name.split()) > 1 and all(part.isdecimal() for part in parts):
             suspects.update([name])
@@ -120,7 +120,7 @@ def _source(files, rows, root, class_names, image_size, notes=()):
     for split, store in stores.items():
         if not store.are_there():
             raise DataError(
-                f"{files[split]}: its images are not there, such as {store.name(0)}: set data.root to the folder that "
+                f"{files[split]}: its images, such as {store.name(0)}, are not there: set data.root to the folder that "
                 f"the paths are relative to"
             )
     texts = {split: os.fspath(folder) for split, folder in folders.items()}
@@ -137,7 +137,7 @@ def _source(files, rows, root, class_names, image_size, notes=()):
 
 
 def pairs(paths: Sequence[str]) -> overlaps.Pairs:
-    """Returns the pairs of rows that are one image: equal paths, and in short lists other paths to one file."""
+    """Returns the pairs of rows that are one image: equal paths, and in short lists also other paths to one file."""
     found = set(overlaps.of_paths(paths))
     if len(paths) <= _LOOKED_AT and not any(map(is_remote, paths)):
         found.update(listing.same_files(paths, listing.inodes_of(paths)))
@@ -150,19 +150,19 @@ def _whole_path(folder, path):
 
 
 def read_list(file) -> Rows:
-    """Returns the paths and the whole numbers of a list, a pair a line."""
+    """Returns the paths and the labels of a list; labels are whole numbers."""
     paths, labels = [], []
     for number, line in enumerate(_text(file), 1):
         parts = line.rsplit(None, 1)
         if not parts:
             continue
-        # Not int(): it takes 1_000 and Arabic digits, and a label must not be guessed.
+        # Not int(): it accepts 1_000 and Arabic digits, but a label must not be guessed.
         if len(parts) == 2 and parts[1].startswith("-") and parts[1][1:].isdecimal():
             raise DataError(f"{file}, line {number}: label {parts[1]} is out of range: labels count from 0")
         if len(parts) < 2 or not (parts[1].isascii() and parts[1].isdigit()):
             raise DataError(f"{file}, line {number}: must be a path and a whole number, got {line.strip()[:80]!r}")
         paths.append(_checked(file, number, parts[0].strip()))
-        # Python refuses to read some thousands of digits.
+        # Python's int() refuses thousands of digits, so count them first.
         if len(parts[1].lstrip("0")) > 10 or int(parts[1]) >= 2**31:
             raise DataError(f"{file}, line {number}: label {parts[1][:20]} is out of range: labels are 0 to C - 1")
         labels.append(int(parts[1]))
@@ -190,7 +190,7 @@ def _read_rows(file, reader) -> Rows:
         if header.count(name) > 1:
             raise DataError(
                 f"{file}, line 1: must have one column {name}, got {header.count(name)} in {','.join(header)[:80]!r}: "
-                "rename or take away the others"
+                "rename or remove the others"
             )
     path, label = header.index("path"), header.index("label")
     for row in reader:
@@ -230,18 +230,18 @@ def _text(file) -> Iterator[str]:
             with gzip.open(io.BytesIO(content)) as packed:
                 content = packed.read(_LARGEST + 1)
         if len(content) > _LARGEST:
-            raise DataError(f"{file} has more than {_LARGEST} bytes, which is no list of images")
+            raise DataError(f"{file} has more than {_LARGEST} bytes, so it is not a list of images")
         if b"\0" in content:
             raise DataError(f"{file} cannot be read as text (it has NUL characters): save it as UTF-8")
-        # Some editors put a byte order mark first, which would become part of the first path. Paths may be bytes that
-        # are not UTF-8, as on disk.
+        # "utf-8-sig" drops the byte order mark that some editors write; it would become part of the first path.
+        # "surrogateescape" keeps paths whose bytes are not UTF-8, as on disk.
         return io.StringIO(content.decode("utf-8-sig", "surrogateescape"), newline=None)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{file} cannot be read as text ({error})") from None
 
 
 def _folder_names(paths, labels, num_classes):
-    """Returns the folder's name of each class where each has one of its own, else their numbers."""
+    """Returns the class names: the folders' names if each class has its own folder, else the numbers."""
     folders: dict[int, str] = {}
     for path, label in zip(paths, labels, strict=True):
         folder = os.path.basename(os.path.dirname(path))

@@ -1,4 +1,4 @@
-"""How many training images each class keeps, and which.
+"""Chooses how many training images each class keeps, and which.
 
 Counts are in class order: class 0 is the largest, as in CB.
 """
@@ -28,13 +28,13 @@ def exponential_counts(max_count: int, num_classes: int, imbalance: float) -> np
       imbalance: largest count over smallest, at least 1 and at most max_count.
 
     Raises:
-      DataError: if an argument is out of range, so that the last class would be empty too.
+      DataError: if an argument is out of range, or the last class would be empty.
 
     Source: Cui et al. 2019, section 5.1; truncated, not rounded, as in the authors' data_utils.py.
     """
     _check_imbalance(max_count, num_classes, imbalance)
-    # In binary floating point 300 · 27^(-1/3) is 99.99…, which would truncate to 99. Sixty decimal digits with the
-    # value nudged by 1e-40 truncate to the true whole part: the powers are off by less than 1e-50.
+    # In binary floating point 300 · 27^(-1/3) is 99.99…, which truncates to 99. With sixty decimal digits the powers
+    # are off by less than 1e-50, so a value raised by 1e-40 truncates to the true whole part.
     with decimal.localcontext(prec=60):
         factor = decimal.Decimal(str(imbalance)) ** (decimal.Decimal(-1) / (num_classes - 1))
         nudge = decimal.Decimal("1e-40")
@@ -44,9 +44,9 @@ def exponential_counts(max_count: int, num_classes: int, imbalance: float) -> np
 def step_counts(max_count: int, num_classes: int, imbalance: float) -> np.ndarray:
     """Returns [C] int64 counts: max_count for the first half of the classes, max_count / imbalance for the others.
 
-    With an odd number of classes the middle one is large. Arguments and errors as in `exponential_counts`.
+    If the number of classes is odd, the middle class is large. Arguments and errors as in `exponential_counts`.
 
-    Source: Cao et al. 2019 (LDAM-DRW), `imb_type="step"`; their code leaves the last of an odd number of classes empty.
+    Source: Cao et al. 2019 (LDAM-DRW), `imb_type="step"`; their code leaves the last class empty if the number is odd.
     """
     _check_imbalance(max_count, num_classes, imbalance)
     small = int(max_count / fractions.Fraction(str(imbalance)))
@@ -71,7 +71,7 @@ def majority_counts(total: int, ratio: float) -> np.ndarray:
     minority = int(total * (1 - fractions.Fraction(str(ratio))))
     if minority < 1:
         raise DataError(
-            f"data.majority_ratio={ratio} of {total} images leaves the minority class without one: "
+            f"data.majority_ratio={ratio} of {total} images leaves no image for the minority class: "
             "lower the ratio or take more images"
         )
     return np.array([total - minority, minority], np.int64)
@@ -89,8 +89,8 @@ def counts_within(
 ) -> np.ndarray:
     """Chooses how many of each class's available images to train on.
 
-    The largest class of "exponential" and "step" gets as many as all classes can follow; in balanced data that is all
-    of its images.
+    For "exponential" and "step" the largest class gets as many images as possible while every class has enough; in
+    balanced data that is all of its images.
 
     Args:
       available: [C] images of each class.
@@ -98,11 +98,11 @@ def counts_within(
       imbalance: for "exponential" and "step".
       counts: [C] for "counts"; a 0 leaves the class out of training (see `weights.zero_count`).
       majority_ratio: for "majority".
-      train_size: total of "majority", None for as many as both classes can give.
-      class_names: [C] for messages, None for the class indices.
+      train_size: total for "majority"; None for as many as possible.
+      class_names: [C] for messages; None for the class indices.
 
     Returns:
-      [C] int64, nowhere above available.
+      [C] int64, never above available.
 
     Raises:
       DataError: if the kind is unknown or a class has too few images.
@@ -134,23 +134,23 @@ def counts_within(
         i = short[0]
         name = class_names[i] if class_names is not None else str(i)
         raise DataError(
-            f"data.longtail={kind!r} asks for {wanted[i]} training images of class '{name}', which has "
-            f"{available[i]} to take: ask for fewer"
+            f"data.longtail={kind!r} asks for {wanted[i]} training images of class '{name}', which has only "
+            f"{available[i]} left: ask for fewer"
         )
     return wanted
 
 
 def orders_by_class(labels: np.ndarray, classes: Sequence[int], seed: int, split: str = "train") -> list[np.ndarray]:
-    """Returns each class's positions in `labels` [N], in a random order of its own.
+    """Returns each class's positions in `labels` [N], in random order.
 
-    Every subset is cut from the front of these orders: a smaller subset of a class lies in each larger one, and no
-    class's draw depends on another class.
+    Every subset is cut from the front of these orders. So a smaller subset of a class is part of each larger one, and
+    each class is drawn independently of the others.
 
     Args:
       labels: [N] integers.
       classes: the labels to look for.
       seed: at least 0.
-      split: "train", "validation" or "test", whose draws are independent.
+      split: "train", "validation" or "test"; each has its own draws.
     """
     by_label = np.argsort(labels, kind="stable")
     starts, stops = (np.searchsorted(labels[by_label], classes, side=side) for side in ("left", "right"))
@@ -176,10 +176,10 @@ def subset(labels: np.ndarray, counts: np.ndarray, seed: int) -> np.ndarray:
       seed: at least 0.
 
     Returns:
-      [sum of counts] sorted positions in labels. With one seed, smaller counts give a subset of what larger ones give.
+      [sum of counts] sorted positions in labels. With the same seed, smaller counts give a subset of larger ones.
 
     Raises:
-      DataError: if a class has fewer images than asked.
+      DataError: if a class has fewer images than asked for.
     """
     available = np.bincount(labels, minlength=len(counts))
     wanted = counts_within(available[: len(counts)], "counts", counts=counts)
@@ -193,7 +193,7 @@ def _check_imbalance(max_count: int, num_classes: int, imbalance: float) -> None
         raise DataError(f"data.imbalance is the largest count over the smallest, at least 1, got {imbalance}")
     if max_count < imbalance:
         raise DataError(
-            f"data.imbalance={imbalance} with {max_count} images in the largest class leaves the smallest without one: "
+            f"data.imbalance={imbalance} with {max_count} images in the largest class leaves none for the smallest: "
             f"at most {max_count} is possible"
         )
 
@@ -205,6 +205,6 @@ def _largest_within(available: np.ndarray, limit: int, counts_of: Callable[[int]
         try:
             return bool((counts_of(size) > available).any())
         except DataError:
-            return False  # too small a size for the imbalance; a larger one may do
+            return False  # this size is too small for the imbalance; a larger one may fit
 
     return counts_of(bisect.bisect_left(range(1, limit + 1), True, key=too_large))

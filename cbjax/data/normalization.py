@@ -1,10 +1,10 @@
-"""The mean and standard deviation that images are normalised by, on the host."""
+"""Finds the mean and standard deviation to normalise images by, on the host."""
 
 import numpy as np
 
 from cbjax.data.records import DataError, Encoded, quote
 
-# Name -> (mean, std) per channel, or of every channel where there is one value; in pixels of 0 to 255.
+# Name -> (mean, std) per channel; a single value holds for every channel. In pixels of 0 to 255.
 NORMALIZATIONS = {
     "none": ((0.0,), (1.0,)),
     "unit": ((0.0,), (255.0,)),
@@ -15,10 +15,10 @@ NORMALIZATIONS = {
 
 
 def resolve(name: str, images: np.ndarray | Encoded) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Returns the mean and std per channel that a normalisation's name stands for.
+    """Returns the mean and std per channel of a named normalisation.
 
     Args:
-      name: "standardize" for those of the images, or one of `NORMALIZATIONS`.
+      name: "standardize" for mean and std of the images, or one of `NORMALIZATIONS`.
       images: [N, H, W, channels] the training images.
 
     Raises:
@@ -28,13 +28,13 @@ def resolve(name: str, images: np.ndarray | Encoded) -> tuple[tuple[float, ...],
     if name == "standardize":
         if isinstance(images, Encoded):
             raise DataError(
-                "data.normalization='standardize' needs the training images in memory, and these are read as they are "
+                "data.normalization='standardize' needs the training images in memory, but these are read as they are "
                 "needed: use 'imagenet'"
             )
         means, deviations = mean_and_std(images)
         if not (deviations > 0).all():
             raise DataError(
-                f"data.normalization='standardize' divides by the deviation of each channel, and channel "
+                f"data.normalization='standardize' divides by the deviation of each channel, but channel "
                 f"{np.argmin(deviations)} is constant over all training images: use 'unit' or 'none'"
             )
         return tuple(means.tolist()), tuple(deviations.tolist())
@@ -49,7 +49,7 @@ def resolve(name: str, images: np.ndarray | Encoded) -> tuple[tuple[float, ...],
         )
     if len(mean) not in (1, channels):
         raise DataError(
-            f"data.normalization={name!r} has {len(mean)} channels and the images have {channels}: "
+            f"data.normalization={name!r} has {len(mean)} channels, but the images have {channels}: "
             "use 'standardize' or 'unit'"
         )
     return mean * (channels // len(mean)), std * (channels // len(std))

@@ -1,4 +1,4 @@
-"""Images that are listed more than once: in one class, in two classes, or in two splits."""
+"""Finds images that are listed more than once: in one class, in two classes, or in two splits."""
 
 import collections
 from collections.abc import Mapping, Sequence
@@ -7,26 +7,26 @@ import numpy as np
 
 from cbjax.data.records import DataError, quote
 
-Pairs = list[tuple[int, int]]  # positions of one image over all splits, one behind the other: the first, a later one
+Pairs = list[tuple[int, int]]  # (first, later): positions of one image, counted through all splits in order
 
 
 def judge(
     pairs: Pairs, paths: Sequence[str], labels: Mapping[str, np.ndarray], class_names: Sequence[str], where: str
 ) -> tuple[dict[str, list[int]], list[str]]:
-    """Says what becomes of images that are there twice.
+    """Decides what to do with images that are listed twice.
 
-    An image that a class has twice counts once. One that is in training and also validated or tested on is noted:
-    published lists have a few. Where no other image is left to measure on, it is a mistake.
+    An image that a class has twice counts once. An image that is in training and also in validation or test gets a
+    note: published lists have a few. If all images of a split are in training, that is an error.
 
     Args:
-      pairs: which are the same.
-      paths: [N] of all splits, one behind the other.
+      pairs: positions of equal images.
+      paths: [N] of all splits, in order.
       labels: for each split its labels [n].
       class_names: [C] names in label order.
-      where: begins a message.
+      where: start of a message.
 
     Returns:
-      the positions within each split that repeat an earlier one; notes.
+      for each split the positions that repeat an earlier one; notes.
 
     Raises:
       DataError: if an image has two labels in one split, or all images of a split are also trained on.
@@ -43,7 +43,7 @@ def judge(
     contradictions = []
     groups: dict[int, list[int]] = {}
     for first, second in pairs:
-        known = groups.setdefault(first, [first])  # where the image stands first in each split
+        known = groups.setdefault(first, [first])  # the image's first position in each split
         other, j = locate(second)
         places = [(position, *locate(position)) for position in known]
         here = [(position, i) for position, split, i in places if split == other]
@@ -58,13 +58,12 @@ def judge(
     if contradictions:
         split, position, *two = contradictions[0]
         raise DataError(
-            f"{where}: each image must have one label, and {len(contradictions)} of {split} come again with another, "
-            f"such as {paths[position]} with {quote(class_names[label] for label in two)}: keep one of them; images "
-            "that have several labels at once can be given as an .npz with labels [N, C] of zeros and ones "
-            "(data.name=arrays)"
+            f"{where}: each image must have one label, but images of {split} have two, {len(contradictions)} of them, "
+            f"such as {paths[position]} with {quote(class_names[label] for label in two)}: keep one of them, or give "
+            "images with several labels as an .npz with labels [N, C] of zeros and ones (data.name=arrays)"
         )
     notes = [
-        f"{split}: rows of images that are listed before do not count, {len(again)} of them, such as "
+        f"{split}: left out rows whose image is listed before, {len(again)} of them, such as "
         f"{paths[int(starts[splits.index(split)]) + again[0]]}"
         for split, again in repeated.items()
         if again
@@ -74,17 +73,17 @@ def judge(
         if split != "train":
             notes.append(
                 f"{len(both)} of {size} images of {other} are also in {split}, such as {example}: the best epoch is "
-                "chosen on images that are tested"
+                "chosen on images of the test"
             )
         elif len(both) < size:
             notes.append(
-                f"{len(both)} of {size} images of {other} are also trained on, such as {example}: figures on them are "
-                "better than on new images; leave them out of one of the two"
+                f"{len(both)} of {size} images of {other} are also trained on, such as {example}: their figures are "
+                "better than on new images; remove them from one of the two"
             )
         else:
             raise DataError(
                 f"{where}: all {size} images of {other} are also trained on, such as {example}, so nothing would "
-                f"be measured on new images: give others, or none and hold out part of the training images with "
+                f"be measured on new images: give others, or give none and hold out part of the training images with "
                 f"data.{other}=0.2"
             )
     return repeated, notes
@@ -98,11 +97,11 @@ def of_paths(paths: Sequence[str]) -> Pairs:
 
 
 def of_arrays(images: Mapping[str, np.ndarray], most_bytes: int = 1 << 31) -> list[str]:
-    """Returns notes on images in memory that are in two splits, equal in every pixel; none where looking takes long.
+    """Returns notes about images in memory that are in two splits, equal in every pixel.
 
     Args:
       images: for each split [N, H, W, channels].
-      most_bytes: of all images, that are looked through.
+      most_bytes: if all images together have more bytes, they are not compared, as it would take long.
     """
     if len(images) < 2 or sum(array.nbytes for array in images.values()) > most_bytes:
         return []
@@ -119,6 +118,6 @@ def of_arrays(images: Mapping[str, np.ndarray], most_bytes: int = 1 << 31) -> li
             if both:
                 notes.append(
                     f"{len(both)} of {len(known[other])} {other} images are equal to {split} images in every pixel, "
-                    f"the first of them image {both[0]}: figures on them are better than on new images"
+                    f"the first is image {both[0]}: their figures are better than on new images"
                 )
     return notes

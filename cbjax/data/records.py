@@ -1,4 +1,4 @@
-"""The records that the data modules hand to each other."""
+"""Defines the records that the data modules hand to each other, and checks class names."""
 
 import dataclasses
 import unicodedata
@@ -11,10 +11,10 @@ from cbjax.host.text import one_line
 
 
 class DataError(ValueError):
-    """The data, or what was asked of them, does not fit; the message says the rule, what came and what to do.
+    """The data are missing or do not fit; the message says the rule, what came and what to do.
 
     Attributes:
-      command: the shell command that helps, where there is one; it ends the message.
+      command: a shell command that helps, or ""; it ends the message.
     """
 
     def __init__(self, message: str, command: str = ""):
@@ -23,22 +23,22 @@ class DataError(ValueError):
 
 
 class Store(Protocol):
-    """Random access to the encoded images (JPEG, PNG …) of a set; can be pickled, and read by many threads at once."""
+    """Random access to the encoded images (JPEG, PNG …) of a set; picklable, and safe for many threads at once."""
 
     def read(self, position: int) -> bytes:
-        """Returns an image's encoded bytes; OSError, or an error of the record reader, where it can't be read."""
+        """Returns an image's encoded bytes; raises OSError or the record reader's errors if it can't be read."""
         ...
 
     def name(self, position: int) -> str:
-        """Returns what a message calls the image: its file, or its place in the set."""
+        """Returns a name for the image in messages: its file, or its place in the set."""
         ...
 
     def fingerprint(self, positions: np.ndarray) -> bytes:
-        """Returns what tells these images from others, found without reading them and whether or not they are there."""
+        """Returns bytes that differ for other images; no image is read, and missing files do not matter."""
         ...
 
     def sizes(self, positions: np.ndarray) -> bytes:
-        """Returns what is likely to differ where the images were made anew under their names; empty if they cannot."""
+        """Returns bytes that likely change if the images are made again under their names; empty if they can't be."""
         ...
 
 
@@ -47,9 +47,9 @@ class Encoded:
     """Encoded images that stay where they are until a batch needs them; indexed like an array of images.
 
     Attributes:
-      store: what reads them.
+      store: reads them.
       positions: [N] int64, the images' positions in the store.
-      image_size: side in pixels of the square images that are made of them.
+      image_size: side in pixels of the square images to make.
     """
 
     store: Store
@@ -60,7 +60,7 @@ class Encoded:
         return len(self.positions)
 
     def __getitem__(self, chosen: np.ndarray) -> "Encoded":
-        """Returns the images at the chosen positions among these; nothing is read."""
+        """Returns the images at the chosen positions; nothing is read."""
         return dataclasses.replace(self, positions=self.positions[chosen])
 
     @property
@@ -70,7 +70,7 @@ class Encoded:
 
     @property
     def dtype(self) -> np.dtype:
-        """The kind of number of the decoded pixels."""
+        """The dtype of the decoded pixels."""
         return np.dtype(np.uint8)
 
     def read(self, position: int) -> bytes:
@@ -78,15 +78,15 @@ class Encoded:
         return self.store.read(int(self.positions[position]))
 
     def name(self, position: int) -> str:
-        """Returns what a message calls one of these images."""
+        """Returns a name for one of these images in messages."""
         return self.store.name(int(self.positions[position]))
 
     def fingerprint(self) -> bytes:
-        """Returns what tells these images from others."""
+        """Returns bytes that differ for other images, as `Store.fingerprint`."""
         return self.store.fingerprint(self.positions)
 
     def sizes(self) -> bytes:
-        """Returns what is likely to differ where these images were made anew under their names."""
+        """Returns bytes that likely change if the images are made again, as `Store.sizes`."""
         return self.store.sizes(self.positions)
 
 
@@ -112,10 +112,10 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What a loader gives: whole splits as they came, before any choice of images.
+    """Whole splits as a loader gives them, before images are chosen.
 
     Attributes:
-      train: the images to train on, from which missing splits are taken.
+      train: the images to train on; missing splits are taken from them.
       validation: the source's own held-out split, or None.
       test: the source's own test split, or None.
       class_names: [C] names in label order.
@@ -130,32 +130,32 @@ class Source:
 
 
 def quote(names: Iterable[object], limit: int = 20) -> str:
-    """Joins names for a message, the first `limit` of them in full."""
+    """Joins names for a message; after the first `limit` names it only counts."""
     quoted = [f"'{one_line(name)}'" for name in names]
     rest = len(quoted) - limit
     return ", ".join(quoted) if rest <= 0 else f"{', '.join(quoted[:limit])} and {rest} more"
 
 
 def check_names(names: Iterable[str], where: str) -> None:
-    """Refuses class names that a reader could not tell apart or that are no text.
+    """Checks that each class has a name, and that a reader can tell the names apart.
 
     Raises:
-      DataError: if a name is empty, or two differ in nothing but spaces around them or in how accents are encoded.
+      DataError: if a name is empty, or two differ only in spaces around them or in how accents are encoded.
     """
     known: dict[str, str] = {}
     for name in names:
         if not name.strip():
-            raise DataError(f"{where}: every class needs a name, got {name!r}: name it, or leave its images out")
+            raise DataError(f"{where}: every class needs a name, got {name!r}: name it, or leave out its images")
         other = known.setdefault(_plain(name), name)
         if other != name:
             raise DataError(
-                f"{where}: classes must have names that differ, and {other!a} and {name!a} look the same "
+                f"{where}: classes must have names that differ, but {other!a} and {name!a} look the same "
                 "(accents or spaces are written in two ways): give both the same name"
             )
 
 
 def alike(unknown: Iterable[str], known: Iterable[str]) -> str:
-    """Ends a message with the known name that looks the same as an unknown one, if there is one."""
+    """Returns the end of a message: a known name that looks the same as an unknown one, or nothing."""
     plain = {_plain(name): name for name in known}
     for name in unknown:
         if _plain(name) in plain:
@@ -165,7 +165,7 @@ def alike(unknown: Iterable[str], known: Iterable[str]) -> str:
 
 
 def is_text(name: str) -> bool:
-    """Says whether a name can be written as UTF-8; a lone half of a surrogate pair cannot."""
+    """Returns whether a name can be written as UTF-8; a lone half of a surrogate pair cannot."""
     return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 

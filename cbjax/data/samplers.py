@@ -1,8 +1,7 @@
-"""Which images an epoch holds, and in which order: pure functions of (seed, epoch), for `sampling.Batches`.
+"""Chooses the images of an epoch and their order: pure functions of (seed, epoch), for `sampling.Batches`.
 
-An epoch always has as many places as there are training images; all but `instance` fill them with images of rare
-classes more than once, and leave images of frequent classes out. Within a class every image comes before one comes
-again.
+An epoch always has as many places as there are training images. All samplers but `instance` repeat images of rare
+classes and leave out images of frequent ones. Within a class, no image comes again before all others have come.
 
 Source: Kang et al. 2020, section 4.1 (Decoupling), after Shen et al. 2016 for class-aware sampling.
 """
@@ -16,7 +15,7 @@ from cbjax.data.records import DataError
 from cbjax.data.sampling import Order, epoch_order
 
 SAMPLERS = ("instance", "class_aware", "square_root", "progressive")
-_CLASSES, _IMAGES, _PLACES, _SHARES = 4, 5, 6, 7  # keys that tell a sampler's random orders apart from all others
+_CLASSES, _IMAGES, _PLACES, _SHARES = 4, 5, 6, 7  # keys of a sampler's random orders, different from all other keys
 
 
 def make_order(name: str, labels: np.ndarray, seed: int, *, images_per_class: int = 4, num_epochs: int = 1) -> Order:
@@ -26,18 +25,18 @@ def make_order(name: str, labels: np.ndarray, seed: int, *, images_per_class: in
       name: one of `SAMPLERS`.
       labels: [N] of the training images.
       seed: at least 0.
-      images_per_class: how many images of a class follow each other in "class_aware".
-      num_epochs: over which "progressive" goes from the images' frequencies to equal classes.
+      images_per_class: number of images of a class that follow each other in "class_aware".
+      num_epochs: number of epochs in which "progressive" goes from the images' frequencies to equal classes.
 
     Raises:
-      DataError: if the name is unknown, or labels are multi-hot where a sampler needs single ones.
+      DataError: if the name is unknown, or labels are multi-hot but the sampler needs single ones.
     """
     if name not in SAMPLERS:
         raise DataError(f"data.sampler={name!r} is unknown; it is one of {', '.join(SAMPLERS)}")
     if name == "instance":
         return functools.partial(epoch_order, seed, num_examples=len(labels))
     if labels.ndim != 1:
-        raise DataError(f"data.sampler={name!r} needs one label an image, and these are multi-hot: use 'instance'")
+        raise DataError(f"data.sampler={name!r} needs one label an image, but these are multi-hot: use 'instance'")
     if name == "class_aware":
         return functools.partial(class_aware, seed, labels=labels, images_per_class=images_per_class)
     frequencies = np.bincount(labels) / len(labels)
@@ -47,7 +46,7 @@ def make_order(name: str, labels: np.ndarray, seed: int, *, images_per_class: in
 
 
 def class_aware(seed: int, epoch: int, labels: np.ndarray, images_per_class: int) -> np.ndarray:
-    """Returns [N] positions: classes in random order, over and over, each with `images_per_class` of its images."""
+    """Returns [N] positions: all classes in random order, again and again; each gives `images_per_class` images."""
     counts = np.bincount(labels)
     present = np.flatnonzero(counts)
     turns = -(-len(labels) // images_per_class)
@@ -59,14 +58,14 @@ def class_aware(seed: int, epoch: int, labels: np.ndarray, images_per_class: int
 
 
 def by_shares(seed: int, epoch: int, labels: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """Returns [N] positions in random order; class c has N times its share of them, up or down to a whole number.
+    """Returns [N] positions in random order; class c has N · shares[c] of them, rounded up or down.
 
     Args:
       labels: [N].
-      shares: [C], at least 0 and 0 for a class without images, sum 1.
+      shares: [C], at least 0, sum 1; 0 for a class without images.
     """
     size = len(labels)
-    # Systematic: a random start and then every 1/N of the shares' sum, so that no class's number is off by one or more.
+    # Systematic sampling: a random start, then steps of 1/N. So each class's number is off by less than one.
     start = float(shuffle.random_bits(1, seed, _SHARES, epoch)[0] >> np.uint64(11)) * 2.0**-53
     marks = (np.arange(size) + start) / size
     ends = np.cumsum(shares)
@@ -76,13 +75,13 @@ def by_shares(seed: int, epoch: int, labels: np.ndarray, shares: np.ndarray) -> 
 
 
 def square_root_shares(frequencies: np.ndarray, epoch: int, num_epochs: int) -> np.ndarray:
-    """Returns the classes' shares [C], as the roots of their frequencies; the same in every epoch."""
+    """Returns the classes' shares [C], proportional to the roots of their frequencies; equal in all epochs."""
     roots = np.sqrt(frequencies)
     return roots / roots.sum()
 
 
 def progressive_shares(frequencies: np.ndarray, epoch: int, num_epochs: int) -> np.ndarray:
-    """Returns the classes' shares [C] in an epoch: from their frequencies at first to equal ones.
+    """Returns the classes' shares [C] in an epoch: their frequencies in the first epoch, equal shares in the last.
 
     Source: Kang et al. 2020, eq. 3, with t/T from 0 in the first epoch to 1 in the last.
     """
@@ -96,12 +95,12 @@ def _order_by_shares(seed, epoch, labels, shares_of):
 
 
 def _images_of(seed, epoch, labels, chosen):
-    """Returns a position for each of the classes chosen [M]: the next image of the class in its random order."""
+    """Returns [M] positions, one for each chosen class [M]: the next image of that class in its random order."""
     counts = np.bincount(labels, minlength=int(chosen.max()) + 1)
     order = shuffle.permutation(len(labels), seed, _IMAGES, epoch)
     by_class = order[np.argsort(labels[order], kind="stable")]
     starts = np.cumsum(counts) - counts
-    # How often the class was chosen before: the rank of each place among those of its class.
+    # rank: how often the class was chosen before this place.
     places = np.argsort(chosen, kind="stable")
     times = np.bincount(chosen, minlength=len(counts))
     rank = np.empty(len(chosen), np.int64)

@@ -1,4 +1,4 @@
-"""The training order: index arithmetic that any step can be computed from, hence resumed at."""
+"""Computes the training order: the batch of any step is index arithmetic, so a run can resume at any step."""
 
 import functools
 import threading
@@ -18,9 +18,10 @@ def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
 
 
 class Batches:
-    """The concatenation of every epoch's order, cut into batches of one size that run across epoch ends.
+    """The orders of all epochs, one after another, cut into batches of one size.
 
-    No image is dropped and no batch has another shape. A batch is a function of its step alone.
+    A batch may run across the end of an epoch, so no image is dropped and all batches have one shape. A batch depends
+    on its step alone.
     """
 
     def __init__(self, num_examples: int, batch_size: int, seed: int, *, order: Order | None = None):
@@ -30,7 +31,7 @@ class Batches:
           num_examples: N, positions in an epoch.
           batch_size: B; may be above N.
           seed: at least 0.
-          order: epoch -> [N] positions, a pure function; None for a fresh permutation every epoch.
+          order: epoch -> [N] positions, a pure function; None for a new permutation each epoch.
 
         Raises:
           ValueError: if num_examples or batch_size is not a whole number of at least 1.
@@ -75,8 +76,8 @@ class Batches:
 
 
 def _remembered(order: Order) -> Order:
-    """Keeps the last orders, each made once by whichever thread is first."""
-    # A step needs one epoch's order, two where it runs across an end; a third for what is read ahead.
+    """Keeps the last orders, so that several threads do not make the same one."""
+    # A step needs one epoch's order, or two at the end of an epoch; the third is for steps that are read ahead.
     kept, lock = functools.lru_cache(maxsize=3)(order), threading.Lock()
 
     def remembered(epoch):

@@ -1,4 +1,4 @@
-"""Random orders that depend on their key alone."""
+"""Makes random orders that depend on nothing but their key."""
 
 import numpy as np
 
@@ -6,13 +6,13 @@ import numpy as np
 def permutation(length: int, seed: int, *key: int) -> np.ndarray:
     """Returns a random order of range(length), int64, a pure function of (length, seed, key).
 
-    It sorts raw bits because NumPy fixes the streams of its bit generators for good, while what `Generator` makes of
-    them may differ between versions, and a run must be able to go on under another version.
+    It sorts raw bits, because a run must be able to go on under another version of NumPy. NumPy never changes the bits
+    of its bit generators, but numbers from `Generator` may differ between versions.
 
     Args:
       length: how many numbers.
       seed: at least 0.
-      *key: whole numbers of at least 0 that tell independent orders of one seed apart; at least one.
+      *key: at least one whole number of at least 0; different keys give independent orders of one seed.
     """
     return np.argsort(random_bits(length, seed, *key), kind="stable")
 

@@ -1,4 +1,4 @@
-"""Where images come from, by name."""
+"""Loads sources of images by name, and lists which are ready to use."""
 
 import functools
 import importlib.util
@@ -15,7 +15,7 @@ from cbjax.data.records import DataError, Source, Split, quote
 def load_digits() -> Source:
     """Returns scikit-learn's 1,797 scans of handwritten digits, [1797, 8, 8, 1] uint8; 174 to 183 of each class.
 
-    Their 17 grey levels are spread over 0 to 255, so that every normalisation applies as to other images.
+    Their 17 grey levels are spread over 0 to 255, so every normalisation works as for other images.
     """
     from sklearn import datasets
 
@@ -24,7 +24,7 @@ def load_digits() -> Source:
     return Source(Split(images, digits.target.astype(np.int32)), None, None, tuple(str(i) for i in range(10)))
 
 
-# Config keys below `data` that say where images are; a loader takes those that it needs.
+# Config keys below `data` that say where images are; each loader takes the ones it needs.
 PLACES = ("data_dir", "file", "root", "train_list", "validation_list", "test_list", "image_size")
 
 
@@ -32,7 +32,7 @@ def _lists(places):
     return {split: places.get(f"{split}_list") for split in ("train", "validation", "test")}
 
 
-# Each loader takes the places that are given, as a mapping.
+# Each loader takes a mapping of the given places.
 SOURCES: dict[str, Callable[[Mapping[str, Any]], Source]] = {
     "digits": lambda places: load_digits(),
     "arrays": lambda places: arrays.load(places.get("file")),
@@ -43,7 +43,7 @@ _HINTS = {
     "csv": "your own images: --config.data.train_list=FILE with the columns path,label, --config.data.root=DIR",
     "folder": "your own images: --config.data.root=DIR with train/CLASS/*.jpg, val, test",
 }
-# Name here -> TFDS's name and the feature that serves as label.
+# Name here -> TFDS's name, and the feature used as label.
 _PREPARED = {
     "mnist": ("mnist", "label"),
     "fashion_mnist": ("fashion_mnist", "label"),
@@ -73,13 +73,13 @@ SOURCES |= {
 
 
 def load(name: str, *, image_size: int = 224, **places: Any) -> Source:
-    """Loads a source: small sets whole into memory, labels alone of those whose images are read as they are needed.
+    """Loads a source. Small sets are read whole; for large ones only labels are read, and images as they are needed.
 
     Args:
       name: one of `SOURCES`, or "tfds:NAME" for any image classification set that TFDS prepared.
-      image_size: side of the images to make of those that are read as they are needed.
-      **places: the others of `PLACES`: data_dir, the TFDS folder, None for $CBJAX_DATA_DIR, else TFDS's default; file,
-        the .npz of "arrays"; root, the folder of images; train_list, validation_list, test_list, files that list them.
+      image_size: side of the images to make, if they are read as they are needed.
+      **places: the other `PLACES`. data_dir: the TFDS folder; None for $CBJAX_DATA_DIR, else TFDS's default. file: the
+        .npz of "arrays". root: the folder of images. train_list, validation_list, test_list: files that list images.
 
     Raises:
       DataError: if the name is unknown, or the data are missing or do not fit.
@@ -93,7 +93,7 @@ def load(name: str, *, image_size: int = 224, **places: Any) -> Source:
 
 
 class Readiness(NamedTuple):
-    """One source as `cbjax datasets` lists it; images is None where it is not known without the data."""
+    """One source as `cbjax datasets` lists it; images is None if the number is unknown without the data."""
 
     name: str
     images: int | None
@@ -102,7 +102,7 @@ class Readiness(NamedTuple):
 
 
 def describe(data_dir: str | os.PathLike | None = None) -> list[Readiness]:
-    """Lists the sources, looking at descriptions only: no image is read and no large package imported."""
+    """Lists the sources. It reads only descriptions, no images, and imports no large package."""
     rows = []
     for name in SOURCES:
         if name == "digits":

@@ -1,4 +1,4 @@
-"""Which images are held out, before any imbalance is made: index arithmetic on labels.
+"""Chooses the images to hold out, before any imbalance is made, by index arithmetic on labels.
 
 An amount to hold out is 0 or None, a whole number of images per class, or a fraction in (0, 1).
 """
@@ -16,7 +16,7 @@ Amount = int | float | None
 
 
 def is_fraction(amount: Amount, key: str) -> bool:
-    """Tells a fraction from a whole number or None, and refuses anything else in the name of the config key."""
+    """Returns whether an amount is a fraction; raises DataError, with the config key, if it is no amount at all."""
     if amount is None:
         return False
     if isinstance(amount, numbers.Real) and not isinstance(amount, bool) and 0 <= amount < float("inf"):
@@ -28,7 +28,7 @@ def is_fraction(amount: Amount, key: str) -> bool:
 
 
 def per_class(available: np.ndarray, amount: Amount, key: str) -> np.ndarray:
-    """Returns [C] int64: how many of the available [C] images an amount asks for; fractions are truncated."""
+    """Returns [C] int64: the number of images that an amount asks for in each class; fractions are truncated."""
     if is_fraction(amount, key):
         return _shares(available, amount, key)
     return np.full(len(available), int(amount or 0), np.int64)
@@ -44,21 +44,21 @@ def split_by_class(
     kind: str = "natural",
     **options,
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Cuts training images into held-out splits, in the order given, and what is trained on.
+    """Cuts training images into held-out splits, in the given order, and the images to train on.
 
-    Where the training images stay as they are (kind "natural"), a class too small for an amount gives all but one
-    image; every other kind refuses.
+    If the training images stay as they are (kind "natural"), a class that is too small for an amount gives all but one
+    image. Every other kind raises an error.
 
     Args:
       labels: [N] integers.
-      held_out: amount to take for each split's name ("test", "validation").
+      held_out: name of a split ("test", "validation") -> amount to take.
       classes: the labels to use, in class order.
       class_names: [C] their names.
       seed: at least 0.
       kind, **options: how many training images to keep, as in `longtail.counts_within`.
 
     Returns:
-      sorted positions in labels for "train" and each split asked for; notes on classes that gave fewer than asked.
+      sorted positions in labels for "train" and each split in `held_out`; notes on classes that gave fewer.
 
     Raises:
       DataError: if a class has too few images.
@@ -80,13 +80,13 @@ def split_by_class(
             i = int(np.argmax(short))
             raise DataError(
                 f"data.{name}={amount} takes {wanted[i]} images of class '{class_names[i]}', which has "
-                f"{available[i] - taken[i]} and must keep one to train on: hold out fewer"
+                f"{available[i] - taken[i]} and must keep one for training: hold out fewer"
             )
         if amount:
             indices[name] = longtail.cut(orders, taken, taken + given)
         if (fewer := short & (given > 0)).any():
             named = _named(class_names, fewer)
-            notes.append(f"fewer {name} images than asked, so that one is left to train on, of classes {named}")
+            notes.append(f"fewer {name} images than asked for, to leave one for training: classes {named}")
         taken = taken + given
     kept = longtail.counts_within(available - taken, kind, class_names=class_names, **options)
     indices["train"] = longtail.cut(orders, taken, taken + kept)
@@ -96,9 +96,9 @@ def split_by_class(
 def draw_by_class(
     labels: np.ndarray, name: str, amount: Amount, *, classes: Sequence[int], class_names: Sequence[str], seed: int
 ) -> np.ndarray:
-    """Draws from a split that the source brings: all of each class for an amount of 0 or None.
+    """Draws from a split that the source brings. An amount of 0 or None takes the whole split.
 
-    Args and errors as in `split_by_class`; name is the split's.
+    Arguments and errors are as in `split_by_class`; `name` is the split's name.
 
     Returns:
       sorted positions in labels.
@@ -121,9 +121,9 @@ def draw_by_class(
 def split_multi_hot(
     labels: np.ndarray, held_out: Mapping[str, Amount], *, class_names: Sequence[str], seed: int
 ) -> dict[str, np.ndarray]:
-    """Cuts images with multi-hot labels [N, C] into random fractions of all and the rest, "train".
+    """Cuts images with multi-hot labels [N, C] into random fractions of all images, and the rest, "train".
 
-    One positive training image of each class stays. Arguments, result and errors as in `split_by_class`.
+    Each class keeps a positive training image. Arguments, result and errors as in `split_by_class`.
     """
     require_images(labels.sum(axis=0), class_names)
     order = shuffle.permutation(len(labels), seed, 1, 0)
@@ -133,7 +133,7 @@ def split_multi_hot(
     for name, amount in held_out.items():
         count = _share_of_all(len(labels), name, amount)
         if taken + count > len(candidates):
-            raise DataError(f"data.{name}={amount} of {len(labels)} images leaves a class without one: hold out fewer")
+            raise DataError(f"data.{name}={amount} of {len(labels)} images leaves a class with none: hold out fewer")
         if amount:
             indices[name] = np.sort(candidates[taken : taken + count])
         taken += count
@@ -142,22 +142,22 @@ def split_multi_hot(
 
 
 def draw_multi_hot(labels: np.ndarray, name: str, amount: Amount, seed: int) -> np.ndarray:
-    """Draws a random fraction of a split that the source brings, all of it for 0 or None, as sorted positions."""
+    """Draws a random fraction of a split that the source brings, as sorted positions; 0 or None takes all of it."""
     count = _share_of_all(len(labels), name, amount) if amount else len(labels)
     return np.sort(shuffle.permutation(len(labels), seed, 1, longtail.SPLIT_KEYS[name])[:count])
 
 
 def require_images(available: np.ndarray, class_names: Sequence[str]) -> None:
-    """Refuses classes without a training image."""
+    """Raises DataError if a class has no training image."""
     if not np.all(available):
         raise DataError(
-            f"every class needs a training image; without one: {_named(class_names, np.equal(available, 0))}: "
-            "add images or leave the class out"
+            f"every class needs a training image; these have none: {_named(class_names, np.equal(available, 0))}: "
+            "add images or leave out the class"
         )
 
 
 def _shares(counts: np.ndarray, amount: Amount, key: str) -> np.ndarray:
-    # Exact: 0.29 · 100 in binary floating point would be truncated to 28.
+    # Exact fractions: in binary floating point 0.29 · 100 would be truncated to 28.
     shares = np.array([int(count * fractions.Fraction(str(amount))) for count in counts.tolist()], np.int64)
     if not shares.any():
         raise DataError(f"{key}={amount} of at most {counts.max()} images is less than one: ask for more")
@@ -169,7 +169,7 @@ def _share_of_all(count: int, name: str, amount: Amount) -> int:
         return 0
     if not is_fraction(amount, f"data.{name}"):
         raise DataError(
-            f"data.{name}={amount} is a number per class, and an image with multi-hot labels has no single class: "
+            f"data.{name}={amount} is a number per class, but an image with multi-hot labels has no single class: "
             "give a fraction of all images in (0, 1)"
         )
     return int(_shares(np.array([count]), amount, f"data.{name}")[0])

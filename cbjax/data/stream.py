@@ -1,7 +1,7 @@
-"""The streaming input path on the host: encoded images, read, decoded and cropped ahead of the step that needs them.
+"""Streams batches on the host: reads, decodes and crops encoded images ahead of the step that needs them.
 
-A batch is a function of its step alone, whatever the number of threads, worker processes and hosts: an iterator is
-never saved, it is made anew at the step where it is needed.
+A batch depends on its step alone, not on the number of threads, worker processes and hosts. So an iterator is never
+saved: a resumed run makes a new one that begins at its step.
 """
 
 import dataclasses
@@ -23,11 +23,11 @@ from cbjax.host import machine
 
 Transform = Callable[[bytes, int], np.ndarray]  # encoded image, place in the sequence -> [H, W, 3] uint8
 PADDING = -1
-_CHUNK = 16  # images a thread makes at a time: Grain's own time for an element is that of a tenth of an image
+_CHUNK = 16  # images that a thread makes at a time: Grain's overhead for an element is a tenth of an image's time
 
 
 class Sweep:
-    """Every position of a split once, in batches of one size; the last is filled up with `PADDING`."""
+    """Every position of a split once, in batches of one size; `PADDING` fills up the last batch."""
 
     def __init__(self, num_examples: int, batch_size: int):
         self.num_examples, self.batch_size = num_examples, batch_size
@@ -41,16 +41,15 @@ class Sweep:
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """How images are read; none of it changes a pixel, except what becomes of a bad image.
+    """How images are read. Only on_bad_image can change a pixel.
 
     Attributes:
-      num_threads: that decode at the same time, in each worker process where there are some; None for one a core in
-        all.
-      num_workers: processes besides this one, 0 for threads alone. One process makes an estimated
-        3,000 images a second at most, on any number of cores: for a quarter of a millisecond an image its threads
-        wait for each other.
-      on_bad_image: "error", or "skip" to mask the place of an image that can't be read, which is black.
-      report: (name, reason) of each image skipped, possibly many times.
+      num_threads: threads that decode at the same time, in each worker process if there are some; None for as many
+        threads in all as there are cores.
+      num_workers: processes besides this one; 0 for threads only. One process makes an estimated 3,000 images a second
+        at most, on any number of cores: its threads wait for each other a quarter of a millisecond an image.
+      on_bad_image: "error", or "skip": an image that can't be read becomes black and is masked.
+      report: called with (name, reason) of each skipped image, possibly many times.
     """
 
     num_threads: int | None = None
@@ -72,23 +71,23 @@ def stream(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields this process's share of the batches of steps start to stop - 1.
 
-    The shares of all processes, one behind the other, are the same global batch whatever their number.
+    The shares of all processes, joined in order, are the global batch; it does not depend on their number.
 
     Args:
       split: encoded images with their labels.
-      batches: which images each step takes.
+      batches: the images of each step.
       transform: makes an image of the network's size.
-      reading: how.
-      start, stop: steps.
-      process_index: of this process.
-      process_count: of all; divides the batch size.
+      reading: how images are read.
+      start, stop: first step, and the step after the last.
+      process_index: index of this process.
+      process_count: number of processes; divides the batch size.
 
     Returns:
       An iterator of {"image" uint8 [B / process_count, H, W, 3], "label" [B / process_count, …], "mask" bool}. Closing
       it ends its threads.
 
     Raises:
-      DataError: from the iterator, at the first image that can't be read, where such are not skipped.
+      DataError: from the iterator, at the first image that can't be read, unless bad images are skipped.
       ValueError: if the processes do not divide the batch.
     """
     if batches.batch_size % process_count:
@@ -100,12 +99,12 @@ def stream(
 
 
 def make_image(images: Encoded, transform: Transform, position: int, place: int = 0) -> tuple[str, np.ndarray | None]:
-    """Reads and makes the image at a position; returns ("", image), or (why it is bad, None)."""
+    """Makes the image at a position; returns ("", image), or (reason, None) for a bad image."""
     try:
         data = images.read(position)
     except FileNotFoundError:
         return "there is no such file", None
-    except Exception as error:  # the readers of files, buckets and records each raise their own
+    except Exception as error:  # the readers of files, buckets and records each raise their own errors
         return f"it cannot be read ({getattr(error, 'strerror', None) or repr(error)})", None
     try:
         return "", transform(data, place)
@@ -139,7 +138,7 @@ def _grain_dataset(chunks, reading):
     threads = reading.num_threads
     if threads is None:
         threads = math.ceil(machine.cores() / max(1, reading.num_workers))
-    # Two batches ahead, and work for every thread.
+    # Two batches ahead, plus work for every thread.
     ahead = 2 * chunks.per_batch + threads if threads else 0
     dataset = grain.MapDataset.source(chunks).to_iter_dataset(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
@@ -156,13 +155,13 @@ def _grain_dataset(chunks, reading):
 
 
 def _start_worker(index, count):
-    # A terminal's Ctrl-C reaches the workers as well, which are still needed to get to where the state is saved.
+    # Ctrl-C in a terminal reaches the workers too, but the run needs them until it has saved its state.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent():
-    # A killed parent ends no worker, which would wait for ever for somebody to take its images.
+    # Without this a worker whose parent was killed would wait for ever.
     parent = multiprocessing.parent_process()
     if parent is not None:
         multiprocessing.connection.wait([parent.sentinel])
@@ -170,7 +169,7 @@ def _end_with_parent():
 
 
 def _parse_absl_flags():
-    # Grain's workers are handed the flags of this process, which outside of absl's own programs nobody has parsed.
+    # Grain hands this process's absl flags to its workers. Only absl's own programs have parsed them already.
     from absl import flags
 
     if not flags.FLAGS.is_parsed():
@@ -188,7 +187,7 @@ class _Chunks:
         self._size = batches.batch_size // processes[1]
         self._first = processes[0] * self._size
         self.per_batch = math.ceil(self._size / _CHUNK)
-        # Of threads: each step's images, which its chunks fill together; joining them afterwards would copy them all.
+        # With threads, all chunks of a step fill one array, so its images need not be copied to join them.
         self._whole: dict[int, np.ndarray] = {}
         self._lock = None if in_processes else threading.Lock()
 
@@ -212,7 +211,7 @@ class _Chunks:
             if image is not None:
                 images[i] = image
             if reason and not self._skip:
-                # Handed over rather than raised: the steps before come first.
+                # Handed over, not raised: the consumer must get the earlier steps first.
                 advice = "repair it or leave it out, or set data.on_bad_image=skip"
                 return {**made, "error": f"{self._images.name(position)}: {reason}; {advice}"}
             if reason:
@@ -232,7 +231,7 @@ class _Chunks:
             return self._whole[step][first : first + count]
 
     def take(self, step: int, parts: list[dict[str, Any]]) -> np.ndarray:
-        """Returns the images of a step whose chunks are all there."""
+        """Returns the images of a step, once all its chunks are there."""
         if self._lock is None:
             return np.concatenate([part["image"] for part in parts])
         return self._whole.pop(step)

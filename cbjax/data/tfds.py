@@ -1,4 +1,4 @@
-"""Image data sets that TensorFlow Datasets prepared as ArrayRecord, read without TensorFlow."""
+"""Finds and reads image data sets that TensorFlow Datasets prepared as ArrayRecord, without TensorFlow."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ _SPLITS = ("train", "test")
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A prepared data set on disk: its version's folder and the number of images of each split."""
+    """A prepared data set on disk: the folder of its version, and the number of images in each split."""
 
     folder: Any
     sizes: dict[str, int]
@@ -35,10 +35,10 @@ def data_folder(data_dir: str | os.PathLike | None) -> Any:
 
 def prepare_command(name: str, data_dir: str | os.PathLike | None) -> str:
     """Returns the shell command that downloads and prepares a data set; TFDS needs TensorFlow for it."""
-    # Not the `tfds` program: that of TFDS 4.9.10 does not start without Apache Beam and mlcroissant.
+    # Not the `tfds` program: in TFDS 4.9.10 it does not start without Apache Beam and mlcroissant.
     builder = f"tfds.builder({name!r}, data_dir={os.fspath(data_folder(data_dir))!r}, file_format='array_record')"
     program = f"import tensorflow_datasets as tfds; {builder}.download_and_prepare()"
-    if any(sign in program for sign in '"$`\\!'):  # what a shell reads within double quotes
+    if any(sign in program for sign in '"$`\\!'):  # signs that a shell interprets within double quotes
         return f"pip install 'cbjax[prepare]' && python -c {shlex.quote(program)}"
     return f"pip install 'cbjax[prepare]' && python -c \"{program}\""
 
@@ -49,21 +49,21 @@ def prepare_again(folder: Any, name: str, data_dir: str | os.PathLike | None) ->
 
 
 def find(name: str, data_dir: str | os.PathLike | None, splits: Sequence[str] = _SPLITS) -> Prepared:
-    """Finds the newest version of a data set, reading its description only.
+    """Finds the newest version of a data set; reads only its description.
 
     Args:
       name: TFDS's name of the data set, NAME or NAME/CONFIG.
       data_dir: the TFDS folder, None for the default.
-      splits: that it must have, with all their files.
+      splits: splits that it must have, with all their files.
 
     Raises:
-      DataError: if it is not there, not whole, or in a format that has no random access.
+      DataError: if it is not there, not complete, or in a format without random access.
     """
     root = data_folder(data_dir) / name
     if encodable(os.fspath(root), "utf-8") != os.fspath(root):
-        raise DataError(f"{os.fspath(root)}: prepared data need a folder whose name is UTF-8; rename or link to it")
+        raise DataError(f"{os.fspath(root)}: the folder of prepared data must have a name in UTF-8; rename or link it")
     command = prepare_command(name, data_dir)
-    # A folder with another name is one that TFDS left half done.
+    # A folder with any other name was left half done by TFDS.
     versions = [p for p in root.iterdir() if re.fullmatch(r"\d+\.\d+\.\d+", p.name)] if root.is_dir() else []
     versions = [p for p in versions if (p / "dataset_info.json").is_file()]
     if not versions:
@@ -82,7 +82,7 @@ def find(name: str, data_dir: str | os.PathLike | None, splits: Sequence[str] = 
     if unknown := [split for split in splits if split not in shards]:
         raise DataError(
             f"the data set '{name}' in {folder} has no split {unknown[0]}; it has {', '.join(shards)}. cbjax trains on "
-            "the split train: put its images into folders (data.name=folder) or a list (data.name=list)"
+            "the split train: put the images into folders (data.name=folder) or a list (data.name=list)"
         )
     wanted = dict.fromkeys((*splits, *shards))
     prefix = name.partition("/")[0]  # without its configuration
@@ -92,13 +92,13 @@ def find(name: str, data_dir: str | os.PathLike | None, splits: Sequence[str] = 
     file_format = info.get("fileFormat", "tfrecord")
     if file_format != "array_record":
         raise DataError(
-            f"the data set '{name}' in {folder} is prepared as {file_format}, and only array_record can be read in any "
-            "order. Set data.data_dir to another folder and prepare it there, or convert it where it is",
+            f"the data set '{name}' in {folder} is prepared as {file_format}, but only array_record can be read in any "
+            "order. Set data.data_dir to another folder and prepare it there, or convert it in its place",
             "pip install 'cbjax[prepare]' apache-beam mlcroissant && "
             f"tfds convert_format --dataset_dir={shlex.quote(os.fspath(root))} --out_file_format=array_record",
         )
     raise DataError(
-        f"the data set '{name}' in {folder} lacks files of {' and '.join(absent)}, so prepare it again",
+        f"the data set '{name}' in {folder} lacks files of {' and '.join(absent)}; prepare it again",
         again,
     )
 
@@ -120,7 +120,7 @@ def load(name: str, label: str = "label", *, data_dir: str | os.PathLike | None 
     try:
         builder = tfds.builder_from_directory(prepared.folder)
         train, test = (_read(builder, split, label) for split in _SPLITS)
-    except Exception as error:  # the record reader, protocol buffers and the image decoder each raise their own
+    except Exception as error:  # the record reader, protocol buffers and the image decoder raise errors of their own
         raise DataError(
             f"the data set '{name}' in {prepared.folder} cannot be read ({error!r}); prepare it again",
             prepare_again(prepared.folder, name, data_dir),
@@ -131,8 +131,7 @@ def load(name: str, label: str = "label", *, data_dir: str | os.PathLike | None 
 def _read(builder: Any, split: str, label: str, block: int = 1000) -> Split:
     import tensorflow_datasets as tfds
 
-    # Decoded here because TFDS's own decoder logs a recommendation of OpenCV at every start; the speed is the same, and
-    # threads do not help with images this small.
+    # Decoded here, because TFDS's own decoder logs advice to install OpenCV at every start. The speed is the same.
     records = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
     images = np.empty((len(records), *builder.info.features["image"].shape), np.uint8)
     labels = np.empty(len(records), np.int32)

@@ -145,20 +145,18 @@ class MultiWriter:
 
 
 def read_regular(path: str | os.PathLike, largest: float = math.inf) -> bytes:
-    """Returns the content of a regular file; of a pipe, which would be waited for, or a device nothing is read.
+    """Returns the content of a regular file.
 
     Raises:
-      OSError: if it is none, cannot be read, or has more than `largest` bytes.
+      OSError: if it cannot be read, is a pipe or a device, or has more than `largest` bytes.
     """
-    # Opened like this a pipe without a writer does not wait for one. Python's buffer takes longer than the system's.
+    # O_NONBLOCK: opening a pipe without a writer would wait for one. Python's own buffer would only take time.
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:
         about = os.fstat(file.fileno())
         if not stat.S_ISREG(about.st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
+            raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(path))
         if about.st_size > largest:
-            raise OSError(
-                errno.EINVAL, f"it has {about.st_size} bytes, and at most {largest} are read", os.fspath(path)
-            )
+            raise OSError(errno.EINVAL, f"it has {about.st_size} bytes; at most {largest} can be read", os.fspath(path))
         return file.readall()
 
 

@@ -55,7 +55,7 @@ def test_a_folder_whose_name_looks_like_a_pattern_is_as_any_other(tmp_path, name
 
 
 def test_a_folder_whose_name_is_not_utf_8_is_not_told_to_be_prepared_again(tmp_path):
-    with pytest.raises(DataError, match="whose name is UTF-8; rename or link to it") as refused:
+    with pytest.raises(DataError, match="must have a name in UTF-8; rename or link it") as refused:
         sources.load("mnist", data_dir=tmp_path / "caf\udce9")
     assert not refused.value.command
 
@@ -78,14 +78,14 @@ def test_without_test_labels_the_validation_split_is_tested_on(tmp_path, splits)
     dataset = prepare(data, 0)
     assert dataset.test.labels.tolist() == LABELS[:2]
     assert dataset.counts.tolist() == [2, 1, 1] and dataset.validation.labels.tolist() == [0, 1]
-    assert "the validation split is tested on" in dataset.notes[0]
+    assert "the validation split is used as the test split" in dataset.notes[0]
     assert str(dataset.indices["test_from"]) == "test"
 
 
 def test_labels_are_read_once(tmp_path, capsys, monkeypatch):
     write_encoded(tmp_path, "insects", {"train": ROWS}, NAMES)
     first = sources.load("tfds:insects", data_dir=tmp_path)
-    assert "reading the labels of 6 train images of insects, this once" in capsys.readouterr().out
+    assert "reading the labels of 6 train images of insects; this happens only once" in capsys.readouterr().out
     monkeypatch.setattr(array_records.Records, "source", lambda self: pytest.fail("a record was read"))
     again = sources.load("tfds:insects", data_dir=tmp_path)
     assert again.train.labels.tolist() == first.train.labels.tolist()
@@ -163,7 +163,7 @@ def test_what_is_missing_or_of_another_kind_is_said(tmp_path):
     whole = features.read_text()
     features.write_text(whole.replace('"label"', '"family"'))
     (version / "label.labels.txt").rename(version / "family.labels.txt")
-    with pytest.raises(DataError, match=r"must have the features image and label, it has {.*'family': 'ClassLabel'"):
+    with pytest.raises(DataError, match=r"must have the features image and label; it has {.*'family': 'ClassLabel'"):
         sources.load("tfds:insects", data_dir=tmp_path)
     features.write_text("{")
     with pytest.raises(DataError, match=r"insects.* cannot be read") as caught:

@@ -100,7 +100,10 @@ def test_jit_vmap_and_every_split_over_devices_agree():
         ({"keys": jax.random.key(0)}, r"and keys \[B\] .* and keys \(\)"),
         ({"keys": jax.random.split(jax.random.key(0), 3)}, r"and keys \(3,\)"),
         ({"padding": -1}, "padding must be at least 0.* got -1"),
-        ({"padding": 5, "padding_mode": "reflect"}, r"below the image's side, got 5 for \(16, 6, 5, 3\)"),
+        (
+            {"padding": 5, "padding_mode": "reflect"},
+            r"below the image's side if it reflects, got 5 for \(16, 6, 5, 3\)",
+        ),
         ({"padding_mode": "edge"}, "'edge' is unknown; it is one of zero, reflect"),
     ],
 )
@@ -151,7 +154,7 @@ def test_mean_and_std_of_many_blocks():
             np.zeros((2, 4, 4, 3), np.float32),
             "expects uint8 images of 0 to 255, got float32",
         ),
-        ("cifar", np.zeros((2, 4, 4, 1), np.uint8), "has 3 channels and the images have 1"),
+        ("cifar", np.zeros((2, 4, 4, 1), np.uint8), "has 3 channels, but the images have 1"),
         ("standardize", np.ones((2, 4, 4, 3), np.uint8), "channel 0 is constant over all training images"),
     ],
 )

@@ -91,14 +91,17 @@ def test_classes_are_relabelled_in_the_order_given(classes):
         ({"name": "digit"}, r"data\.name='digit' is unknown"),
         ({"test": 0}, r"'digits' brings no test split: set data\.test to a number per class or a fraction"),
         ({"test": 200}, r"data\.test=200 takes 200 images of class '0', which has 178"),
-        ({"imbalance": 500}, r"data\.imbalance=500 .* leaves the smallest without one"),
+        ({"imbalance": 500}, r"data\.imbalance=500 .* leaves none for the smallest"),
         ({"longtail": "zipf"}, r"data\.longtail='zipf' is unknown"),
-        ({"longtail": "counts", "counts": (500,) * 10}, "asks for 500 training images of class '0', which has 118"),
+        (
+            {"longtail": "counts", "counts": (500,) * 10},
+            "asks for 500 training images of class '0', which has only 118",
+        ),
         ({"classes": ("9", "nine")}, r"data\.classes: there is no class 'nine' among the 10"),
         ({"classes": (9, 10)}, "there is no class 10 among"),
         ({"classes": ("9", 9)}, "at least two different classes"),
         ({"classes": ("9",)}, "at least two different classes"),
-        ({"normalization": "cifar"}, "has 3 channels and the images have 1"),
+        ({"normalization": "cifar"}, "has 3 channels, but the images have 1"),
     ],
 )
 def test_prepare_refuses(change, message):
@@ -216,7 +219,7 @@ def test_a_part_of_ones_own_split_is_said(own_arrays):
         test_labels=np.arange(40) % 2,
     )
     assert prepare({**data, "test": 0.2, "validation": 0.2}, 0).notes == (
-        "data.test=0.2 takes 8 of the 40 test images that the data bring; data.test=0 takes all",
+        "data.test=0.2 takes 8 of the 40 test images that come with the data; data.test=0 takes all",
     )
     assert prepare({**data, "test": 0, "validation": 0.2}, 0).notes == ()
     with pytest.raises(DataError, match=r"ask for more, or 0 for the whole of the source's own test split"):

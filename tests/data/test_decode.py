@@ -148,10 +148,10 @@ def test_a_truncated_file_is_refused(kind, share):
     ("data", "message"),
     [
         (b"", "the file is empty"),
-        (b"<html>not found</html>", "no image of the kinds JPEG"),
-        (b"\xff\xd8\xff", "it begins as JPEG, and its head is cut off or damaged"),
+        (b"<html>not found</html>", "not an image of the kinds JPEG"),
+        (b"\xff\xd8\xff", "it begins as JPEG, but its head is cut off or damaged"),
         (encode(Image.fromarray(np.ones((3, 3), np.float32)), "TIFF"), "floating point"),
-        (encode(Image.fromarray(np.full((3, 3), 70000, np.int32)), "TIFF"), "70000 to 70000, are not of 16 bits"),
+        (encode(Image.fromarray(np.full((3, 3), 70000, np.int32)), "TIFF"), "70000 to 70000, do not fit into 16 bits"),
     ],
 )
 def test_what_is_no_image_is_refused(data, message):
@@ -245,7 +245,7 @@ def test_threads_do_not_share_their_memory():
 def test_a_limit_of_pixels_is_the_same_for_all_kinds(kind):
     data = FILES[kind]
     np.testing.assert_array_equal(decode(data, max_pixels=41 * 53), decode(data))
-    with pytest.raises(DecodeError, match=r"it has 41 × 53 = 2173 pixels, and data.max_pixels allows 2172"):
+    with pytest.raises(DecodeError, match=r"it has 41 × 53 = 2173 pixels, but data.max_pixels allows 2172"):
         decode(data, max_pixels=41 * 53 - 1)
     for transform in (TrainTransform(8, 0, max_pixels=2172), EvalTransform(8, 8, max_pixels=2172)):
         with pytest.raises(DecodeError, match=r"data.max_pixels allows 2172"):
@@ -272,7 +272,7 @@ def test_a_large_image_is_refused_by_its_head_and_a_limit_above_pillows_holds(mo
 def test_kinds_that_are_not_meant_are_refused():
     for kind in ("EPS", "PDF", "TGA", "ICO", "PCX", "SGI"):
         data = encode(COLOUR, kind)
-        with pytest.raises(DecodeError, match=r"its content is no image of the kinds JPEG, PNG"):
+        with pytest.raises(DecodeError, match=r"its content is not an image of the kinds JPEG, PNG"):
             decode(data)
 
 

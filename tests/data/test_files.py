@@ -89,7 +89,7 @@ def test_without_a_test_split_the_validation_split_is_tested_on(tmp_path):
     write_tree(tmp_path, {"train": (3, 3, 3), "validation": (1, 1, 1)})
     dataset = prepare({"name": "folder", "root": str(tmp_path), "normalization": "imagenet"}, 0)
     assert dataset.validation is None and len(dataset.test) == 3
-    assert dataset.notes == ("there is no labelled test split: the validation split is tested on",)
+    assert dataset.notes == ("there is no labelled test split: the validation split is used as the test split",)
 
 
 def test_other_files_are_not_images(tmp_path):
@@ -121,9 +121,9 @@ BAD_LISTS = {
     "underscore": ("a.jpg 1_0\n", r"train.txt, line 1: must be a path"),
     "negative": ("a.jpg 0\na.jpg -1\n", r"train.txt, line 2: label -1 is out of range: labels count from 0"),
     "huge": ("a.jpg 0\na.jpg 99999999999\n", r"train.txt, line 2: label 99999999999 is out of range"),
-    "gap": ("a.jpg 0\na.jpg 2\n", "each with a training image; the largest is 2, and without one: '1'"),
+    "gap": ("a.jpg 0\na.jpg 2\n", "each with a training image; the largest is 2, and these have no image: '1'"),
     "one class": ("a.jpg 0\n", "there must be at least 2 classes, got 1"),
-    "missing": ("b.jpg 0\nc.jpg 1\n", r"its images are not there, such as .*/b.jpg: set data.root to the folder"),
+    "missing": ("b.jpg 0\nc.jpg 1\n", r"its images, such as .*/b.jpg, are not there: set data.root to the folder"),
 }
 
 
@@ -175,32 +175,32 @@ def test_a_bad_tree_is_refused(tmp_path):
 
     refused("there is no folder /nowhere", "/nowhere")
     refused("set data.root to its root", None)
-    refused("there must be a folder for each of 2 classes or more, got 0; .*, and there is nothing: set data.root to")
+    refused("there must be a folder for each of 2 classes or more, got 0; .*, but it holds nothing: set data.root to")
     (tmp_path / "0.jpg").write_bytes(photo(0, 0))
     refused(
-        "got 0; it must be root/train/CLASS/.*, or root/CLASS/.*, and there is '0.jpg': set data.root to the folder"
+        "got 0; it must be root/train/CLASS/.*, or root/CLASS/.*, but it holds '0.jpg': set data.root to the folder"
     )
     (tmp_path / "0.jpg").unlink()
     (tmp_path / "images").mkdir()
     refused(
-        "got 'images'; it must be .*, and there is 'images': set data.root to the folder above those of the classes"
+        "got 'images'; it must be .*, but it holds 'images': set data.root to the folder that holds the class folders"
     )
     (tmp_path / "images").rmdir()
     for name in ("Train", "val"):
         (tmp_path / name / "ant").mkdir(parents=True)
-    refused(r"has 'Train', 'val' and no folder train; it must be root/train/CLASS/.*: name the folder of the training")
+    refused(r"has 'Train', 'val' but no folder train; it must be root/train/CLASS/.*: name the folder of the training")
     for name in ("Train", "val"):
         (tmp_path / name / "ant").rmdir()
         (tmp_path / name).rmdir()
     (tmp_path / "train" / "ant").mkdir(parents=True)
-    refused("/train: there must be a folder for each of 2 classes or more, got 'ant'; .*, and there is 'ant'")
+    refused("/train: there must be a folder for each of 2 classes or more, got 'ant'; .*, but it holds 'ant'")
     (tmp_path / "train" / "ant").rmdir()
     (tmp_path / "train").rmdir()
     write_tree(tmp_path, {"train": (2, 0, 1), "val": (1, 1, 1)})
-    refused(r"every class needs a training image, .* without one: 'bee'")
+    refused(r"every class needs a training image, .* these have none: 'bee'")
     (tmp_path / "train" / "bee" / "1.png").write_bytes(photo(1, 1, "PNG"))
     (tmp_path / "valid" / "ant").mkdir(parents=True)
-    refused("has 'val', 'valid', and one of them must be the validation split: remove one")
+    refused("has 'val', 'valid', but only one can be the validation split: remove one")
     (tmp_path / "valid" / "ant").rmdir()
     (tmp_path / "valid").rmdir()
     (tmp_path / "test" / "dog").mkdir(parents=True)
@@ -271,7 +271,7 @@ def test_a_list_may_name_an_image_that_is_gone(tree, tmp_path):
 
 def test_a_label_of_nine_digits_is_refused_without_counting_up_to_it(tmp_path):
     path = write_list(tmp_path / "train.txt", [("a.jpg", 0), ("b.jpg", 2_000_000_000)])
-    with pytest.raises(DataError, match="the largest is 2000000000, and without one: '1', '2'"):
+    with pytest.raises(DataError, match="the largest is 2000000000, and these have no image: '1', '2'"):
         sources.load("list", train_list=str(path))
 
 
@@ -367,7 +367,7 @@ def test_a_list_that_names_a_pipe_or_a_device_does_not_wait_for_it(tmp_path, in_
     listed = write_list(tmp_path / "train.txt", [("a.jpg", 0), ("pipe.jpg", 1), ("/dev/zero", 1)])
     images = sources.load("list", train_list=listed).train.images
     for position in (1, 2):
-        with pytest.raises(OSError, match="it is no regular file"):
+        with pytest.raises(OSError, match="it is not a regular file"):
             images.read(position)
 
 
@@ -387,9 +387,9 @@ def test_links_are_followed_once_and_each_file_counts_once(tmp_path):
     assert np.bincount(source.train.labels).tolist() == [3, 3, 4]
     assert names_of(source.train) == sorted(["0.jpg", "1.jpg", "2.jpg"] * 3 + ["far.jpg"])
     again, above = source.notes
-    assert again.startswith("train: left out 5 files, each found before by another path")
+    assert again.startswith("train: left out 5 files, each found before under another path")
     assert again.endswith("by class: 'ant' 1, 'bee' 2, 'cat' 2")
-    assert "left out 1 file, a link to a folder that holds this one, such as 'up'" in above
+    assert "left out 1 file, a link to a folder that contains this one, such as 'up'" in above
 
 
 def test_the_content_of_other_endings_decides_and_what_is_left_out_is_said(tmp_path):
@@ -406,7 +406,7 @@ def test_the_content_of_other_endings_decides_and_what_is_left_out_is_said(tmp_p
     source = sources.load("folder", root=tmp_path)
     assert np.bincount(source.train.labels).tolist() == [7, 9, 2]
     no_image, hidden = source.notes
-    assert no_image.startswith("train: left out 3 files, each no image by its content")
+    assert no_image.startswith("train: left out 3 files, each not an image by its content")
     assert no_image.endswith("by class: 'ant' 1, 'cat' 2")
     assert hidden == "train: left out 1 file, hidden, such as '.DS_Store'; by class: 'cat' 1"
 
@@ -424,7 +424,7 @@ def test_a_file_of_two_classes_or_of_two_splits_is_refused_or_noted(tmp_path):
         sources.load("folder", root=tmp_path)
     (tmp_path / "test").unlink()
     os.symlink("../ant/0.jpg", tmp_path / "train" / "bee" / "ant.jpg")
-    with pytest.raises(DataError, match=r"each image must have one label, and 1 of train .* with 'ant', 'bee'"):
+    with pytest.raises(DataError, match=r"each image must have one label, but images of train .* with 'ant', 'bee'"):
         sources.load("folder", root=tmp_path)
 
 
@@ -438,7 +438,7 @@ def test_classes_that_look_the_same_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"test has classes that training lacks, .* looks the same as 'caf.xe9'"):
         sources.load("folder", root=tmp_path)
     shutil.copytree(other, tmp_path / "train" / other.name)
-    with pytest.raises(DataError, match=r"must have names that differ, and .* look the same"):
+    with pytest.raises(DataError, match=r"must have names that differ, but .* look the same"):
         sources.load("folder", root=tmp_path)
 
 
@@ -455,11 +455,11 @@ def three(tmp_path):
 
 
 def test_an_image_has_one_label(three):
-    with pytest.raises(DataError, match=r"one label, and 1 of train come again with another, .*/a.jpg with 'cat', 'd"):
+    with pytest.raises(DataError, match=r"one label, but images of train have two, 1 of them, .*/a.jpg with 'cat', 'd"):
         sources.load("csv", train_list=table(three / "t.csv", ["a.jpg,cat", "b.jpg,dog", "./a.jpg,dog"]))
     for joined in ("cat|dog", "cat;dog", '"cat, dog"', "dog / cat"):
         rows = ["a.jpg,cat", f"b.jpg,{joined}", "c.jpg,dog"]
-        with pytest.raises(DataError, match=r"must have one label, and '.*' joins the labels "):
+        with pytest.raises(DataError, match=r"must have one label, but '.*' joins the labels "):
             sources.load("csv", train_list=table(three / "t.csv", rows))
     source = sources.load("csv", train_list=table(three / "t.csv", ["a.jpg,cat|dog", "b.jpg,cat|cow"]))
     assert source.class_names == ("cat|cow", "cat|dog")
@@ -472,15 +472,13 @@ def test_a_row_that_is_there_twice_counts_once(three):
     rows = ["a.jpg,cat", "b.jpg,dog", "./a.jpg,cat", "c.jpg,dog"]
     source = sources.load("csv", train_list=table(three / "t.csv", rows))
     assert names_of(source.train) == ["a.jpg", "b.jpg", "c.jpg"] and source.train.labels.tolist() == [0, 1, 1]
-    assert source.notes == (
-        f"train: rows of images that are listed before do not count, 1 of them, such as {three}/a.jpg",
-    )
+    assert source.notes == (f"train: left out rows whose image is listed before, 1 of them, such as {three}/a.jpg",)
 
 
 def test_another_path_to_a_listed_file_is_the_same_image(three):
     os.symlink("a.jpg", three / "link.jpg")
     rows = ["a.jpg,cat", "b.jpg,dog", "link.jpg,dog"]
-    with pytest.raises(DataError, match=r"one label, and 1 of train come again with another"):
+    with pytest.raises(DataError, match=r"one label, but images of train have two, 1 of them"):
         sources.load("csv", train_list=table(three / "t.csv", rows))
     rows = ["a.jpg,cat", "b.jpg,dog", "link.jpg,cat", "gone.jpg,cat"]
     assert len(sources.load("csv", train_list=table(three / "t.csv", rows)).train) == 3

@@ -67,7 +67,7 @@ def test_images_of_one_size_are_resized_to_it():
         (GREY, np.zeros((2, 8, 8), bool), "got bool"),
         (FLOATS, np.zeros((2, 8, 8, 2), np.uint8), r"must be float32.*\(-1 to 1\); got uint8 of 0 to 0"),
         (FLOATS, np.full((2, 8, 8, 2), np.nan), "must be finite"),
-        (FLOATS, np.full((2, 8, 8, 2), 4.0), "pixels are 4 to 4, and those of the training were -1 to 1: bring them"),
+        (FLOATS, np.full((2, 8, 8, 2), 4.0), "pixels are 4 to 4, but the training's were -1 to 1: convert them"),
         (FLOATS, [photo], "must be an array"),
         (PHOTOS, np.zeros((2, 3, 32, 32), np.uint8), r"channels last; got \[3, 32, 32\]"),
         (PHOTOS, np.zeros((40, 50, 3), np.uint8), r"one image of shape \[40, 50, 3\]: give it in a list"),
@@ -86,13 +86,13 @@ def test_a_file_that_is_no_image_is_named(tmp_path):
     with pytest.raises(DataError, match=r"bad\.jpg: it cannot be read"):
         fitted(PHOTOS, [path])
     path.write_bytes(photo(0, 0))
-    with pytest.raises(DataError, match="trained on float32 arrays of -1 to 1, and a photo has pixels of 0 to 255"):
+    with pytest.raises(DataError, match="trained on float32 arrays of -1 to 1, but a photo has pixels of 0 to 255"):
         fitted(FLOATS, [path])
 
 
 def test_pixels_of_a_narrow_range_bring_a_warning():
     digits = np.random.default_rng(0).integers(0, 17, (5, 8, 8)).astype(np.uint8)
-    with pytest.warns(UserWarning, match="pixels are 0 to 16, and those of the training were 0 to 255: predictions"):
+    with pytest.warns(UserWarning, match="pixels are 0 to 16, but the training's were 0 to 255: predictions"):
         fitted(GREY, digits)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -50,7 +50,7 @@ def test_the_numbers_of_a_list_are_the_runs(tmp_path):
     numbers = tuple("0123")
     assert labelled.read("list", where, "test", numbers, FILES).split.labels.tolist() == [2, 2]
     assert labelled.read("list", where, "test", ("5", "2"), FILES, True).split.labels.tolist() == [1, 1]
-    with pytest.raises(DataError, match="a number does not say which"):
+    with pytest.raises(DataError, match="a number does not tell the class"):
         labelled.read("list", where, "test", NAMES, FILES, True)
     with pytest.raises(DataError, match="label 2 is not among those of the run, 0 to 1"):
         labelled.read("list", where, "test", ("ant", "bee"), FILES)
@@ -86,7 +86,7 @@ def test_arrays_have_names_numbers_or_columns(tmp_path, arrays, names, expected)
     ("arrays", "message"),
     [
         ({"labels": ["bee", "emu"]}, "classes 'emu' are not among those of the run, 'cat', 'ant', 'dog', 'bee'"),
-        ({"labels": [0, 1]}, r"numbers '0', '1', and the run's classes have names.*add class_names"),
+        ({"labels": [0, 1]}, r"numbers '0', '1', but the run's classes have names.*add class_names"),
         ({"labels": [0, 2], "class_names": ["bee", "cat"]}, "labels must be 0 to 1; got 0 to 2"),
         ({"labels": ["bee"]}, "2 images and 1 labels"),
         ({"images": 5, "labels": ["bee"]}, "0 images and 1 labels"),
@@ -102,27 +102,27 @@ def test_each_image_counts_once_and_what_is_left_out_is_said(tmp_path):
     rows = write_tree(tmp_path, {"here": (1, 1, 1)})["here"]
     (tmp_path / "here" / "ant" / "notes.txt").write_text("no image")
     found = labelled.read("folder", {"root": tmp_path / "here"}, "test", NAMES, FILES)
-    assert found.notes == ("left out 1 file, no image by its content, such as 'notes.txt'; by class: 'ant' 1",)
+    assert found.notes == ("left out 1 file, not an image by its content, such as 'notes.txt'; by class: 'ant' 1",)
     path, label = rows[0]
     again = write_csv(tmp_path / "new.csv", [*rows, (f"./{path}", label)])
     for fit in (FILES, ARRAYS):
         found = labelled.read("csv", {"test_list": again}, "test", NAMES, fit)
         assert len(found.split) == len(found.names) == len(found.split.labels) == 3
-        assert "rows of images that are listed before do not count, 1 of them" in found.notes[0]
+        assert "left out rows whose image is listed before, 1 of them" in found.notes[0]
     other = write_csv(tmp_path / "new.csv", [*rows, (path, rows[-1][1])])
-    with pytest.raises(DataError, match="each image must have one label, and 1 of test come again with another"):
+    with pytest.raises(DataError, match="each image must have one label, but images of test have two, 1 of them"):
         labelled.read("csv", {"test_list": other}, "test", NAMES, FILES)
     (tmp_path / "here" / "ant" / "0.jpg").unlink()
     for name in ("bee", "cat", "dog"):
         for image in (tmp_path / "here" / name).glob("*.jpg"):
             image.unlink()
-    with pytest.raises(DataError, match=r"no image in a folder for each class; left out 1 file, no image"):
+    with pytest.raises(DataError, match=r"no image in a folder for each class; left out 1 file, not an image"):
         labelled.read("folder", {"root": tmp_path / "here"}, "test", NAMES, FILES)
 
 
 def test_folders_that_are_not_the_runs_are_refused(tmp_path):
     write_tree(tmp_path, {"train": (1, 1, 1), "val": (1, 1, 1)}, ("ant", "bee", "emu"))
-    with pytest.raises(DataError, match="has 'train', 'val' and no folder test"):
+    with pytest.raises(DataError, match="has 'train', 'val' but no folder test"):
         labelled.read("folder", {"root": tmp_path}, "test", NAMES, FILES)
     with pytest.raises(DataError, match="classes 'emu' are not among those of the run"):
         labelled.read("folder", {"root": tmp_path}, "validation", NAMES, FILES)

@@ -97,7 +97,7 @@ def test_majority_counts_of_mnist(ratio, minority):
         (lambda: longtail.step_counts(50, 10, 100), "50 images in the largest class.* at most 50 is possible"),
         (lambda: longtail.majority_counts(5000, 1.0), r"at least 0\.5 and below 1, got 1\.0"),
         (lambda: longtail.majority_counts(5000, 0.4), r"at least 0\.5 and below 1, got 0\.4"),
-        (lambda: longtail.majority_counts(10, 0.95), "leaves the minority class without one"),
+        (lambda: longtail.majority_counts(10, 0.95), "leaves no image for the minority class"),
     ],
 )
 def test_counts_refuse(call, message):
@@ -123,12 +123,12 @@ def test_counts_within_take_what_all_classes_can_follow():
     ("kind", "options", "message"),
     [
         ("pareto", {}, "'pareto' is unknown; it is one of 'natural', 'exponential'"),
-        ("exponential", {"imbalance": 50}, "leaves the smallest without one"),
+        ("exponential", {"imbalance": 50}, "leaves none for the smallest"),
         ("majority", {}, "needs two classes, got 3"),
         ("counts", {"counts": (1, 2)}, r"for each of the 3 classes .* got \(1, 2\)"),
         ("counts", {"counts": (1, 2, -1)}, "at least 0"),
         ("counts", {"counts": (0, 0, 0)}, "one above 0"),
-        ("counts", {"counts": (1, 2, 30)}, "asks for 30 training images of class 'owl', which has 20"),
+        ("counts", {"counts": (1, 2, 30)}, "asks for 30 training images of class 'owl', which has only 20"),
     ],
 )
 def test_counts_within_refuse(kind, options, message):
@@ -158,7 +158,9 @@ def test_a_class_is_drawn_without_regard_to_the_others():
 
 
 def test_a_subset_refuses_more_than_there_is():
-    with pytest.raises(DataError, match="asks for 4 training images of class '1', which has 3 to take: ask for fewer"):
+    with pytest.raises(
+        DataError, match="asks for 4 training images of class '1', which has only 3 left: ask for fewer"
+    ):
         longtail.subset(np.array([0, 0, 1, 1, 1]), np.array([2, 4]), seed=0)
 
 

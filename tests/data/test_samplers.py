@@ -102,6 +102,6 @@ def test_orders_differ_by_epoch_and_seed(name):
 def test_what_cannot_be_sampled_is_refused():
     with pytest.raises(DataError, match=r"data\.sampler='balanced' is unknown; it is one of instance, class_aware"):
         make_order("balanced", LABELS, 0)
-    with pytest.raises(DataError, match="needs one label an image, and these are multi-hot: use 'instance'"):
+    with pytest.raises(DataError, match="needs one label an image, but these are multi-hot: use 'instance'"):
         make_order("square_root", np.eye(3, dtype=np.float32), 0)
     assert sorted(make_order("instance", np.eye(3, dtype=np.float32), 0)(0).tolist()) == [0, 1, 2]

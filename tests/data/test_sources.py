@@ -115,7 +115,7 @@ MISFITS = {
     ),
     "lengths": (dict(images=IMAGES, labels=LABELS[:5]), "there are 6 train images and 5 train labels"),
     "scalar label": (dict(images=IMAGES, labels=3), "6 train images and 0 train labels"),
-    "empty": (dict(images=IMAGES[:0], labels=LABELS[:0]), r"with none of them 0, got shape \(0, 4, 4\)"),
+    "empty": (dict(images=IMAGES[:0], labels=LABELS[:0]), r"no side of 0, got shape \(0, 4, 4\)"),
     "flat images": (dict(images=IMAGES.reshape(6, 16), labels=LABELS), r"\[N, H, W\] .* got shape \(6, 16\)"),
     "channels first": (
         dict(images=np.zeros((6, 3, 8, 8), np.uint8), labels=LABELS),
@@ -123,12 +123,12 @@ MISFITS = {
     ),
     "int images": (dict(images=IMAGES.astype(int), labels=LABELS), r"uint8 .* or float, got int64: use images.astype"),
     "bool images": (dict(images=IMAGES > 3, labels=LABELS), "got bool"),
-    "nan": (dict(images=NAN, labels=LABELS), "must be finite, and 1 images have NaN or .*, the first of them image 2"),
-    "overflow": (dict(images=IMAGES * 1e300, labels=LABELS), "must be finite, and 6 images"),
-    "negative": (dict(images=IMAGES, labels=LABELS - 1), "labels count from 0, and train labels have -1"),
+    "nan": (dict(images=NAN, labels=LABELS), "must be finite, but 1 images have NaN or .*, the first is image 2"),
+    "overflow": (dict(images=IMAGES * 1e300, labels=LABELS), "must be finite, but 6 images"),
+    "negative": (dict(images=IMAGES, labels=LABELS - 1), "labels count from 0, but train labels have -1"),
     "gap": (
         dict(images=IMAGES, labels=LABELS * 2),
-        r"each with a training image; the largest is 4, and without one: '1', '3': relabel with np.unique",
+        r"each with a training image; the largest is 4, and these have no image: '1', '3': relabel with np.unique",
     ),
     "huge label": (dict(images=IMAGES, labels=LABELS + 2**40), "the largest is 1099511627778, and .*: '0', '1'"),
     "float labels": (dict(images=IMAGES, labels=LABELS * 1.0), r"\[N\] whole numbers or strings, .* \(6,\) of float64"),
@@ -142,17 +142,17 @@ MISFITS = {
     "no name": (dict(images=IMAGES, labels=np.array(["", "b"] * 3)), "every class needs a name, got ''"),
     "two spellings": (
         dict(images=IMAGES, labels=np.array(["caf\u00e9", "cafe\u0301", "tea"] * 2)),
-        r"must have names that differ, and .* look the same",
+        r"must have names that differ, but .* look the same",
     ),
     "spaces": (dict(images=IMAGES, labels=LABELS, class_names=["a", "a ", "b"]), "must have names that differ"),
     "structured": (dict(images=np.zeros(6, [("a", "u1")]), labels=LABELS), r"images must be \[N, H, W\]"),
-    "complex": (dict(images=IMAGES * 1j, labels=LABELS), "got complex128: make real numbers of them"),
+    "complex": (dict(images=IMAGES * 1j, labels=LABELS), "got complex128: convert them to real numbers"),
     "column": (dict(images=IMAGES, labels=LABELS[:, None]), r"got shape \(6, 1\) of int64"),
     "not binary": (dict(images=IMAGES, labels=MULTI_HOT * 2), r"\[N, C\] must be zeros and ones, got 2"),
     "nan labels": (dict(images=IMAGES, labels=MULTI_HOT * np.nan), "must be zeros and ones, got nan"),
     "one class": (dict(images=IMAGES, labels=LABELS * 0), "there must be at least 2 classes, got '0'"),
     "few names": (dict(images=IMAGES, labels=LABELS, class_names=["a", "b"]), "label 2 has no class name: .* has 2"),
-    "names of columns": (dict(images=IMAGES, labels=MULTI_HOT, class_names=["a", "b"]), "2 names and .* 3 classes"),
+    "names of columns": (dict(images=IMAGES, labels=MULTI_HOT, class_names=["a", "b"]), "2 names, but .* 3 classes"),
     "repeated names": (dict(images=IMAGES, labels=LABELS, class_names=["a", "b", "a"]), "these are repeated: 'a'"),
     "number names": (dict(images=IMAGES, labels=LABELS, class_names=[1, 2, 3]), r"must be \[C\] strings, got shape"),
     "other strings": (
@@ -172,11 +172,11 @@ MISFITS = {
     ),
     "shapes": (
         dict(train_images=IMAGES, train_labels=LABELS, test_images=IMAGES[:, :3], test_labels=LABELS),
-        r"one shape and dtype; test images are \(3, 4, 1\) of uint8 and training images \(4, 4, 1\) of uint8",
+        r"one shape and dtype; test images are \(3, 4, 1\) of uint8, training images are \(4, 4, 1\) of uint8",
     ),
     "columns": (
         dict(train_images=IMAGES, train_labels=MULTI_HOT, test_images=IMAGES, test_labels=MULTI_HOT[:, :2]),
-        "test labels have 2 classes and training labels 3",
+        "test labels have 2 classes, training labels have 3",
     ),
     "objects": (
         dict(images=IMAGES, labels=np.array(["a", None] * 3, dtype=object)),
@@ -333,7 +333,7 @@ def test_a_set_prepared_as_tfrecord_is_told_how_to_convert(tiny_mnist):
     assert tfds.find("mnist", folder).sizes["train"] == 6
     for path in version.glob("*.array_record*"):
         path.rename(str(path).replace("array_record", "tfrecord"))
-    with pytest.raises(DataError, match="is prepared as tfrecord, and only array_record can be read") as caught:
+    with pytest.raises(DataError, match="is prepared as tfrecord, but only array_record can be read") as caught:
         sources.load("mnist", data_dir=folder)
     assert caught.value.command.endswith(
         f"tfds convert_format --dataset_dir={folder}/mnist --out_file_format=array_record"
@@ -349,7 +349,7 @@ def test_a_damaged_set_is_told_how_to_prepare_again(tiny_mnist):
         sources.load("mnist", data_dir=version.parent.parent)
     assert caught.value.command.startswith(f"rm -r {version} && pip install")
     test_file.unlink()
-    with pytest.raises(DataError, match="lacks files of test, so prepare it again") as caught:
+    with pytest.raises(DataError, match="lacks files of test; prepare it again") as caught:
         sources.load("mnist", data_dir=version.parent.parent)
     assert caught.value.command.startswith(f"rm -r {version} && pip install")
     for damaged in ("{", "{}", "[]"):
@@ -408,7 +408,7 @@ def test_images_of_two_splits_are_noted(tmp_path):
     splits = {"train_images": colour, "train_labels": LABELS, "test_images": np.stack([colour[2], colour[3] + 1])}
     source = arrays.load(save(tmp_path, **splits, test_labels=LABELS[2:4]))
     assert source.notes == (
-        "1 of 2 test images are equal to train images in every pixel, the first of them image 0: figures on them are "
+        "1 of 2 test images are equal to train images in every pixel, the first is image 0: their figures are "
         "better than on new images",
     )
 

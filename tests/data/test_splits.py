@@ -55,7 +55,7 @@ def test_a_natural_class_too_small_gives_all_but_one_and_is_named():
     labels = make_labels([100, 5, 1])
     indices, notes = split(labels, {"validation": 10})
     assert class_counts(labels, indices["validation"], 3) == [10, 4, 0]
-    assert notes == ("fewer validation images than asked, so that one is left to train on, of classes 'b'",)
+    assert notes == ("fewer validation images than asked for, to leave one for training: classes 'b'",)
 
 
 def test_fractions_are_exact_and_truncated():
@@ -121,7 +121,7 @@ def test_splits_refuse(held_out, options, message):
 
 @pytest.mark.parametrize("kind", ["exponential", "step"])
 def test_a_class_without_image_is_refused_where_counts_are_made(kind):
-    with pytest.raises(DataError, match="every class needs a training image; without one: 'b'"):
+    with pytest.raises(DataError, match="every class needs a training image; these have none: 'b'"):
         split(np.array([0, 0, 2, 2]), {}, kind=kind, imbalance=1)
 
 
@@ -161,14 +161,14 @@ def test_multi_hot_fractions_keep_a_positive_of_each_class(seed):
 
 def test_multi_hot_splits_refuse():
     labels = multi_hot()
-    with pytest.raises(DataError, match=r"data\.test=5 is a number per class, and .*: give a fraction of all images"):
+    with pytest.raises(DataError, match=r"data\.test=5 is a number per class, but .*: give a fraction of all images"):
         splits.split_multi_hot(labels, {"test": 5}, class_names=NAMES[:6], seed=0)
-    with pytest.raises(DataError, match=r"data.validation=0\.6 of 200 images leaves a class without one"):
+    with pytest.raises(DataError, match=r"data.validation=0\.6 of 200 images leaves a class with none"):
         splits.split_multi_hot(labels, {"test": 0.6, "validation": 0.6}, class_names=NAMES[:6], seed=0)
     with pytest.raises(DataError, match=r"data\.test=0\.001 of at most 200 images is less than one"):
         splits.split_multi_hot(labels, {"test": 0.001}, class_names=NAMES[:6], seed=0)
     labels[7, -1] = 0
-    with pytest.raises(DataError, match="without one: 'f'"):
+    with pytest.raises(DataError, match="these have none: 'f'"):
         splits.split_multi_hot(labels, {"test": 0.1}, class_names=NAMES[:6], seed=0)
 
 

@@ -47,7 +47,7 @@ def test_a_pipe_or_a_device_in_the_place_of_a_file_is_not_read(tmp_path, name):
     for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero")):
         (tmp_path / name).unlink()
         make(tmp_path / name)
-        with pytest.raises(checked_json.RecordError, match="it is no regular file"):
+        with pytest.raises(checked_json.RecordError, match="it is not a regular file"):
             checked_json.read(tmp_path / "facts.json")
 
 

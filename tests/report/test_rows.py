@@ -82,7 +82,7 @@ def test_another_file_is_refused_and_kept(tmp_path, content, message):
 
 def test_a_pipe_is_no_file_of_rows(tmp_path):
     os.mkfifo(tmp_path / "rows.csv")
-    with pytest.raises(rows.NoRowsError, match="it is no regular file"):
+    with pytest.raises(rows.NoRowsError, match="it is not a regular file"):
         rows.read(tmp_path / "rows.csv")
 
 
