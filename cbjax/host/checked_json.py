@@ -1,4 +1,4 @@
-"""JSON files that are checked when they are read: `checksums.json` beside them has the SHA-256 of what was written."""
+"""Writes JSON files and checks them when they are read: `checksums.json` next to them holds their SHA-256."""
 
 import contextlib
 import fcntl
@@ -11,17 +11,17 @@ from typing import Any
 from cbjax.host.writers import plain, read_regular, replace
 
 SUMS = "checksums.json"
-KEPT = 4  # of a file's last contents: a kill, or a bucket, may leave an earlier one
+KEPT = 4  # checksums of a file's last contents: after a kill, or in a bucket, an earlier content may be there
 
 
 class RecordError(ValueError):
-    """A file that is missing, is no JSON object, or is not the one that cbjax wrote."""
+    """A file is missing, is not a JSON object, or is not as cbjax wrote it."""
 
 
 def write(path: pathlib.Path, value: Any) -> None:
     """Writes a JSON file whole or not at all; numbers that are not finite become null."""
     content = _content(value)
-    # Before the file: a kill in between leaves one that is known.
+    # The checksum comes first: after a kill in between, the old file is still known.
     _note(path.parent, {path.name: _digest(content)})
     replace(path, content)
 
@@ -35,7 +35,7 @@ def _note(folder: pathlib.Path, digests: Mapping[str, str]) -> None:
     with open(folder / f".{SUMS}.lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         known: dict[str, list[str]] = {}
-        with contextlib.suppress(RecordError):  # damaged: whatever reads it says so
+        with contextlib.suppress(RecordError):  # it is damaged: the next reader says so
             known = _all_known(folder)
         new = {name: digest for name, digest in digests.items() if known.get(name, ())[-1:] != [digest]}
         for name, digest in new.items():
@@ -45,10 +45,10 @@ def _note(folder: pathlib.Path, digests: Mapping[str, str]) -> None:
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
-    """Reads a JSON object; one written by an older version, without checksums, as it is.
+    """Reads a JSON object. A file without checksums, written by an older version, is not checked.
 
     Raises:
-      RecordError: if it is missing, no JSON object, or not what was written.
+      RecordError: if it is missing, not a JSON object, or not as it was written.
     """
     try:
         content = read_regular(path)
@@ -67,12 +67,12 @@ def read(path: pathlib.Path) -> dict[str, Any]:
 
 
 def check(path: pathlib.Path) -> None:
-    """Raises RecordError if a file is not what was written."""
+    """Raises RecordError if a file is not as it was written."""
     _check(path, read_regular(path))
 
 
 def is_unchanged(path: pathlib.Path) -> bool:
-    """Says whether a file is there and what was written."""
+    """Returns whether a file is there and is as it was written."""
     try:
         check(path)
     except (OSError, RecordError):
@@ -81,7 +81,7 @@ def is_unchanged(path: pathlib.Path) -> bool:
 
 
 def is_sound(path: pathlib.Path) -> bool:
-    """Says whether `read` would read a file."""
+    """Returns whether `read` can read a file."""
     try:
         read(path)
     except RecordError:
@@ -90,7 +90,7 @@ def is_sound(path: pathlib.Path) -> bool:
 
 
 def was_written(path: pathlib.Path, value: Any) -> bool:
-    """Says whether a file was written with this value, whatever became of it since."""
+    """Returns whether a file was once written with this value; it may have changed since."""
     try:
         return _digest(_content(value)) in _all_known(path.parent).get(path.name, ())
     except RecordError:
@@ -101,8 +101,8 @@ def _check(path: pathlib.Path, content: bytes) -> None:
     known = _all_known(path.parent).get(path.name)
     if known and _digest(content) not in known:
         raise RecordError(
-            f"{path} is not as cbjax wrote it: it was edited or damaged, for {SUMS} beside it has another checksum; "
-            f"bring the former file back, or, if you mean what it says, remove {path.parent / SUMS}"
+            f"{path} was edited or damaged: its checksum is not the one in {SUMS}, which cbjax wrote; "
+            f"restore the file, or, if the edit is meant, remove {path.parent / SUMS}"
         )
 
 
@@ -125,8 +125,8 @@ def _all_known(folder: pathlib.Path) -> dict[str, list[str]]:
         return {}
     except (OSError, ValueError, RecursionError) as error:
         problem = str(error)
-    raise RecordError(f"{path} is damaged ({problem}): bring it back, or remove it to go on without its checks")
+    raise RecordError(f"{path} is damaged ({problem}): restore it, or remove it to go on without its checks")
 
 
 def _refuse(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")

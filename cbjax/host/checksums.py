@@ -1,4 +1,4 @@
-"""SHA-256 sums of files and folders, on a disk or in a bucket."""
+"""Computes SHA-256 sums of files and folders, on a disk or in a bucket."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ from cbjax.host.literal_path import LiteralPath
 
 
 def of_folder(directory: LiteralPath, deep: bool = True) -> dict[str, str]:
-    """Returns name -> SHA-256 of the files in a folder, and with `deep` in those below it."""
+    """Returns name -> SHA-256 for the files in a folder; with `deep`, also for files in folders below it."""
     sums: dict[str, str] = {}
     for path in sorted(directory.iterdir()) if directory.is_dir() else ():
         if not path.is_dir():
@@ -24,7 +24,7 @@ def of_file(path: LiteralPath) -> str:
 
 
 def problem(directory: LiteralPath, listed: LiteralPath) -> str | None:
-    """Says how a checkpoint differs from its checksums, or None."""
+    """Returns how a checkpoint differs from its checksums, or None if it does not."""
     try:
         expected = dict(json.loads(listed.read_text())["files"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM during training: noted, so that the loop can save before it stops."""
+"""Notes SIGINT and SIGTERM during training, so that the loop can save before it stops."""
 
 import signal
 import threading
@@ -22,9 +22,9 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interrupts:
-    """A context in which the first SIGINT or SIGTERM is only noted in `signum`; a second one acts as usual.
+    """A context that notes the first SIGINT or SIGTERM in `signum` and does no more; a second one acts as usual.
 
-    Outside of the main thread Python delivers no signals, so nothing is noted there.
+    Python delivers signals only to the main thread, so in other threads nothing is noted.
     """
 
     def __init__(self) -> None:

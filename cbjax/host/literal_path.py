@@ -1,6 +1,6 @@
-"""Paths in which every character means itself: etils' own take the brackets of a folder `lr[0.1]` for a pattern.
+"""Paths in which every character means itself; paths of etils read the brackets in a name like `lr[0.1]` as a pattern.
 
-Orbax and TFDS keep the class of a path that they are given, so what they do below it is literal as well.
+Orbax and TFDS keep the class of a given path, so their paths below it are literal too.
 """
 
 import contextlib
@@ -14,10 +14,10 @@ from etils import epath
 
 
 class LiteralPath(type(epath.Path("/"))):  # type: ignore[misc]
-    """An `epath.Path` that never takes its own characters for a pattern.
+    """An `epath.Path` that never reads its own characters as a pattern.
 
-    In a bucket fsspec would expand the path that it is to delete or move, and so could take another run's files; it is
-    given each file's name instead.
+    In a bucket, fsspec expands the path that it deletes or moves, and so could hit another run's files. Here it gets
+    each file's name instead.
     """
 
     def glob(self, pattern: str) -> Iterator[Self]:
@@ -28,10 +28,10 @@ class LiteralPath(type(epath.Path("/"))):  # type: ignore[misc]
                 yield from path.glob(rest) if rest else (path,)
 
     def rglob(self, pattern: str) -> Iterator[Self]:
-        """Yields the files, not the folders, below this one whose names match; etils' own refuses to."""
+        """Yields all files below this folder whose names match, but no folders; etils' own paths cannot do this."""
         top = ""
         for folder, _, names in self.walk():
-            top = top or os.fspath(folder)  # of a bucket without gs://
+            top = top or os.fspath(folder)  # in a bucket this lacks the gs://
             for name in fnmatch.filter(names, pattern):
                 yield self / os.path.relpath(folder, top) / name
 
@@ -46,7 +46,7 @@ class LiteralPath(type(epath.Path("/"))):  # type: ignore[misc]
             raise FileNotFoundError(os.fspath(self))
 
     def rmtree(self, missing_ok: bool = False) -> None:
-        """Deletes the folder with all that it holds."""
+        """Deletes the folder and everything in it."""
         bucket = self._bucket()
         if bucket is None:
             super().rmtree(missing_ok)
@@ -55,11 +55,11 @@ class LiteralPath(type(epath.Path("/"))):  # type: ignore[misc]
         if not files and not missing_ok:
             raise FileNotFoundError(os.fspath(self))
         for file in files:
-            with contextlib.suppress(FileNotFoundError):  # another process deletes it as well
+            with contextlib.suppress(FileNotFoundError):  # another process may delete it too
                 bucket.rm_file(file)
 
     def rename(self, target: str | os.PathLike) -> Self:
-        """Moves the file or folder to where none is."""
+        """Moves the file or folder to a new place; raises FileExistsError if something is there."""
         bucket = self._bucket()
         if bucket is None:
             return super().rename(target)
@@ -73,6 +73,6 @@ class LiteralPath(type(epath.Path("/"))):  # type: ignore[misc]
         return place
 
     def _bucket(self) -> Any:
-        """Returns the bucket's file system where it would expand this path, else None."""
+        """Returns the bucket's file system if it would expand this path, else None."""
         file_system = getattr(self._backend, "fs", None)
         return file_system(self) if file_system and glob.has_magic(os.fspath(self)) else None

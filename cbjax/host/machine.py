@@ -1,31 +1,30 @@
-"""What of this machine a process may take: memory and cores."""
+"""Finds how much memory and how many cores a process may use on this machine."""
 
 import os
 import pathlib
 
 CONTROL_GROUPS = pathlib.Path("/sys/fs/cgroup")
-OWN = pathlib.Path("/proc/self/cgroup")  # names those that this process is in
+OWN = pathlib.Path("/proc/self/cgroup")  # names the control groups that this process is in
 
 
 def free_bytes() -> float:
-    """Returns the memory that this process may still take, bytes.
+    """Returns the memory that this process may still take, in bytes.
 
-    Of Linux what the kernel says is available, pages that only keep files in memory included, within the limits of its
-    control groups, as containers and job schedulers set them; elsewhere the free pages, or 4 GiB where not even those
-    are known.
+    On Linux this is what the kernel calls available, with pages that only cache files, within the limits of the control
+    groups that containers and job schedulers set. On other systems it is the free pages, or 4 GiB if unknown.
     """
     return float(min([_available(), *_of_control_groups()]))
 
 
 def cores() -> int:
-    """Returns how many cores this process may use: those it is bound to, within the shares of its control groups."""
+    """Returns how many cores this process may use: the cores it is bound to, within its control groups' limits."""
     try:
         found = len(os.sched_getaffinity(0))
     except AttributeError:  # not on every system
         found = os.cpu_count() or 1
     for folder in _control_groups():
         try:
-            share, period = (folder / "cpu.max").read_text().split()  # microseconds of cores, in so many of time
+            share, period = (folder / "cpu.max").read_text().split()  # microseconds of cores in a period of time
         except OSError:
             continue
         if share != "max":
@@ -44,15 +43,15 @@ def _available() -> float:
 
 
 def _of_control_groups() -> list[float]:
-    """Returns what the limit of memory of each control group that this process is in leaves."""
+    """Returns, for each control group of this process with a limit, how much memory is left."""
     left = []
     for folder in _control_groups():
         try:
             limit, used = ((folder / name).read_text().strip() for name in ("memory.max", "memory.current"))
-        except OSError:  # the outermost has no limit, and above it are other folders
+        except OSError:  # the outermost group has no such file, nor have the folders above it
             continue
         if limit != "max":
-            files = _numbers(folder / "memory.stat").get("inactive_file", 0)  # given up when memory runs short
+            files = _numbers(folder / "memory.stat").get("inactive_file", 0)  # freed when memory runs short
             left.append(max(0.0, int(limit) - int(used) + files))
     return left
 
@@ -68,7 +67,7 @@ def _control_groups() -> list[pathlib.Path]:
 
 
 def _numbers(path: pathlib.Path) -> dict[str, int]:
-    """Reads lines of a name and a number."""
+    """Reads lines that hold a name and a number."""
     try:
         fields = [line.split() for line in path.read_text().splitlines()]
     except OSError:

@@ -1,4 +1,4 @@
-"""Reads an .npz that anybody may have written: every array is checked by its header before memory is taken for it."""
+"""Reads an .npz of unknown origin: the header of every array is checked before memory is taken for it."""
 
 import collections
 import contextlib
@@ -16,24 +16,24 @@ _OBJECTS = (
     "holds an array of Python objects, which may run code when read: convert it before saving "
     "(strings: np.array(labels, dtype=str); images of one size: np.stack)"
 )
-_LONGEST_REASON = 200  # characters: a damaged header is quoted whole
+_LONGEST_REASON = 200  # characters of an error to show: numpy quotes a damaged header whole
 
 
 class NpzError(ValueError):
-    """A file that is no usable .npz; the message follows the file's name and says the member."""
+    """A file is not a usable .npz. The message goes after the file's name, and names the member."""
 
 
 def read(stream: IO[bytes]) -> dict[str, np.ndarray]:
     """Reads all arrays of an .npz by name.
 
-    Arrays may be in Fortran order, of either byte order, compressed or not.
+    Arrays may be in Fortran order, in either byte order, compressed or not.
 
     Args:
       stream: a file that can be read at any position.
 
     Raises:
-      NpzError: if it is no zip archive, is damaged or encrypted, or has a member that is no array, an array of Python
-        objects, or one whose size is not what its header says; if there is not enough memory.
+      NpzError: if it is not a zip archive, is damaged or encrypted, or does not fit into memory; if a member is not an
+        array, holds Python objects, or has another size than its header says.
     """
     try:
         start = stream.read(len(np.lib.format.MAGIC_PREFIX))
@@ -44,7 +44,7 @@ def read(stream: IO[bytes]) -> dict[str, np.ndarray]:
     except (zipfile.BadZipFile, ValueError, EOFError, OSError, NotImplementedError) as error:
         if isinstance(error, NpzError):
             raise
-        reason = f"{error}" if start[:2] == b"PK" else "it is no zip archive"
+        reason = f"{error}" if start[:2] == b"PK" else "it is not a zip archive"
         raise NpzError(f"cannot be read as .npz ({reason}): write it again with numpy.savez") from None
     with archive:
         members = archive.infolist()
@@ -57,7 +57,7 @@ def read(stream: IO[bytes]) -> dict[str, np.ndarray]:
 
 
 def read_npy(stream: IO[bytes]) -> np.ndarray:
-    """Reads an .npy, the file of a single array; arguments and errors as `read`."""
+    """Reads an .npy, the file of a single array; arguments and errors as in `read`."""
     total = stream.seek(0, io.SEEK_END)
     stream.seek(0)
     try:
@@ -72,34 +72,34 @@ def read_npy(stream: IO[bytes]) -> np.ndarray:
 
 
 def _size(archive, member) -> int:
-    """Returns the bytes of a member's array by its header; refuses what is no array."""
+    """Returns the number of bytes of a member's array, from its header; raises NpzError if it is not an array."""
     if member.flag_bits & 1:
-        raise NpzError(f"cannot be read as .npz: its member {member.filename!a} is encrypted: write it without")
+        raise NpzError(f"cannot be read as .npz: its member {member.filename!a} is encrypted: write it unencrypted")
     if not member.filename.endswith(".npy"):
-        raise NpzError(f"holds the member {member.filename!a}, which is no array: write arrays with numpy.savez")
+        raise NpzError(f"holds the member {member.filename!a}, which is not an array: write arrays with numpy.savez")
     with _naming(member), archive.open(member) as file:
         return _header_size(file, member.file_size)
 
 
 def _header_size(file, total) -> int:
-    """Returns the bytes of an array by its header, which must be those behind it; ValueError if not."""
+    """Returns the number of bytes of an array, from its header; ValueError if the file does not hold as many."""
     version = np.lib.format.read_magic(file)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read_header(file)
     if dtype.hasobject:
         raise NpzError(_OBJECTS)
-    if not dtype.itemsize:  # a file of a few bytes could have billions of them
+    if not dtype.itemsize:  # a file of a few bytes could hold billions of such numbers
         raise ValueError(f"its numbers or strings, {dtype}, have no bytes")
     size, there = math.prod(shape) * dtype.itemsize, total - file.tell()
     if min(shape, default=0) < 0 or size != there:
-        raise ValueError(f"it has {there} bytes where its header, {dtype} of shape {shape}, needs {size}")
+        raise ValueError(f"it has {there} bytes, but its header, {dtype} of shape {shape}, needs {size}")
     return size
 
 
 def _require_memory(size) -> None:
     if size > (free := machine.free_bytes()):
         raise NpzError(
-            f"holds arrays of {size / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB of memory are free: use a machine "
+            f"holds arrays of {size / 2**30:.1f} GiB, but {free / 2**30:.1f} GiB of memory are free: use a machine "
             "with more, or image files (data.name=folder, list or csv), which are read as they are needed"
         )
 
@@ -111,12 +111,12 @@ def _array(archive, member) -> np.ndarray:
 
 @contextlib.contextmanager
 def _naming(member) -> Iterator[None]:
-    """Puts the member's name to whatever is raised inside."""
+    """Adds the member's name to every error inside."""
     try:
         yield
     except NpzError as error:
         raise NpzError(f"{error}; it is the member {member.filename!a}") from None
-    except Exception as error:  # zipfile, the decompressors and numpy each raise their own
+    except Exception as error:  # zipfile, the decompressors and numpy raise many kinds
         reason = str(error)[:_LONGEST_REASON] or type(error).__name__
         raise NpzError(
             f"cannot be read as .npz (its member {member.filename!a}: {reason}): write it again with numpy.savez"

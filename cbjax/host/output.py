@@ -1,4 +1,4 @@
-"""What is printed: no reader that goes away, full disk or narrow encoding ends what a command does."""
+"""Prints lines safely: a closed pipe, a full disk or a narrow encoding does not end a command."""
 
 import contextlib
 import os
@@ -10,19 +10,19 @@ from cbjax.host.text import encodable, visible
 
 
 def say(line: object, error: bool = False) -> None:
-    """Prints a line at once, since a job's log is read while it grows; names in it cannot command the terminal.
+    """Prints a line and flushes, since people read a job's log while it grows. Control codes are made visible.
 
     Args:
       line: any text.
       error: True for stderr.
     """
     stream = sys.stderr if error else sys.stdout
-    if stream is not None:  # closed from the start
+    if stream is not None:  # None if it was closed from the start
         print(visible(line), file=Stream(stream), flush=True)
 
 
 class Stream:
-    """A stream that never fails: characters that its encoding lacks get a stand-in, and after an error it is silent.
+    """A stream that never fails: it replaces characters that its encoding lacks, and after an error it is silent.
 
     Attributes:
       error: the first error of writing, or None.
@@ -35,7 +35,7 @@ class Stream:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Writes, or drops, the text."""
+        """Writes the text, or drops it after an error."""
         self._try(lambda: self._stream.write(encodable(text, getattr(self._stream, "encoding", None))))
         return len(text)
 
@@ -49,7 +49,7 @@ class Stream:
         self._try(self._stream.flush)
 
     def drop(self) -> None:
-        """Sends what could not be written nowhere, so that Python does not try again when it ends."""
+        """Discards what could not be written, so that Python does not try again when it ends."""
         with contextlib.suppress(OSError, ValueError):  # a stream without a file
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
@@ -59,18 +59,18 @@ class Stream:
         if self.error is None:
             try:
                 action()
-            except (OSError, ValueError) as error:  # ValueError: it was closed
+            except (OSError, ValueError) as error:  # ValueError if it was closed
                 self.error = error
 
 
 def as_text(stream: Any) -> IO[str]:
-    """Returns a `Stream` as what type checkers know."""
+    """Returns a `Stream` under a type that type checkers know."""
     return cast(IO[str], Stream(stream))
 
 
 @contextlib.contextmanager
 def guarded() -> Iterator[Stream]:
-    """Makes stdout and stderr a `Stream` each, for a command; yields stdout's."""
+    """Turns stdout and stderr into a `Stream` while a command runs; yields stdout's."""
     _open_closed()
     before = sys.stdout, sys.stderr
     streams = out, _ = Stream(sys.stdout), Stream(sys.stderr)
@@ -86,7 +86,7 @@ def guarded() -> Iterator[Stream]:
 
 
 def _open_closed():
-    """Opens standard files that are closed, as by `>&-`: else the next file is one of them, and C++ logs into it."""
+    """Opens closed standard streams, as after `>&-`: else the next file gets their number, and C++ logs into it."""
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(number)

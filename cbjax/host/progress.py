@@ -1,4 +1,4 @@
-"""What a person at a terminal sees while training runs."""
+"""Shows a person the progress of training: a bar or a table at a terminal, lines in a log."""
 
 import contextlib
 import datetime
@@ -17,22 +17,22 @@ from rich.text import Text
 from cbjax.host.output import as_text
 from cbjax.host.text import one_line, visible
 
-BETWEEN_LINES = 5.0  # seconds: epochs may take milliseconds
-WITHIN_EPOCH = 300.0  # seconds without a line, after which one comes in the middle of an epoch
+BETWEEN_LINES = 5.0  # least seconds between lines, as epochs may take milliseconds
+WITHIN_EPOCH = 300.0  # seconds without a line, after which a line comes within an epoch
 
 
 class Silent:
-    """Takes what a bar takes and shows nothing."""
+    """Has the methods of a bar and shows nothing."""
 
     def update(self, step: int, epoch: int, loss: float, images_per_second: float) -> None:
         """Ignores the step."""
 
     def end_epoch(self, epoch: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Ignores the epoch's rows of metrics, one of each run that is trained at the same time."""
+        """Ignores the epoch's rows of metrics, one for each run that is trained at the same time."""
 
 
 class Bar(Silent):
-    """A line with the epoch, the steps, the last loss, images a second and the time left; there once a loss is."""
+    """A bar with the epoch, the steps, the last loss, images a second and the time left; shown after the first loss."""
 
     def __init__(self, progress: Progress, total_steps: int, step: int):
         self._progress = progress
@@ -48,33 +48,33 @@ class Bar(Silent):
 class Lines(Silent):
     """A line an epoch, for the log of a job.
 
-    The first and the last epoch have one, and in between those that end `BETWEEN_LINES` or more after the last line. In
-    an epoch that takes long a line comes every `WITHIN_EPOCH`.
+    The first and the last epoch have a line. Another epoch has one if it ends at least `BETWEEN_LINES` after the last
+    line. A long epoch has a line every `WITHIN_EPOCH`.
     """
 
     def __init__(self, total_steps: int, step: int, num_epochs: int, tell: Callable[[str], None]):
         self._total, self._num_epochs, self._tell = total_steps, num_epochs, tell
         self._said, self._first = time.perf_counter(), True
-        # (step, time): the pace is that between the two. Compiling before the first does not count.
+        # Two pairs (step, time), to measure the pace between them. Compilation before the first does not count.
         self._from: tuple[int, float] | None = None
         self._read = (step, self._said)
 
     def update(self, step: int, epoch: int, loss: float, images_per_second: float) -> None:
-        """Takes note of the step, and says where a long epoch is."""
+        """Notes the step; writes a line if the epoch takes long."""
         self._read = (step, time.perf_counter())
         self._from = self._from or self._read
         if self._read[1] - self._said >= WITHIN_EPOCH:
             self._line(f"{_epoch(epoch, self._num_epochs)}  step {step} of {self._total}  loss {loss:.4f}")
 
     def end_epoch(self, epoch: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Says what the epoch came to, if it is time."""
+        """Writes a line with the epoch's figures, if it is time."""
         now = time.perf_counter()
         if not self._first:
             self._read = (self._read[0], now)
         if self._first or epoch == self._num_epochs or now - self._said >= BETWEEN_LINES:
             self._line(epoch_line(epoch, self._num_epochs, rows))
         if self._first:
-            # The first evaluation was compiled just before.
+            # Start the clock only here: the first evaluation was compiled just before.
             self._first, self._from = False, (self._read[0], now)
 
     def _line(self, text):
@@ -87,12 +87,12 @@ class Lines(Silent):
 
 
 def epoch_line(epoch: int, num_epochs: int, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Says in a line what an epoch came to.
+    """Returns a line with an epoch's figures.
 
     Args:
       epoch: from 1.
-      num_epochs: of the run.
-      rows: of the metrics, one for each run; of several the line has the mean loss and the range of the accuracies.
+      num_epochs: number of epochs of the run.
+      rows: a row of metrics for each run. For several runs the line has their mean loss and range of accuracies.
     """
     if not rows:
         return _epoch(epoch, num_epochs)
@@ -116,12 +116,12 @@ def _clock(seconds):
 
 @contextlib.contextmanager
 def shown(total_steps: int, step: int, num_epochs: int, mode: str, tell: Callable[[str], None]) -> Iterator[Silent]:
-    """Yields what shows the training from `step` on.
+    """Yields a display of the training from `step` on.
 
     Args:
-      total_steps: of the run.
-      step: where it stands.
-      num_epochs: of the run.
+      total_steps: number of steps of the run.
+      step: the step that the run begins or goes on from.
+      num_epochs: number of epochs of the run.
       mode: "on" for a bar; "lines" for a line an epoch; "off" for nothing; "auto" for a bar at a terminal and lines
         elsewhere.
       tell: takes a line.
@@ -145,10 +145,10 @@ def shown(total_steps: int, step: int, num_epochs: int, mode: str, tell: Callabl
 
 
 class Board(Silent):
-    """What a sweep shows: its runs by what became of them, and the ones that are being trained.
+    """Shows a sweep in lines: how many runs are done or failed, and which are being trained.
 
-    Their last epoch has a line, and others that end `BETWEEN_LINES` or more after the last one; none with `epochs`
-    False.
+    With `epochs`, the last epoch of runs has a line, and so has any epoch that ends at least `BETWEEN_LINES` after the
+    last line.
     """
 
     def __init__(self, total: int, done: int, failed: int, tell: Callable[[str], None] | None, epochs: bool = True):
@@ -160,7 +160,7 @@ class Board(Silent):
         self._trained, self._num_epochs, self._first, self._epoch = 0.0, 0, 0, 0
 
     def line(self, text: str) -> None:
-        """Shows a line of the run that is being trained."""
+        """Shows a line about the run that is being trained."""
         if self._tell is not None:
             self._tell(text)
 
@@ -169,12 +169,12 @@ class Board(Silent):
         self.line(text)
 
     def update(self, step: int, epoch: int, loss: float, images_per_second: float) -> None:
-        """Takes note of the epoch that the runs are in."""
-        self._first = self._first or epoch  # a run that is resumed does not begin with its first
+        """Notes the epoch that the runs are in."""
+        self._first = self._first or epoch  # a resumed run begins with a later epoch
         self._epoch = epoch
 
     def end_epoch(self, epoch: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Says what the epoch came to, if it is time."""
+        """Writes a line with the epoch's figures, if it is time."""
         if self.epochs and (epoch == self._num_epochs or time.perf_counter() - self._said >= BETWEEN_LINES):
             left, after = self.seconds_left(), self.total - self.done - self.failed - len(self.running)
             over = not after and epoch == self._num_epochs
@@ -183,14 +183,14 @@ class Board(Silent):
             self.line(epoch_line(epoch, self._num_epochs, rows) + clock)
 
     def begin(self, names: Sequence[str], num_epochs: int) -> None:
-        """Says which runs are being trained from now on, and for how many epochs each."""
+        """Shows which runs are trained next; each has `num_epochs` epochs."""
         self.running = list(names)
         self._num_epochs, self._first, self._epoch = num_epochs, 0, 0
         what = self.running[0] if len(names) == 1 else f"{self.running[0]} and {len(names) - 1} more"
         self.line(f"{self.done + self.failed + 1} of {self.total}, {what}:")
 
     def end(self, name: str, error: str | None) -> None:
-        """Says that a run is over, and its error if it failed."""
+        """Notes that a run is over; shows its error if it failed."""
         if name in self.running:
             self._trained += self._share(self._num_epochs + 1)
         self.running = [other for other in self.running if other != name]
@@ -201,7 +201,7 @@ class Board(Silent):
             self.warn(f"run {name} failed: {error}")
 
     def seconds_left(self) -> float | None:
-        """Estimates the time that the other runs will take, from the epochs trained since the start; None before."""
+        """Estimates the time that is left from the epochs trained so far; None before the first."""
         trained = self._trained + len(self.running) * self._share(self._epoch)
         if not trained:
             return None
@@ -209,7 +209,7 @@ class Board(Silent):
         return (time.perf_counter() - self._begun) / trained * left
 
     def _share(self, epoch: int) -> float:
-        """The part of a run that was trained since it began here, when it is in this epoch."""
+        """Returns the part of a run that was trained here, if the run is in this epoch."""
         return (epoch - (self._first or 1)) / self._num_epochs if epoch else 0.0
 
 
@@ -228,20 +228,20 @@ class LiveBoard(Board):
         self._show()
 
     def end_epoch(self, epoch: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Ignores it: the table moves on with each step."""
+        """Does nothing: the table is updated at each step."""
 
     def warn(self, text: str) -> None:
-        """Shows what went wrong above the table, which says the rest."""
+        """Shows what went wrong, above the table."""
         self._live.console.print(Text(visible(text)), soft_wrap=True)
 
     def begin(self, names: Sequence[str], num_epochs: int) -> None:
-        """Says which runs are being trained from now on, and for how many epochs each."""
+        """Shows which runs are trained next; each has `num_epochs` epochs."""
         super().begin(names, num_epochs)
         self._now = ""
         self._show()
 
     def end(self, name: str, error: str | None) -> None:
-        """Says that a run is over, and its error if it failed."""
+        """Notes that a run is over; shows its error if it failed."""
         super().end(name, error)
         self._show()
 
@@ -259,13 +259,13 @@ class LiveBoard(Board):
 def board(
     total: int, done: int, failed: int, tell: Callable[[str], None] | None, epochs: bool = True
 ) -> Iterator[Board]:
-    """Yields the board of a sweep: a live table at a terminal; else lines to `tell`, or to nobody.
+    """Yields the board of a sweep: a live table at a terminal, else lines that go to `tell`.
 
     Args:
-      total: runs.
-      done, failed: of them, before.
+      total: number of runs.
+      done, failed: how many of them are done, or failed, already.
       tell: called with a line; None to show nothing.
-      epochs: whether lines are told of epochs, too.
+      epochs: whether epochs have lines too.
     """
     console = Console(file=as_text(sys.stderr))
     if tell is None or not (console.is_terminal or console.is_jupyter):

@@ -1,7 +1,7 @@
-"""Paths, and work directories in a bucket (gs://…): checkpoints go there, small files by way of a local copy.
+"""Paths, and work directories in a bucket (gs://…): checkpoints go there directly, small files by a local copy.
 
-Objects cannot be appended to or renamed at once, so logs, results and reports are written in a local folder, which a
-run also reads, and each file that changed is sent whole.
+Objects in a bucket cannot be appended to, or renamed in one go. So a run writes and reads its logs, results and reports
+in a local folder, and sends each changed file whole.
 """
 
 import contextlib
@@ -16,60 +16,60 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 READABLE = ("gs", "s3", "az", "hf")  # kinds of URL that etils.epath opens
-# Config keys whose values are paths; in a work directory they are absolute.
+# Config keys whose values are paths; the config in a work directory holds absolute ones.
 PATHS = {
     "data": ("data_dir", "file", "root", "train_list", "validation_list", "test_list"),
     "model": ("pretrained",),
 }
-# Written by Orbax, or beside its files; everything else of a work directory is small.
+# Folders that Orbax writes or that go with its files; everything else in a work directory is small.
 CHECKPOINTS = ("checkpoints", "checksums", "damaged")
-# A run is known by its config and finished by its results, so these come when the rest is there.
+# Sent last: a config tells others that there is a run, and results tell that it is finished.
 LAST = ("config.json", "results.json")
-_GOOGLE = "storage.googleapis.com"  # where gs:// is
-_NOT_IN_URLS = "?#%|"  # in a URL each of them means something else
+_GOOGLE = "storage.googleapis.com"  # the host of gs://
+_NOT_IN_URLS = "?#%|"  # signs with another meaning in a URL
 
 
 class PathError(ValueError):
-    """A path at which nothing can be kept."""
+    """Nothing can be kept at this path."""
 
 
 def why_no_path(path: str) -> str:
-    """Says why a path can be that of no file; empty if it can."""
+    """Returns why a path cannot belong to any file; "" if it can."""
     if "\0" in path:
         return "has a NUL character, which no path can have: write the file's path again"
     scheme, found, _ = path.partition("://")
     if found and scheme not in READABLE:
         known = ", ".join(f"{name}://" for name in READABLE)
-        return f"begins with {scheme}://, and cbjax reads paths of this machine and {known}: copy the files here first"
+        return f"begins with {scheme}://, but cbjax reads only local paths and {known}: copy the files here first"
     return ""
 
 
 def why_out_of_reach(path: str | os.PathLike) -> str:
-    """Says why a file in a bucket cannot be reached, where that is known at once; else empty.
+    """Returns why a file in a bucket cannot be reached, if that is known at once; else "".
 
-    Without a network gcsfs would ask six times within a minute, and print a traceback.
+    Without a network gcsfs would try six times within a minute, and print a traceback.
     """
     scheme = os.fspath(path).partition("://")[0]
-    # Set by who reaches buckets in another way than by the host's address.
+    # With an emulator or a proxy, buckets are reached without the host's address.
     if scheme != "gs" or os.environ.get("STORAGE_EMULATOR_HOST") or urllib.request.getproxies():
         return ""
     try:
         socket.getaddrinfo(_GOOGLE, 443)
     except OSError as error:
-        return f"this machine finds no {_GOOGLE}, {error.strerror}: connect it, or copy the files here"
+        return f"this machine cannot find {_GOOGLE}, {error.strerror}: connect it, or copy the files here"
     return ""
 
 
 def is_remote(path: str | os.PathLike) -> bool:
-    """Says whether a path is a URL such as gs://bucket/folder."""
+    """Returns whether a path is a URL such as gs://bucket/folder."""
     return "://" in os.fspath(path)
 
 
 def as_path(path: str | os.PathLike) -> Any:
-    """Returns an absolute `pathlib.Path`, its tilde resolved, or for a URL a `LiteralPath`.
+    """Returns an absolute `pathlib.Path` with its tilde resolved; for a URL a `LiteralPath`.
 
     Raises:
-      PathError: if nothing opens URLs of its kind, or it can be the path of no file.
+      PathError: if URLs of its kind cannot be opened, or it cannot belong to any file.
     """
     given = os.fspath(path)
     if is_remote(path) and given.partition("://")[0] not in READABLE:
@@ -91,13 +91,13 @@ def place_of(workdir: str | os.PathLike) -> Any:
     """Returns `as_path` of a folder for checkpoints.
 
     Raises:
-      PathError: if its name has a character that TensorStore, which writes them, takes for another one: the files would
+      PathError: if TensorStore, which writes checkpoints, would change a character of its name: the files would then
         lie in another folder.
     """
     place = as_path(workdir)
     name, shown = os.fspath(place), ascii(os.fspath(place))
     if any("\ud800" <= character <= "\udfff" for character in name):
-        why = "set PYTHONUTF8=1, as the locale has none" if _is_utf_8(name) else "choose another work directory"
+        why = "set PYTHONUTF8=1, as the locale is not UTF-8" if _is_utf_8(name) else "choose another work directory"
         raise PathError(f"{shown}: checkpoints need a folder whose name is UTF-8; {why}")
     wrong = [character for character in (_NOT_IN_URLS if is_remote(place) else "\\") if character in name]
     if is_remote(place):
@@ -120,7 +120,7 @@ def _is_utf_8(name):
 
 
 def with_absolute_paths(config: "ConfigDict") -> "ConfigDict":
-    """Returns the config with paths that hold in any folder: relative ones start at this process's; URLs stay."""
+    """Returns the config with absolute paths. Relative ones start at this process's folder; URLs stay as they are."""
     config = config.copy_and_resolve_references()
     for section, names in PATHS.items():
         for name in names:
@@ -131,32 +131,32 @@ def with_absolute_paths(config: "ConfigDict") -> "ConfigDict":
 
 
 class Place:
-    """Where a run lives.
+    """The work directory of a run, local or in a bucket.
 
     Attributes:
-      root: what the user named, local or remote; checkpoints lie below it.
-      files: a local folder with all the other files: the root itself, or a copy of them.
+      root: the folder that the user named; it holds the checkpoints.
+      files: a local folder with all other files: the root itself, or a copy of them.
     """
 
     def __init__(self, workdir: str | os.PathLike):
-        """Makes the local copy of a remote directory; of a local one nothing."""
+        """Copies the small files of a remote directory to a local folder; a local directory is used as it is."""
         self.root = place_of(workdir)
         self._sent: dict[str, tuple[int, int]] = {}
         if not is_remote(self.root):
             self.files = self.root
             return
-        # Kept while this object lives; its path ends as the remote one, for messages.
+        # Kept while this object lives. Its path ends like the remote one, for messages.
         self._temporary = tempfile.TemporaryDirectory(prefix="cbjax-", ignore_cleanup_errors=True)
         self.files = pathlib.Path(self._temporary.name, *os.fspath(self.root).split("://")[1].strip("/").split("/"))
         self.files.mkdir(parents=True)
         for path in self.root.iterdir() if self.root.is_dir() else ():
             if path.name and path.name not in CHECKPOINTS and path.is_file():
-                with contextlib.suppress(FileNotFoundError):  # removed just now, by a run that goes on
+                with contextlib.suppress(FileNotFoundError):  # a running command may remove it just now
                     (self.files / path.name).write_bytes(path.read_bytes())
         self._sent = self._state()
 
     def send(self) -> None:
-        """Sends the files that are new or changed, and removes those that are gone."""
+        """Sends new and changed files, and removes deleted ones."""
         if self.files is self.root:
             return
         now = self._state()

@@ -1,22 +1,22 @@
-"""Text on its way out: what a terminal, a page or a spreadsheet would take for a command is shown instead.
+"""Escapes text for a terminal, a page of Markdown or a spreadsheet, so that none of it acts as a command there.
 
-Names of classes, files and runs come from users. They are kept as they are, and escaped once, where they are written.
+Names of classes, files and runs come from users. They are kept as they are, and escaped once, when they are written.
 """
 
 import re
 from collections.abc import Iterable
 
-# Control codes but tab and line feed, marks that turn text around, other line breaks, and bytes that are no UTF-8.
+# Control codes except tab and line feed, marks that reverse text, other line breaks, and bytes that are not UTF-8.
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _MARKS = re.compile(r"([\\`*<>\[\]|$~&]|(?<![^\W_])_|_(?![^\W_]))")
-# What Excel, LibreOffice and their like calculate; the quotes before it are those that `csv_line` adds.
+# The start of a cell that Excel, LibreOffice and the like would calculate, after the quotes that `csv_line` adds.
 _FORMULA = re.compile("'*[=+@\t\r\n\uff1d\uff0b\uff0d\uff20-]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _PLAIN = {"±": "+-", "–": "-", "—": "-", "…": "...", "×": "x", "µ": "u", "→": "->"}
 
 
 def visible(text: object) -> str:
-    r"""Shows control codes and what is no text as \x1b, \u202e; a byte that is no UTF-8 as \xe9. Line breaks stay."""
+    r"""Shows control codes and the like as \x1b or \u202e, and bytes that are not UTF-8 as \xe9. Line breaks stay."""
     return _HIDDEN.sub(_shown, str(text))
 
 
@@ -26,12 +26,12 @@ def one_line(text: object) -> str:
 
 
 def escape(text: object) -> str:
-    """Makes any text safe as plain text in a line or a table cell of Markdown; an underscore inside a word is."""
+    """Makes any text plain text in a line or a table cell of Markdown; underscores inside words are safe already."""
     return _MARKS.sub(r"\\\1", " ".join(visible(text).split()))
 
 
 def code(text: object) -> str:
-    """Returns a line of Markdown's code; the text may have backticks."""
+    """Returns the text as code of Markdown, on one line; the text may have backticks."""
     line = " ".join(visible(text).split())
     fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
     room = " " if line.startswith("`") or line.endswith("`") else ""
@@ -39,20 +39,20 @@ def code(text: object) -> str:
 
 
 def csv_line(cells: Iterable[object]) -> str:
-    """Returns a line of CSV, without its end.
+    """Returns a line of CSV, without its line break.
 
-    A cell that a spreadsheet would calculate begins with an apostrophe, which `csv_cell` takes away; numbers do not.
+    A cell that a spreadsheet would calculate gets an apostrophe in front, which `csv_cell` removes; numbers do not.
     """
     return ",".join(map(_quoted, cells))
 
 
 def csv_cell(cell: str) -> str:
-    """Returns the text of a cell that `csv_line` wrote, from a reader of CSV."""
+    """Returns the original text of a cell that `csv_line` wrote and a CSV reader read."""
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def encodable(text: str, encoding: str | None) -> str:
-    """Returns the text with a stand-in for each character that an encoding lacks."""
+    """Returns the text, with each character that an encoding lacks replaced."""
     try:
         text.encode(encoding or "utf-8")
     except (UnicodeEncodeError, LookupError):
@@ -64,7 +64,7 @@ def _quoted(cell):
     text = visible("" if cell is None else cell)
     if _FORMULA.match(text) and not _NUMBER.fullmatch(text):
         text = f"'{text}"
-    # Also what some programs take for the end of a cell.
+    # Semicolon and tab too: some programs read them as the end of a cell.
     return '"' + text.replace('"', '""') + '"' if re.search('[,;"\t\r\n]', text) else text
 
 
@@ -73,7 +73,7 @@ def _shown(match):
 
 
 def _code_of(character):
-    if "\udc80" <= character <= "\udcff":  # how Python keeps a byte that is no UTF-8
+    if "\udc80" <= character <= "\udcff":  # Python's form of a byte that is not UTF-8
         character = chr(ord(character) - 0xDC00)
     return character.encode("unicode_escape").decode()
 

@@ -1,6 +1,7 @@
-"""Writers of metric rows to JSON lines and TensorBoard event files; a row is in the file when `write` returns.
+"""Writes metric rows to JSON lines and TensorBoard event files, and replaces whole files safely.
 
-A process killed at any moment loses at most the row that it was writing: nothing is queued, and no thread writes later.
+A row is in the file when `write` returns: nothing is queued, and no thread writes later. So a process that is killed
+loses at most the row that it was writing.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ Row = Mapping[str, Any]
 LOCK = ".lock"
 TEMPORARY = ".tmp"
 EVENTS = "events.out.tfevents.*"  # TensorBoard's files
-# What a disk says that takes no more, and what helps: the same command goes on when there is room.
+# Error of a disk that takes no more data -> what helps. When there is room, the same command goes on.
 FULL = {
     errno.ENOSPC: "make room",
     errno.EDQUOT: "make room within the quota",
@@ -31,27 +32,27 @@ FULL = {
 
 
 class Writer(Protocol):
-    """What the loop expects of a writer."""
+    """The methods that the loop calls."""
 
     def write(self, row: Row) -> None:
-        """Puts one row into the file, so that a kill of the process does not lose it."""
+        """Writes one row to the file, so that it survives a kill of the process."""
 
     def flush(self) -> None:
-        """Puts what was written onto the disk, so that a power failure does not lose it."""
+        """Forces written rows onto the disk, so that they survive a power failure."""
 
     def close(self) -> None:
         """Flushes and closes; a closed writer refuses rows."""
 
 
 class JsonLinesWriter:
-    """Appends rows to a file of one standard JSON object a line.
+    """Appends rows to a file, each as a line with a standard JSON object.
 
-    Floats keep all their digits. JSON has no NaN or infinity: non-finite numbers are written as null. NumPy and JAX
-    scalars and arrays become numbers and lists. A last line that a kill cut short is removed when the file is opened.
+    Floats keep all their digits. JSON has no NaN or infinity, so non-finite numbers become null. NumPy and JAX scalars
+    and arrays become numbers and lists. Opening the file removes a last line that a kill cut short.
     """
 
     def __init__(self, path: str | os.PathLike):
-        # Unbuffered and opened for appending: each row is one call of the operating system.
+        # Unbuffered and opened for appending, so each row is one call of the operating system.
         self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 (open as long as the writer)
         self._file.seek(0)
         self._file.truncate(self._file.read().rfind(b"\n") + 1)
@@ -59,7 +60,7 @@ class JsonLinesWriter:
     def write(self, row: Row) -> None:
         line = memoryview(_line(row))
         with naming(self._file.name):
-            while line:  # a disk that is filling up takes a part, and then refuses the next
+            while line:  # a disk that is almost full writes only a part, and then refuses the rest
                 line = line[self._file.write(line) :]
 
     def flush(self) -> None:
@@ -75,12 +76,12 @@ class JsonLinesWriter:
 class TensorBoardWriter:
     """Writes the numbers of rows to a TensorBoard event file, as scalars at the row's "step".
 
-    The event files that `directory` holds are replaced by one that starts with `rows`: a resumed run passes its history
-    and leaves each row once. Non-finite numbers, lists and text are left out; values have the format's float32.
+    A new event file that starts with `rows` replaces all event files in `directory`. A resumed run passes its history,
+    so each row is there once. Non-finite numbers, lists and text are left out. The format stores values as float32.
 
-    Source: tensorboardX writes the format without TensorFlow. Its `SummaryWriter` hands events to a queue, a feeder and
-    a thread, and its `flush` does not wait for them, so a kill loses rows; `EventsWriter`, which that thread calls,
-    writes at once.
+    Source: tensorboardX writes the format without TensorFlow. Its `SummaryWriter` hands events to a queue and a thread,
+    and its `flush` does not wait for them, so a kill loses rows. `EventsWriter`, which that thread calls, writes at
+    once.
     """
 
     def __init__(self, directory: str | os.PathLike, rows: Iterable[Row] = ()):
@@ -138,7 +139,7 @@ class MultiWriter:
             writer.flush()
 
     def close(self) -> None:
-        # The stack closes the others also where one of them fails, and then raises.
+        # The stack closes all writers even if one fails, and then raises its error.
         with contextlib.ExitStack() as stack:
             for writer in self._writers:
                 stack.callback(writer.close)
@@ -161,10 +162,10 @@ def read_regular(path: str | os.PathLike, largest: float = math.inf) -> bytes:
 
 
 def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """Reads a file of JSON lines; a last line without its newline was cut by a kill and does not count.
+    """Reads a file of JSON lines. A last line without a newline was cut off by a kill and does not count.
 
     Raises:
-      ValueError: if any other line is no JSON object; the message names the file and the line.
+      ValueError: if any other line is not a JSON object; the message names the file and the line.
     """
     rows = []
     for number, line in enumerate(read_regular(path).split(b"\n")[:-1], start=1):
@@ -178,15 +179,15 @@ def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def rewrite(path: str | os.PathLike, rows: Iterable[Row]) -> None:
-    """Replaces a file of JSON lines, all or nothing, by the bytes that a `JsonLinesWriter` writes for the rows."""
+    """Replaces a file of JSON lines, whole or not at all, by the bytes that a `JsonLinesWriter` writes for the rows."""
     replace(pathlib.Path(path), b"".join(_line(row) for row in rows))
 
 
 def replace(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file whole or not at all, also where another process writes the same file.
+    """Writes a file whole or not at all, even if another process writes the same file.
 
     Raises:
-      OSError: with the file's name; what was there stays.
+      OSError: with the file's name; the old file stays.
     """
     temporary = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}{TEMPORARY}")
     try:
@@ -201,7 +202,7 @@ def replace(path: pathlib.Path, content: bytes) -> None:
 
 
 def remove_remains(folder: pathlib.Path) -> None:
-    """Removes what killed processes left of files that they were writing with `replace`."""
+    """Removes unfinished files of `replace` that killed processes left."""
     for path in folder.iterdir():
         if re.search(rf"\.\d+{re.escape(TEMPORARY)}$", path.name) and path.is_file():
             path.unlink(missing_ok=True)
@@ -209,7 +210,7 @@ def remove_remains(folder: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def naming(path: str | os.PathLike) -> Iterator[None]:
-    """Adds a file's name to an OSError that has none, such as that of a full disk."""
+    """Adds a file's name to an OSError without one, such as the error of a full disk."""
     try:
         yield
     except OSError as error:
@@ -219,15 +220,15 @@ def naming(path: str | os.PathLike) -> Iterator[None]:
 
 
 def is_full(error: BaseException) -> bool:
-    """Says whether an error is that of a disk that takes no more."""
+    """Returns whether an error means that the disk takes no more data."""
     return isinstance(error, OSError) and error.errno in FULL
 
 
 @contextlib.contextmanager
 def only_writer(folder: pathlib.Path) -> Iterator[None]:
-    """Keeps others that ask for it, on this machine or one that shares its locks, from writing in a folder; waits."""
-    with open(folder / LOCK, "w") as file:  # a network's file systems share locks of files, not of folders
-        with contextlib.suppress(OSError):  # and some none at all
+    """Waits until no one else is in this context for the folder, on this machine or on one that shares its locks."""
+    with open(folder / LOCK, "w") as file:  # network file systems share locks of files, but not of folders
+        with contextlib.suppress(OSError):  # and some share no locks at all
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

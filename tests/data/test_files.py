@@ -300,9 +300,11 @@ def test_a_bucket_is_not_waited_for_without_a_network(tmp_path, monkeypatch, in_
         ("folder", {"root": "gs://bucket/images"}),
         ("arrays", {"file": "gs://bucket/own.npz"}),
     ):
-        with pytest.raises(DataError, match=r"gs://bucket/.* cannot be read: this machine finds no storage.googleapis"):
+        with pytest.raises(
+            DataError, match=r"gs://bucket/.* cannot be read: this machine cannot find storage.googleapis"
+        ):
             sources.load(name, **given)
-    with pytest.raises(ValueError, match=r"gs://bucket/w.npz this machine finds no storage.googleapis"):
+    with pytest.raises(ValueError, match=r"gs://bucket/w.npz this machine cannot find storage.googleapis"):
         pretrained.read("gs://bucket/w.npz")
 
 
@@ -516,7 +518,7 @@ def test_a_table_that_would_be_misread_is_refused(three, text, message):
 def test_places_that_are_no_files_are_refused_at_once(tmp_path, in_time):
     os.mkfifo(tmp_path / "pipe.txt")
     for place, message in (
-        ("https://example.org/list.txt", "begins with https://, and cbjax reads paths of this machine and gs://"),
+        ("https://example.org/list.txt", "begins with https://, but cbjax reads only local paths and gs://"),
         ("/dev/zero", "/dev/zero is a pipe, a socket or a device; it must be a file"),
         (tmp_path / "pipe.txt", "pipe.txt is a pipe, a socket or a device"),
         (tmp_path, "is a folder; it must be a file"),

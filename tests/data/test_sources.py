@@ -205,7 +205,7 @@ def test_a_file_that_is_no_npz_is_refused(tmp_path):
         arrays.load(single)
     text = tmp_path / "text.npz"
     text.write_text("images,labels\n")
-    with pytest.raises(DataError, match=r"cannot be read as \.npz \(it is no zip archive\)"):
+    with pytest.raises(DataError, match=r"cannot be read as \.npz \(it is not a zip archive\)"):
         arrays.load(text)
     whole = save(tmp_path, images=IMAGES, labels=LABELS).read_bytes()
     for damaged in (whole[: len(whole) // 2], b"", whole[:200] + bytes([whole[200] ^ 255]) + whole[201:]):
@@ -434,7 +434,7 @@ HUGE = {"descr": "<f8", "fortran_order": False, "shape": (2**20, 2**20)}
 MEMBERS = {
     "huge shape": (
         [("images.npy", npy(HUGE))],
-        "'images.npy': it has 0 bytes where its header, float64 of shape",
+        "'images.npy': it has 0 bytes, but its header, float64 of shape",
     ),
     "negative shape": ([("images.npy", npy({**HUGE, "shape": (-1, 4)}))], "its member 'images.npy'"),
     "empty": ([("labels.npy", b"")], "its member 'labels.npy': .*EOF"),
@@ -446,7 +446,7 @@ MEMBERS = {
     ),
     "long header": ([("images.npy", npy({**HUGE, "shape": (2**20,) * 400}))], r"its member 'images.npy': .{,250}$"),
     "header of code": ([("images.npy", WHOLE[:10] + b"__import__('os')" + WHOLE[26:])], "its member 'images.npy'"),
-    "no array": ([("images.npy", WHOLE), ("readme.txt", "x")], "the member 'readme.txt', which is no array"),
+    "no array": ([("images.npy", WHOLE), ("readme.txt", "x")], "the member 'readme.txt', which is not an array"),
     "twice": ([("images.npy", WHOLE)] * 2, "holds 'images' twice"),
     "above": ([("../images.npy", WHOLE)], "there is no 'images', 'labels' among its keys '../images'"),
 }

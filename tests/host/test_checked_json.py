@@ -55,9 +55,7 @@ def test_an_edited_file_says_what_to_do(tmp_path):
     path = tmp_path / "config.json"
     checked_json.write(path, VALUE)
     path.write_text(path.read_text().replace("0.25", "0.26"))
-    with pytest.raises(
-        RecordError, match=r"edited or damaged.* bring the former file back, or, .*, remove .*checksums"
-    ):
+    with pytest.raises(RecordError, match=r"edited or damaged.* restore the file, or, .*, remove .*checksums"):
         checked_json.read(path)
     (tmp_path / "checksums.json").unlink()
     assert checked_json.read(path)["std"] == [0.26]
@@ -86,7 +84,7 @@ def test_damaged_checksums_are_said_and_written_anew(tmp_path, content):
     path = tmp_path / "a.json"
     checked_json.write(path, VALUE)
     (tmp_path / "checksums.json").write_bytes(content)
-    with pytest.raises(RecordError, match=r"checksums.json is damaged .*: bring it back, or remove it"):
+    with pytest.raises(RecordError, match=r"checksums.json is damaged .*: restore it, or remove it"):
         checked_json.read(path)
     assert not checked_json.was_written(path, VALUE)
     checked_json.write(path, VALUE)
