@@ -1,4 +1,4 @@
-"""Devices and processes: the mesh and what lies where on it, how several processes meet, agree and notice a loss.
+"""Devices and processes: the mesh and what lies where on it; how processes meet, agree, and notice that one is lost.
 
-What a step computes is not here: `training/step.py`. Begin with `sharding.py`, the one file that speaks of devices.
+Begin with `sharding.py`, the only file that knows devices. What a step computes is in `training/step.py`.
 """

@@ -1,7 +1,7 @@
-"""Where the processes of a run gather before JAX connects them, so that one that does not come is named at once.
+"""Gathers the processes of a run before JAX connects them, and names the ones that do not come.
 
-JAX by itself waits for all in silence, and aborts where one was told of another number of processes. Process 0 listens
-at the coordinator's port, which JAX takes over when all are there.
+JAX alone waits in silence, and aborts if two processes were given different numbers of processes. Process 0 listens at
+the coordinator's port until all are there; then JAX takes over the port.
 """
 
 import json
@@ -14,35 +14,35 @@ from typing import Any, NoReturn
 
 FIRST_NOTE_SECONDS = 10
 NEXT_NOTE_SECONDS = 60
-# The first process closes its listener and starts JAX's; who comes too early tries again a second later.
+# Time in which process 0 closes its listener and starts JAX's. A process that comes too early tries again in a second.
 HANDOVER_SECONDS = 0.3
 LONGEST_LINE = 65536  # bytes
 WHAT_TO_DO = (
-    "start all of them, each with the same number of processes, and let each reach the first one's host and port"
+    "start all of them with the same number of processes, and make sure that each can reach process 0's host and port"
 )
 
 
 class LobbyError(RuntimeError):
-    """The processes did not gather; the message says which one is wrong."""
+    """The processes did not gather; the message says which process is wrong."""
 
 
 class MissingError(LobbyError):
-    """Some did not come in time; they may at the next attempt."""
+    """Some processes did not come in time; another attempt may succeed."""
 
 
 def gather(coordinator: str, count: int, index: int, seconds: float, tell: Callable[[str], None]) -> None:
-    """Waits until all processes are there; every one of them must call it.
+    """Waits until all processes are there; every process must call it.
 
     Args:
       coordinator: HOST:PORT of process 0.
-      count: the number of processes.
-      index: which one this is.
+      count: number of processes.
+      index: index of this process.
       seconds: how long to wait.
-      tell: called with a line for the user while some are missing.
+      tell: called with a line for the user while processes are missing.
 
     Raises:
-      MissingError: if some do not come in time.
-      LobbyError: if some were told of another number or have the index of another one, or the port is taken.
+      MissingError: if some processes do not come in time.
+      LobbyError: if two processes have the same index or different numbers of processes, or the port is taken.
     """
     host, _, port = coordinator.rpartition(":")
     if index:
@@ -53,14 +53,14 @@ def gather(coordinator: str, count: int, index: int, seconds: float, tell: Calla
 
 
 def missing_text(missing: Collection[int], count: int) -> str:
-    """Names processes that are not there."""
+    """Names the missing processes."""
     names = [str(one) for one in sorted(missing)]
     named = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
     return f"process {named} of {count}" if len(names) == 1 else f"processes {named} of {count}"
 
 
 class _Host:
-    """Process 0, which the others come to."""
+    """Process 0, where the others report."""
 
     def __init__(self, port: int, count: int, seconds: float, tell: Callable[[str], None]):
         self._count, self._seconds, self._tell = count, seconds, tell
@@ -76,7 +76,7 @@ class _Host:
         except OSError as error:
             raise LobbyError(
                 f"process 0 cannot listen at port {port} of this machine ({error.strerror}): another program, or a run "
-                "that has not ended, may have it; choose another port for all processes"
+                "that has not ended, may use it; choose another port for all processes"
             ) from error
 
     def gather(self) -> None:
@@ -124,7 +124,7 @@ class _Host:
         try:
             said = json.loads(self._lines[source])
             index, count = int(said["index"]), int(said["count"])
-        except (ValueError, KeyError, TypeError, RecursionError):  # some other program, such as one that scans ports
+        except (ValueError, KeyError, TypeError, RecursionError):  # another program, such as a port scanner
             self._drop(source)
             return
         if count != self._count:
@@ -134,13 +134,13 @@ class _Host:
                 source,
             )
         if index in self._present:
-            self._refuse(f"two processes were started as process {index}: give each an index of its own", source)
+            self._refuse(f"two processes were started as process {index}: give each its own index", source)
         self._present[index] = source
         if self._next_note > FIRST_NOTE_SECONDS and len(self._present) < self._count - 1:
             self._send({"note": f"waiting for {self._missing()}"}, source)
 
     def _drop(self, source: socket.socket) -> None:
-        """Forgets one that is gone; it is missing until it comes again."""
+        """Forgets a process that is gone; it counts as missing until it comes again."""
         self._selector.unregister(source)
         del self._lines[source]
         source.close()
@@ -161,7 +161,7 @@ class _Host:
             try:
                 connection.sendall(json.dumps(message).encode() + b"\n")
             except OSError:
-                continue  # gone: heard next
+                continue  # it is gone, which the next read will show
 
 
 def _join(host: str, port: int, count: int, index: int, seconds: float, tell: Callable[[str], None]) -> None:
@@ -173,13 +173,13 @@ def _join(host: str, port: int, count: int, index: int, seconds: float, tell: Ca
         try:
             with socket.create_connection((host, port), timeout=max(1.0, min(5.0, left))) as connection:
                 connection.sendall(json.dumps({"index": index, "count": count}).encode() + b"\n")
-                # Process 0 counts the time, from its own start.
+                # Process 0 decides when time is up, and counts from its own start.
                 connection.settimeout(seconds + FIRST_NOTE_SECONDS)
                 if _is_told_to_go(connection, tell):
                     time.sleep(HANDOVER_SECONDS)
                     return
-                why = "it ended, or another program has its port"
-        except OSError as error:  # not started yet, or its name is not known yet
+                why = "it ended, or another program uses its port"
+        except OSError as error:  # process 0 has not started yet, or its name cannot be resolved yet
             why = error.strerror or str(error)
         if left < 0:
             raise MissingError(
@@ -192,7 +192,7 @@ def _join(host: str, port: int, count: int, index: int, seconds: float, tell: Ca
 
 
 def _is_told_to_go(connection: socket.socket, tell: Callable[[str], None]) -> bool:
-    """Reads what process 0 says; False where it ended."""
+    """Reads what process 0 says until it says go; returns False if it ended first."""
     with connection.makefile("rb") as lines:
         for line in lines:
             try:

@@ -1,6 +1,6 @@
-"""Several processes that train one model, on one machine or many: how they meet, who writes, what they agree on.
+"""Several processes that train one model, on one machine or many: how they meet, who writes, how they agree.
 
-All of them run the same program. With one process everything here does nothing and costs nothing.
+All of them run the same program. With a single process, everything here does nothing and costs nothing.
 """
 
 import functools
@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 from cbjax.host.output import say
 from cbjax.parallel import lobby, watch
 
-# JAX's own is 100 s. A process that is gone for so long is lost, and the others end.
+# A process that is silent for so long is lost, and the others end. JAX's default is 100 s.
 HEARTBEAT_SECONDS = 30
 MEETING_SECONDS = 300
 TELLING_SECONDS = 60
@@ -31,7 +31,7 @@ _watch: watch.Watch | None = None
 
 
 class ProcessError(RuntimeError):
-    """The processes could not meet, differ, or lost one of them, or the first one failed in what it does for all.
+    """The processes could not meet, they differ, one was lost, or process 0 failed in work that it does for all.
 
     Attributes:
       status: the exit status of the command.
@@ -43,17 +43,17 @@ class ProcessError(RuntimeError):
 
 
 def start(coordinator: str | None = None, count: int | None = None, index: int | None = None) -> None:
-    """Makes this process one of several; before anything else asks JAX for devices.
+    """Makes this process one of several. It must be called before anything asks JAX for devices.
 
     Args:
-      coordinator: HOST:PORT of the first process; None on Cloud TPU, Slurm and Kubernetes, which say all three.
-      count: the number of processes.
-      index: which one this is, from 0.
+      coordinator: HOST:PORT of process 0. On Cloud TPU, Slurm and Kubernetes all three arguments can be None.
+      count: number of processes.
+      index: index of this process, from 0.
 
     Raises:
       ProcessError: if the processes do not meet.
     """
-    # It would take SIGTERM for itself; the loop saves on it by its own agreement.
+    # JAX's service would catch SIGTERM; here the loop itself does, and saves.
     jax.config.update("jax_enable_preemption_service", False)
     if coordinator and count is not None and index is not None:
         try:
@@ -76,7 +76,7 @@ def start(coordinator: str | None = None, count: int | None = None, index: int |
             coordinator,
             count,
             index,
-            # What is said counts: JAX would look round for a cluster all the same, and take one device for each task.
+            # With a coordinator, JAX must not look for a cluster: it would then take only one device for each task.
             cluster_detection_method="deactivate" if coordinator else None,
             initialization_timeout=MEETING_SECONDS,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
@@ -96,12 +96,12 @@ def _tell_waiting(line: str) -> None:
 
 
 def together(function: Callable[P, T]) -> Callable[P, T]:
-    """Makes a function whose errors end the other processes too, within seconds and with this one's message.
+    """Wraps a function so that its errors also end the other processes, within seconds and with the same message.
 
-    An error with `of_all = True` is one that all processes meet, each by itself.
+    An error with `of_all = True` is not passed on: all processes meet it themselves.
 
     Raises:
-      ProcessError: where the error is that another process was lost.
+      ProcessError: if the error means that another process was lost.
     """
 
     @functools.wraps(function)
@@ -124,21 +124,21 @@ def _tell(error: Exception) -> None:
             _watch.tell(_watch.lost_line(lost), watch.LOST, lost)
             raise ProcessError(watch.lost_text(lost, jax.process_count()), watch.LOST) from error
     said = str(error) or type(error).__name__
-    status = watch.FAILED if isinstance(error, ValueError) else watch.LOST  # a mistake, or what may hold when repeated
+    status = watch.FAILED if isinstance(error, ValueError) else watch.LOST  # a mistake, or something worth a retry
     _watch.tell(f"cbjax: process {distributed.global_state.process_id} failed, so all end: {said}", status)
 
 
 def leave(status: int, error: Exception, trace: bool = False) -> None:
-    """Ends this process, and by its error the others, at once if it is one of several.
+    """Ends this process and, by its error, the others at once, if there are several.
 
-    At exit JAX waits for the others a minute, and then aborts.
+    A normal exit would wait a minute for the others, and then abort.
 
     Args:
       status: the exit status.
-      error: why, which the user has been told here.
-      trace: prints it with its traceback.
+      error: the reason, which this process has printed already.
+      trace: whether to print its traceback.
     """
-    if jax.distributed.is_initialized():  # unlike the count of processes, asked without starting the devices
+    if jax.distributed.is_initialized():  # process_count() would start the devices
         if trace:
             traceback.print_exception(error)
         _tell(error)
@@ -148,16 +148,16 @@ def leave(status: int, error: Exception, trace: bool = False) -> None:
 
 
 def meet_to_tell(options: Any, error: Exception) -> None:
-    """Lets the others know of a mistake that this process found before they met; they would wait for it.
+    """Tells the others about a mistake that this process found before they met; else they would wait for it.
 
     Args:
-      options: of the command.
-      error: which the user has been told here.
+      options: options of the command.
+      error: the mistake, which this process has printed already.
     """
     if distributed.global_state.client or isinstance(error, ProcessError) or not getattr(options, "coordinator", None):
         return
     sys.stderr.flush()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # JAX would wait on
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # else JAX would go on waiting after Ctrl-C
     timer = threading.Timer(TELLING_SECONDS, os._exit, [watch.FAILED])
     timer.daemon = True
     timer.start()
@@ -165,10 +165,10 @@ def meet_to_tell(options: Any, error: Exception) -> None:
 
 
 def agree(facts: Mapping[str, Any]) -> None:
-    """Checks that all processes hold the same facts, JSON values; every process must get here.
+    """Checks that all processes hold the same facts, which are JSON values. Every process must call it.
 
     Raises:
-      ProcessError: on every process, with the keys whose values differ and which process has which.
+      ProcessError: on every process; it lists the keys whose values differ, and each process's value.
     """
     if jax.process_count() == 1:
         return
@@ -183,7 +183,7 @@ def agree(facts: Mapping[str, Any]) -> None:
             differing.append(f"{key}: {', '.join(listed[:4])}")
     if differing:
         more = f"; and {len(differing) - 8} more" if len(differing) > 8 else ""
-        raise ProcessError(f"the processes of one run must be alike, and differ in {'; '.join(differing[:8])}{more}")
+        raise ProcessError(f"the processes of one run must be alike, but differ in {'; '.join(differing[:8])}{more}")
 
 
 def _shortened(value: str) -> str:
@@ -198,7 +198,7 @@ def _is_broken_connection(error: BaseException | None) -> bool:
     failure = device_failure(error)
     if failure is not None:
         return "RESOURCE_EXHAUSTED" not in str(failure)
-    while error is not None:  # some of Gloo's come as a ValueError
+    while error is not None:  # some errors of Gloo come as a ValueError
         if "Gloo" in str(error):
             return True
         error = error.__cause__ or error.__context__
@@ -206,7 +206,7 @@ def _is_broken_connection(error: BaseException | None) -> bool:
 
 
 def device_failure(error: BaseException | None) -> jax.errors.JaxRuntimeError | None:
-    """Returns the failure of a device or of the connection between processes that lies behind an error, if any."""
+    """Returns the failure of a device or of a connection between processes that caused an error, if one did."""
     while error is not None and not isinstance(error, jax.errors.JaxRuntimeError):
         error = error.__cause__ or error.__context__
     return error
@@ -218,17 +218,17 @@ def count() -> int:
 
 
 def is_first() -> bool:
-    """Says whether this process is the one that writes and prints."""
+    """Returns whether this process is process 0, which writes and prints."""
     return jax.process_index() == 0
 
 
 def from_first(function: Callable[[], T]) -> T:
-    """Returns the function's value, a JSON value, on every process; only the first one calls it.
+    """Calls a function on process 0 only, and returns its JSON value on every process.
 
-    Every process must get here.
+    Every process must call it.
 
     Raises:
-      ProcessError: on the other processes, where the function failed; on the first one its own error.
+      ProcessError: on the other processes, if the function failed. Process 0 raises the function's own error.
     """
     if jax.process_count() == 1:
         return function()
@@ -248,7 +248,7 @@ def from_first(function: Callable[[], T]) -> T:
 
 
 def from_all(value: T) -> list[T]:
-    """Returns the JSON value of each process, in their order, on every process; every process must get here."""
+    """Returns the JSON values of all processes, in order, on every process. Every process must call it."""
     if jax.process_count() == 1:
         return [value]
     text = json.dumps(value).encode()
@@ -260,15 +260,15 @@ def from_all(value: T) -> list[T]:
 
 
 def same(values: np.ndarray) -> np.ndarray:
-    """Returns the first process's values on every process: hosts of two kinds may differ in a last bit."""
+    """Returns process 0's values on every process, since hosts of different kinds may differ in a last bit."""
     return values if jax.process_count() == 1 else np.asarray(multihost_utils.broadcast_one_to_all(values))
 
 
 class Agreement:
-    """What the processes want to do next, a number each, agreed on without waiting for the device.
+    """Lets the processes agree on what to do next, without waiting for the device.
 
-    Each call takes this process's wish and returns the greatest wish of all processes: with one process of this call,
-    with several of the call before, whose answer has arrived while the device worked. All processes get the same.
+    Each call takes this process's wish, a number, and returns the greatest wish of all processes. If there are several,
+    this is the answer to the call before, which arrived while the device worked. All processes get the same answer.
     """
 
     def __init__(self) -> None:
@@ -281,11 +281,11 @@ class Agreement:
         asked, self._asked = self._asked, _greatest(wish)
         agreed = 0 if asked is None else int(asked)
         if agreed:
-            self._asked = None  # said before this answer was acted on: the same save would come twice
+            self._asked = None  # these wishes came before this answer was acted on; the same save would come twice
         return agreed
 
     def now(self, wish: int) -> int:
-        """Waits for every process's wish of this very call."""
+        """Returns the greatest wish of this very call; it waits for every process."""
         return wish if jax.process_count() == 1 else int(_greatest(wish))
 
 
@@ -314,5 +314,5 @@ def _broadcast(value: Any) -> Any:
 
 
 def _padded_size(size: int) -> int:
-    # Of few sizes, for each is a program.
+    # Only few sizes, since each needs its own compiled program.
     return max(1024, 1 << (int(size) - 1).bit_length())

@@ -1,4 +1,4 @@
-"""The one file that speaks of devices: the mesh, what lies where, and a step's passage over all of them."""
+"""The only file that knows devices: the mesh, what lies where on it, and how a step runs on all devices."""
 
 import functools
 import hashlib
@@ -12,15 +12,15 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXIS = "data"
-# Runs in threads take turns: devices that get two programs in different orders wait for each other for ever.
+# Threads take turns: if devices get two programs in different orders, they wait for each other for ever.
 _TURN = threading.Lock()
 
 
 def make_mesh(num_devices: int | None = None) -> Mesh:
-    """Returns a mesh of the first `num_devices` devices (None: all, of all processes) along the axis "data".
+    """Returns a mesh of the first `num_devices` devices along the axis "data"; None for all devices of all processes.
 
     Raises:
-      ValueError: if there are fewer devices than asked for, or not all are asked for where there are several processes.
+      ValueError: if there are fewer devices than asked for, or several processes but not all devices are asked for.
     """
     devices = _in_order(jax.devices())
     wanted = len(devices) if num_devices is None else num_devices
@@ -33,11 +33,11 @@ def make_mesh(num_devices: int | None = None) -> Mesh:
 
 
 def make_topology_mesh(topology: str, **options: Any) -> Mesh:
-    """Returns a mesh of the chips of a TPU slice that this machine does not have, to compile for and not to run on.
+    """Returns a mesh of the chips of a TPU slice that this machine does not have: to compile for, not to run on.
 
     Args:
-      topology: as JAX names it, such as "v5e:4x8".
-      options: what libtpu needs beside the name (`tpu.topology_options`).
+      topology: JAX's name of the slice, such as "v5e:4x8".
+      options: what libtpu needs besides the name (`tpu.topology_options`).
     """
     from jax.experimental import topologies
 
@@ -46,12 +46,12 @@ def make_topology_mesh(topology: str, **options: Any) -> Mesh:
 
 
 def _in_order(devices):
-    """Puts a process's devices side by side, so that its share of a batch is one slice."""
+    """Sorts devices by process, so that each process's share of a batch is one slice."""
     return sorted(devices, key=lambda device: (device.process_index, device.id))
 
 
 def abstract(shape: Sequence[int], dtype: Any, mesh: Mesh, axis: int | None = None) -> jax.ShapeDtypeStruct:
-    """Returns an array without values; each device has a part along `axis`, or all of it (None)."""
+    """Returns the shape of an array on a mesh; each device has a part along `axis`, or the whole array if None."""
     return jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=NamedSharding(mesh, _spec(axis)))
 
 
@@ -66,7 +66,7 @@ def count_own_devices() -> int:
 
 
 def digest(tree: Any) -> str | None:
-    """Returns a digest of the values of arrays, to compare between processes; None where there is one process."""
+    """Returns a digest of the values of arrays, to compare between processes; None if there is one process."""
     if jax.process_count() == 1:
         return None
     total = hashlib.sha256()
@@ -79,14 +79,14 @@ def digest(tree: Any) -> str | None:
 
 
 def whole(mesh: Mesh) -> NamedSharding:
-    """Returns the place of an array of which each device has a copy."""
+    """Returns the placement of an array that each device has a copy of."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Places a copy of every array on each device; the result may alias its source, which must not be used again.
+    """Places a copy of every array on each device. The result may alias its source, so do not use the source again.
 
-    Where there are several processes, each brings the same values.
+    With several processes, each must bring the same values.
     """
     place = whole(mesh)
     if jax.process_count() == 1:
@@ -95,7 +95,7 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     def put(leaf):
         if isinstance(leaf, jax.Array) and leaf.sharding == place:
             return leaf
-        # Unlike device_put, which would send all of it round to compare.
+        # Not device_put: it would send the values to all processes to compare them.
         leaf = np.asarray(leaf)
         return jax.make_array_from_callback(leaf.shape, place, lambda index: leaf[index])
 
@@ -103,32 +103,32 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
 
 
 def gather(tree: Any, mesh: Mesh) -> Any:
-    """Returns arrays that are divided over devices as NumPy arrays, whole on every process."""
+    """Returns arrays that are divided over devices as whole NumPy arrays, on every process."""
     if jax.process_count() > 1:
         tree = jax.jit(lambda tree: tree, out_shardings=whole(mesh))(tree)
     return jax.device_get(tree)
 
 
 def divide(tree: Any, mesh: Mesh) -> Any:
-    """Places this process's share of a batch on its devices; returns global arrays, divided along their first axis."""
+    """Places this process's share of a batch on its devices; returns global arrays that are split along axis 0."""
     place = NamedSharding(mesh, PartitionSpec(AXIS))
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(place, leaf), tree)
 
 
 def place_among_processes(mesh: Mesh) -> tuple[int, int]:
-    """Returns this process's index among those that have devices of the mesh, and their number."""
+    """Returns this process's index among the processes with devices in the mesh, and their number."""
     processes = sorted({device.process_index for device in mesh.devices.flat})
     return processes.index(jax.process_index()), len(processes)
 
 
 def placed(shapes: Any, mesh: Mesh) -> Any:
-    """Returns shapes with the place that `replicate` would give their arrays."""
+    """Returns shapes with the placement that `replicate` would give their arrays."""
     place = whole(mesh)
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes)
 
 
 def on_one_device(tree: Any) -> Any:
-    """Copies arrays that each device has whole to the first of this process's devices."""
+    """Copies replicated arrays to the first of this process's devices."""
     device = jax.local_devices()[0]
     return jax.tree.map(lambda leaf: jax.device_put(leaf.addressable_data(0), device), tree)
 
@@ -139,18 +139,18 @@ def platform(mesh: Mesh) -> str:
 
 
 def on_accelerator(mesh: Mesh) -> bool:
-    """Says whether the mesh's devices are GPUs or TPUs, where one dispatch of many steps pays."""
+    """Returns whether the mesh's devices are GPUs or TPUs, for which one dispatch of many steps pays."""
     return platform(mesh) != "cpu"
 
 
 def describe(mesh: Mesh) -> str:
-    """Names the devices of a mesh for a person: '8 x cpu', '32 x TPU v4 of 4 processes'."""
+    """Returns the devices of a mesh as text: '8 x cpu', '32 x TPU v4 of 4 processes'."""
     processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
     return f"{mesh.devices.size} x {mesh.devices.flat[0].device_kind}{processes}"
 
 
 def varying(tree: Any, axis: str | None) -> Any:
-    """Casts replicated values to per-device ones, so that a gradient with respect to them stays local to the device."""
+    """Casts replicated values to per-device ones, so that gradients with respect to them stay on each device."""
     if axis is None:
         return tree
     return jax.tree.map(lambda leaf: jax.lax.pcast(leaf, axis, to="varying"), tree)
@@ -167,7 +167,7 @@ def sum_over(axis: str | None, tree: Any) -> Any:
 
 
 def places_in_batch(size: int, axis: str | None) -> jax.Array:
-    """Returns the places [size] in the global batch of this device's examples."""
+    """Returns the places [size] of this device's examples in the global batch."""
     first = 0 if axis is None else jax.lax.axis_index(axis) * size
     return first + jnp.arange(size)
 
@@ -181,23 +181,23 @@ def data_parallel(
     kind: str = "shard_map",
     donate: Sequence[int] = (),
 ) -> Callable[..., tuple[Any, ...]]:
-    """Compiles one device's share of a computation for all devices of a mesh.
+    """Compiles a function of one device's share for all devices of a mesh.
 
     Args:
-      function: takes each argument's share of one device and returns a tuple; it may use collectives over "data".
+      function: takes one device's share of each argument and returns a tuple; it may use collectives over "data".
       mesh: the devices.
-      split: for each argument, the array axis that is divided over devices; None for an argument that each device
-        gets whole. A divided axis must be a multiple of the number of devices.
+      split: for each argument, the array axis that is divided over devices, or None if each device gets it whole. A
+        divided axis must be a multiple of the number of devices.
       split_outputs: the same for each output; None promises that all devices return the same value.
-      kind: "shard_map", or "pmap", which gives equal results.
+      kind: "shard_map" or "pmap"; results are equal.
       donate: arguments whose memory the outputs may take over.
 
     Returns:
-      The compiled function of global arrays. Under both kinds arrays have the same global shapes and lie alike, so that
-      a state goes from one to the other.
+      The compiled function of global arrays. Both kinds use the same global shapes and placements, so a state can go
+      from one to the other.
 
     Raises:
-      ValueError: if `kind` is neither of the two.
+      ValueError: if `kind` is unknown.
     """
     if kind == "shard_map":
         mapped = jax.shard_map(
@@ -218,8 +218,8 @@ def data_parallel(
     def one_at_a_time(*args):
         with _TURN:
             outputs = compiled(*args)
-            # Several CPU devices share one pool of threads: with a queue of programs in flight, those that wait in a
-            # collective can take every thread, and the process hangs.
+            # CPU devices share one pool of threads. If several programs are queued, the ones that wait in a collective
+            # can take every thread, and the process hangs. So wait for each.
             return outputs if on_accelerator(mesh) else jax.block_until_ready(outputs)
 
     if hasattr(compiled, "lower"):
@@ -231,37 +231,37 @@ def data_parallel(
 def run_parallel(
     function: Callable[..., Any], mesh: Mesh, *, per_device: int, shared: Sequence[int] = (), donate: Sequence[int] = ()
 ) -> Callable[..., Any]:
-    """Compiles a computation of one run for several: each device of a mesh does `per_device` of them, on its own.
+    """Compiles a function of one run for many runs; each device of a mesh computes `per_device` of them on its own.
 
     Args:
-      function: of one run; no collectives.
+      function: computes one run; no collectives.
       mesh: the devices.
-      per_device: runs of a device, side by side (`jax.vmap`).
+      per_device: number of runs on a device, side by side (`jax.vmap`).
       shared: arguments that are the same for all runs.
       donate: arguments whose memory the outputs may take over.
 
     Returns:
-      The compiled function. Its other arguments and all its outputs have an axis of runs in front, of devices ×
-      per_device.
+      The compiled function. All outputs, and all arguments that are not shared, have a first axis of runs, devices ×
+      per_device long.
     """
 
     def device_share(*args):
         if per_device > 1:
             return jax.vmap(function, in_axes=[None if i in shared else 0 for i in range(len(args))])(*args)
-        # A single run is not mapped: XLA's convolutions over several kernels are slow.
+        # A single run is not mapped, because XLA's convolutions with several kernels are slow.
         one = [arg if i in shared else jax.tree.map(lambda leaf: leaf[0], arg) for i, arg in enumerate(args)]
         return jax.tree.map(lambda leaf: leaf[None], function(*one))
 
     def over_devices(*args):
         specs = tuple(_spec(None if i in shared else 0) for i in range(len(args)))
-        # Devices that share nothing need no check of what they share, which would refuse the loop over steps.
+        # The devices share nothing, so check_vma has nothing to find; it would refuse the loop over steps.
         return jax.shard_map(device_share, mesh=mesh, in_specs=specs, out_specs=_spec(0), check_vma=False)(*args)
 
     return jax.jit(over_devices, donate_argnums=tuple(donate))
 
 
 def spread(tree: Any, mesh: Mesh) -> Any:
-    """Places arrays with an axis of runs in front on the devices of a mesh, each device its share of the runs."""
+    """Places arrays whose first axis is runs on the devices of a mesh; each device gets its share of the runs."""
     return jax.device_put(tree, NamedSharding(mesh, _spec(0)))
 
 
@@ -287,7 +287,7 @@ def _pmap(function, mesh, split, split_outputs, donate):
         leaf = leaf.reshape(*leaf.shape[:axis], count, leaf.shape[axis] // count, *leaf.shape[axis + 1 :])
         if jax.process_count() == 1:
             return leaf
-        # pmap takes and returns each process's own share.
+        # pmap takes and returns only this process's share.
         share = count // jax.process_count()
         return np.take(leaf, range(jax.process_index() * share, (jax.process_index() + 1) * share), axis)
 

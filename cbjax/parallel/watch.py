@@ -1,8 +1,8 @@
-"""Each of several processes hears when another one fails or is lost, ends too, and says why in its last line.
+"""Ends a process when another process of the run fails or is lost, and prints why as the last line.
 
-They talk through the key-value store of JAX's coordination service, which lives in process 0. A thread waits for bad
-news and shows by a beat that this process lives. JAX may abort a process from C++, where no Python can speak: then
-a small process beside it, the witness, says the last words.
+Processes talk through the key-value store of JAX's coordination service, which process 0 keeps. In each, a thread waits
+for bad news and shows by a beat that its process lives. JAX may abort a process from C++, where Python cannot print
+anything. For this case a small second process, the witness, prints the last line.
 """
 
 import atexit
@@ -22,10 +22,10 @@ import jax
 from cbjax.host.output import say
 from cbjax.host.text import visible
 
-BEAT_SECONDS = 0.5  # more of many processes, which all ask process 0
-# A process that is silent for so many beats is named, should JAX end this one.
+BEAT_SECONDS = 0.5  # longer if there are many processes, as all ask process 0
+# If JAX ends this process, the last line names the processes that were silent for so many beats.
 SILENT_BEATS = 10
-# All processes often meet the same mistake within this time, and each says it itself.
+# Wait so long before ending: often all processes meet the same mistake, and each prints it itself.
 GRACE_SECONDS = 1.5
 LOST, FAILED = 74, 2  # exit statuses
 
@@ -45,7 +45,7 @@ if crash and (words or "Aborted" not in crash):
 
 
 class Witness:
-    """A process that prints the last words of this one, should it crash; it says nothing after any other end."""
+    """A second process that prints a last line if this process crashes; after any other end it prints nothing."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -54,13 +54,13 @@ class Witness:
         assert self._process.stdin is not None
         self._pipe = self._process.stdin
         self._words = ""
-        faulthandler.enable(self._pipe)  # writes "Fatal Python error" there, which a kill does not
+        faulthandler.enable(self._pipe)  # a crash writes "Fatal Python error" there, a kill does not
 
     def remember(self, words: str) -> None:
-        """Sets the last words, one line."""
+        """Sets the line to print after a crash."""
         if words != self._words:
             self._words = words
-            with contextlib.suppress(OSError):  # a witness that somebody ended
+            with contextlib.suppress(OSError):  # somebody may have ended the witness
                 self._pipe.write(" ".join(visible(words).split()).encode(errors="replace") + b"\n")
                 self._pipe.flush()
 
@@ -73,13 +73,13 @@ class Witness:
 
 
 class Watch:
-    """What one of several processes knows of the others' lives.
+    """Watches whether the other processes live, and shows them that this one does.
 
     Args:
       client: JAX's connection to the store.
-      index: which process this is.
-      count: of processes.
-      witness: of this process.
+      index: index of this process.
+      count: number of processes.
+      witness: the witness of this process.
     """
 
     def __init__(self, client: Any, index: int, count: int, witness: Witness):
@@ -88,7 +88,7 @@ class Watch:
         self._lives: dict[int, tuple[str, float]] = {}
         self._beats = 0
         self._pause = max(BEAT_SECONDS, count / 50)
-        # Only the loss of process 0 makes JAX abort the others at once.
+        # JAX aborts the others at once only if process 0 is lost.
         witness.remember(self.lost_line([0]) if index else "cbjax: another process was lost; start all of them again")
         self._beat()
         self._thread = threading.Thread(target=self._listen, name="cbjax-watch", daemon=True)
@@ -96,17 +96,17 @@ class Watch:
         atexit.register(self.close)
 
     def lost_line(self, lost: Sequence[int]) -> str:
-        """Says which processes were lost, and what to do."""
+        """Returns a line that names the lost processes and says what to do."""
         return f"cbjax: {lost_text(lost, self._count)}"
 
     def tell(self, line: str, status: int, lost: Sequence[int] = ()) -> None:
-        """Makes all others end with a line and a status; process 0, which keeps the store, waits until they know."""
+        """Makes all others end with a line and a status. Process 0 waits until they know, since it keeps the store."""
         if self._leaving.is_set():
             return
         self._leaving.set()
         others = [i for i in range(self._count) if i != self._index]
         for other in others:
-            with contextlib.suppress(jax.errors.JaxRuntimeError):  # it was told by another one, or there is no store
+            with contextlib.suppress(jax.errors.JaxRuntimeError):  # another process told it, or the store is gone
                 self._client.key_value_set(f"cbjax/end/{other}", json.dumps({"line": line, "status": status}))
         self._depart()
         deadline = time.monotonic() + 2 * GRACE_SECONDS
@@ -116,7 +116,7 @@ class Watch:
             time.sleep(0.05)
 
     def silent(self) -> list[int] | None:
-        """Listens for a while; returns the processes that show no life, None if all live or have left in order."""
+        """Listens for a while; returns the processes that show no life, or None if all live or left in order."""
         begun = time.monotonic()
         heard = {self._index}
         first: dict[int, str] | None = None
@@ -132,7 +132,7 @@ class Watch:
         return sorted(set(range(self._count)) - heard) or None
 
     def close(self) -> None:
-        """Stops listening, before JAX closes the store."""
+        """Stops listening; must come before JAX closes the store."""
         if not self._leaving.is_set():
             self._leaving.set()
             self._depart()
@@ -159,7 +159,7 @@ class Watch:
                 self._end(said["line"], said["status"])
 
     def _look(self) -> None:
-        """Shows that this process lives, and notes who has not for a while."""
+        """Shows that this process lives, and notes which others have been silent for a while."""
         try:
             self._beat()
             beats = self._read("cbjax/alive")
@@ -189,17 +189,17 @@ class Watch:
 
 
 def lost_text(lost: Sequence[int], count: int) -> str:
-    """Says which of so many processes were lost, and what to do."""
+    """Returns which of `count` processes were lost, and what to do."""
     names = " and ".join(map(str, lost))
     which = f"process {names} of {count} was" if len(lost) == 1 else f"processes {names} of {count} were"
     return (
-        f"{which} lost (killed, out of memory, or its machine is gone; its own output may say): start all {count} "
+        f"{which} lost (killed, out of memory, or its machine is gone; its own output may say why): start all {count} "
         "again with the same commands, and they go on from the last checkpoint"
     )
 
 
 def say_and_exit(line: str, status: int) -> NoReturn:
-    """Prints a line as the last one, and ends the process at once."""
+    """Prints the last line and ends the process at once."""
     with contextlib.suppress(OSError, ValueError):  # a closed pipe or stream
         sys.stdout.flush()
     say(line, error=True)

@@ -33,7 +33,7 @@ def classes(
       path: the PNG to write.
       names: [C] class names.
       counts: [C] training images.
-      accuracy: method -> [n, C] accuracies of its n runs, NaN for a class without test image.
+      accuracy: method -> [n, C] accuracies of its n runs; NaN for a class without test images, which has no mark.
       measure: what the accuracies are.
 
     Source: Sinha et al. 2020, figure 1.
@@ -203,6 +203,11 @@ def _few_classes(path, names, counts, accuracy, measure) -> None:
         else:
             marker = "osD^vP*X<>"[index % 10]
             right.errorbar(100 * mean, rows + offset, xerr=deviation, fmt=marker, ms=5, lw=1, **style)
+    # Without a word a class that was not measured would look like 0 %.
+    for row in np.flatnonzero(np.all([np.isnan(values).all(axis=0) for values in accuracy.values()], axis=0)):
+        right.annotate(
+            "no images", (0, row), (3, 0), textcoords="offset points", va="center", fontsize=8, color=canvas.GREY
+        )
     right.set_xlim(0, 100 if len(accuracy) == 1 else 102)
     left.set_yticks(rows, [canvas.short(name) for name in names], fontsize=9)
     left.set_ylim(len(names) - 0.4, -0.6)

@@ -1,18 +1,18 @@
-"""Class weights that swing: what counts as a swing, and what the user of such a run is told."""
+"""Finds class weights that swing from epoch to epoch, and tells the user what to do about it."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-# In 5 epochs in a row more than a quarter of the whole weight changes classes each epoch: docs/cdb_swings.md has the
-# runs by which this was chosen. A single jump, such as that from equal weights to others, never comes to that.
+# Weights swing if on average over 5 epochs in a row, more than a quarter of the whole weight changes classes. The runs
+# behind this choice are in docs/cdb_swings.md. A single jump, such as the end of equal weights, stays below it.
 EPOCHS = 5
 LIMIT = 0.25
 
 
 class Swing(NamedTuple):
-    """The stretch of epochs in which class weights moved most: its ends, and the mean of `difficulty.weights_moved`."""
+    """The epochs in which class weights moved most: first, last, and the mean of `difficulty.weights_moved`."""
 
     first: int
     last: int
@@ -24,10 +24,10 @@ def largest_swing(epochs: Sequence[int] | np.ndarray, moved: Sequence[float] | n
 
     Args:
       epochs: [E] numbers of the epochs, increasing.
-      moved: [E] how far the weights of each moved from those of the epoch before, as `difficulty.weights_moved`.
+      moved: [E] how far weights moved since the epoch before, from `difficulty.weights_moved`.
 
     Returns:
-      The stretch; None where its mean is at most `LIMIT`, so that the weights do not swing.
+      The stretch; None if its mean is at most `LIMIT`: then the weights do not swing.
     """
     if len(moved) < EPOCHS:
         return None
@@ -37,15 +37,16 @@ def largest_swing(epochs: Sequence[int] | np.ndarray, moved: Sequence[float] | n
 
 
 def describe(swing: Swing, smoothing: float, num_classes: int) -> str:
-    """Says that class weights swing and what to do, for a run with this `difficulty.smoothing` and so many classes."""
-    if smoothing >= 0.8:
-        remedy = "set difficulty.tau=1, or difficulty.smoothing=0.95"
-    elif num_classes == 2:
-        remedy = "two classes may do well even so: compare with difficulty.smoothing=0.8"
+    """Returns a line: class weights swing, and what to do, given the run's `difficulty.smoothing` and classes."""
+    if smoothing >= 0.95:
+        settings = "difficulty.tau=1"
+    elif smoothing >= 0.8:
+        settings = "difficulty.tau=1 or difficulty.smoothing=0.95"
     else:
-        remedy = "set difficulty.smoothing=0.8"
+        settings = "difficulty.smoothing=0.8"
+    remedy = f"two classes may do well even so: compare with {settings}" if num_classes == 2 else f"set {settings}"
     return (
         f"the class weights swing: from epoch {swing.first} to {swing.last}, {100 * swing.moved:.0f} % of the whole "
-        f"weight changed classes each epoch, so that what a class learns in one epoch it may forget in the next; "
+        f"weight changed classes each epoch, so the network may forget in one epoch what it learned in the last; "
         f"{remedy}, see docs/cdb_swings.md"
     )

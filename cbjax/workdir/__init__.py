@@ -1,4 +1,4 @@
-"""The files of a run: what was run and on what, checkpoints, logs, the images that were skipped.
+"""The files of a run: config, facts about data and machine, checkpoints, logs, and the images that were skipped.
 
-Pages and pictures made from them are in `report/`. Begin with `files.py`.
+Begin with `files.py`. Pages and pictures made from these files are in `report/`.
 """

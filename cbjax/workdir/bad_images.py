@@ -1,4 +1,4 @@
-"""The images of a run that could not be read and were skipped."""
+"""Keeps the list of images that a run could not read and skipped."""
 
 import json
 import pathlib
@@ -10,10 +10,10 @@ from cbjax.parallel import processes
 
 
 class BadImages:
-    """The list of images that were skipped, each once, over all processes that took part: bad_images.jsonl.
+    """The list bad_images.jsonl: images that any process skipped, each once.
 
-    One process lists an image at once. Of several each keeps what it found until they `share` it, and the first one
-    writes. Without a work directory (None) images are only named.
+    A single process lists an image at once. Several processes keep what they find until all call `share`; then process
+    0 writes it. Without a work directory (None) images are only printed.
     """
 
     def __init__(self, workdir: pathlib.Path | None, written: Callable[[], None] = lambda: None):
@@ -23,14 +23,14 @@ class BadImages:
         self._report_written = written
 
     def add(self, name: str, reason: str) -> None:
-        """Takes note of an image; of one that is known, nothing happens."""
+        """Notes an image; does nothing if it is listed already."""
         if name not in self._listed:
             self._found[name] = reason
             if processes.count() == 1:
                 self.share()
 
     def share(self) -> None:
-        """Lists what all processes found since the last time, and says so; every process must call it."""
+        """Lists and prints what all processes found since the last call. Every process must call it."""
         found = {name: reason for part in processes.from_all(self._found) for name, reason in part.items()}
         self._found = {}
         new = {name: reason for name, reason in found.items() if name not in self._listed}
@@ -49,5 +49,5 @@ class BadImages:
 def _images(path):
     try:
         return [row["image"] for row in read_rows(path)]
-    except (OSError, ValueError):  # not there yet, or damaged
+    except (OSError, ValueError):  # the list is not there yet, or is damaged
         return []

@@ -1,6 +1,6 @@
-"""Orbax checkpoints of everything that training changes, checked byte for byte before they are used.
+"""Saves and restores everything that training changes, as Orbax checkpoints that are checked byte for byte.
 
-Orbax restores changed bytes without a word, so each checkpoint has a list of its files' SHA-256 sums.
+Orbax restores damaged bytes without an error. So each checkpoint has a list of its files' SHA-256 sums.
 """
 
 import asyncio
@@ -22,20 +22,20 @@ from cbjax.parallel import processes
 from cbjax.types import TrainState
 from cbjax.workdir.checkpoint_folder import CheckpointError, CheckpointFolder
 
-# Orbax numbers the saves of a process as they start, and two that start at once in two threads get one number.
+# Orbax numbers the saves of a process when they start. If two threads start one at once, both get the same number.
 _STARTING = threading.Lock()
 
 
 class Checkpoints:
-    """The checkpoints of one work directory: `checkpoints/STEP` in Orbax's layout, `checksums/STEP.json` beside it.
+    """The checkpoints of one work directory: `checkpoints/STEP` in Orbax's layout, and `checksums/STEP.json`.
 
-    Of several processes all must call the same methods in the same order; the first one moves and deletes.
+    If there are several processes, all must call the same methods in the same order; process 0 moves and deletes.
 
     Args:
       workdir: the work directory.
-      tell: called with a line for the user for each checkpoint that could not be used.
-      reading: True leaves the directory as it is, for a reader beside a training process; False makes it where it is
-        missing, removes what an ended process left unfinished, and moves damaged checkpoints to `damaged/`.
+      tell: called with a line for the user about each checkpoint that cannot be used.
+      reading: True leaves the directory as it is, so that a reader does not disturb a training process. False makes a
+        missing directory, removes unfinished files of an ended process, and moves damaged checkpoints to `damaged/`.
 
     Raises:
       CheckpointError: if there are several checkpoints and no checksums at all.
@@ -44,7 +44,7 @@ class Checkpoints:
     def __init__(
         self, workdir: str | os.PathLike, tell: Callable[[str], None] = lambda line: None, reading: bool = False
     ):
-        # Absolute: Orbax refuses others.
+        # An absolute path, since Orbax refuses others.
         self._folder = CheckpointFolder(LiteralPath(place_of(workdir)), tell, reading)
         self._directory, self._reading = self._folder.directory, reading
         self._saving: dict[int, int | None] = {}  # step -> best step
@@ -60,19 +60,19 @@ class Checkpoints:
         return time.perf_counter() - self._saved
 
     def steps(self) -> list[int]:
-        """Lists the steps of the checkpoints that are whole, oldest first."""
+        """Lists the steps of the complete checkpoints, oldest first."""
         return processes.from_first(self._folder.whole)
 
     def save(self, step: int, state: TrainState, memory: dict[str, Any], best_step: int | None = None) -> None:
-        """Starts to save; a thread writes, checksums and commits while training goes on.
+        """Starts to save. A thread writes, computes checksums and commits while training goes on.
 
-        The next `save` or `finish` waits for it, and raises what went wrong.
+        The next `save` or `finish` waits for the thread, and raises its error.
 
         Args:
-          step: the number of steps taken, the checkpoint's name.
+          step: number of steps taken; the checkpoint's name.
           state: the device state.
           memory: the host's state, JSON values only.
-          best_step: the step whose checkpoint must be kept besides the newest ones.
+          best_step: step whose checkpoint must be kept besides the newest ones.
         """
         self.finish()
         self._saved = time.perf_counter()
@@ -102,7 +102,7 @@ class Checkpoints:
             raise _as_disk_error(error, place) from error
 
     def restore(self, like: TrainState) -> tuple[int, TrainState, dict[str, Any]] | None:
-        """Reads the newest undamaged checkpoint onto the devices and in the shapes of `like`.
+        """Reads the newest undamaged checkpoint, with the shapes of `like` and onto its devices.
 
         Returns:
           (step, state, memory), or None if there is no checkpoint.
@@ -123,7 +123,7 @@ class Checkpoints:
         restored = self._restore_or_skip(step, like) if sound else None
         if restored is None:
             others = [other for other in self.steps() if other != step]
-            raise CheckpointError(f"{self._directory}: no sound checkpoint of step {step}; there are those of {others}")
+            raise CheckpointError(f"{self._directory}: no sound checkpoint of step {step}; there are steps {others}")
         return restored
 
     def close(self) -> None:
@@ -134,12 +134,12 @@ class Checkpoints:
             self._checkpointer.close()
 
     def _restore_or_skip(self, step, like):
-        """Returns (state, memory); None of a checkpoint that was deleted meanwhile, or that nothing vouches for."""
+        """Returns (state, memory), or None if the checkpoint was deleted meanwhile, or is damaged and unlisted."""
         listed = processes.from_first(lambda: self._folder.list_of(step).exists())
         try:
             restored = self._read(step, like)
         except Exception as error:
-            if processes.count() > 1:  # this one may fail alone
+            if processes.count() > 1:  # perhaps only this process failed
                 raise
             if self._reading and step not in self._folder.whole():
                 return None
@@ -148,7 +148,7 @@ class Checkpoints:
             self._folder.set_aside(step, (str(error) or type(error).__name__).splitlines()[0])
             return None
         if self._reading:
-            # A checkpoint is renamed before its files are deleted: if it is there now, all of it was.
+            # Checkpoints are renamed before their files are deleted. So if it is still there, all of it was read.
             return restored if processes.from_first(lambda: step in self._folder.whole()) else None
         if not listed:
             best = restored[1].get("best")
@@ -169,9 +169,9 @@ class Checkpoints:
 
 
 def _with_checksums(folder: CheckpointFolder, saving: dict[int, int | None]) -> Any:
-    """Returns Orbax's class of a checkpoint that is being written, which adds the checksums as it is committed.
+    """Returns Orbax's class for a checkpoint that is being written, extended: a commit also writes checksums.
 
-    Orbax calls `finalize` in a thread of its own, of several processes in the first one.
+    Orbax calls `finalize` in its own thread, and only in process 0.
     """
 
     commit: Any = folder.commit
@@ -228,7 +228,7 @@ def _with_old_settings(wanted: Any, place: Any) -> Any:
 
 
 def _as_disk_error(error: Exception, place: os.PathLike) -> Exception:
-    """Returns TensorStore's error of a disk as Python's own, with the place; any other as it is."""
+    """Turns TensorStore's error of a disk into Python's OSError with the place; returns other errors unchanged."""
     code = re.search(r"os_error_code='(\d+)'", str(error))
     if isinstance(error, OSError):
         code = re.match(r"(\d+)", str(error.errno))

@@ -1,7 +1,7 @@
-"""The folder of a run's checkpoints: which are whole and sound, which are kept, and what becomes of the others.
+"""Manages the folder of a run's checkpoints: which are complete and undamaged, and which are kept or removed.
 
-Each checkpoint has a list of its files' SHA-256 sums, written before Orbax commits it, so that none is ever there
-without its list. Only one process writes here at a time; others may read beside it.
+Each checkpoint has a list of its files' SHA-256 sums. The list is written before Orbax commits, so no checkpoint is
+ever without it. Only one process writes here at a time; others may read meanwhile.
 """
 
 import json
@@ -13,14 +13,14 @@ from cbjax.host import checksums
 from cbjax.host.literal_path import LiteralPath
 from cbjax.host.storage import is_remote
 
-KEPT = 2  # the newest, and one more in case it gets damaged; besides, the best that each of them knows
+KEPT = 2  # the newest, and one more in case it gets damaged; for each of them the best checkpoint is kept too
 KEPT_DAMAGED = 2
 TEMPORARY = ocp.path.atomicity.TMP_DIR_SUFFIX
 COMMITTED = ocp.path.atomicity.COMMIT_SUCCESS_FILE
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is missing, damaged, or separated from its checksums."""
+    """A checkpoint is missing or damaged, or its checksums are gone."""
 
 
 class CheckpointFolder:
@@ -28,25 +28,25 @@ class CheckpointFolder:
 
     Args:
       root: the work directory.
-      tell: called with a line for the user for each checkpoint that could not be used.
-      reading: True changes nothing.
+      tell: called with a line for the user about each checkpoint that cannot be used.
+      reading: if True, nothing is changed.
 
     Attributes:
-      directory: of the checkpoints.
-      commit: Orbax's class of a checkpoint that is being written there.
+      directory: folder of the checkpoints.
+      commit: Orbax's class for a checkpoint that is being written there.
     """
 
     def __init__(self, root: LiteralPath, tell: Callable[[str], None], reading: bool):
         self.directory, self._checksums, self._damaged = root / "checkpoints", root / "checksums", root / "damaged"
         self.commit = ocp.path.atomicity_defaults.get_default_temporary_path_class(self.directory)
-        # In a bucket, where nothing is renamed at once, a last file says that the others are there.
+        # A bucket cannot rename a folder in one go. There a last file says that all others are written.
         self._commits_by_file = issubclass(self.commit, ocp.path.atomicity.CommitFileTemporaryPath)
         self._tell, self._reading = tell, reading
         self._unusable: set[int] = set()
         self._sums: dict[str, str] = {}
 
     def make_ready(self) -> None:
-        """Makes the folders, and removes what an ended process left of checkpoints that it was writing or deleting.
+        """Makes the folders, and removes checkpoints that an ended process left half written or half deleted.
 
         Raises:
           CheckpointError: if there are several checkpoints and no checksums at all.
@@ -57,14 +57,14 @@ class CheckpointFolder:
         whole = self.whole()
         if len(whole) > 1 and not any(self.list_of(step).exists() for step in whole):
             raise CheckpointError(
-                f"{self._checksums} is missing or empty, and without it no checkpoint in {self.directory} can be "
+                f"{self._checksums} is missing or empty, so no checkpoint in {self.directory} can be "
                 "checked: restore it, or move the checkpoints away to train from the start"
             )
         if not self._reading:
             self.remove_remains()
 
     def remove_remains(self) -> None:
-        """Removes what an ended process, or a save that failed, left of a checkpoint."""
+        """Removes incomplete checkpoints that an ended process or a failed save left."""
         whole = self.whole()
         for path in self._listed(self.directory):
             name = path.name.split(TEMPORARY)[0]
@@ -84,7 +84,7 @@ class CheckpointFolder:
         return sorted(folder.iterdir()) if folder.is_dir() else []
 
     def whole(self) -> list[int]:
-        """Lists the steps of the committed checkpoints; other files, such as a file manager's copies, are left out."""
+        """Lists the steps of the committed checkpoints; ignores other files, such as copies that a person made."""
         found = [path for path in self._listed(self.directory) if _is_step(path.name)]
         return sorted(int(path.name) for path in found if self._is_committed(path))
 
@@ -92,20 +92,20 @@ class CheckpointFolder:
         return (path / COMMITTED).exists() if self._commits_by_file else path.is_dir()
 
     def list_of(self, step: int) -> LiteralPath:
-        """Returns where the checksums are; under a name of their own while the checkpoint is being committed."""
+        """Returns the file of a checkpoint's checksums; while it is being committed, the file has another name."""
         listed = self._checksums / f"{step}.json"
         unfinished = listed.with_suffix(".part")
         return unfinished if not listed.exists() and unfinished.exists() else listed
 
     def newest_sound(self) -> int | None:
-        """Returns the newest step whose checkpoint is what its checksums say; sets the others aside."""
+        """Returns the newest step whose checkpoint matches its checksums; moves damaged newer ones aside."""
         while steps := [step for step in self.whole() if step not in self._unusable]:
             if self.is_sound(steps[-1]):
                 return steps[-1]
         return None
 
     def is_sound(self, step: int) -> bool:
-        """Says whether a checkpoint is what its checksums say; one that is not is set aside, if it is still there."""
+        """Returns whether a checkpoint matches its checksums; if not, and it is still there, it is set aside."""
         listed = self.list_of(step)
         if listed.exists():
             problem = checksums.problem(self.directory / str(step), listed)
@@ -116,14 +116,11 @@ class CheckpointFolder:
             return problem is None
         if step not in self.whole():
             return False
-        self._tell(
-            f"checkpoint {step} has no checksums ({listed} is missing), so its bytes cannot be checked: it is used as "
-            "it is"
-        )
+        self._tell(f"checkpoint {step} has no checksums ({listed} is missing), so it is used without a check")
         return True
 
     def set_aside(self, step: int, problem: str) -> None:
-        """Says that a checkpoint is damaged, and moves it to `damaged/`, which keeps the newest few."""
+        """Reports that a checkpoint is damaged, and moves it to `damaged/`, which keeps the newest few."""
         self._unusable.add(step)
         moved = "" if self._reading else f": moved to {self._move_aside(step)}"
         self._tell(f"checkpoint {step} is damaged ({problem}){moved}")
@@ -132,7 +129,7 @@ class CheckpointFolder:
         place = self._damaged / str(step)
         self._damaged.mkdir(exist_ok=True)
         if is_remote(self._damaged):
-            (self._damaged / ".folder").touch()  # a bucket has no empty folders, and nothing is moved to where none is
+            (self._damaged / ".folder").touch()  # a bucket has no empty folders, but a move needs an existing folder
         place.rmtree(missing_ok=True)
         if (self.directory / str(step)).is_dir():
             (self.directory / str(step)).rename(place)
@@ -144,27 +141,27 @@ class CheckpointFolder:
 
     def before_commit(self, step: int, best_step: int | None, written: LiteralPath) -> None:
         """Lists the checksums of a checkpoint that is written but not committed."""
-        # The commit itself changes the files at the top.
+        # Files at the top are left out, since the commit itself changes them.
         self._sums = {name: checksum for name, checksum in checksums.of_folder(written).items() if "/" in name}
         self._write_list(step, best_step, self._sums, ".part")
 
     def after_commit(self, step: int, best_step: int | None) -> None:
-        """Adds to the list what the commit wrote, and deletes the checkpoints that are not to be kept."""
+        """Adds the files that the commit wrote to the list, and deletes checkpoints that are no longer kept."""
         at_the_top = checksums.of_folder(self.directory / str(step), deep=False)
         self._write_list(step, best_step, self._sums | at_the_top, ".json")
         steps = self.whole()
-        # The best of each: should the newest get damaged, the one before it needs its own.
+        # The best of each, since the second newest needs its own best if the newest gets damaged.
         kept = {*steps[-KEPT:], *(self._best_of(newest) for newest in steps[-KEPT:])}
         for old in (step for step in steps if step not in kept):
             self._delete(old)
 
     def list_files(self, step: int, best_step: int | None) -> None:
-        """Writes the checksums of a checkpoint that had none, as it is now."""
+        """Writes the checksums of a checkpoint that has none, from its present files."""
         self._write_list(step, best_step, checksums.of_folder(self.directory / str(step)), ".json")
 
     def _write_list(self, step, best_step, sums, suffix):
         path = self._checksums / f"{step}{suffix}"
-        # Renamed when it is whole; an object in a bucket is there whole or not at all.
+        # Written under another name first and renamed when complete. An object in a bucket appears only when complete.
         temporary = path if is_remote(path) else path.with_suffix(".tmp")
         temporary.write_text(json.dumps({"best": best_step, "files": sums}, indent=1))
         if temporary != path:
@@ -184,7 +181,7 @@ class CheckpointFolder:
 
     def _delete(self, step):
         path = self.directory / str(step)
-        # First what makes it a checkpoint, so that a kill or a reader never meets one half of which is gone.
+        # First it stops being a checkpoint, so after a kill no one finds a half-deleted one.
         if self._commits_by_file:
             (path / COMMITTED).unlink(missing_ok=True)
         else:

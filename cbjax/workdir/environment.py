@@ -1,4 +1,4 @@
-"""What a run's figures may depend on besides its config and data: processor, devices, flags, versions of libraries."""
+"""Describes what figures may depend on besides config and data: processor, devices, flags, versions of libraries."""
 
 import functools
 import importlib.metadata
@@ -12,7 +12,7 @@ import jax
 
 from cbjax.host import machine
 
-# Those that compute, and those that read, decode and resize images.
+# Libraries that compute, then libraries that read, decode and resize images.
 PACKAGES = ("cbjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 IMAGE_PACKAGES = ("simplejpeg", "pillow", "cykooz.resizer", "array_record", "grain")
 SETTINGS = ("jax_default_matmul_precision", "jax_default_prng_impl", "jax_threefry_partitionable")
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 def in_float32(function: Callable[P, T]) -> Callable[P, T]:
-    """Makes a function compute in float32 also where the caller has set JAX_ENABLE_X64, which would change figures."""
+    """Makes a function compute in float32, even if the caller has set JAX_ENABLE_X64, which would change figures."""
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -39,14 +39,14 @@ def describe() -> dict[str, Any]:
         **{name: _version(name) for name in (*PACKAGES, *IMAGE_PACKAGES)},
         **{name: getattr(jax.config, name, None) for name in SETTINGS},
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        # A CPU's cores share out a sum, and its kind decides on the instructions.
+        # On a CPU the number of cores decides how sums are split, and its kind decides the instructions.
         "cores": machine.cores(),
         "processor": _processor(),
     }
 
 
 def differences(former: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
-    """Returns a line for each fact that was another in a former environment; what that did not note is left out."""
+    """Returns a line for each fact that differs from a former environment, which must have noted it."""
     return [
         f"{key}: {former[key]} there, {value} here"
         for key, value in facts.items()
@@ -55,13 +55,13 @@ def differences(former: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str
 
 
 def note(former: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
-    """Returns the line that a resumed run says of its environment, or none where it is the former one."""
+    """Returns the line that a resumed run prints if its environment changed; no line if it did not."""
     found = differences(former, facts)
-    return [f"the environment differs, so that last digits may: {'; '.join(found)}"] if found else []
+    return [f"the environment differs, so last digits may differ: {'; '.join(found)}"] if found else []
 
 
 def added(former: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns facts with those of earlier parts of the run, oldest first, under "earlier"."""
+    """Returns facts, with the facts of earlier parts of the run under "earlier", oldest first."""
     earlier = [*former.get("earlier", ())]
     if former and differences(former, facts):
         earlier.append({key: value for key, value in former.items() if key != "earlier"})

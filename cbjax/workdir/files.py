@@ -1,4 +1,4 @@
-"""The files of a work directory besides its checkpoints and its report: what was run, and on what."""
+"""Reads, writes and checks a work directory's files, except checkpoints and reports: config, data, results …"""
 
 import contextlib
 import fcntl
@@ -27,12 +27,12 @@ from cbjax.types import Row
 from cbjax.workdir import environment
 from cbjax.workdir.logs import is_log_of
 
-# The facts of the data that a loaded run needs.
+# The facts about the data that a loaded run needs.
 FACTS = {"class_names": list, "sizes": dict, "image_shape": list, "image_dtype": str, "mean": list, "std": list}
 
 
 class WorkdirError(ValueError):
-    """A work directory that cannot be used as asked: it holds no run, or another process is training there."""
+    """A work directory cannot be used as asked: it holds no run, or another process is training there."""
 
 
 class BusyError(WorkdirError):
@@ -41,12 +41,12 @@ class BusyError(WorkdirError):
 
 @contextlib.contextmanager
 def lock(workdir: pathlib.Path) -> Iterator[None]:
-    """Keeps other processes from training in a local directory; the lock ends with the process, however it ends.
+    """Keeps other processes from training in a local directory. The lock ends with the process, however it ends.
 
-    Of a directory in a bucket it locks this process's own copy, which keeps nobody out.
+    For a directory in a bucket it locks only this process's local copy, so it keeps nobody out.
 
     Raises:
-      BusyError: if another process holds it.
+      BusyError: if another process holds the lock.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     with open(workdir / ".lock", "w") as file:
@@ -61,12 +61,12 @@ def lock(workdir: pathlib.Path) -> Iterator[None]:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes a JSON file, with its checksum, whole or not at all; numbers that are not finite become null."""
+    """Writes a JSON file and its checksum, whole or not at all; numbers that are not finite become null."""
     checked_json.write(path, value)
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """Reads a JSON object; raises WorkdirError, with its path, if it is missing, damaged, or not what was written."""
+    """Reads a JSON object; raises WorkdirError, with the path, if the file is missing, damaged or edited."""
     try:
         return checked_json.read(path)
     except RecordError as error:
@@ -91,26 +91,26 @@ def read_config(workdir: pathlib.Path) -> ConfigDict:
 
 
 def read_facts(workdir: pathlib.Path) -> dict[str, Any]:
-    """Reads what `describe_data` said of the data of the run in a work directory."""
+    """Reads the facts about a run's data that `describe_data` gave."""
     path = workdir / "data.json"
     facts = read_json(path)
     wrong = [key for key, kind in FACTS.items() if not isinstance(facts.get(key), kind)]
     if wrong:
-        raise WorkdirError(f"{path} is damaged: {wrong[0]} is missing or of another kind; bring the former file back")
+        raise WorkdirError(f"{path} is damaged: {wrong[0]} is missing or of the wrong kind; restore the file")
     return facts
 
 
 def read_final_metrics(workdir: pathlib.Path) -> dict[str, float]:
-    """Reads the metrics of a finished run, under the names that `train` returns them; empty for an unfinished one."""
+    """Reads the metrics of a finished run, under the names that `train` uses; returns {} for an unfinished run."""
     path = workdir / "results.json"
     if not path.exists():
         return {}
     try:
         results = checked_json.read(path)
     except RecordError as error:
-        if not path.exists():  # removed just now, by a run that goes on
+        if not path.exists():  # a run that goes on has just removed it
             return {}
-        raise WorkdirError(f"{error}; `cbjax train` with the run's own command makes it again") from error
+        raise WorkdirError(f"{error}; or run the same `cbjax train` command again, which makes it anew") from error
     final: dict[str, float] = {}
     try:
         for name in ("last", "best"):
@@ -125,7 +125,7 @@ def read_final_metrics(workdir: pathlib.Path) -> dict[str, float]:
 
 
 def lacks(workdir: pathlib.Path, history: Mapping[str, Sequence[Row]], tensorboard: bool) -> list[str]:
-    """Returns the names of the files of a finished run that are missing, damaged or not those of its history."""
+    """Returns the names of a finished run's files that are missing, damaged, or do not fit its history."""
     lost = [
         name
         for name in ("config.json", "data.json", "environment.json", "results.json")
@@ -146,10 +146,10 @@ def lacks(workdir: pathlib.Path, history: Mapping[str, Sequence[Row]], tensorboa
 
 
 def check_resume(workdir: pathlib.Path, config: ConfigDict, extend: bool = False) -> list[str]:
-    """Checks that the run in a work directory, if there is one, may go on under `config`; returns lines to note.
+    """Checks that a run in a work directory, if any, may go on under `config`; returns lines to print.
 
     Raises:
-      ConfigError: if its settings are others.
+      ConfigError: if the run has other settings.
     """
     if not (workdir / "config.json").exists():
         return []
@@ -157,22 +157,22 @@ def check_resume(workdir: pathlib.Path, config: ConfigDict, extend: bool = False
         return configs.check_resume(read_config(workdir), config, extend)
     except WorkdirError:
         if checked_json.was_written(workdir / "config.json", json.loads(configs.to_json(config))):
-            return []  # damaged, and this is what it said
+            return []  # the file is damaged, but once said the same
         raise
     except ConfigError as error:
         raise ConfigError(f"{workdir}: {error}") from error
 
 
 def check_same_data(workdir: pathlib.Path, facts: Mapping[str, Any], on_bad_image: str = "error") -> None:
-    """Checks that the data are those that the run in a work directory, if there is one, was started with.
+    """Checks that a run in a work directory, if any, was started with the same data.
 
     Args:
-      workdir: of the run.
-      facts: from `describe_data`, of the data at hand.
-      on_bad_image: "error", or "skip" where single files may have gone or been repaired since.
+      workdir: work directory of the run.
+      facts: from `describe_data`, about the present data.
+      on_bad_image: "error", or "skip" if single files may have been removed or repaired since.
 
     Raises:
-      DataError: if an image, a label or a split is another.
+      DataError: if an image, a label or a split differs.
     """
     if not (workdir / "config.json").exists():
         return
@@ -180,31 +180,34 @@ def check_same_data(workdir: pathlib.Path, facts: Mapping[str, Any], on_bad_imag
         former = read_facts(workdir)
     except WorkdirError:
         if checked_json.was_written(workdir / "data.json", facts):
-            return  # damaged, and this is what it said
+            return  # the file is damaged, but once said the same
         raise
     if former["sha256"] != facts["sha256"]:
         raise DataError(
-            f"the data are not those that the run in {workdir} was started with: an image, a label or a split differs; "
+            f"the run in {workdir} was started with other data: an image, a label or a split differs; "
             "use the former data, or another work directory"
         )
     if on_bad_image == "error" and former.get("sizes_sha256", facts["sizes_sha256"]) != facts["sizes_sha256"]:
         raise DataError(
-            f"the data are not those that the run in {workdir} was started with: image files are gone or have another "
-            "size; use the former files, or another work directory, or where only bad ones were removed or repaired, "
+            f"the run in {workdir} was started with other data: image files are missing or have another size; use the "
+            "former files, or another work directory; if only bad images were removed or repaired, set "
             "data.on_bad_image=skip"
         )
 
 
 def write_parameters(workdir: pathlib.Path, params: Any) -> None:
-    """Writes a table of the parameters, with their shapes and first statistics."""
+    """Writes a table of the parameters, with their shapes and initial statistics."""
     table = parameter_overview.get_parameter_overview(params) + "\n"
     replace(workdir / "parameters.txt", table.encode())
 
 
 def is_finished(workdir: pathlib.Path, config: ConfigDict) -> bool:
-    """Says whether a work directory holds the finished run of this config; raises ConfigError for that of another.
+    """Returns whether a work directory holds the finished run of this config.
 
-    Of data that lie elsewhere now, which may be others, it says no: training reads them and tells.
+    If the data lie elsewhere now, the answer is no: training will read them and find out whether they are the same.
+
+    Raises:
+      ConfigError: if it holds a run of another config.
     """
     config = with_absolute_paths(config)
     check_resume(workdir, config)
@@ -218,7 +221,7 @@ def write_start(
 ) -> None:
     """Writes what is known before the first step: config, data, chosen indices and environment.
 
-    Results and report of a run that goes on, extended, are removed: they will be those of its new end.
+    If a finished run is extended, its results and report are removed; its new end writes new ones.
     """
     if (workdir / "results.json").exists():
         (workdir / "report.md").unlink(missing_ok=True)
@@ -230,12 +233,12 @@ def write_start(
     write_json(workdir / "data.json", facts)
     facts_here = {**environment.describe(), "commit": _commit(), "devices": devices}
     write_json(workdir / "environment.json", environment.added(read_environment(workdir), facts_here))
-    # The config comes last: it says that the others are there.
+    # The config comes last: it tells others that all files are there.
     write_json(workdir / "config.json", json.loads(configs.to_json(config)))
 
 
 def read_environment(workdir: pathlib.Path) -> dict[str, Any]:
-    """Reads what is noted of the machine and software that the run in a work directory had; empty if nothing is."""
+    """Reads the noted facts about a run's machine and software; {} if there are none."""
     try:
         noted = read_json(workdir / "environment.json")
     except WorkdirError:
@@ -244,15 +247,15 @@ def read_environment(workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def check_environment(workdir: pathlib.Path, devices: str) -> list[str]:
-    """Returns a line to note where the run in a work directory had another machine or other software until now."""
+    """Returns a line to print if a run goes on on another machine or with other software."""
     path = workdir / "environment.json"
     if path.exists() and not checked_json.is_sound(path):
-        return [f"{path} is damaged, so nobody knows whether the machine or the software changed; it is written anew"]
+        return [f"{path} is damaged, so a change of machine or software cannot be noticed; it is written again"]
     return environment.note(read_environment(workdir), {**environment.describe(), "devices": devices})
 
 
 def describe_data(dataset: Dataset) -> dict[str, Any]:
-    """Returns what a report or a loaded model needs to know of the data without having them."""
+    """Returns the facts that a report or a loaded model needs when the data are not there."""
     splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     present = {name: split for name, split in splits.items() if split is not None}
     num_classes = len(dataset.class_names)
@@ -280,7 +283,7 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
 
 
 def _span(images):
-    """Returns the smallest and the largest pixel; of encoded images those that there can be."""
+    """Returns the smallest and the largest pixel; for encoded images the possible ones."""
     return [0, 255] if isinstance(images, Encoded) else [images.min().item(), images.max().item()]
 
 
@@ -291,18 +294,18 @@ def _counts(labels, num_classes):
 
 
 def _commit():
-    """Returns the commit of cbjax's own repository; None where it is installed apart from one."""
+    """Returns the commit of cbjax's own repository; None if it is installed without one."""
     root = pathlib.Path(__file__).resolve().parents[2]
 
     def git(*arguments):
-        # Without the variables by which git's hooks name the repository that they run for.
+        # Git's hooks set variables that name another repository, so leave them out.
         clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
         command = ["git", *arguments]
         done = subprocess.run(command, check=True, cwd=root, env=clean, capture_output=True, text=True, timeout=10)
         return done.stdout.strip()
 
     try:
-        # site-packages may lie in a repository of the user's.
+        # site-packages may lie inside a repository of the user.
         if pathlib.Path(git("rev-parse", "--show-toplevel")).resolve() != root:
             return None
         git("ls-files", "--error-unmatch", "cbjax/workdir/files.py")

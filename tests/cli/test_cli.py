@@ -217,7 +217,7 @@ def test_a_damaged_best_checkpoint_is_one_message(tmp_path, capsys):
     shown = capsys.readouterr()
     assert status == 2 and "Traceback" not in shown.err
     assert f"checkpoint {best} is damaged (memory/metadata has changed)" in shown.out
-    assert f"no sound checkpoint of step {best}; there are those of [29]" in shown.err
+    assert f"no sound checkpoint of step {best}; there are steps [29]" in shown.err
 
 
 def test_what_the_disk_refuses_is_one_message(tmp_path, capsys):

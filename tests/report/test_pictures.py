@@ -29,6 +29,16 @@ def labels(axis):
     return [tick.label1.get_text() for tick in axis.get_major_ticks() + axis.get_minor_ticks()]
 
 
+@pytest.mark.parametrize("methods", [["CB"], ["CB", "CDB"]])
+def test_a_class_without_test_images_says_so_and_has_no_mark(tmp_path, drawn, methods):
+    accuracy = {name: np.array([[0.0, np.nan, 0.8]]) for name in methods}
+    plots.classes(tmp_path / "classes.png", ["ant", "bee", "cat"], np.array([30, 20, 10]), accuracy)
+    right = drawn["classes.png"].axes[1]
+    (said,) = right.texts
+    assert said.get_text() == "no images"
+    assert said.xy == (0, 1), "in the row of bee, the second by training images"
+
+
 def test_the_paper_s_curves_have_their_method_s_name_and_levels_differ(tmp_path, drawn):
     curves = {"CB": {0.9: [1.0, 2.0], 0.99: [2.0]}, "CB focal": {0.9: [3.0], 0.99: [4.0]}}
     levels = {f"a method of which the long name ends in tau {i}": [float(i)] for i in range(24)}

@@ -38,11 +38,16 @@ def test_what_to_do_depends_on_what_was_tried():
         "the class weights swing: from epoch 3 to 7, 46 % of the whole weight"
     )
     assert "set difficulty.smoothing=0.8," in swings.describe(swing, 0.5, 10)
-    assert "set difficulty.tau=1, or difficulty.smoothing=0.95," in swings.describe(swing, 0.8, 2)
+    assert "set difficulty.tau=1 or difficulty.smoothing=0.95," in swings.describe(swing, 0.8, 3)
+    for smoothing in (0.95, 0.99):
+        assert "set difficulty.tau=1, see" in swings.describe(swing, smoothing, 3)
 
 
-def test_two_classes_are_only_advised_to_compare():
-    assert "compare with difficulty.smoothing=0.8," in swings.describe(swings.Swing(3, 7, 0.9), 0.0, 2)
+def test_two_classes_are_only_advised_to_compare_with_what_they_have_not_tried():
+    swing = swings.Swing(3, 7, 0.9)
+    assert "compare with difficulty.smoothing=0.8," in swings.describe(swing, 0.0, 2)
+    assert "compare with difficulty.tau=1 or difficulty.smoothing=0.95," in swings.describe(swing, 0.8, 2)
+    assert "compare with difficulty.tau=1, see" in swings.describe(swing, 0.95, 2)
 
 
 def told(weights, smoothing=0.0):

@@ -491,7 +491,7 @@ def test_a_run_of_other_data_is_not_over(tmp_path, monkeypatch):
     )
     train(path, tmp_path / "runs", *settings, f"data.file={tmp_path / 'a.npz'}", mode="loop")
     _, failed = train(path, tmp_path / "runs", *settings, f"data.file={tmp_path / 'b.npz'}", mode="loop")
-    assert list(failed) == ["ce"] and "the data are not those that the run" in failed["ce"]
+    assert list(failed) == ["ce"] and "was started with other data" in failed["ce"]
     assert len(rows.read(tmp_path / "runs" / "results.csv")) == 1
     # By a relative path, too, from another folder.
     (tmp_path / "other").mkdir()

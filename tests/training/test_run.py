@@ -363,7 +363,7 @@ def test_changed_data_are_refused_on_a_resume(tmp_path):
     arrays = dict(np.load(path))
     arrays["images"][0] += 1
     np.savez(path, **arrays)
-    with pytest.raises(DataError, match=r"the data are not those that the run in .* was started with"):
+    with pytest.raises(DataError, match=r"the run in .* was started with other data"):
         cbjax.train(own_data(path), tmp_path / "run")
 
 

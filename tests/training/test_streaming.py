@@ -311,10 +311,10 @@ def test_other_images_under_the_same_names_are_refused(finished, tree, tmp_path)
     write_tree(root, SPLITS)
     victim = root / "train" / "cat" / "0.jpg"
     victim.write_bytes(victim.read_bytes()[:-9])
-    with pytest.raises(DataError, match=r"the data are not those that the run .* have another size; use the former"):
+    with pytest.raises(DataError, match=r"the run in .* have another size; use the former"):
         cbjax.train(folder(root), finished[1])
     (root / "train" / "cat" / "more.jpg").write_bytes(photo(2, 3))
-    with pytest.raises(DataError, match=r"the data are not those that the run .* an image, a label or a split differs"):
+    with pytest.raises(DataError, match=r"the run in .* with other data: an image, a label or a split differs"):
         cbjax.train(folder(root, "data.on_bad_image=skip"), finished[1])
 
 
@@ -328,7 +328,7 @@ def test_a_run_goes_on_where_a_listed_image_is_gone_or_repaired(tmp_path):
     gone, repaired = (root / rows["train"][place][0] for place in (0, 5))
     gone.unlink()
     repaired.write_bytes(repaired.read_bytes() + b"\0")
-    with pytest.raises(DataError, match=r"are gone or have another size; .* data.on_bad_image=skip"):
+    with pytest.raises(DataError, match=r"are missing or have another size; .* data.on_bad_image=skip"):
         cbjax.train(settings(*config[:-1], "num_epochs=4"), workdir, extend=True)
     run = cbjax.train(settings(*config, "num_epochs=4"), workdir, extend=True)
     assert run.memory.epoch == 4

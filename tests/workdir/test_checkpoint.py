@@ -233,7 +233,7 @@ def test_a_checkpoint_without_checksums_is_used_and_that_is_said(tmp_path):
         with opened(tmp_path, told, reading) as checkpoints:
             step, state, _ = checkpoints.restore(make_state())
             assert step == 3 and bits(state) == bits(make_state(3))
-    line = f"checkpoint 3 has no checksums ({tmp_path / 'checksums' / '3.json'} is missing), so its bytes cannot be"
+    line = f"checkpoint 3 has no checksums ({tmp_path / 'checksums' / '3.json'} is missing), so it is used without a"
     assert [one[: len(line)] for one in told] == [line, line]  # the third time it has
 
 
@@ -347,7 +347,7 @@ def test_a_missing_step_is_named(tmp_path):
     fill(tmp_path)
     with (
         opened(tmp_path) as checkpoints,
-        pytest.raises(CheckpointError, match=r"no sound checkpoint of step 9; there are those of \[2, 3\]"),
+        pytest.raises(CheckpointError, match=r"no sound checkpoint of step 9; there are steps \[2, 3\]"),
     ):
         checkpoints.restore_step(make_state(), 9)
 
