@@ -1,6 +1,6 @@
-"""Reports from work directories: Markdown with pictures, and the same figures as a table for the terminal.
+"""Makes reports from work directories: Markdown with pictures, and the same figures as a table for the terminal.
 
-Only files are read here, so that a report can be made while a run trains and long after it. Begin with `pages.py`, then
+Reports read only files, so they can be made while a run trains and long after it. Begin with `pages.py`, then
 `read.py`, which turns work directories into records.
 """
 
@@ -31,7 +31,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # At first use: a sweep's file needs the layout of tables alone, and not JAX.
+    # Imported at first use, because a sweep's file needs only the layout of tables, and not JAX.
     if name in __all__:
         place = "cbjax.report.read" if name in ("LeftOut", "ReportError") else "cbjax.report.pages"
         return getattr(importlib.import_module(place), name)

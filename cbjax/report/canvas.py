@@ -1,4 +1,4 @@
-"""Figures without any state of matplotlib's: their panels, styles, titles and files."""
+"""Makes and saves figures without matplotlib's global state: panels, styles, titles, legends."""
 
 import functools
 import io
@@ -15,7 +15,7 @@ from cbjax.host.writers import replace
 
 P = ParamSpec("P")
 
-# Okabe and Ito's colours, told apart by colour-blind readers; the yellow is too pale for lines on white.
+# Okabe and Ito's colours, which colour-blind readers can tell apart, without yellow: it is too pale on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES = ("-", "--", ":", "-.")
 LEGEND = 40  # letters of a name in a legend
@@ -28,15 +28,15 @@ def style(index: int) -> dict[str, str]:
 
 
 def marker(epochs: np.ndarray) -> dict[str, Any]:
-    """A curve of one epoch would be invisible as a line."""
+    """Returns the style of a point for a curve of one epoch, which would be invisible as a line."""
     return {"marker": "o", "ms": 4} if len(epochs) == 1 else {}
 
 
 def short(text: str, length: int = 24) -> str:
-    """One line of text, cut in its middle to a length, its dollars kept from being read as mathematics."""
+    """Returns text as one line, cut in its middle to a length; dollar signs do not begin mathematics."""
     text = " ".join(visible(text).split())
     if len(text) > length:
-        # Names of one method differ in their ends: there stand the settings.
+        # Not cut at its end: there stand the settings, in which names of one method differ.
         text = f"{text[: length // 2]}…{text[-(length - length // 2 - 1) :]}"
     text = text.replace("$", r"\$")
     # Legends leave out labels that begin with an underscore.
@@ -44,7 +44,7 @@ def short(text: str, length: int = 24) -> str:
 
 
 def mean_of(numbers: Iterable[int]) -> str:
-    """Says of how many runs a figure shows means."""
+    """Returns text that says how many runs the means of a figure are over."""
     lowest, highest = min(numbers := list(numbers)), max(numbers)
     if highest == 1:
         return "1 run each"
@@ -52,7 +52,7 @@ def mean_of(numbers: Iterable[int]) -> str:
 
 
 def finish(axes: Any, title: str, x_label: str, y_label: str, grid: str = "y") -> None:
-    """Titles, labels and grid of a panel."""
+    """Sets the title, labels and grid of a panel."""
     axes.set_title(short(title, 40), fontsize=10)
     axes.set_xlabel(x_label, fontsize=9)
     axes.set_ylabel(y_label, fontsize=9)
@@ -67,12 +67,12 @@ def finish(axes: Any, title: str, x_label: str, y_label: str, grid: str = "y") -
 
 
 def plain_numbers(axis: Any) -> None:
-    """Labels a logarithmic axis, whose limits are known, with few numbers, none of them a power of ten in letters."""
+    """Labels a logarithmic axis with a few plain numbers, without exponents; the axis must have its limits."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     lowest, highest = np.sort(axis.get_view_interval())
     decades = np.log10(highest / lowest)
-    # Within a decade powers of ten would leave one label or none.
+    # Powers of ten alone would leave at most one label within a decade.
     axis.set_major_locator(
         MaxNLocator(4, steps=[1, 2, 5, 10])
         if decades < 1
@@ -85,24 +85,24 @@ def plain_numbers(axis: Any) -> None:
 
 
 def whole_numbers(axes: Any) -> None:
-    """Keeps ticks between epochs, or classes, away."""
+    """Puts ticks at whole numbers only, for epochs and classes."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
 
 
 def beside(names: Iterable[str]) -> float:
-    """The width that a legend of these names takes, in inches."""
+    """Returns the width of a legend with these names, in inches."""
     return 0.7 + 0.065 * max((len(short(name, LEGEND)) for name in names), default=0)
 
 
 def legend_beside(figure: Any, title: str) -> None:
-    """A legend to the right of all panels, of what any of them shows."""
+    """Adds one legend for all panels, to the right of them."""
     found: dict[tuple[str, int], Any] = {}
     for axes in figure.axes:
         handles, labels = axes.get_legend_handles_labels()
         for place, (handle, label) in enumerate(zip(handles, labels, strict=True)):
-            # Names that were cut may be equal within a panel.
+            # The place is part of the key, because names that were cut may be equal within a panel.
             found.setdefault((label, labels[:place].count(label)), handle)
     # A long legend would be cut at the figure's edges.
     figure.set_figheight(max(figure.get_figheight(), 0.4 + 0.17 * (len(found) + len(title.splitlines()))))
@@ -120,7 +120,7 @@ def legend_beside(figure: Any, title: str) -> None:
 def grid(
     panels: Mapping[str, Any], width: float, height: float, beside: float = 0.0, sharey: bool = True
 ) -> tuple[Any, list[Any]]:
-    """A figure with a panel for each entry, at most three a row."""
+    """Returns a figure with a panel for each entry, at most three a row, and the panels."""
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     whole = figure(width * columns + beside, height * rows)
@@ -131,7 +131,7 @@ def grid(
 
 
 def label_outer(panels: Sequence[Any]) -> None:
-    """Leaves the numbers and names of axes to the first panel of each row and the last of each column of a grid."""
+    """Removes axis labels inside a grid; the first panel of each row and the last of each column keep theirs."""
     columns = panels[0].get_subplotspec().get_gridspec().ncols
     for place, axes in enumerate(panels):
         if place % columns:
@@ -143,26 +143,26 @@ def label_outer(panels: Sequence[Any]) -> None:
 
 
 def figure(width: float, height: float) -> Any:
-    """An empty figure, in inches."""
-    # Not through pyplot: its figures are global state, and it picks a backend that may want a display.
+    """Returns an empty figure; sizes are in inches."""
+    # Not by pyplot: its figures are global state, and it may pick a backend that needs a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    # Within the usual half of these margins titles touch the edge.
+    # With the usual margins, half of these, titles touch the edge.
     figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
     FigureCanvasAgg(figure)
     return figure
 
 
 def drawing(draw: Callable[Concatenate[pathlib.Path, P], None]) -> Callable[Concatenate[pathlib.Path, P], None]:
-    """Makes a function that draws to a path say why it could not; a report without a picture is still a report."""
+    """Makes a drawing function print its error instead of raising it: a report is useful without a picture too."""
 
     @functools.wraps(draw)
     def drawn(path: pathlib.Path, *args: P.args, **kwargs: P.kwargs) -> None:
         try:
             draw(path, *args, **kwargs)
-        except OSError:  # a full disk is no fault of the picture
+        except OSError:  # a full disk is not the picture's fault
             raise
         except Exception as error:  # matplotlib and its font reader raise many kinds
             path.unlink(missing_ok=True)
@@ -174,9 +174,9 @@ def drawing(draw: Callable[Concatenate[pathlib.Path, P], None]) -> Callable[Conc
 def save(figure: Any, path: pathlib.Path) -> None:
     """Writes a PNG."""
     with warnings.catch_warnings():
-        # A box stands for a character that no font here has; the report's tables have the name itself.
+        # A box stands for a character that no font here has; the tables of the report show the name itself.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        # Without the version of matplotlib, the bytes depend on the numbers alone.
+        # Without matplotlib's version in the file, its bytes depend on the numbers alone.
         drawn = io.BytesIO()
         figure.savefig(drawn, format="png", dpi=160, metadata={"Software": None})
     replace(path, drawn.getvalue())

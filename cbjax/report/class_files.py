@@ -1,4 +1,4 @@
-"""The classes of a run by name, for a spreadsheet: classes.csv, confusion_last.csv, class_weights.csv."""
+"""Writes a run's figures of each class by name, for a spreadsheet: classes.csv, confusion_*.csv, class_weights.csv."""
 
 import pathlib
 from typing import Any
@@ -13,11 +13,11 @@ FILES = ("classes.csv", "class_weights.csv", *(f"confusion_{checkpoint}.csv" for
 
 
 def write(run: RunRecord, out: pathlib.Path) -> None:
-    """Writes what is known of a run's classes, finished or not; files of an earlier time that are not made are removed.
+    """Writes what is known about a run's classes, finished or not. Older files that it no longer makes are removed.
 
     classes.csv has a row for each class: its images, its weight in the last epoch, and its test accuracy and precision
-    on the last and the best state (of multi-hot labels the average precision). class_weights.csv has a row for each
-    epoch, confusion_last.csv and confusion_best.csv count test images by true class (rows) and predicted one.
+    in the last and the best state (average precision for multi-hot labels). class_weights.csv has a row for each epoch.
+    confusion_last.csv and confusion_best.csv count test images by true class (rows) and predicted class (columns).
     """
     files = {"classes.csv": class_tables.table(run.class_names, _columns(run))}
     if run.weights:

@@ -1,4 +1,4 @@
-"""Tables of classes by name, as CSV: figures of each class, confusion, class weights."""
+"""Makes tables with class names as CSV: figures of each class, confusion, class weights."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ def table(class_names: Sequence[str], columns: Mapping[str, Iterable[Any]]) -> s
 
     Args:
       class_names: [C].
-      columns: header -> [C] values; numbers that are None or not finite are left empty.
+      columns: header -> [C] values. None and numbers that are not finite give an empty cell.
     """
     rows = zip(class_names, *columns.values(), strict=True)
     return csv([["class", *columns], *([name, *map(_cell, values)] for name, *values in rows)])
@@ -26,18 +26,18 @@ def confusion(class_names: Sequence[str], matrix: np.ndarray) -> str:
 
 
 def weights(class_names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    """Returns a row for each epoch with the weight that each class had in it, from rows of class_weights.jsonl."""
+    """Returns a row for each epoch with the weights of all classes, from rows of class_weights.jsonl."""
     body = ([row["epoch"], *map(_cell, row["class_weights"])] for row in rows)
     return csv([["epoch", *class_names], *body])
 
 
 def csv(rows: Iterable[Iterable[Any]]) -> str:
-    """Returns rows as CSV, in which no cell starts a formula."""
+    """Returns rows as CSV; no cell starts a formula."""
     return "".join(csv_line(row) + "\n" for row in rows)
 
 
 def by_class(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
-    """Counts the images [N] of each class, and the shares predicted right.
+    """Counts the images [N] of each class, and how many are predicted right.
 
     Args:
       predicted: [N] classes; -1 for an image without an answer, which counts as wrong.

@@ -1,4 +1,4 @@
-"""The page that compares methods: means over seeds, and what was left out."""
+"""Writes the page that compares methods: means over seeds, differences, and the runs that were left out."""
 
 import json
 import os
@@ -32,7 +32,7 @@ from cbjax.report.table import (
     results_table,
 )
 
-ENDS = 10  # of many classes, so many of the largest and of the smallest are listed
+ENDS = 10  # if there are many classes, so many of the largest and of the smallest are listed
 
 
 def comparison_page(methods: Sequence[Method], left_out: Sequence[LeftOut], out: pathlib.Path) -> str:
@@ -44,9 +44,7 @@ def comparison_page(methods: Sequence[Method], left_out: Sequence[LeftOut], out:
         names = dict.fromkeys(escape(run.settings.get("data.name")) for run in runs)
         alike = _same_data(methods)
         sections = [f"# {', '.join(names)}: comparison", "## Results", *_results(methods), *paired.section(methods)]
-        sections += (
-            [*_classes(methods, out)] if alike else ["Classes or training images differ: none of them is compared."]
-        )
+        sections += [*_classes(methods, out)] if alike else ["Classes are not compared: they, or their images, differ."]
         sections += ["## Data", *_data(methods, alike)]
         sections += _settings(methods)
         if alike:
@@ -64,18 +62,18 @@ def comparison_page(methods: Sequence[Method], left_out: Sequence[LeftOut], out:
 
 _RESULTS = (
     "On test data, in percent: mean ± sample standard deviation (ddof = 1) over the n seeds. Overall is the share of "
-    "correct images, balanced the mean over classes, worst class the lowest of a run's classes; ECE is the expected "
+    "correct images, balanced is the mean over classes, worst class is the lowest class of a run, ECE is the expected "
     "calibration error."
 )
-_MULTI_LABEL = " Of multi-label data, each class's accuracy is its average precision (AP)."
+_MULTI_LABEL = " For multi-label data a class's accuracy is its average precision (AP)."
 _CURVES = (
     "Means over seeds; bands are ± one standard deviation. Methods differ in loss and class weights, so compare the "
-    "course of their training losses, not the height."
+    "shape of their training losses, not the height."
 )
 
 
 def _same_data(methods: Sequence[Method]) -> bool:
-    """Whether all methods have the same classes and training images, so that a class can be compared."""
+    """Returns whether all methods have the same classes and training images, so that classes can be compared."""
     first = methods[0].runs[0]
     return all(
         run.class_names == first.class_names and np.array_equal(run.counts, first.counts)
@@ -95,12 +93,12 @@ def _results(methods: Sequence[Method]) -> list[str]:
             )
             sections += [f"### {CHOSEN[checkpoint].capitalize()}", table]
             if len(rows) < len(methods):
-                sections.append("The other methods held nothing out, and have no best epoch.")
+                sections.append("The other methods held out no images, so they have no best epoch.")
     return sections
 
 
 def _checkpoint(methods: Sequence[Method]) -> str:
-    """The best epoch where every run has one, else the last: what pictures of several methods show."""
+    """Returns the checkpoint that pictures of several methods show: "best" if every run has one, else "last"."""
     return "best" if all(run.test_metrics("best") for method in methods for run in method.runs) else "last"
 
 
@@ -148,7 +146,7 @@ def _settings(methods: Sequence[Method]) -> list[str]:
     rows = [[escape(method.label), *(_value(method.settings.get(key)) for key in keys)] for method in methods]
     return [
         "## Methods",
-        "The config keys in which they differ; each run's `config.json` has all.",
+        "The config keys in which methods differ; each run's `config.json` has all keys.",
         markdown_table(["method", *map(escape, keys)], rows),
     ]
 
@@ -190,7 +188,7 @@ def _confusion(methods: Sequence[Method], out: pathlib.Path) -> list[str]:
 
 
 def _runs(methods: Sequence[Method], out: pathlib.Path) -> str:
-    """Lists each run, so that every mean can be recomputed."""
+    """Lists every run, so that readers can recompute the means."""
     key = "balanced_accuracy"
     header = ["method", "seed", "balanced, last", "balanced, best", "best epoch", "training s", "directory"]
     return markdown_table(
@@ -217,6 +215,6 @@ def _seed(run: RunRecord) -> str:
 
 
 def _relative(path: pathlib.Path, out: pathlib.Path) -> str:
-    """The directory as seen from the report where it lies below it."""
+    """Returns a path relative to the report's folder if it lies below it, else the whole path."""
     path, out = path.resolve(), out.resolve()
     return os.path.relpath(path, out) if path.is_relative_to(out) else str(path)

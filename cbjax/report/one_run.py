@@ -1,4 +1,4 @@
-"""The page of one run, finished or not."""
+"""Writes the page of one run, finished or not."""
 
 import pathlib
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ from cbjax.report.table import (
     with_groups,
 )
 
-ENDS = 5  # so many of the largest and of the smallest classes are listed
+ENDS = 5  # number of the largest, and of the smallest, classes that are listed
 
 
 def run_page(run: RunRecord, out: pathlib.Path) -> str:
@@ -93,8 +93,8 @@ def _results(run: RunRecord) -> list[str]:
     keys = [key for key in names if any(values.get(key) is not None for values in columns.values())]
     rows = [[escape(names[key]), *(metric(key, values.get(key)) for values in columns.values())] for key in keys]
     best = _best_epoch(run)
-    chosen = "" if best is None else f" Best is epoch {best}, of the highest balanced accuracy on held-out validation."
-    return [f"In percent, the loss in nats.{chosen}", markdown_table(["", *columns], rows)]
+    chosen = "" if best is None else f" The best epoch is {best}, by balanced accuracy on held-out validation."
+    return [f"In percent; the loss is in nats.{chosen}", markdown_table(["", *columns], rows)]
 
 
 def _classes(run: RunRecord, checkpoint: str, out: pathlib.Path) -> list[str]:
@@ -128,7 +128,7 @@ def _curves(run: RunRecord) -> dict[str, dict[str, plots.Curve]]:
         "test, balanced": "test/balanced_accuracy",
     }
     if run.is_balanced("validation"):
-        # Both are the same line then.
+        # Both lines would be the same.
         del accuracies["validation, overall"]
     if run.multi_label:
         accuracies = {"validation, mean AP": "validation/balanced_accuracy", "test, mean AP": "test/balanced_accuracy"}

@@ -1,4 +1,4 @@
-"""A report: which page its directories give, written with its pictures, and the same figures for the terminal."""
+"""Writes the report of runs or of a sweep, with its pictures, and returns the same figures for the terminal."""
 
 import contextlib
 import os
@@ -27,19 +27,19 @@ Directories = Sequence[str | os.PathLike] | str | os.PathLike
 def report(workdirs: Directories, out: str | os.PathLike, left_out: Sequence[LeftOut] = ()) -> pathlib.Path:
     """Writes `report.md` and its pictures.
 
-    One run gets a page of its own, finished or not. Several are compared by method, with mean and standard deviation
-    over seeds; those that are not finished, cannot be read or repeat a seed are listed with the reason.
+    A single run gets its own page, finished or not. Several runs are compared by method, with mean and standard
+    deviation over seeds. Runs that are not finished, cannot be read or repeat a seed are listed with the reason.
 
     Args:
       workdirs: work directories, or directories above them; methods appear in this order.
-      out: the directory to write to; made if it does not exist. Pictures of an earlier report in it are removed.
-      left_out: more runs that are listed so.
+      out: the directory to write to; made if it does not exist. Pictures of an earlier report there are removed.
+      left_out: further runs to list as left out.
 
     Returns:
       The path of `report.md`.
 
     Raises:
-      ReportError: if one of the directories holds no run, or no run can be read; nothing is written then.
+      ReportError: if one of the directories holds no run, or no run can be read. Then nothing is written.
     """
     runs, unread = read_runs(_several(workdirs), out)
     if not runs and unread and not left_out:
@@ -58,7 +58,7 @@ def report(workdirs: Directories, out: str | os.PathLike, left_out: Sequence[Lef
 
 
 def is_whole(out: str | os.PathLike) -> bool:
-    """Says whether the report of a run is there with its tables of classes and its pictures, none of them empty."""
+    """Returns whether the report of a run is complete: page, tables of classes and pictures, none of them empty."""
     path = pathlib.Path(out) / "report.md"
     try:
         page = path.read_text(encoding="utf-8", errors="replace")
@@ -69,18 +69,18 @@ def is_whole(out: str | os.PathLike) -> bool:
 
 
 def report_sweep(workdir: str | os.PathLike, out: str | os.PathLike | None = None) -> pathlib.Path:
-    """Writes `report.md` of a sweep, in the layout of its table, from the rows of its results; and `table.csv`.
+    """Writes `report.md` and `table.csv` of a sweep from the rows of its results, in the layout of its table.
 
     Args:
-      workdir: of the sweep.
+      workdir: work directory of the sweep.
       out: the directory to write to; None for the sweep's own.
 
     Returns:
       The path of `report.md`.
 
     Raises:
-      ReportError: if the directory holds no sweep, or its runs have finished but their rows are gone; an earlier report
-        stays.
+      ReportError: if the directory holds no sweep, or runs have finished but their rows are gone. Then an earlier
+        report stays.
     """
     place = pathlib.Path(workdir)
     out = place if out is None else pathlib.Path(out)
@@ -100,7 +100,7 @@ def report_sweep(workdir: str | os.PathLike, out: str | os.PathLike | None = Non
 
 
 def has_table(workdir: str | os.PathLike) -> bool:
-    """Says whether a directory holds a sweep with a table."""
+    """Returns whether a directory holds a sweep with a table."""
     path = pathlib.Path(workdir) / "sweep.json"
     return path.exists() and _description(path)["table"] is not None
 
@@ -109,12 +109,12 @@ def sweep_table_for_terminal(workdir: str | os.PathLike, width: int) -> "Table":
     """Returns the table of a sweep at the last epoch, for rich to print.
 
     Args:
-      workdir: of the sweep.
-      width: of the terminal. Where it is too small cells have several lines, but no figure is cut; a table that is
-        wider even so keeps its own width.
+      workdir: work directory of the sweep.
+      width: width of the terminal. If it is too small, cells have several lines, but no figure is cut. A table that is
+        still wider keeps its width.
 
     Raises:
-      ReportError: as of `report_sweep`.
+      ReportError: as `report_sweep`.
     """
     from rich import box
     from rich.table import Table
@@ -131,7 +131,7 @@ def sweep_table_for_terminal(workdir: str | os.PathLike, width: int) -> "Table":
     )
     header, body = paper_table(layout, found, "last")
     header, body = [one_line(name) for name in header], [[one_line(cell) for cell in line] for line in body]
-    # Without the paper's deviations the lines are shorter.
+    # The paper's deviations are left out, to keep lines short.
     body = [[re.sub(r"\[([\d.]+) ± [\d.]+\]", r"[\1]", cell).replace(" ± ", "±") for cell in line] for line in body]
     for name, room in zip(header, _widths([header, *body], width), strict=True):
         table.add_column(Text(name), justify="left" if name == header[0] else "right", width=room)
@@ -141,14 +141,14 @@ def sweep_table_for_terminal(workdir: str | os.PathLike, width: int) -> "Table":
 
 
 def _widths(lines: Sequence[Sequence[str]], width: int) -> list[int]:
-    """Returns the widths of columns: of their longest words, and of their longest cells as far as there is room."""
+    """Returns the widths of columns: at least their longest word, and their longest cell if there is room."""
     columns = list(zip(*lines, strict=True))
     whole = [max(map(len, column)) for column in columns]
     found = [max(len(word) for cell in column for word in cell.split()) for column in columns]
     room = width - sum(found) - 3 * len(columns) - 1  # the box and its padding
     for place in sorted(range(len(columns)), key=lambda place: whole[place] - found[place]):
         more = min(whole[place] - found[place], room)
-        # A column of figures either has each in one line, or its words below each other.
+        # A column of figures gets room for whole cells or none: then its words stand below each other.
         if more > 0 and (place == 0 or found[place] + more == whole[place]):
             found[place], room = found[place] + more, room - more
     return found
@@ -161,35 +161,35 @@ def _sweep(place: pathlib.Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
     description = _description(path)
     if description["table"] is None:
         raise ReportError(f"{place}: the sweep has no table, and none of its work directories is there")
-    # Below the sweep's folder, or an absolute path; that may be where the folder was before it moved.
+    # Files are named below the sweep's folder or by absolute paths. If the folder has moved, look in its new place.
     named = [place / file for file in description.get("files", [])]
     named = [place / file.name if not file.exists() and (place / file.name).exists() else file for file in named]
-    # The shards of a sweep write beside each other.
+    # Each shard of a sweep writes its own file there.
     own = [row for file in named for row in rows.read(file)]
     for file in sorted(place.glob("results*.csv")):
-        with contextlib.suppress(rows.RowsError):  # a CSV of something else
+        with contextlib.suppress(rows.RowsError):  # a CSV file with other content
             own += rows.read(file)
     table = description["table"]
-    # Of runs that another table shares, a file may have rows under its names, or of its metric.
+    # Another table may share these runs, so a file may also hold rows with its names or its metric.
     places = {run["config"]: rows.place(run["labels"], table["rows"], table["columns"]) for run in description["runs"]}
     mine = [row for row in own if row["config"] in places and row["metric"] == table["metric"]]
     found = {row["config"]: {**row, **places[row["config"]]} for row in mine}
     finished = () if found else (run["name"] for run in description["runs"] if _is_finished(place / run["name"]))
     for name in finished:
         raise ReportError(
-            f"{place}: runs such as {name} have finished, but the rows of their figures are gone from "
+            f"{place}: runs such as {name} have finished, but the rows with their figures are gone from "
             f"{', '.join(map(str, named)) or place / 'results.csv'}; `cbjax sweep --config={description['name']} "
-            f"--workdir={place}`, with the config of then, adds them again"
+            f"--workdir={place}`, with the same config as before, adds them again"
         )
     lost = [str(file) for file in named if not file.exists() and file.parent.resolve() != place.resolve()]
     if lost and len(found) < len(description["runs"]):
-        note = f"Rows are missing that stood in {', '.join(lost)}: not there now."
+        note = f"Rows are missing, because these files are gone: {', '.join(lost)}."
         description["table"] = {**table, "notes": [*table["notes"], note]}
     return description, list(found.values())
 
 
 def _is_finished(workdir: pathlib.Path) -> bool:
-    with contextlib.suppress(ValueError):  # not there, or damaged
+    with contextlib.suppress(ValueError):  # the file is missing or damaged
         return bool(read_json(workdir / "results.json").get("finished"))
     return False
 
@@ -198,7 +198,7 @@ def _description(path: pathlib.Path) -> dict[str, Any]:
     try:
         return read_json(path)
     except ValueError as error:
-        raise ReportError(f"{path.parent}: {error}; the sweep's own command writes it again") from error
+        raise ReportError(f"{path.parent}: {error}; run the sweep's command again to write it anew") from error
 
 
 def _failed(place: pathlib.Path, description: dict[str, Any], rows: Sequence[dict[str, str]]) -> dict[str, str]:
@@ -214,7 +214,7 @@ def _failed(place: pathlib.Path, description: dict[str, Any], rows: Sequence[dic
 
 
 def table_for_terminal(workdirs: Directories) -> "Table":
-    """Returns the comparison of the finished runs in and below the directories, for rich to print.
+    """Returns the comparison of finished runs in and below the directories, for rich to print.
 
     Raises:
       ReportError: if one of the directories holds no run.
@@ -230,7 +230,7 @@ def table_for_terminal(workdirs: Directories) -> "Table":
     if left_out:
         caption += f" Left out: {len(left_out)}, see the report."
     table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", padding=(0, 1, 0, 0))
-    # Without the calibration error and the precision of groups the table fits into 80 columns.
+    # The calibration error and the precision of groups are left out, so that the table fits into 80 columns.
     groups = {name for method in methods for run in method.runs for name in run.groups}
     leave_out = ("ece", *(f"{name}_precision" for name in groups))
     for checkpoint in CHECKPOINTS:
@@ -239,7 +239,7 @@ def table_for_terminal(workdirs: Directories) -> "Table":
             continue
         if not table.columns:
             for name in header:
-                # Cut, methods that differ in a setting at their end would read the same.
+                # Names are folded, not cut: methods may differ only in a setting at the end.
                 shown = Text(one_line(name.removesuffix(" class")))
                 table.add_column(shown, justify="left" if name == "method" else "right", overflow="fold")
         table.add_row(Text(f"{checkpoint} epoch", style="italic"))

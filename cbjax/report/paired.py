@@ -1,4 +1,4 @@
-"""Differences between methods, seed by seed: methods of a seed share its split, so that what is left is the method."""
+"""Compares methods seed by seed. Runs of one seed share their data split, so a difference comes from the method."""
 
 from collections.abc import Sequence
 
@@ -8,13 +8,15 @@ from cbjax.host.text import escape
 from cbjax.report.read import Method
 from cbjax.report.table import COLUMNS, NOTHING, markdown_table
 
-RAREST = ("few_accuracy", "medium_accuracy")  # the first of them that the runs have
-COMPARABLE = 6  # of more methods each is compared with the first alone
+RAREST = ("few_accuracy", "medium_accuracy")  # the first one that the runs have is used
+COMPARABLE = 6  # if there are more methods, each is compared only with the first
 
 
 def section(methods: Sequence[Method]) -> list[str]:
-    """Returns tables of paired differences, of balanced accuracy and of the rarest group of classes; nothing where no
-    two methods share two seeds."""
+    """Returns tables of paired differences in balanced accuracy and in the rarest group of classes.
+
+    The result is empty if no two methods share at least two seeds.
+    """
     tables = []
     known = {key for method in methods for run in method.runs for key in run.test_metrics("last")}
     for key in ("balanced_accuracy", *[key for key in RAREST if key in known][:1]):
@@ -30,15 +32,15 @@ def section(methods: Sequence[Method]) -> list[str]:
     if not tables:
         return []
     text = (
-        "Each method minus another one, of runs with the same seed, in points of test accuracy at the last epoch: mean "
-        "and, in brackets, its 95 % interval (Student's t over the seeds). Where the interval has no 0, the difference "
-        "is hardly chance."
+        "Each method minus another one, between runs with the same seed, in points of test accuracy at the last epoch: "
+        "the mean and, in brackets, its 95 % interval (Student's t over the seeds). If the interval excludes 0, "
+        "the difference is hardly chance."
     )
     return ["## Differences", text, *tables]
 
 
 def interval(differences: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
-    """Returns the mean of n paired differences, at least two, and the ends of its 95 % t-interval."""
+    """Returns the mean of at least two paired differences, and the two ends of its 95 % t-interval."""
     from scipy import stats
 
     mean = float(np.mean(differences))

@@ -1,4 +1,4 @@
-"""The table of a sweep in the paper's own layout: what was measured, cell by cell, beside what the paper prints."""
+"""Lays out a sweep's figures in the paper's own layout: each cell has the measured figure and the paper's."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -31,8 +31,8 @@ def paper_table(
       checkpoint: "last" or "best".
 
     Returns:
-      The header, and a line for each method and setting in the order of the table: in each cell mean ± standard
-      deviation (n) of what was measured, and the paper's figure in brackets; a dash where there is none of the two.
+      The header, and a line for each method and setting in the table's order. Each cell holds the measured mean ±
+      standard deviation (n), and the paper's figure in brackets; a dash if there is neither.
     """
     figures = figures_of(rows, checkpoint)
     paper = {(row_key(one["row"]), one["column"]): one for one in table["paper"]}
@@ -48,7 +48,7 @@ def paper_table(
 
 
 def table_csv(table: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> str:
-    """Returns the cells of the table as CSV, in per cent: a line for each that has a figure, ours or the paper's."""
+    """Returns the cells of the table as CSV, in per cent: a line for each cell with a measured or a printed figure."""
     lines = [csv_line(["row", table["columns"], "n", "last", "last_std", "best", "best_std", "paper", "paper_std"])]
     found = {checkpoint: figures_of(rows, checkpoint) for checkpoint in CHECKPOINTS}
     paper = {(row_key(one["row"]), one["column"]): one for one in table["paper"]}
@@ -75,9 +75,9 @@ def paper_page(
 
     Args:
       table: as for `paper_table`.
-      rows: the same.
-      name: of the sweep.
-      pictures: lines that show them.
+      rows: as for `paper_table`.
+      name: name of the sweep.
+      pictures: lines that show pictures.
       failed: run -> its error.
       num_runs: all runs of the sweep; None if each has its row.
     """
@@ -106,7 +106,7 @@ def paper_page(
 
 
 def progress(num_rows: int, num_runs: int, num_failed: int) -> str:
-    """Says how many runs of a sweep have finished and how many failed: "105 runs", "5 of 20 runs, 2 failed"."""
+    """Returns how many runs of a sweep have finished and failed, as text: "105 runs", "5 of 20 runs, 2 failed"."""
     finished = f"{num_runs} runs" if num_rows == num_runs else f"{num_rows} of {num_runs} runs"
     return f"{finished}, {num_failed} failed" if num_failed else finished
 

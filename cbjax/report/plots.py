@@ -1,4 +1,4 @@
-"""The pictures of a report, drawn without any state of matplotlib's: each function writes one PNG."""
+"""Draws the pictures of a report, without matplotlib's global state: each function writes one PNG."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -10,11 +10,11 @@ from cbjax.report import canvas
 from cbjax.report.swings import Swing
 from cbjax.report.table import by_frequency
 
-NAMED = 30  # as many class names fit beside an axis
-LEGEND = 12  # as many fit into a legend
-CELL = 14  # letters of a name beside a row of a confusion table
-COUNTED = 12  # confusion tables up to here show their numbers
-THINNED = 200  # above, a line per class is only ink
+NAMED = 30  # most class names that fit next to an axis
+LEGEND = 12  # most names that fit into a legend
+CELL = 14  # most letters of a name next to a row of a confusion table
+COUNTED = 12  # confusion tables of up to so many classes show their numbers
+THINNED = 200  # with more classes, a line for each would be only ink
 
 Curve = tuple[np.ndarray, np.ndarray]  # [E] epochs, [n, E] values of n runs, NaN where a run has none
 
@@ -55,25 +55,25 @@ def class_lines(
     quantity: str,
     swings: Mapping[str, Swing],
 ) -> None:
-    """Draws a quantity of each class over the epochs: a line per class, coloured by frequency, and a panel per method.
+    """Draws a quantity of each class over the epochs: a panel per method, a line per class, coloured by frequency.
 
-    Above 200 classes a line is the mean of a group of classes.
+    With more than 200 classes a line is the mean of a group of classes.
 
     Args:
       path: the PNG to write.
       names: [C] class names.
       counts: [C] training images.
-      values: method -> ([E] epochs, [E, C] values), NaN where a class has none.
+      values: method -> ([E] epochs, [E, C] values); NaN if a class has none.
       groups: name of a group -> its classes.
-      quantity: what the values are.
-      swings: method -> the stretch of epochs in which its weights swing most, which is marked.
+      quantity: name of the values.
+      swings: method -> epochs to mark, in which its weights swing most.
     """
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import ListedColormap, LogNorm
 
     figure, panels = canvas.grid(values, width=4.6, height=3.2, beside=1.6)
-    # Without its yellow end, which is too pale for lines on white.
+    # The yellow end is cut off, as it is too pale for lines on white.
     colours = ListedColormap(colormaps["viridis"](np.linspace(0, 0.88, 256)))
     lowest = max(int(counts.min()), 1)
     scale = ScalarMappable(LogNorm(lowest, max(int(counts.max()), lowest + 1)), colours)
@@ -92,7 +92,7 @@ def class_lines(
             said = f"swings: {100 * swing.moved:.0f} % of the weight moves each epoch"
             axes.set_title(f"{canvas.short(label, 40)}\n{said}", fontsize=10)
     canvas.label_outer(panels)
-    # Once every panel is drawn: it ends the automatic limits that the panels share.
+    # Only after every panel is drawn: this ends the automatic limits that the panels share.
     panels[0].set_ylim(bottom=0)
     if len(members) <= LEGEND:
         canvas.legend_beside(figure, "class (training images)" if len(counts) <= THINNED else "group of classes")
@@ -106,21 +106,21 @@ def class_lines(
 
 @canvas.drawing
 def curves(path: pathlib.Path, panels: Mapping[str, Mapping[str, Curve]], best_epoch: float | None = None) -> None:
-    """Draws training curves: a panel per quantity, a line per label, mean over runs with a band of ± one deviation.
+    """Draws training curves: a panel per quantity, a line per label. Lines are means over runs, bands ± one deviation.
 
     Args:
       path: the PNG to write.
       panels: label of the vertical axis -> (label of the line -> curve).
-      best_epoch: marked where given.
+      best_epoch: epoch to mark, or None.
     """
     labels = list(dict.fromkeys(label for lines in panels.values() for label in lines))
-    # Panels without a line in common, such as a run's loss and its accuracies, have few lines, and a legend each.
+    # Panels that share no line, such as a run's loss and its accuracies, each have their own legend.
     apart = len(panels) > 1 and sum(map(len, panels.values())) == len(labels)
     beside = 0.0 if apart else canvas.beside(labels)
     figure, all_axes = canvas.grid(panels, width=4.4, height=3.6, beside=beside, sharey=False)
     runs = [len(values) for lines in panels.values() for _, values in lines.values()]
     for axes, (quantity, lines) in zip(all_axes, panels.items(), strict=True):
-        # Every epoch of a curve has a value of some run.
+        # At least one run has a value at every epoch of a curve.
         for label, (epochs, values) in lines.items():
             style = canvas.style(labels.index(label))
             number = (~np.isnan(values)).sum(axis=0)
@@ -144,7 +144,7 @@ def curves(path: pathlib.Path, panels: Mapping[str, Mapping[str, Curve]], best_e
 
 @canvas.drawing
 def confusion(path: pathlib.Path, names: Sequence[str], counts: np.ndarray, tables: Mapping[str, np.ndarray]) -> None:
-    """Draws where each true class's test images went, in percent; classes from the most frequent to the rarest.
+    """Draws which classes each true class's test images were given, in percent; from the most frequent to the rarest.
 
     Args:
       path: the PNG to write.
@@ -159,7 +159,7 @@ def confusion(path: pathlib.Path, names: Sequence[str], counts: np.ndarray, tabl
     number = len(order)
     side = 4.6 if number <= COUNTED else 5.4
     figure, panels = canvas.grid(tables, width=side, height=side, beside=0.8)
-    # Among many classes no single error is frequent: a square-root scale shows where they go.
+    # With many classes no single error is frequent, so a square-root scale makes errors visible.
     scale = Normalize(0, 100) if number <= NAMED else PowerNorm(0.5, 0, 100)
     colours = colormaps["Blues"].with_extremes(bad="#dddddd")
     for axes, (label, table) in zip(panels, tables.items(), strict=True):
@@ -183,7 +183,7 @@ def confusion(path: pathlib.Path, names: Sequence[str], counts: np.ndarray, tabl
 
 
 def _few_classes(path, names, counts, accuracy, measure) -> None:
-    """One row per class, with its name."""
+    """Draws one row per class, with its name."""
     beside = canvas.beside(accuracy) if len(accuracy) > 1 else 0.0
     figure = canvas.figure(9 + beside, 1.3 + 0.2 * len(names) * max(1.3, 0.55 * len(accuracy)))
     left, right = figure.subplots(1, 2, sharey=True)
@@ -222,11 +222,11 @@ def _few_classes(path, names, counts, accuracy, measure) -> None:
 
 
 def _many_classes(path, names, counts, accuracy, measure) -> None:
-    """Classes by rank; of one method every class is a point, and lines are means over neighbouring classes."""
+    """Draws classes by rank, as means over neighbouring classes; a single method also has a point for each class."""
     figure = canvas.figure(9 + (canvas.beside(accuracy) if len(accuracy) > 1 else 1.0), 3.8)
     left, right = figure.subplots(1, 2)
     ranks = np.arange(1, len(names) + 1)
-    # Classes without training images fall below the axis of a logarithmic scale.
+    # A logarithmic scale has no 0, so classes without training images lie at its floor.
     floor = 0.7 * max(int(counts.min()), 1)
     left.fill_between(ranks, np.maximum(counts, floor), floor, color="#8a8a8a", step="mid", lw=0)
     left.set_yscale("log")
@@ -259,13 +259,13 @@ def _ordered(accuracy: Mapping[str, np.ndarray], order: np.ndarray) -> dict[str,
 
 
 def _mean_and_deviation(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """[C] mean of [n, C] fractions, and their deviation in percent where there are several runs."""
+    """Returns the mean [C] of [n, C] fractions, and their deviation in percent; None for a single run."""
     mean = np.mean(values, axis=0)
     return mean, 100 * np.std(values, axis=0, ddof=1) if len(values) > 1 else None
 
 
 def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """The mean of each value's neighbourhood, of those that are not NaN and inside the ends."""
+    """Returns the mean of each value and its neighbours; NaN and places beyond the ends do not count."""
     kernel = np.ones(window)
     known = ~np.isnan(values)
     totals = np.convolve(np.where(known, values, 0), kernel, mode="same")

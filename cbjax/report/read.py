@@ -1,4 +1,4 @@
-"""Work directories read into records: runs, the methods they belong to, and what had to be left out."""
+"""Reads work directories into records: runs, the methods that they belong to, and the runs that are left out."""
 
 import dataclasses
 import itertools
@@ -15,7 +15,7 @@ from cbjax.config import HOW_KEYS, class_groups
 from cbjax.host import checked_json
 from cbjax.host.writers import read_regular, read_rows
 
-# Any of these makes a directory a run's, also where a kill came before the rest was written.
+# A directory with any of these files is a run's: a kill may have come before the others were written.
 RUN_FILES = ("config.json", "data.json", "metrics.jsonl", "results.json")
 CHECKPOINTS = ("last", "best")
 
@@ -25,7 +25,7 @@ class ReportError(ValueError):
 
 
 class LeftOut(NamedTuple):
-    """A work directory that no mean contains, and why."""
+    """A work directory that is left out of all means, and why."""
 
     path: pathlib.Path
     reason: str
@@ -39,11 +39,11 @@ class RunRecord:
       path: the directory.
       settings: the config with dotted keys.
       data: data.json: class names, counts, sizes, notes.
-      environment: environment.json; empty where it is missing.
+      environment: environment.json; empty if it is missing.
       rows: the epochs' rows of metrics.
       weights: the rows of class weights.
       results: results.json, or None while the run is unfinished.
-      folders: where the directory is called seed_N, those that it lies in, from below the directory that was given on.
+      folders: if the directory is called seed_N, the folders between the given directory and it; else empty.
     """
 
     path: pathlib.Path
@@ -78,28 +78,28 @@ class RunRecord:
         return class_groups.resolve(self.settings.get("evaluation.groups") or (), self.class_names)
 
     def is_balanced(self, split: str) -> bool:
-        """Whether all classes of "validation" or "test" have as many images: overall is balanced accuracy then."""
+        """Whether all classes of a split have equally many images; then overall accuracy is balanced accuracy."""
         counts = self.data.get(f"{split}_counts") or [0]
         return not self.multi_label and min(counts) == max(counts) > 0
 
     def stopped(self) -> str:
-        """Says how far an unfinished run came."""
+        """Returns how far an unfinished run came, as text."""
         if not self.rows:
             return "not finished: stopped before the end of its first epoch"
         epoch, step = self.rows[-1].get("epoch"), self.rows[-1].get("step")
         return f"not finished: stopped at step {step} (epoch {epoch} of {self.settings.get('num_epochs', '?')})"
 
     def test_metrics(self, checkpoint: str) -> dict[str, float]:
-        """The test metrics of the "last" or the "best" checkpoint; empty where there are none."""
+        """The test metrics of the "last" or the "best" checkpoint; empty if there are none."""
         return dict(((self.results or {}).get(checkpoint) or {}).get("test") or {})
 
     def per_class(self, checkpoint: str) -> np.ndarray | None:
-        """[C] test accuracy of each class, NaN for one without test image; None where the run has none."""
+        """[C] test accuracy of each class, NaN for a class without test images; None if nothing was tested."""
         values = ((self.results or {}).get("per_class") or {}).get(checkpoint)
         return None if values is None else np.asarray(values, dtype=np.float64)
 
     def confusion(self, checkpoint: str) -> np.ndarray | None:
-        """[C, C] share of each true class's test images by predicted class, NaN for a class without test image."""
+        """[C, C] share of each true class's test images by predicted class; NaN for a class without test images."""
         table = ((self.results or {}).get("confusion") or {}).get(checkpoint)
         if table is None:
             return None
@@ -108,12 +108,12 @@ class RunRecord:
         return np.divide(table, totals, out=np.full_like(table, np.nan), where=totals > 0)
 
     def calibration(self, checkpoint: str) -> np.ndarray | None:
-        """[3, bins] test images, their confidences and those predicted rightly, summed by bin of confidence."""
+        """[3, bins] sums over each bin of confidence: test images, their confidences, images predicted right."""
         sums = ((self.results or {}).get("calibration") or {}).get(checkpoint)
         return None if sums is None else np.asarray(sums, dtype=np.float64)
 
     def class_weights(self) -> tuple[np.ndarray, np.ndarray]:
-        """[E] epochs and the [E, C] class weights that each of them used."""
+        """[E] epochs, and [E, C] the class weights in each of them."""
         epochs = np.asarray([row["epoch"] for row in self.weights], dtype=np.float64)
         return epochs, np.asarray([row["class_weights"] for row in self.weights], dtype=np.float64)
 
@@ -124,7 +124,7 @@ class RunRecord:
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """The runs that differ in nothing but their seed and where they ran."""
+    """Runs that differ only in their seed and in where they ran."""
 
     label: str
     settings: dict[str, Any]
@@ -136,15 +136,15 @@ def read_runs(
 ) -> tuple[list[RunRecord], list[LeftOut]]:
     """Reads the runs in and below the given directories, and lists the directories that cannot be read.
 
-    Runs come in the order of the arguments. Below one argument the baseline leads (softmax cross entropy with equal
-    class weights) and the rest goes by name, numbers by value.
+    Runs come in the order of the arguments. Within one argument, the baseline (softmax cross entropy with equal class
+    weights) comes first, then the others by name; numbers in names are sorted by value.
 
     Args:
       workdirs: the directories.
-      out: that of the report; a run below it that was given by itself is named from there on.
+      out: directory of the report; a single run below it is named by the folders from there on.
 
     Raises:
-      ReportError: if there is no directory, or one of them holds no run.
+      ReportError: if no directory is given, or one of them holds no run.
     """
     if not workdirs:
         raise ReportError("a report needs at least one directory; give the --workdir of a training run or of a sweep")
@@ -168,20 +168,20 @@ def read_run(path: pathlib.Path) -> RunRecord:
     """Reads one work directory, finished or not.
 
     Raises:
-      OSError, ValueError: if it lacks a file that every run begins with, or a file is damaged.
+      OSError, ValueError: if a file that every run has from its start is missing, or a file is damaged.
     """
     data = _read_checked(path / "data.json")
     if not data.get("class_names") or len(data["class_names"]) != len(data.get("counts", ())):
         raise ValueError(f"{path / 'data.json'} needs class_names and as many counts")
     results = _read_checked(path / "results.json") if (path / "results.json").exists() else None
     logs = {name: path / f"{name}.jsonl" for name in ("metrics", "class_weights")}
-    for log in logs.values() if results else ():  # before its end a run adds to them
+    for log in logs.values() if results else ():  # an unfinished run still adds to them
         try:
             checked_json.check(log)
         except FileNotFoundError:
             continue
         except checked_json.RecordError as error:
-            raise ValueError(f"{error}; `cbjax train` with the run's own command makes it again") from error
+            raise ValueError(f"{error}; or run the same `cbjax train` command again, which makes it anew") from error
     environment = path / "environment.json"
     return RunRecord(
         path=path,
@@ -197,8 +197,8 @@ def read_run(path: pathlib.Path) -> RunRecord:
 def group(runs: Sequence[RunRecord]) -> tuple[list[Method], list[LeftOut]]:
     """Groups runs into methods, and leaves out a second run of the same method and seed.
 
-    A method is named by its folders where the path ends in METHOD/seed_N; where that says too little, by the config
-    keys that differ.
+    If a path ends in METHOD/seed_N, the method is named by its folders. If that is not enough, the config keys that
+    differ are added.
     """
     groups: dict[str, list[RunRecord]] = {}
     left_out = []
@@ -218,7 +218,7 @@ def group(runs: Sequence[RunRecord]) -> tuple[list[Method], list[LeftOut]]:
 
 
 def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names the dotted keys whose values are not the same in all settings."""
+    """Returns the dotted keys whose values are not equal in all settings."""
     keys = {key: None for one in settings for key in one}
     return [key for key in keys if any(one.get(key) != settings[0].get(key) for one in settings)]
 
@@ -239,7 +239,7 @@ def _find(root: pathlib.Path) -> list[pathlib.Path]:
             folders.clear()
         folders[:] = sorted(name for name in folders if not name.startswith("."))
     if not found:
-        what = "holds no run" if root.is_dir() else "is no directory"
+        what = "holds no run" if root.is_dir() else "is not a directory"
         raise ReportError(
             f"{root} {what}: looked in it and below for work directories (with {', '.join(RUN_FILES)}); "
             "give the --workdir of a training run or of a sweep"
@@ -248,13 +248,13 @@ def _find(root: pathlib.Path) -> list[pathlib.Path]:
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """Reads a JSON object; raises ValueError, with the file's name, if there is none."""
+    """Reads a JSON object; raises ValueError, with the file's name, if it cannot."""
     try:
         value = json.loads(read_regular(path))
     except FileNotFoundError:
         raise ValueError(f"{path.name} is missing") from None
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path.name} is no JSON: {error}") from error
+        raise ValueError(f"{path.name} is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path.name} must hold a JSON object; got {type(value).__name__}")
     return value
@@ -276,7 +276,7 @@ def _baseline_first(run: RunRecord) -> tuple:
 
 
 def _method_settings(run: RunRecord) -> dict[str, Any]:
-    """The settings that make the method: all but the seeds and the keys that say where and how."""
+    """Returns the settings that make the method: all but the seeds and the keys that say where and how it runs."""
     apart = ("seed", "data.seed", *HOW_KEYS)
     return {
         key: value
@@ -286,7 +286,7 @@ def _method_settings(run: RunRecord) -> dict[str, Any]:
 
 
 def _folders(path: pathlib.Path, given: str | os.PathLike, out: str | os.PathLike | None) -> tuple[str, ...]:
-    """The folders of a run called seed_N below the directory that was given, or the one that it lies in."""
+    """Returns the folders between the given directory and a run called seed_N; if there are none, its parent."""
     path, root = path.resolve(), pathlib.Path(given).resolve()
     if not re.fullmatch(r"seed[_-]?\d+", path.name):
         return ()
@@ -296,14 +296,14 @@ def _folders(path: pathlib.Path, given: str | os.PathLike, out: str | os.PathLik
 
 
 def _shared(runs: Sequence[RunRecord]) -> str:
-    """The innermost folders that all of the runs have in common."""
+    """Returns the innermost folders that all runs have in common."""
     levels = zip(*(run.folders[::-1] for run in runs), strict=False)
     same = [level[0] for level in itertools.takewhile(lambda level: len(set(level)) == 1, levels)]
     return "/".join(same[::-1])
 
 
 def _labels(groups: Sequence[Sequence[RunRecord]]) -> list[str]:
-    """A distinct name for each of the methods, given by their runs."""
+    """Returns a distinct name for each method; methods are given by their runs."""
     runs, names = [members[0] for members in groups], [_shared(members) for members in groups]
     labels = []
     for run, name in zip(runs, names, strict=True):

@@ -1,4 +1,4 @@
-"""Reliability: how often a model is right where it is so sure."""
+"""Draws reliability: how often a model is right, by how confident it is."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from cbjax.report.table import over_seeds
 
 
 def section(methods: Mapping[str, Sequence[RunRecord]], checkpoint: str, out: pathlib.Path) -> list[str]:
-    """Draws accuracy by confidence of methods, all runs of each put together; empty where no run has been measured."""
+    """Draws accuracy by confidence for each method, over all its runs; returns [] if no run was measured."""
     bins = {label: [run.calibration(checkpoint) for run in runs] for label, runs in methods.items()}
     sums = {label: np.sum([part for part in parts if part is not None], axis=0) for label, parts in bins.items()}
     sums = {label: total for label, total in sums.items() if np.ndim(total) == 2}
@@ -21,11 +21,9 @@ def section(methods: Mapping[str, Sequence[RunRecord]], checkpoint: str, out: pa
     errors = {label: over_seeds("ece", [run.test_metrics(checkpoint) for run in methods[label]]) for label in sums}
     pooled = any(len(methods[label]) > 1 for label in sums)
     draw(out / "reliability.png", sums, errors, "images of all runs together; ECE: mean over runs" if pooled else "")
-    text = (
-        f"Test images by confidence, {CHOSEN[checkpoint]}; on the dotted line a model is right as often as it is sure."
-    )
+    text = f"Test images by confidence, {CHOSEN[checkpoint]}. On the dotted line confidence equals accuracy."
     if pooled:
-        text += " The curves are of the images of a method's runs together, ECE is the mean over its runs."
+        text += " Curves are over the images of all runs of a method together; ECE is the mean over its runs."
     return ["## Reliability", text, picture(out / "reliability.png", "Accuracy by confidence")]
 
 
@@ -35,7 +33,7 @@ def draw(path: pathlib.Path, sums: Mapping[str, np.ndarray], errors: Mapping[str
 
     Args:
       path: the PNG to write.
-      sums: method -> [3, bins]: images, sum of confidences, images predicted rightly.
+      sums: method -> [3, bins]: images, sum of confidences, images predicted right.
       errors: method -> its calibration error in per cent, as the table of results has it.
       title: above all panels.
 

@@ -1,4 +1,4 @@
-"""The figures of a sweep in long form: a CSV file with a row for each finished run, read and written."""
+"""Reads and writes the figures of a sweep in long form: a CSV file with a row for each finished run."""
 
 import csv
 import io
@@ -29,25 +29,25 @@ FIELDS = (
 
 
 class RowsError(ValueError):
-    """A file of rows that cannot be read; the message says where and why."""
+    """A file of rows cannot be read; the message says where and why."""
 
 
 class NoRowsError(RowsError):
-    """A file of something else."""
+    """The file holds something else."""
 
 
 def read(path: str | os.PathLike) -> list[dict[str, str]]:
-    """Reads a file of rows; one that is not there has none.
+    """Reads a file of rows; returns [] if there is no file.
 
     Raises:
       RowsError: if it is damaged.
-      NoRowsError: if it is no such file.
+      NoRowsError: if it is not a file of rows.
     """
     path = pathlib.Path(path)
     if not path.exists():
         return []
     try:
-        text = read_regular(path).decode("utf-8-sig")  # Excel begins UTF-8 with a mark
+        text = read_regular(path).decode("utf-8-sig")  # Excel begins UTF-8 with a byte order mark
         reader = csv.DictReader(io.StringIO(text, newline=""))
         rows, columns = [(reader.line_num, one) for one in reader], tuple(reader.fieldnames or ())
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -55,23 +55,23 @@ def read(path: str | os.PathLike) -> list[dict[str, str]]:
     if columns != FIELDS:
         raise NoRowsError(
             f"{path} must be a CSV with the columns {','.join(FIELDS)}; got {','.join(columns) or 'nothing'}; "
-            "mend it or move it away"
+            "repair it or move it away"
         )
     for number, one in rows:
         if None in one or None in one.values():
-            raise RowsError(f"{path}, line {number}: must have {len(FIELDS)} fields; mend it or take the line away")
+            raise RowsError(f"{path}, line {number}: must have {len(FIELDS)} fields; repair or remove the line")
         for field in ("last", "best", "seconds"):
             if not _is_number(one[field]) and (one[field] or field == "seconds"):
                 empty = "" if field == "seconds" else ", or empty"
                 raise RowsError(
                     f"{path}, line {number}: {field} must be a finite number, such as 20.4{empty}; got "
-                    f"{one[field] or 'nothing'}; mend it or take the line away"
+                    f"{one[field] or 'nothing'}; repair or remove the line"
                 )
     return [{field: csv_cell(value) for field, value in one.items()} for _, one in rows]
 
 
 def add(path: str | os.PathLike, new: Iterable[Mapping[str, Any]]) -> None:
-    """Adds rows to a file, in the place of those of the same config and metric; writes it whole or not at all."""
+    """Adds rows to a file; they replace rows of the same config and metric. The file is written whole or not at all."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with only_writer(path.parent):
@@ -81,12 +81,12 @@ def add(path: str | os.PathLike, new: Iterable[Mapping[str, Any]]) -> None:
 
 
 def place(labels: Mapping[str, str], rows: Sequence[str], column: str | None) -> dict[str, str]:
-    """Returns where a run stands in a table: the fields "method", "setting" and "cell" of its row.
+    """Returns a run's place in a table: the fields "method", "setting" and "cell" of its row.
 
     Args:
       labels: axis -> the run's name on it.
-      rows: the table's axes of rows.
-      column: its axis of columns; None for a single one.
+      rows: axes that make the table's rows.
+      column: axis that makes its columns; None for a single column.
     """
     method, setting = row_key([labels[axis] for axis in rows])
     return {"method": method, "setting": setting, "cell": labels[column] if column else ""}

@@ -1,4 +1,4 @@
-"""What the page of one run and the page of a comparison share: class weights, curves, environment."""
+"""Makes the sections that the page of one run and the page of a comparison share: weights, curves, environment."""
 
 import contextlib
 import pathlib
@@ -23,8 +23,8 @@ PICTURES = (
     "reliability.png",
 )
 CHOSEN = {"last": "last epoch", "best": "best epoch on held-out validation"}
-PANELS = 9  # pictures with a panel per method are left out above this
-LISTED = 20  # runs of a sweep that are named as swinging
+PANELS = 9  # with more methods, pictures with a panel for each are left out
+LISTED = 20  # most swinging runs of a sweep that are named
 
 
 def join(sections: Sequence[str]) -> str:
@@ -32,21 +32,21 @@ def join(sections: Sequence[str]) -> str:
 
 
 def picture(path: pathlib.Path, caption: str) -> str:
-    """Shows the picture beside the page, or says that it is missing."""
+    """Returns a line that shows a picture, or says that it is missing."""
     if not path.exists():
         return f"{escape(caption)}: {path.name} could not be drawn."
     return f"![{escape(caption)}]({path.name})"
 
 
 def measure(run: RunRecord, checkpoint: str) -> str:
-    """What the numbers of `RunRecord.per_class` are."""
+    """Returns a name for the numbers of `RunRecord.per_class`."""
     return f"test {'average precision' if run.multi_label else 'accuracy'}, {CHOSEN[checkpoint]}"
 
 
 def weights_section(methods: Mapping[str, Sequence[RunRecord]], out: pathlib.Path) -> list[str]:
-    """Draws the class weights of each method's first run, and the accuracies that they follow; classes are the same.
+    """Draws the class weights of each method's first run, and the accuracies that they follow.
 
-    Names the methods whose weights are always equal, and those whose weights swing in one of their runs.
+    Names the methods with equal weights, and the methods whose weights swing in a run. All must have the same classes.
     """
     runs = {label: members[0] for label, members in methods.items()}
     weights = {label: run.class_weights() for label, run in runs.items() if run.weights}
@@ -54,7 +54,7 @@ def weights_section(methods: Mapping[str, Sequence[RunRecord]], out: pathlib.Pat
     drawn = {label: values for label, values in weights.items() if label not in equal}
     text = []
     if equal:
-        text.append(f"All classes weigh the same in every epoch: {', '.join(map(escape, equal))}.")
+        text.append(f"Equal weights for all classes in every epoch: {', '.join(map(escape, equal))}.")
     text += [line for label in drawn if (line := _swing_line(label, methods[label]))]
     if 0 < len(drawn) <= PANELS:
         run = runs[next(iter(drawn))]
@@ -74,7 +74,7 @@ def weights_section(methods: Mapping[str, Sequence[RunRecord]], out: pathlib.Pat
 
 
 def swing_of(run: RunRecord) -> swings.Swing | None:
-    """Returns the stretch of epochs in which the run's class weights swing, if they do."""
+    """Returns the epochs in which a run's class weights swing, if they do."""
     if len(run.weights) < 2:
         return None
     epochs, values = run.class_weights()
@@ -87,8 +87,8 @@ def swinging_runs(place: pathlib.Path, names: Sequence[str]) -> str | None:
 
     Args:
       place: the sweep's folder.
-      names: of its runs. Counted are those that weigh by difficulty and can be read: others may lie elsewhere, be
-        damaged or not begun.
+      names: names of its runs. Only runs that weigh by difficulty and can be read count; others may lie elsewhere, be
+        damaged, or not have begun.
     """
     found = {}
     for name in names:
@@ -107,7 +107,7 @@ def swinging_runs(place: pathlib.Path, names: Sequence[str]) -> str | None:
 
 
 def _swing_line(label: str, members: Sequence[RunRecord]) -> str | None:
-    """Says in which of a method's runs the weights swing, and what to do, by the one in which they swing most."""
+    """Returns a line if weights swing in a method's runs: in how many, and what to do about the worst."""
     found = [(swing, run) for run in members if (swing := swing_of(run))]
     if not found:
         return None
@@ -118,7 +118,7 @@ def _swing_line(label: str, members: Sequence[RunRecord]) -> str | None:
 
 
 def _held_out(run: RunRecord) -> plots.Curve | None:
-    """Returns [E] epochs and the [E, C] held-out accuracies (%) of a run whose weights follow them."""
+    """Returns [E] epochs and [E, C] held-out accuracies (%), if the run's weights follow them."""
     if run.settings.get("weights.name") != "difficulty" or not (run.path / "per_class.jsonl").exists():
         return None
     rows = [row for row in read_rows(run.path / "per_class.jsonl") if row.get("split") == "validation"]
@@ -138,11 +138,11 @@ def curves_section(panels: Mapping[str, Mapping[str, plots.Curve]], out: pathlib
 
 
 def curves(runs: Mapping[str, tuple[Sequence[RunRecord], str]], scale: float) -> dict[str, plots.Curve]:
-    """Collects one metric of several lines over the epochs; a line whose runs never have it is left out.
+    """Collects the values of several lines over the epochs; a line without values is left out.
 
     Args:
       runs: label of the line -> (its runs, the key of the metric).
-      scale: what values are multiplied with.
+      scale: factor for all values.
     """
     lines = {}
     for label, (members, key) in runs.items():
@@ -155,7 +155,7 @@ def curves(runs: Mapping[str, tuple[Sequence[RunRecord], str]], scale: float) ->
 
 
 def environment(runs: Sequence[RunRecord]) -> str:
-    """Lists versions, commit and devices, with every value where runs differ."""
+    """Lists versions, commit and devices; if runs differ, with all values."""
     values: dict[str, dict[str, None]] = {}
     for run in runs:
         for key, value in run.environment.items():

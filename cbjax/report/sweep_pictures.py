@@ -1,4 +1,4 @@
-"""Which pictures the rows of a sweep give, and under which words they stand in its report."""
+"""Draws the pictures of a sweep from its rows, and writes the lines of the report that show them."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -13,10 +13,10 @@ from cbjax.report.read import read_json
 from cbjax.report.sections import picture
 from cbjax.report.sweep_table import read_setting
 
-# Those of the papers' figures; a sweep's own join them.
+# Values in the papers' figures; the sweep's own values are added.
 BETAS = (0.9, 0.99, 0.999, 0.9999)
 TAUS = (0.5, 1.0, 1.5, 2.0, 5.0)
-PANELS = 12  # columns of a table that are drawn against a setting
+PANELS = 12  # most columns of a table that are drawn against a setting
 
 
 def sweep_pictures(
@@ -31,9 +31,9 @@ def sweep_pictures(
     Args:
       place: the sweep's folder.
       out: the folder of the pictures.
-      table: its layout (`sweep_table.as_json`).
-      rows: its rows.
-      runs: the names of all its runs, in order.
+      table: layout of its table (`sweep_table.as_json`).
+      rows: rows of its results.
+      runs: names of all its runs, in order.
     """
     for path in (*(out / name for name in sweep_plots.PICTURES), *out.glob("settings_[0-9].png")):
         path.unlink(missing_ok=True)
@@ -67,11 +67,11 @@ def _name(line):
 
 
 def _weights_of_counts(place, out, runs, betas):
-    """Draws what beta makes of the classes of the first run whose data are known."""
+    """Draws what beta does to the classes of the first run whose data are known."""
     for run in runs:
         try:
             counts = np.asarray(read_json(place / run / "data.json")["counts"])
-        except (ValueError, KeyError):  # not begun here, or damaged
+        except (ValueError, KeyError):  # the run has not begun here, or is damaged
             continue
         if (counts := counts[counts > 0]).size:
             sweep_plots.effective_number(out / "effective_number.png", counts, betas)
@@ -84,10 +84,10 @@ def _weights_of_counts(place, out, runs, betas):
 
 
 def _settings(out, table, lines, columns, figures, measure):
-    """Draws a picture for each setting of which methods have several values, the most common first.
+    """Draws a picture for each setting with several values, the most common setting first.
 
-    Of two settings as common, as in a grid of both, that with more values is first; each value of the other has a line
-    there, and no picture is made of rows that an earlier one has.
+    If two settings are equally common, as in a grid of both, the one with more values comes first; there, each value of
+    the other setting has a line. Rows that an earlier picture shows make no further picture.
     """
     found: dict[str, dict[str, dict[float, tuple[str, str]]]] = {}
     for line in lines:
@@ -109,7 +109,7 @@ def _settings(out, table, lines, columns, figures, measure):
 
 
 def _setting(path, kind, methods, table, others, columns, figures, measure):
-    """Draws methods against their values of a setting, a panel for each column; the other rows are level lines."""
+    """Draws methods against their values of a setting, a panel for each column. Other rows are level lines."""
     printed = {(row_key(one["row"]), one["column"]): one["mean"] for one in table["paper"]}
     panels, left_out = {}, []
     for column in columns:
@@ -137,7 +137,7 @@ def _setting(path, kind, methods, table, others, columns, figures, measure):
 
 
 def _settings_of(line):
-    """Yields name and number of each of a row's settings, and the rest of the row's name."""
+    """Yields, for each setting of a row, its name, its number and the rest of the row's name."""
     parts = line[1].split(", ")
     for place, part in enumerate(parts):
         if (read := read_setting(part)) is not None:

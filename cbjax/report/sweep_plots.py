@@ -1,4 +1,4 @@
-"""The pictures of a sweep, after the papers' figures: errors as a matrix, against a setting, and the weights behind."""
+"""Draws pictures of a sweep like the papers' figures: errors as a matrix, errors against a setting, and weights."""
 
 import dataclasses
 import itertools
@@ -13,8 +13,8 @@ from cbjax import difficulty, weights
 from cbjax.report import canvas
 
 PICTURES = ("matrix.png", "settings.png", "effective_number.png", "weights_by_count.png", "weights_by_difficulty.png")
-DASHES: tuple[Any, ...] = ("--", "-.", (0, (10, 3)), (0, (1, 1.5)), (0, (8, 2, 1, 2, 1, 2)))  # of level lines
-CELL = 10  # letters that a cell is wide
+DASHES: tuple[Any, ...] = ("--", "-.", (0, (10, 3)), (0, (1, 1.5)), (0, (8, 2, 1, 2, 1, 2)))  # for level lines
+CELL = 10  # width of a cell in letters
 Figures = Mapping[tuple[str, str], Sequence[float]]  # (row, column) -> the figures of its runs, in per cent
 
 
@@ -22,15 +22,15 @@ Figures = Mapping[tuple[str, str], Sequence[float]]  # (row, column) -> the figu
 def matrix(
     path: pathlib.Path, rows: Sequence[str], columns: Sequence[str], figures: Figures, measure: str, across: str
 ) -> None:
-    """Draws a table's means as a matrix of colours with their numbers, each column coloured by itself.
+    """Draws a table's means as a matrix with colours and numbers; each column has its own range of colours.
 
     Args:
       path: the PNG to write.
       rows: names from top to bottom.
       columns: names from left to right.
-      figures: what was measured at the last epoch; a cell without any stays empty.
-      measure: what the figures are.
-      across: what the columns are.
+      figures: figures at the last epoch; a cell without any stays empty.
+      measure: name of the figures.
+      across: name of the axis of columns.
 
     Source: Cui et al. 2019, figures 8 to 10.
     """
@@ -41,7 +41,7 @@ def matrix(
     title = f"{measure}: {canvas.mean_of(numbers)}, last epoch"
     below, beside = ([canvas.short(name, canvas.LEGEND) for name in names] for names in (columns, rows))
     longest = max(map(len, below))
-    # Names that are wider than a cell would run into each other.
+    # Names that are wider than a cell are turned, or they would overlap.
     turn = {} if longest <= CELL else {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
     width = 0.6 + 0.75 * len(columns) + 0.07 * max(map(len, beside))
     height = 1.4 + 0.32 * len(rows) + (0.05 * longest if turn else 0)
@@ -61,7 +61,7 @@ def matrix(
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """A column of a table, to be drawn against a setting.
+    """A column of a table that is drawn against a setting.
 
     Attributes:
       curves: method -> value of the setting -> the figures of its runs.
@@ -78,13 +78,13 @@ class Panel:
 def against_setting(path: pathlib.Path, name: str, panels: Mapping[str, Panel], measure: str) -> None:
     """Draws a metric against a setting, a panel per column of the table; bars are ± one standard deviation.
 
-    One run has no bar.
+    A single run has no bar.
 
     Args:
       path: the PNG to write.
-      name: of the setting, such as "beta".
-      panels: title -> what is drawn.
-      measure: what the figures are.
+      name: name of the setting, such as "beta".
+      panels: title -> panel.
+      measure: name of the figures.
 
     Source: Cui et al. 2019, figure 5 (beta); Sinha et al. 2020, tables 2 and 4 (tau).
     """
@@ -95,14 +95,14 @@ def against_setting(path: pathlib.Path, name: str, panels: Mapping[str, Panel], 
     width = canvas.beside([*others, *theirs.values()])
     figure, places = canvas.grid(panels, width=3.4, height=2.9, beside=width, sharey=False)
     for axes, (title, panel) in zip(places, panels.items(), strict=True):
-        # Values of beta crowd at 1: evenly spaced, under their own names.
+        # Values are evenly spaced, since values of beta crowd near 1.
         numbers = sorted({number for curve in panel.curves.values() for number in curve})
         for method, curve in panel.curves.items():
             own = [number for number in numbers if number in curve]
             x, style = [numbers.index(number) for number in own], canvas.style(methods.index(method))
             means = [np.mean(curve[number]) for number in own]
             deviations = [np.std(curve[number], ddof=1) if len(curve[number]) > 1 else np.nan for number in own]
-            # Apart from the bars, so that the legend has all lines in the order that they are drawn in.
+            # Drawn apart from the bars, so that the legend lists all lines in their order.
             axes.plot(x, means, marker="o", ms=4, lw=1.4, label=canvas.short(method, canvas.LEGEND), **style)
             axes.errorbar(x, means, deviations, fmt="none", capsize=2, lw=1.4, ecolor=style["color"])
             printed = [panel.paper.get(method, {}).get(number, np.nan) for number in own]
@@ -127,7 +127,7 @@ def against_setting(path: pathlib.Path, name: str, panels: Mapping[str, Panel], 
 
 
 def _levels(methods: Sequence[str], others: Sequence[str]) -> dict[str, int]:
-    """Returns level line -> the place of its style: for "softmax" that of "CB softmax", else one of its own."""
+    """Returns level line -> index of its style: "softmax" shares it with "CB softmax", others have their own."""
     found: dict[str, int] = {}
     free = itertools.count(len(methods))
     for other in others:

@@ -1,4 +1,4 @@
-"""How the figures of a sweep are laid out beside a paper's, and what such a layout must obey."""
+"""Describes the table of a sweep: how its figures are laid out next to a paper's; checks such a layout."""
 
 import dataclasses
 import math
@@ -17,19 +17,19 @@ METRICS = ("accuracy", "error", "balanced_accuracy", "top5_error", "macro_recall
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """How the figures of a sweep are laid out, and what the paper prints there.
+    """The layout of a sweep's figures, and the figures that a paper prints there.
 
     Attributes:
-      title: a line above it.
+      title: a line above the table.
       rows: axes whose names make a row, in order, such as ("method", "setting").
       columns: the axis across.
-      metric: one of METRICS, of the test split, in per cent.
-      paper: row (the names, in the order of `rows`) -> column -> (mean, standard deviation or None), in per cent. Its
-        order is the table's where it has all rows, or all columns, of the runs; else it stands behind theirs.
-      notes: lines below it.
+      metric: one of METRICS, on the test split, in per cent.
+      paper: row (its names, in the order of `rows`) -> column -> (mean, standard deviation or None), in per cent. If it
+        has all rows, or all columns, of the runs, its order is the table's; else its own rows or columns come last.
+      notes: lines below the table.
     """
 
-    # Defaults for what must be given, so that a missing one is told in words rather than by Python.
+    # All fields have defaults, so that `check` can say in words what is missing, instead of Python.
     title: str = ""
     rows: tuple[str, ...] = ()
     columns: str = ""
@@ -42,15 +42,15 @@ def check(path: Path, table: Table, labels: Sequence[Mapping[str, str]]) -> None
     """Checks a table against the names of its runs.
 
     Args:
-      path: of the sweep's file, for messages.
+      path: path of the sweep's file, for messages.
       table: the table.
-      labels: of each run, axis -> name.
+      labels: axis -> name, for each run.
 
     Raises:
-      ConfigError: if the table is badly made, a run has no cell, runs of one seed share one, two rows read the same,
-        or the paper's figures stand in columns that no run has.
+      ConfigError: if a field is wrong, a run has no cell, runs of one seed share a cell, two rows read the same, or the
+        paper's figures stand in columns that no run has.
     """
-    given: Any  # any, as a user may have written it
+    given: Any  # a user may have written anything
     if not isinstance(given := table.title, str):
         raise ConfigError(f"{path}: the table's title must be a text; got {show(given)}")
     for name, given in {"rows": table.rows, "notes": table.notes}.items():
@@ -84,13 +84,13 @@ def check(path: Path, table: Table, labels: Sequence[Mapping[str, str]]) -> None
     own = dict.fromkeys(one[table.columns] for one in labels)
     if printed and not printed & own.keys():
         raise ConfigError(
-            f"{path}: the paper's figures must stand in columns of the axis {table.columns!r}, where the runs have "
+            f"{path}: the paper's figures must be in columns of the axis {table.columns!r}; the runs have "
             f"{', '.join(map(repr, own))}; got {', '.join(sorted(map(repr, printed)))}"
         )
 
 
 def as_json(table: Table, labels: Iterable[Mapping[str, str]]) -> dict[str, Any]:
-    """Returns the layout of a table as JSON values, rows and columns in order (`Table.paper`), settings by number."""
+    """Returns a table's layout as JSON values; rows and columns are in order (`Table.paper`), settings by number."""
     runs = list(labels)
     row_names = _merged(table.paper, [tuple(one[axis] for axis in table.rows) for one in runs])
     printed = [column for cells in table.paper.values() for column in cells]
@@ -112,18 +112,18 @@ def as_json(table: Table, labels: Iterable[Mapping[str, str]]) -> dict[str, Any]
 
 
 def row_key(names: Sequence[str]) -> tuple[str, str]:
-    """Returns method and setting, as rows of results have them, of a row's names on its axes."""
+    """Turns a row's names on its axes into method and setting, as rows of results hold them."""
     return names[0], ", ".join(filter(None, names[1:]))
 
 
 def _merged(printed: Iterable[T], own: Sequence[T]) -> list[T]:
-    """Lists the names of the paper and of the runs, each once, in the paper's order if it has all of the runs'."""
+    """Lists the names of the paper and of the runs, each once; in the paper's order if it has all of the runs."""
     printed = list(printed)
     return list(dict.fromkeys([*printed, *own] if set(own) <= set(printed) else [*own, *printed]))
 
 
 def _in_order(row_names: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Puts the rows of a method side by side, and those of one kind of setting, such as beta, by their number."""
+    """Puts the rows of a method together, and sorts rows of one kind of setting, such as beta, by number."""
     kinds: dict[tuple[str, Any], int] = {}
     keys = {}
     for names in dict.fromkeys(row_names):
@@ -189,12 +189,12 @@ def _check_paper(path: Path, table: Table, row: Any, cells: Any) -> None:
         if not _is_number(mean) or not (std is None or _is_number(std)):
             raise ConfigError(
                 f"{path}: a figure of the paper must be (mean, standard deviation or None), in per cent; got "
-                f"{show(cell)} in the row {row}, column {column}: leave a column out that the paper has not"
+                f"{show(cell)} in the row {row}, column {column}: leave out columns that the paper lacks"
             )
 
 
 def _is_number(figure: Any) -> bool:
     try:
         return isinstance(figure, Real) and math.isfinite(figure)
-    except OverflowError:  # a whole number of hundreds of digits
+    except OverflowError:  # a whole number with hundreds of digits
         return False

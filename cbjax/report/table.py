@@ -1,4 +1,4 @@
-"""Numbers as text: means and deviations over seeds, Markdown tables, class names, the data in words."""
+"""Formats figures as text: means and deviations over seeds, Markdown tables, class names, the data in words."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -29,7 +29,7 @@ LISTED = 10
 
 
 def with_groups(columns: Mapping[str, str], runs: Iterable[RunRecord]) -> dict[str, str]:
-    """Adds the figures of the groups of classes that the runs' configs name, behind those of many, medium and few."""
+    """Adds columns for the groups of classes that configs name, after those of many, medium and few."""
     names = dict.fromkeys(name for run in runs for name in run.groups)
     named = {f"{name}_accuracy": name for name in names} | {f"{name}_precision": f"{name} precision" for name in names}
     place = list(columns).index("worst_accuracy")
@@ -40,7 +40,7 @@ def with_groups(columns: Mapping[str, str], runs: Iterable[RunRecord]) -> dict[s
 def results_table(
     methods: Sequence[Method], checkpoint: str, leave_out: Sequence[str] = ()
 ) -> tuple[list[str], list[list[str]]]:
-    """Returns the header and the rows of a comparison: a row for each method with test metrics of the checkpoint.
+    """Returns the header and the rows of a comparison: a row for each method that was tested at the checkpoint.
 
     Args:
       methods: the rows.
@@ -61,7 +61,7 @@ def results_table(
 
 
 def over_seeds(key: str, metrics: Sequence[Mapping[str, float | None]]) -> str:
-    """The mean and sample standard deviation of one metric over runs; says so where some runs lack it."""
+    """Formats the mean and sample standard deviation of a metric over runs; says if some runs lack it."""
     values = [value for one in metrics if (value := one.get(key)) is not None]
     if not values:
         return NOTHING
@@ -76,7 +76,7 @@ def mean_and_deviation(values: Sequence[float] | np.ndarray) -> str:
 
 
 def metric(key: str, value: float | None) -> str:
-    """Formats one metric of one run: shares in percent, the loss as it is."""
+    """Formats a metric of a run: shares in percent, the loss as it is."""
     if value is None or not np.isfinite(value):
         return NOTHING
     return f"{value:.4f}" if key == "loss" else f"{100 * value:.1f}"
@@ -89,12 +89,12 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def by_frequency(counts: np.ndarray) -> np.ndarray:
-    """[C] classes from the most to the fewest training images, the lower index first among equals."""
+    """Returns the classes [C] from the most to the fewest training images; equals by index."""
     return np.argsort(-counts, kind="stable")
 
 
 def class_list(classes: Iterable[int], run: RunRecord, counted: bool = True) -> str:
-    """Names classes, with their training images; the tail of a long list as a number."""
+    """Names classes with their training images; of a long list only the first, and how many more there are."""
     classes = list(classes)
     named = [escape(run.class_names[c]) + (f" ({run.counts[c]})" if counted else "") for c in classes[:LISTED]]
     more = f" and {len(classes) - LISTED} others" if len(classes) > LISTED else ""
@@ -102,7 +102,7 @@ def class_list(classes: Iterable[int], run: RunRecord, counted: bool = True) -> 
 
 
 def describe_data(run: RunRecord) -> str:
-    """Says what the run learned from and was tested on: sizes, imbalance, extremes and groups by class name."""
+    """Describes the data of a run: sizes, imbalance, extreme classes and groups of classes."""
     counts, sizes = run.counts, run.data.get("sizes", {})
     present = counts[counts > 0]
     kind = "positive labels" if run.multi_label else "images"

@@ -502,7 +502,7 @@ def test_images_that_are_trained_and_measured_on_are_refused_or_noted(three):
     [
         ("path,label,label\na.jpg,cat,dog\n", "line 1: must have one column label, got 2"),
         ("path,label,Path\na.jpg,cat,dog\n", "line 1: must have one column path, got 2"),
-        ("path,label\nhttps://x.org/a.jpg,cat\n", "line 2: the path 'https://x.org/a.jpg' begins with https://, and"),
+        ("path,label\nhttps://x.org/a.jpg,cat\n", "line 2: the path 'https://x.org/a.jpg' begins with https://, but"),
         ("path,label\nfile:///a.jpg,cat\n", "line 2: the path .* begins with file://"),
         ("path,label\na\0.jpg,cat\n", "NUL"),
         ("path,label\na.jpg,caf\udce9\n", "line 2: the label .* is not UTF-8: save the file as UTF-8"),

@@ -438,8 +438,8 @@ MEMBERS = {
     ),
     "negative shape": ([("images.npy", npy({**HUGE, "shape": (-1, 4)}))], "its member 'images.npy'"),
     "empty": ([("labels.npy", b"")], "its member 'labels.npy': .*EOF"),
-    "cut": ([("images.npy", WHOLE[:-1])], "its member 'images.npy': it has 95 bytes where"),
-    "too long": ([("images.npy", WHOLE + b"x")], "its member 'images.npy': it has 97 bytes where"),
+    "cut": ([("images.npy", WHOLE[:-1])], "its member 'images.npy': it has 95 bytes, but"),
+    "too long": ([("images.npy", WHOLE + b"x")], "its member 'images.npy': it has 97 bytes, but"),
     "no bytes": (
         [("labels.npy", npy({"descr": "<U0", "fortran_order": False, "shape": (10**12,)}))],
         r"'labels.npy': its numbers or strings, <U0, have no bytes",

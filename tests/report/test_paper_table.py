@@ -218,7 +218,9 @@ def test_a_report_says_which_file_of_rows_is_gone(swept):
     assert "Rows are missing" not in (swept / "report.md").read_text(), "each run has its row"
     (swept / "results_1_of_2.csv").unlink()
     assert main(["report", str(swept)]) == 0
-    assert "Rows are missing that stood in /elsewhere/kept.csv" in (swept / "report.md").read_text().replace("\\", "")
+    assert "Rows are missing, because these files are gone: /elsewhere/kept.csv" in (
+        swept / "report.md"
+    ).read_text().replace("\\", "")
 
 
 @pytest.mark.parametrize("file", ["kept.csv", "/before/it/moved/kept.csv"])
@@ -242,7 +244,7 @@ def test_where_the_rows_of_finished_runs_are_gone_the_report_stays(swept, capsys
     assert main(["report", str(swept)]) == 2
     assert {path.name: path.read_bytes() for path in swept.glob("*.*") if path.suffix in (".md", ".png")} == before
     said = capsys.readouterr().err
-    assert f"runs such as {run} have finished, but the rows of their figures are gone from" in said
+    assert f"runs such as {run} have finished, but the rows with their figures are gone from" in said
     assert f"`cbjax sweep --config=cdb_table2:short --workdir={swept}`" in said
 
 
@@ -315,7 +317,7 @@ def test_a_sweep_s_report_names_the_runs_that_failed(swept):
 def test_a_damaged_description_is_named(swept, capsys):
     (swept / "sweep.json").write_text("")
     assert main(["report", str(swept)]) == 2
-    assert "sweep.json is no JSON" in capsys.readouterr().err
+    assert "sweep.json is not JSON" in capsys.readouterr().err
 
 
 def test_a_line_has_one_colour_in_all_panels_and_the_legend_all_lines(tmp_path, monkeypatch):

@@ -242,7 +242,7 @@ def test_comparison_says_what_the_numbers_mean(sweep):
     assert "thirds of the classes by training images, as the largest class has under 200" in text
     assert re.search(r"few: 3 classes, \d+ to 6 images: digit 7, digit 8, digit 9\.", text)
     assert "no validation image: digit 9" in text
-    assert "All classes weigh the same in every epoch: ce." in text
+    assert "Equal weights for all classes in every epoch: ce." in text
     assert "jax 0.10.2" in text
     assert "Left out" not in text
     methods = tables(page)["Methods"]
@@ -275,7 +275,7 @@ def test_one_run(sweep, tmp_path):
         assert row["accuracy"] == f"{100 * accuracy:.1f}"
     worst = int(np.argmin(result["per_class"]["best"]))
     assert f"Worst: digit {worst} (" in page
-    assert f"Best is epoch {result['best']['epoch']}," in page
+    assert f"The best epoch is {result['best']['epoch']}," in page
     assert set(pictures(page)) == {*PICTURES}
     for name in pictures(page):
         assert_shows_something(tmp_path / name)
@@ -358,7 +358,7 @@ def test_nothing_held_out(tmp_path):
     found = tables(page)
     assert [row["method"] for row in found["Last epoch"]] == ["ce", "cdb"]
     assert [row["method"] for row in found["Best epoch on held-out validation"]] == ["cdb"]
-    assert "The other methods held nothing out, and have no best epoch." in page
+    assert "The other methods held out no images, so they have no best epoch." in page
     assert "Test accuracy, last epoch." in page
     single = report([tmp_path / "ce" / "seed_0"], tmp_path / "single").read_text()
     assert "Held-out validation: none." in single
@@ -416,7 +416,7 @@ def test_left_out_runs_are_listed_with_the_reason(tmp_path):
     assert reasons == {
         str(
             tmp_path / "broken/seed_0"
-        ): "cannot be read: results.json is no JSON: Expecting value: line 1 column 14 (char 13)",
+        ): "cannot be read: results.json is not JSON: Expecting value: line 1 column 14 (char 13)",
         str(tmp_path / "partial/seed_0"): "cannot be read: config.json is missing",
         str(tmp_path / "killed/seed_0"): "not finished: stopped at step 70 (epoch 5 of 12)",
         str(tmp_path / "early/seed_0"): "not finished: stopped before the end of its first epoch",
@@ -504,7 +504,7 @@ def test_methods_are_named_by_what_differs(tmp_path):
     methods, _ = read.group(read.read_runs(flat)[0])
     assert [method.label for method in methods] == ["data.imbalance=100", "data.imbalance=10"]
     page = report(flat, tmp_path / "out").read_text()
-    assert "Classes or training images differ: none of them is compared." in page
+    assert "Classes are not compared: they, or their images, differ." in page
     assert page.count("- Training: ") == 2
     assert [row["n"] for row in tables(page)["Last epoch"]] == ["2", "2"]
     assert pictures(page) == ["curves.png"]

@@ -132,9 +132,9 @@ def paper(figures):
         (paper("{('x',): {'1': (None, 5.0)}}"), "must be .mean, standard deviation or None.*; got .None, 5.0"),
         (
             paper("{('x',): {'1': (float('nan'), None)}}"),
-            "got .nan, None. .*: leave a column out that the paper has not",
+            "got .nan, None. .*: leave out columns that the paper lacks",
         ),
-        (paper("{('x',): {'1.0': (5.0, None)}}"), "where the runs have '1', '2'; got '1.0'"),
+        (paper("{('x',): {'1.0': (5.0, None)}}"), "the runs have '1', '2'; got '1.0'"),
         ("Sweep(seeds(1), 'digits_lt')", "a Sweep is made of a config's name, .* in this order; its config is list"),
         ("Sweep('digits_lt', Variant({'a': 'x'}, {}))", r"second of a Sweep must be a list of variants.*; got Variant"),
         ("Sweep('digits_lt', [Variant({'a': 1}, {})])", "names on them must be texts; got {'a': 1}"),
