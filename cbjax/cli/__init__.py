@@ -1,7 +1,6 @@
-"""The `cbjax` command: its arguments, what it sets before JAX starts, what it says, and the files that it writes.
+"""The `cbjax` command: its arguments, what it sets before JAX starts, what it prints, and some files that it writes.
 
-What a command does is in other rooms; here is how it is asked and answered. Begin with `entry.py`, then
-`commands.py`.
+Begin with `entry.py`, then `commands.py`. The work of each command is done in other rooms.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""The arguments that the `cbjax` command takes."""
+"""Defines and reads the arguments of the `cbjax` command."""
 
 import argparse
 import pathlib
@@ -11,7 +11,7 @@ from cbjax.host.text import visible
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Reads the arguments of the command; a mistake is told by argparse, which ends with exit status 2.
+    """Reads the arguments of the command. For a mistake argparse prints a message and exits with status 2.
 
     Returns:
       The options, with the command's `name`, and the overrides "KEY=VALUE" of its config.
@@ -33,7 +33,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
             "--config",
             required=True,
             metavar="FILE",
-            help="a file, or the name of one that cbjax brings, such as digits_lt",
+            help="a file, or the name of a config that cbjax brings, such as digits_lt",
         )
         command.add_argument(
             "--workdir",
@@ -50,14 +50,14 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         type=_up_to(10**5),
         default=0,
         metavar="STEPS",
-        help="write a trace of so many steps to DIR/profile",
+        help="write a trace of STEPS steps to DIR/profile",
     )
-    sweep.add_argument("--dry-run", action="store_true", help="list the runs and what they take, and train none")
+    sweep.add_argument("--dry-run", action="store_true", help="list the runs and what they need; train none")
     sweep.add_argument(
         "--mode",
         default="auto",
         choices=("auto", "loop", "vmap", "devices"),
-        help="runs one after another, several on a device, or several on every device (of a CPU, core); auto measures",
+        help="one run after another, several on a device, or several on each device (on a CPU: core); auto measures",
     )
     sweep.add_argument("--group-size", type=_up_to(10**5), metavar="K", help="runs at a time (auto: at most)")
     sweep.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help="train every N-th run from the I-th")
@@ -66,9 +66,9 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     evaluate = add("eval", "Evaluate a trained run on one of its splits, or on new labelled images.")
     evaluate.epilog = (
-        "--config.KEY=VALUE changes what can differ at test time, such as --config.data.image_size=320, or names new "
-        "labelled images: --config.data.test_list=FILE (a list, or a .csv), --config.data.root=DIR (a folder for each "
-        "class), --config.data.file=FILE.npz; classes are found by their names"
+        "--config.KEY=VALUE changes a key that may differ at test time, such as --config.data.image_size=320, or names "
+        "new labelled images: --config.data.test_list=FILE (a list, or a .csv), --config.data.root=DIR (a folder for "
+        "each class), --config.data.file=FILE.npz; classes are found by their names"
     )
     evaluate.add_argument("--workdir", required=True, metavar="DIR", type=_directory)
     evaluate.add_argument("--split", default="test", choices=("validation", "test"))
@@ -84,21 +84,23 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         type=_up_to(10**6),
         default=5,
         metavar="K",
-        help="classes of each image in predictions.csv (5)",
+        help="number of classes for each image in predictions.csv (5)",
     )
     predict = add("predict", "Write a trained run's predictions for images in files, folders or arrays.")
     predict.add_argument(
-        "images", nargs="+", metavar="IMAGES", help="image files; folders, searched whole; an .npz with images; an .npy"
+        "images", nargs="+", metavar="IMAGES", help="image files; folders of images; an .npz with images; an .npy"
     )
     predict.add_argument(
         "--on-bad-image",
         default="error",
         choices=("error", "skip"),
-        help="skip leaves out files that cannot be read, and says which",
+        help="skip leaves out files that cannot be read, and prints which",
     )
     predict.add_argument("--workdir", required=True, metavar="DIR", type=_directory)
     predict.add_argument("--out", required=True, metavar="FILE", help="a .csv or .jsonl")
-    predict.add_argument("--top", type=_up_to(10**6), default=1, metavar="K", help="as many classes of each image")
+    predict.add_argument(
+        "--top", type=_up_to(10**6), default=1, metavar="K", help="number of classes for each image (1)"
+    )
     predict.add_argument("--checkpoint", default="last", choices=("last", "best"))
     report = add("report", "Compare runs: one table and its plots.")
     report.add_argument(
@@ -107,12 +109,12 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     report.add_argument(
         "--out", metavar="DIR", type=_local_directory, help="where report.md goes (default: the DIR, if there is one)"
     )
-    compiles = add("compile", "Say what a config needs of a TPU slice, without a TPU and without the data.")
+    compiles = add("compile", "Find out whether a config fits a TPU slice, without a TPU and without the data.")
     compiles.epilog = train.epilog
     compiles.add_argument("--config", required=True, metavar="FILE", help="as for train")
-    compiles.add_argument("--topology", required=True, metavar="SLICE", help="as JAX names it, such as v5e:4x8")
+    compiles.add_argument("--topology", required=True, metavar="SLICE", help="JAX's name of the slice, such as v5e:4x8")
     compiles.add_argument(
-        "--classes", type=_up_to(10**6), metavar="C", help="classes, where the config does not say it"
+        "--classes", type=_up_to(10**6), metavar="C", help="number of classes, if the config does not say it"
     )
     compiles.add_argument("--images", type=_up_to(10**10), metavar="N", help="training images, likewise")
     compiles.add_argument("--image_size", type=_up_to(4096), metavar="SIDE", help="side in pixels, likewise")
@@ -128,26 +130,26 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         if options.name not in ("train", "sweep", "compile", "eval") or not argument.startswith("--config."):
             commands.choices[options.name].error(f"unrecognized argument: {argument}")
         if "=" not in argument:
-            commands.choices[options.name].error(f"{argument} needs its value behind an equals sign: {argument}=VALUE")
+            commands.choices[options.name].error(f"{argument} needs a value after an equals sign: {argument}=VALUE")
         overrides.append(argument.removeprefix("--config."))
     _check_processes(options, commands.choices[options.name].error)
     if options.name == "sweep" and options.mode == "loop" and options.group_size is not None:
-        commands.choices["sweep"].error("--group-size is of runs that are trained at a time; --mode=loop has one")
+        commands.choices["sweep"].error("--group-size is the number of runs at a time; --mode=loop trains one")
     return options, overrides
 
 
 class _Parser(argparse.ArgumentParser):
-    """Shows control codes in what it was given."""
+    """Makes control codes visible in messages."""
 
     def error(self, message):
         super().error(visible(message))
 
 
 def _up_to(most):
-    """Returns the reader of a whole number from 1 to `most`; more is a slip, which would take all memory or time."""
+    """Returns a reader of whole numbers from 1 to `most`; more must be a slip, and would take all memory or time."""
 
     def read(text):
-        # More than 18 digits are not read: Python refuses some thousands of them in words of its own.
+        # At most 18 digits: Python refuses thousands of them with a message of its own.
         if not re.fullmatch(r"\d{1,18}", text) or not 1 <= int(text) <= most:
             raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {most}; got {show(text)}")
         return int(text)
@@ -164,12 +166,10 @@ def _shard(text):
 
 def _add_processes(command):
     group = command.add_argument_group("several processes, on one machine or many; each runs this command")
-    group.add_argument(
-        "--distributed", choices=("auto",), help="Cloud TPU, Slurm or Kubernetes say who the processes are"
-    )
-    group.add_argument("--coordinator", metavar="HOST:PORT", help="or say it: where the first process can be reached")
-    group.add_argument("--processes", type=_up_to(10**5), metavar="N", help="how many there are")
-    group.add_argument("--process", type=int, metavar="I", help="which one this is, from 0")
+    group.add_argument("--distributed", choices=("auto",), help="take all this from Cloud TPU, Slurm or Kubernetes")
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="or give it: where process 0 can be reached")
+    group.add_argument("--processes", type=_up_to(10**5), metavar="N", help="number of processes")
+    group.add_argument("--process", type=int, metavar="I", help="index of this process, from 0")
 
 
 def _check_processes(options, error):
@@ -179,7 +179,7 @@ def _check_processes(options, error):
         error(f"--coordinator, --processes and --process belong together; missing: {', '.join(missing)}")
     if not missing:
         if options.distributed:
-            error("--distributed=auto and --coordinator say the same thing; give one of them")
+            error("--distributed=auto and --coordinator say the same thing; give only one")
         if not 0 <= options.process < options.processes:
             error(f"--process must be from 0 to --processes - 1; got {options.process} of {options.processes}")
         match = re.fullmatch(r".+:(\d{1,5})", options.coordinator)
@@ -190,7 +190,7 @@ def _check_processes(options, error):
 def _directory(text):
     if not text:
         raise argparse.ArgumentTypeError("needs a directory; got nothing (an unset variable?)")
-    # The shell leaves the tilde of --workdir=~/runs alone.
+    # as_path resolves the tilde, which the shell does not in --workdir=~/runs.
     try:
         return as_path(text)
     except PathError as error:
@@ -199,5 +199,5 @@ def _directory(text):
 
 def _local_directory(text):
     if is_remote(text):
-        raise argparse.ArgumentTypeError(f"must be a local folder (of a bucket, a copy of it); got {text}")
+        raise argparse.ArgumentTypeError(f"must be a local folder (copy a bucket first); got {text}")
     return _directory(text)

@@ -1,4 +1,4 @@
-"""The commands of `cbjax`, a function each: what is asked of the other rooms, and what is said of the answer."""
+"""The commands of `cbjax`, a function each: it calls other rooms and prints what they return."""
 
 import os
 
@@ -33,7 +33,7 @@ def _sweep(options, overrides):
         return _list_runs(options, runs, described.sizes)
     if options.workdir is None:
         raise ConfigError("needs --workdir=DIR, where everything is kept (or --dry-run)")
-    # A sweep that was begun otherwise would go on over other devices, and to other last bits.
+    # The mode must be known now: a sweep must go on with the devices that it began with, or last bits would differ.
     mode = plan.asked_mode(options.workdir, options.shard, options.mode)
     if mode in ("auto", "devices") and not (options.distributed or options.coordinator):
         startup.make_cores_devices()
@@ -66,17 +66,17 @@ def _list_runs(options, runs, sizes):
     mine = sweep_file.shard(runs, *options.shard)
     for run in mine:
         say(run.name)
-    # Beside the list, which may be read by a program.
+    # To stderr, because a program may read the list.
     try:
         say(cost.describe(cost.run_costs([run.config for run in mine], sizes)), error=True)
     except UnknownSizes:
         say(
-            "what it takes is not known before the data are read, unless the sweep's file gives "
+            "the cost is not known before the data are read, unless the sweep's file gives "
             "Sweep(…, sizes={'num_classes': …, 'num_images': …, 'image_size': …})",
             error=True,
         )
     except (ConfigError, DataError) as error:
-        say(f"what it takes could not be told: {error}", error=True)
+        say(f"the cost could not be computed: {error}", error=True)
     return 0
 
 
@@ -137,7 +137,7 @@ def _report(options, overrides):
     from cbjax.report import has_table, report, report_sweep
 
     if options.out is None and len(options.directories) > 1:
-        raise ConfigError("several directories: --out=DIR says where the report goes")
+        raise ConfigError("there are several directories, so --out=DIR must say where the report goes")
     out = options.out or options.directories[0]
     if len(options.directories) == 1 and has_table(options.directories[0]):
         _print_report(options.directories, report_sweep(options.directories[0], out))
@@ -179,7 +179,7 @@ def _datasets(options, overrides):
     rows = [heads, *([one_line(cell) for cell in row] for row in describe(options.data_dir))]
     widths = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:-1]]
     for row in rows:
-        # A line is as long as its command, which is there to be copied.
+        # Lines are not cut, so that commands can be copied.
         say("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]))
     return 0
 
@@ -195,7 +195,7 @@ def _print_report(directories, path):
 
 
 def _print_table(make, whole=False):
-    """Prints the table that is made for the terminal's width; a whole one is never narrower than its words."""
+    """Prints a table that is made for the terminal's width; with `whole`, it is at least as wide as its words."""
     from rich.console import Console
     from rich.measure import Measurement
 
@@ -203,11 +203,11 @@ def _print_table(make, whole=False):
     try:
         table = make(console.width)
         if whole:
-            # A line that is too long for the terminal is read more easily than figures cut in their middle.
+            # Lines that are too long for the terminal are easier to read than figures cut in their middle.
             least = Measurement.get(console, console.options.update(max_width=10_000), table).minimum
             console = Console(width=max(console.width, least))
         console.print(table)
-    except Exception as error:  # the figures are on disk
+    except Exception as error:  # not fatal, as the figures are on disk
         say(f"the table could not be printed: {error!r}", error=True)
 
 

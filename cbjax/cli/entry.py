@@ -1,4 +1,4 @@
-"""From a command line to an exit status. What the user can mend is one message and status 2, without a traceback."""
+"""Runs a command line and returns its exit status. A user's mistake gives one message and status 2, no traceback."""
 
 import sys
 from collections.abc import Sequence
@@ -12,30 +12,30 @@ from cbjax.host.storage import PathError
 
 OUT_OF_MEMORY = (
     "a device ran out of memory: make its share of the batch smaller (batch_size, evaluation.batch_size; or "
-    "optim.accumulation, which keeps the batch), or use model.remat=true or model.dtype=bfloat16"
+    "optim.accumulation, which keeps the batch), or set model.remat=true or model.dtype=bfloat16"
 )
 
-FILED = ("train", "sweep", "predict", "report")  # what these do is in files; they print it, too
+FILED = ("train", "sweep", "predict", "report")  # their results are in files, so lost output does no harm
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit status.
 
-    0; 1 if training diverged, or does not fit a TPU slice; 2 for a mistake; 73 if the disk is full; 74 if a connection
-    broke; 128 + signal if stopped.
+    0: success. 1: training diverged, or does not fit a TPU slice. 2: a mistake. 73: the disk is full. 74: a connection
+    broke. 128 + signal: stopped.
     """
     with guarded() as out:
         options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
         try:
             status = _run(options, overrides)
-        except KeyboardInterrupt:  # also while modules and the configuration are read
+        except KeyboardInterrupt:  # it may also come while modules and the configuration are read
             say(f"cbjax {options.name}: stopped", error=True)
             status = 130
         out.flush()
-        if out.error is None or isinstance(out.error, BrokenPipeError):  # the reader had enough, as `head -1`
+        if out.error is None or isinstance(out.error, BrokenPipeError):  # the reader has enough, such as `head -1`
             return status
         reason = getattr(out.error, "strerror", None) or out.error
-        say(f"cbjax {options.name}: what it prints could not be written: {reason}", error=True)
+        say(f"cbjax {options.name}: the output could not be written: {reason}", error=True)
         from cbjax.host.writers import is_full
 
         return status or (0 if options.name in FILED else 73 if is_full(out.error) else 2)
@@ -43,13 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options, overrides):
     try:
-        if options.name in READERS:  # before what takes seconds
+        if options.name in READERS:  # first, as all else takes seconds
             options.read = READERS[options.name](options.config, overrides)
         startup.check_environment()
     except ConfigError as error:
         say(f"cbjax {options.name}: {error}", error=True)
         return 2
-    # Imported when the command is known to be well formed: they take seconds.
+    # Imported late, when the arguments are known to be right: these take seconds.
     from cbjax.data import DataError
     from cbjax.estimate.compile import CompileError
     from cbjax.estimate.tpu import TopologyError
@@ -73,7 +73,7 @@ def _run(options, overrides):
         return status
     except OSError as error:  # a full disk, a file in the place of a folder, no permission
         say(f"cbjax {options.name}: {_disk_error(error, options.name)}", error=True)
-        # A connection that broke may hold at the next attempt.
+        # 74 tells a scheduler to try again: a broken connection may work then.
         status = 73 if is_full(error) else 74 if isinstance(error, ConnectionError | TimeoutError) else 2
         leave(status, error)
         return status

@@ -1,4 +1,4 @@
-"""What `cbjax eval` shows and writes: the figures of each class, the confusion, and every image's prediction."""
+"""Prints and writes the results of `cbjax eval`: figures of each class, confusion, and every image's prediction."""
 
 import concurrent.futures
 import json
@@ -23,12 +23,12 @@ from cbjax.training.restore import Examined
 if TYPE_CHECKING:
     from rich.table import Table
 
-SHOWN = 40  # classes in the table that is printed; of more, those with the lowest accuracy
+SHOWN = 40  # most classes in the printed table; if there are more, the ones with the lowest accuracy
 BATCH = 256
 
 
 def figures(found: Examined, split: str) -> Iterator[str]:
-    """Yields a line for each figure, and one on images without an answer."""
+    """Yields a line for each figure, and one about images without an answer, if any."""
     measured = found.evaluation
     for name, value in measured.metrics.items():
         yield f"{split}/{name} {value:.6g}"
@@ -52,7 +52,7 @@ def class_table(found: Examined) -> "Table":
     if len(names) > SHOWN:
         measured = np.nan_to_num(found.evaluation.per_class, nan=np.inf)
         order = np.argsort(measured, kind="stable")[:SHOWN]
-        caption = Text(f"The {SHOWN} classes of {len(names)} with the lowest figures; --out=DIR writes all.")
+        caption = Text(f"The {SHOWN} of {len(names)} classes with the lowest figures; --out=DIR writes all.")
     table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", padding=(0, 1, 0, 0))
     table.add_column("class", overflow="fold")
     for header in columns:
@@ -64,7 +64,7 @@ def class_table(found: Examined) -> "Table":
 
 
 def class_columns(found: Examined) -> dict[str, np.ndarray]:
-    """Returns header -> [C] values, of the table of classes."""
+    """Returns header -> [C] values for the table of classes."""
     labels, outputs = found.split.labels, found.evaluation.outputs
     columns: dict[str, np.ndarray] = {"train_images": found.counts, "images": found.evaluation.class_count}
     if labels.ndim == 2:
@@ -74,24 +74,24 @@ def class_columns(found: Examined) -> dict[str, np.ndarray]:
 
 
 def check_out(out: pathlib.Path) -> None:
-    """Raises ConfigError if files cannot go to a folder, or it is a work directory, which has files of these names."""
+    """Raises ConfigError if a folder cannot be written, or is a work directory, which has files of the same names."""
     if (out / "config.json").exists():
-        raise ConfigError(f"--out must be another folder than a work directory; got {out}")
+        raise ConfigError(f"--out must not be a work directory; got {out}")
     there = next(path for path in (out, *out.parents) if path.exists())
     if not there.is_dir():
-        raise ConfigError(f"--out must be a folder, and {there} is a file, a pipe or a device; got {out}")
+        raise ConfigError(f"--out must be a folder, but {there} is a file, a pipe or a device; got {out}")
 
 
 def write(found: Examined, out: pathlib.Path, top: int) -> list[str]:
-    """Writes classes.csv, confusion.csv, predictions.csv and evaluation.json into a folder, which is made.
+    """Makes a folder and writes classes.csv, confusion.csv, predictions.csv and evaluation.json there.
 
     Args:
-      found: what was evaluated.
-      out: the folder; files of these names in it are replaced.
-      top: how many classes of each image predictions.csv has, with their probabilities.
+      found: the evaluation.
+      out: the folder; files with these names are replaced.
+      top: number of classes for each image in predictions.csv, with their probabilities.
 
     Returns:
-      The names of the files. There is no confusion.csv for multi-hot labels, or above 200 classes.
+      The names of the files. There is no confusion.csv for multi-hot labels, or for more than 200 classes.
 
     Raises:
       ConfigError: as `check_out`.
@@ -116,7 +116,7 @@ def write(found: Examined, out: pathlib.Path, top: int) -> list[str]:
 
 
 def _predictions(found: Examined, top: int) -> Iterator[list]:
-    """Yields the rows of predictions.csv; an image that could not be read has no prediction."""
+    """Yields the rows of predictions.csv; images that could not be read have no prediction."""
     names, outputs, labels = found.run.class_names, found.evaluation.outputs, found.split.labels
     single = labels.ndim == 1
     ranked = [header for i in range(1, top + 1) for header in (f"class_{i}", f"probability_{i}")]
@@ -136,7 +136,7 @@ def _predictions(found: Examined, top: int) -> Iterator[list]:
 
 
 def _chances(found: Examined) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields the place of an image and the probabilities [B, C] of some from there on, NaN where it can't be read."""
+    """Yields the place of a batch's first image and the batch's probabilities [B, C]; NaN for unreadable images."""
     images, predict = found.split.images, found.run.predict
     assert predict is not None, "a restored run predicts"
     transform = inputs.evaluation_transform(found.run.config)
@@ -145,11 +145,11 @@ def _chances(found: Examined) -> Iterator[tuple[int, np.ndarray]]:
         assert isinstance(images, Encoded) and transform is not None, "encoded images come from a streamed source"
         try:
             return transform(images.read(position))
-        except (ValueError, OSError):  # evaluation has said so
+        except (ValueError, OSError):  # the evaluation has reported it
             return None
 
     with concurrent.futures.ThreadPoolExecutor(machine.cores()) as pool, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # evaluation has said so
+        warnings.simplefilter("ignore")  # the evaluation has reported it
         for first in range(0, len(images), BATCH):
             last = min(first + BATCH, len(images))
             if not isinstance(images, Encoded):

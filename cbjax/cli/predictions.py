@@ -1,4 +1,4 @@
-"""Predictions of a trained run for images in files, folders and arrays, written as CSV or JSON lines."""
+"""Writes a trained run's predictions for images in files, folders and arrays, as CSV or JSON lines."""
 
 import concurrent.futures
 import contextlib
@@ -40,29 +40,29 @@ def predict(
     on_bad_image: str = "error",
     tell: Callable[[str], None] = say,
 ) -> tuple[int, int]:
-    """Writes the most probable classes of each image, in the order of their names.
+    """Writes the most probable classes of each image; images are in the order of their names.
 
     Args:
-      workdir: of a trained run.
-      images: image files; folders, searched whole; an .npz with "images", or an .npy: arrays [N, H, W] or
-        [N, H, W, channels] in the units of the training. Images of another size are brought to that of the run.
-      out: a .csv with the columns image, class_1, probability_1 … class_k, probability_k, or a .jsonl with an object a
-        line: "image", "classes", "probabilities". A .jsonl has names as they are; a .csv shows control codes as \\x1b
-        and has an apostrophe before what a spreadsheet would calculate. Replaced only once every image is predicted. An
-        image's name is its path below the folder, or its place in the array; of several sources the source's own path
-        comes first.
+      workdir: work directory of a trained run.
+      images: image files; folders with images at any depth; an .npz with "images", or an .npy: arrays [N, H, W] or
+        [N, H, W, channels] in the units of the training. Images of another size are resized as in the run.
+      out: a .csv with the columns image, class_1, probability_1 … class_k, probability_k; or a .jsonl with an object a
+        line: "image", "classes", "probabilities". A .jsonl holds names unchanged. A .csv shows control codes as \\x1b,
+        and has an apostrophe before a name that a spreadsheet would calculate. The file is replaced only when every
+        image is predicted. An image's name is its path below the folder, or its place in the array; if there are
+        several sources, the source's path comes first.
       checkpoint: "last" or "best".
-      top: k, how many classes of each image.
-      on_bad_image: "error", or "skip" to leave out the files that cannot be read.
-      tell: takes a line about each image that is skipped, about other files in a folder, and about arrays that may be
-        in other units.
+      top: k, the number of classes for each image.
+      on_bad_image: "error", or "skip" to leave out files that cannot be read.
+      tell: called with a line about each skipped image, about other files in a folder, and about arrays that may be in
+        other units.
 
     Returns:
       The numbers of images predicted and skipped.
 
     Raises:
       ConfigError: if the format of `out` is unknown.
-      DataError: if there are no images, or one cannot be read; its name is said.
+      DataError: if there are no images, or one cannot be read; the message names it.
       NonFiniteLoss: if the network's outputs for an image are NaN.
       WorkdirError: if the directory holds no run or no such checkpoint.
     """
@@ -70,11 +70,11 @@ def predict(
     given = [images] if isinstance(images, str | os.PathLike) else images
     for one in given:
         if is_remote(one):
-            raise DataError(f"{os.fspath(one)}: only files of this machine are read here: copy the images first")
+            raise DataError(f"{os.fspath(one)}: only files on this machine can be read: copy the images first")
     sources = [pathlib.Path(os.path.expanduser(one)) for one in given]
     for source in sources:
         if not source.exists():
-            raise DataError(f"there is no file and no folder {source}")
+            raise DataError(f"there is no file or folder {source}")
     run = load(workdir, checkpoint=checkpoint)
     assert run.predict is not None, "a loaded run predicts"
     fit = inputs.fit_given(run.config, workdirs.read_facts(Place(workdir).files))
@@ -82,7 +82,7 @@ def predict(
 
     def bad(error: DataError) -> None:
         if on_bad_image != "skip":
-            raise DataError(f"{error}; --on-bad-image=skip leaves out what cannot be read")
+            raise DataError(f"{error}; --on-bad-image=skip leaves out images that cannot be read")
         skipped.append(str(error))
         tell(f"skipped {error}")
 
@@ -107,16 +107,16 @@ def predict(
 
 
 def _checked_out(given: str) -> pathlib.Path:
-    """Returns the path of the file to write; refuses, before anything is predicted, what cannot be one."""
+    """Returns the path of the file to write; raises ConfigError, before anything is predicted, if it cannot be one."""
     out = pathlib.Path(given)
     if is_remote(given) or why_no_path(given):
-        raise ConfigError(f"--out must be a file of this machine; got {given!r}")
+        raise ConfigError(f"--out must be a file on this machine; got {given!r}")
     if out.suffix not in FORMATS:
         raise ConfigError(f"--out must end in {' or '.join(FORMATS)}; got {out}")
     if not out.parent.is_dir():
         raise ConfigError(f"--out={out}: there is no folder {out.parent}: make it first")
     if out.exists() and not out.is_file():
-        raise ConfigError(f"--out must be a file, and {out} is a folder, a pipe or a device")
+        raise ConfigError(f"--out must be a file, but {out} is a folder, a pipe or a device")
     return out
 
 
@@ -132,8 +132,8 @@ def _predict(predict, names, pixels, source, tell):
                 tell(f"{source}: {warning.message}")
     if (lost := np.isnan(chances).any(axis=1)).any():
         raise NonFiniteLoss(
-            f"{names[np.argmax(lost)]}: the network's outputs are NaN, so that nothing is predicted; `cbjax eval` says "
-            "how a checkpoint does (--checkpoint=best)"
+            f"{names[np.argmax(lost)]}: the network's outputs are NaN, so nothing can be predicted; `cbjax eval` shows "
+            "how well a checkpoint does (try --checkpoint=best)"
         )
     return chances
 
@@ -222,7 +222,7 @@ def _csv_writer(file, top):
 def _json_writer(file):
     def write(name, classes, chances):
         row = {"image": name, "classes": classes, "probabilities": chances}
-        # Names as people read them; JSON's own escapes where a terminal or a reader of UTF-8 could not take them.
+        # Names are written as people read them; escaped only if a terminal or a reader of UTF-8 could not take them.
         readable = all(text.isprintable() for text in (name, *classes))
         file.write(json.dumps(row, ensure_ascii=not readable) + "\n")
 

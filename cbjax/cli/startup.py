@@ -1,4 +1,4 @@
-"""What the command sets before JAX's backend starts; importing cbjax changes no environment."""
+"""Checks and sets what must be in place before JAX's backend starts. Only the command does so, not `import cbjax`."""
 
 import hashlib
 import importlib.metadata
@@ -19,28 +19,28 @@ from cbjax.host import machine
 from cbjax.host.output import say
 from cbjax.training.check_process import DETERMINISTIC_FLAGS
 
-# By default XLA sends convolutions on CPU to a library whose filter gradient is half as fast as its own; reductions and
-# element-wise operations stay with that library. An unknown flag kills the process, hence the list of versions.
+# By default XLA on CPU sends convolutions to a library whose filter gradient takes twice as long as its own. This flag
+# leaves it only reductions and element-wise operations. An unknown flag kills the process, so versions are listed.
 CPU_FLAG = "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_ELTWISE"
 CPU_FLAG_TESTED_WITH = ("0.10.2", "0.12.0.1")
 COUNT_FLAG = "--xla_force_host_platform_device_count"
-OPEN_FILES = 1024  # what a run with workers and checkpoints may need
+OPEN_FILES = 1024  # a run with workers and checkpoints may need so many
 LEAST_OPEN_FILES = 64
-LEAST_ADDRESSES = 4 << 30  # bytes; the threads of JAX reserve some GiB, of which they use little
+LEAST_ADDRESSES = 4 << 30  # bytes; JAX's threads reserve some GiB, though they use little of it
 LEAST_THREADS = 32
-MOST_CPU_DEVICES = 1024  # JAX makes each with threads of its own
+MOST_CPU_DEVICES = 1024  # each has its own threads
 
 
 def check_environment() -> None:
-    """Refuses settings of the environment with which JAX can't start, before they end in C++ or in a long traceback.
+    """Checks settings of the environment that would make JAX fail in C++ or with a long traceback.
 
     Raises:
-      ConfigError: with the setting, and what to do.
+      ConfigError: names the setting, and says what to do.
     """
     _check_limits()
     _check_cpu_devices()
     _check_xla_flags(os.environ.get("XLA_FLAGS", ""))
-    # Figures are drawn into files, without a window: a backend for windows that is not there must not matter.
+    # Figures go to files, so a missing backend for windows must not matter.
     os.environ["MPLBACKEND"] = "agg"
     try:
         import jax  # noqa: F401
@@ -49,7 +49,7 @@ def check_environment() -> None:
 
 
 def check_devices() -> None:
-    """Starts the devices; raises ConfigError where JAX finds none of the platform that the environment asks for."""
+    """Starts the devices; raises ConfigError if JAX finds none of the platform that the environment asks for."""
     import jax
 
     try:
@@ -58,13 +58,13 @@ def check_devices() -> None:
         asked = os.environ.get("JAX_PLATFORMS", "")
         why = str(error).splitlines()[0] if str(error) else f"there is no device of platform {asked!r}"
         raise ConfigError(
-            f"JAX finds no device: {why}; {_settings()}. Unset JAX_PLATFORMS to use what there is, or install JAX for "
-            "that platform, such as pip install 'jax[cuda12]'"
+            f"JAX finds no device: {why}; {_settings()}. Unset JAX_PLATFORMS to use the devices that there are, or "
+            "install JAX for that platform, such as pip install 'jax[cuda12]'"
         ) from error
 
 
 def _check_limits() -> None:
-    """Lifts the limit of open files as far as it goes; refuses limits that are too low."""
+    """Raises the limit of open files as far as allowed; raises ConfigError for limits that are too low."""
     try:
         import resource
     except ImportError:  # not on every system
@@ -75,20 +75,20 @@ def _check_limits() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, most))
         if files < LEAST_OPEN_FILES:
             raise ConfigError(
-                f"a process may open only {files} files here, and a run needs {LEAST_OPEN_FILES}, better {OPEN_FILES}: "
+                f"a process may open only {files} files here, but a run needs {LEAST_OPEN_FILES}, better {OPEN_FILES}: "
                 f"`ulimit -n {OPEN_FILES}` raises the limit"
             )
     addresses, _ = resource.getrlimit(resource.RLIMIT_AS)
     if addresses != resource.RLIM_INFINITY and addresses < LEAST_ADDRESSES:
         raise ConfigError(
-            f"a process may use only {addresses / 2**30:.1f} GiB of addresses here, and JAX needs "
-            f"{LEAST_ADDRESSES / 2**30:.0f}, better no limit: `ulimit -v unlimited` lifts it"
+            f"a process may use only {addresses / 2**30:.1f} GiB of addresses here, but JAX needs "
+            f"{LEAST_ADDRESSES / 2**30:.0f}, better no limit: `ulimit -v unlimited` removes it"
         )
     _check_threads()
 
 
 def _check_cpu_devices() -> None:
-    """Refuses more devices of a CPU than anybody means, which JAX would take minutes or all memory to make."""
+    """Raises ConfigError for more CPU devices than anybody means: JAX would take minutes or all memory to make them."""
     asked = [
         f"JAX_NUM_CPU_DEVICES={os.environ.get('JAX_NUM_CPU_DEVICES', '')}",
         *os.environ.get("XLA_FLAGS", "").split(),
@@ -109,8 +109,8 @@ def _check_threads() -> None:
             started.append(thread)
     except RuntimeError:
         raise ConfigError(
-            f"only {len(started)} threads can be started here, and JAX needs {LEAST_THREADS} and more: end other "
-            "processes, or raise the limit (`ulimit -u`, or that of the container or the job)"
+            f"only {len(started)} threads can be started here, but JAX needs {LEAST_THREADS} or more: end other "
+            "processes, or raise the limit (`ulimit -u`, or the container's or the job's limit)"
         ) from None
     finally:
         enough.set()
@@ -119,7 +119,7 @@ def _check_threads() -> None:
 
 
 def _check_xla_flags(flags: str) -> None:
-    """Lets another process try the user's flags, for one that XLA does not know ends the process that has it."""
+    """Tries the user's flags in another process, because XLA ends a process with a flag that it does not know."""
     known = {CPU_FLAG, *DETERMINISTIC_FLAGS}
     if all(flag in known or re.fullmatch(rf"{COUNT_FLAG}=\d+", flag) for flag in flags.split()):
         return
@@ -133,13 +133,13 @@ def _check_xla_flags(flags: str) -> None:
 
 
 def _settings() -> str:
-    """Lists the environment's settings of JAX."""
+    """Lists JAX's settings in the environment."""
     found = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("JAX_")]
-    return f"the environment has {', '.join(found) or 'no setting of it'}"
+    return f"the environment has {', '.join(found) or 'no settings of JAX'}"
 
 
 def set_flags(deterministic: bool) -> None:
-    """Adds to the user's own XLA_FLAGS what they do not say themselves."""
+    """Adds flags to XLA_FLAGS, unless the user has set them."""
     flags = []
     if importlib.metadata.version("jaxlib") in CPU_FLAG_TESTED_WITH:
         flags.append(CPU_FLAG)
@@ -151,7 +151,7 @@ def set_flags(deterministic: bool) -> None:
 
 
 def print_errors_once() -> None:
-    """Keeps Orbax and TensorStore from printing tracebacks of a save that failed: `Checkpoints` raises its error."""
+    """Keeps Orbax and TensorStore from printing tracebacks of a failed save; `Checkpoints` raises its error anyway."""
     logging.getLogger("absl").addFilter(_is_not_of_orbax)
     printed = sys.unraisablehook
     if not isinstance(printed, _UnlessLoopClosed):
@@ -163,7 +163,7 @@ def _is_not_of_orbax(record: logging.LogRecord) -> bool:
 
 
 class _UnlessLoopClosed:
-    """TensorStore's other writes of a save that failed fail as well, when Orbax has stopped listening."""
+    """Hides errors of TensorStore's other writes in a failed save: they fail after Orbax has stopped listening."""
 
     def __init__(self, print_error: Callable[[Any], Any]):
         self._print_error = print_error
@@ -174,10 +174,10 @@ class _UnlessLoopClosed:
 
 
 def make_cores_devices() -> None:
-    """Makes each core of a CPU a device of JAX's, unless the user's environment says how many there are.
+    """Makes each core of a CPU a device of JAX, unless the user's environment sets their number.
 
-    Runs of a sweep that have a core each leave less of them idle than one after another on all cores, since a small
-    network's step is too short to be shared: 1.3 times as many steps a second of LeNet-5 on two cores.
+    A sweep is faster with a core for each run than with one run after another on all cores, because a small network's
+    step is too short to be shared: LeNet-5 on two cores does 1.3 times as many steps a second.
     """
     import jax
 
@@ -187,16 +187,16 @@ def make_cores_devices() -> None:
 
 
 def keep_compiled_programs() -> None:
-    """Lets JAX keep compiled programs in the user's cache folder, unless JAX_COMPILATION_CACHE_DIR says where.
+    """Lets JAX keep compiled programs, in JAX_COMPILATION_CACHE_DIR or else in the user's cache folder.
 
-    A sweep compiles each program once, and a resumed run starts at once. Where that folder can't be written nothing is
-    kept, which is said once.
+    So a sweep compiles each program once, and a resumed run starts at once. If the folder can't be written, nothing is
+    kept, and a line says so.
     """
     import jax
 
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or _cache_folder()
     if not _is_writable(folder):
-        # JAX would warn of each program.
+        # Turned off, or JAX would warn about each program.
         jax.config.update("jax_enable_compilation_cache", False)
         say(
             f"compiled programs are not kept, since {folder} can't be written; JAX_COMPILATION_CACHE_DIR names another "
@@ -212,9 +212,9 @@ def keep_compiled_programs() -> None:
 
 
 def remove_unreadable_programs(folder: pathlib.Path) -> None:
-    """Removes compiled programs that JAX cannot read, such as one that a full disk cut, as soon as it says so.
+    """Removes compiled programs that JAX cannot read, for example after a full disk, as soon as JAX warns of them.
 
-    JAX would warn of them at each start, compile them again, and never replace them.
+    JAX alone would warn at each start, compile them again, and never replace them.
     """
     show = warnings.showwarning
 
@@ -223,7 +223,7 @@ def remove_unreadable_programs(folder: pathlib.Path) -> None:
         if not unreadable:
             show(message, *more, **options)
             return
-        # JAX says the program's name alone; those of the same name are compiled again as well.
+        # JAX gives only the program's name, so all programs of this name are removed and compiled again.
         for path in folder.iterdir():
             if path.name.startswith(f"{unreadable[1]}-"):
                 path.unlink(missing_ok=True)
@@ -238,7 +238,7 @@ def _cache_folder() -> str:
 
 def _is_writable(folder: str) -> bool:
     if "://" in folder:
-        return True  # a bucket, which JAX writes by way of other libraries
+        return True  # a bucket, which JAX writes by other libraries
     if folder.startswith("~"):
         return False  # there is no home folder
     try:
@@ -249,7 +249,7 @@ def _is_writable(folder: str) -> bool:
 
 
 def _processor() -> str:
-    """Names this kind of processor: a program for another one, met on a shared home folder, may not run."""
+    """Names the kind of processor: on a shared home folder, programs for another kind may not run here."""
     facts = platform.machine()
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     if cpuinfo.exists():

@@ -155,7 +155,7 @@ def test_datasets_are_listed_with_what_to_do(capsys, tmp_path, monkeypatch):
         (("predict", "y", "--workdir=x", "--out=z.csv", "--config.seed=1"), "unrecognized argument"),
         (
             ("sweep", "--config=digits_lt", "--mode=loop", "--group-size=4"),
-            "--group-size is of runs that are trained at a time",
+            "--group-size is the number of runs at a time",
         ),
         (("eval", "--workdir=x"), "holds no run"),
         (("report", "a", "b"), "--out=DIR"),

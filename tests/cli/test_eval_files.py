@@ -122,7 +122,7 @@ def test_photos_for_a_run_on_arrays(digits, tmp_path, capsys):
         (["--config.data.root=FOLDER"], "classes 'run' are not among those of the run"),
         (["--config.data.name=digits"], "data.name of new data must be one of arrays, folder, list, csv; got digits"),
         (["--config.data.name=csv"], "needs --config.data.test_list="),
-        (["--out=FOLDER/run"], "--out must be another folder than a work directory"),
+        (["--out=FOLDER/run"], "--out must not be a work directory"),
         (["--out=FOLDER/own.npz"], "own.npz is a file, a pipe or a device"),
         (["--out=FOLDER/own.npz/new"], "own.npz is a file, a pipe or a device"),
     ],

@@ -96,11 +96,11 @@ def arrays(root, **contents):
 @pytest.mark.parametrize(
     ("make", "out", "message"),
     [
-        (lambda root: root / "absent", "out.csv", "there is no file and no folder"),
+        (lambda root: root / "absent", "out.csv", "there is no file or folder"),
         (lambda root: root, "out.csv", "has no image, a file that is JPEG, PNG,"),
         (lambda root: root, "out.txt", "--out must end in .csv or .jsonl"),
         (bad_image, "out.csv", "bad.jpg: it cannot be read"),
-        (bad_image, "out.csv", "--on-bad-image=skip leaves out what cannot be read"),
+        (bad_image, "out.csv", "--on-bad-image=skip leaves out images that cannot be read"),
         (lambda root: arrays(root, images=np.zeros((2, 9, 9, 2), np.uint8)), "out.csv", "[height, width, 1]"),
         (lambda root: arrays(root, images=np.zeros((9, 9), np.uint8)), "out.csv", "an array [N, height, width]"),
         (lambda root: arrays(root, images=np.zeros((2, 8, 8), np.float32)), "out.csv", "(255 * images)"),
@@ -125,9 +125,9 @@ def test_a_place_where_no_file_can_be_is_refused_before_predicting(digits, tmp_p
     for out, message in (
         (tmp_path / "none" / "out.csv", "none: make it first"),
         (tmp_path / "pipe.csv", "is a folder, a pipe or a device"),
-        ("gs://bucket/out.csv", "must be a file of this machine"),
+        ("gs://bucket/out.csv", "must be a file on this machine"),
         ("~nobody_here/out.csv", "there is no folder ~nobody_here"),
-        (tmp_path / "a\0.csv", "must be a file of this machine"),
+        (tmp_path / "a\0.csv", "must be a file on this machine"),
     ):
         assert call(tmp_path / "own.npy", f"--workdir={workdir}", f"--out={out}") == 2
         assert message in capsys.readouterr().err

@@ -48,7 +48,7 @@ def test_settings_with_which_jax_cannot_start_are_one_message(tmp_path, settings
     ("limit", "message"),
     [
         ("ulimit -n 20", "may open only 20 files here, .* `ulimit -n 1024` raises the limit"),
-        ("ulimit -v 2097152", "only 2.0 GiB of addresses here, .* `ulimit -v unlimited` lifts it"),
+        ("ulimit -v 2097152", "only 2.0 GiB of addresses here, .* `ulimit -v unlimited` removes it"),
     ],
 )
 def test_limits_that_are_too_low_are_one_message(tmp_path, limit, message):

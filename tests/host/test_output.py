@@ -42,14 +42,14 @@ def test_a_reader_that_had_enough_is_no_failure(monkeypatch, capsys):
 def test_figures_that_could_not_be_written_are_a_failure(monkeypatch, capsys, full):
     monkeypatch.setattr(sys, "stdout", full)
     assert main(["datasets"]) == 73
-    assert capsys.readouterr().err == ("cbjax datasets: what it prints could not be written: No space left on device\n")
+    assert capsys.readouterr().err == ("cbjax datasets: the output could not be written: No space left on device\n")
 
 
 def test_a_report_on_disk_is_none(tmp_path, monkeypatch, capsys, full):
     make_run(tmp_path)
     monkeypatch.setattr(sys, "stdout", full)
     assert main(["report", str(tmp_path)]) == 0
-    assert "what it prints could not be written" in capsys.readouterr().err
+    assert "the output could not be written" in capsys.readouterr().err
     assert (tmp_path / "report.md").stat().st_size
 
 
@@ -117,5 +117,5 @@ def test_a_run_whose_report_cannot_be_written_is_finished(tmp_path, monkeypatch,
     assert main(["train", "--config=digits_lt", "--config.num_epochs=1", f"--workdir={tmp_path}"]) == 0
     shown = capsys.readouterr().err
     assert "the report could not be written: " in shown and f"`cbjax report {tmp_path}` tries again" in shown
-    assert "cbjax train: what it prints could not be written: No space left on device" in shown
+    assert "cbjax train: the output could not be written: No space left on device" in shown
     assert (tmp_path / "results.json").exists() and not (tmp_path / "report.md").exists()

@@ -155,7 +155,7 @@ def test_what_reads_many_runs_wants_local_folders(command, capsys):
     where = "--workdir=gs://bucket/runs" if command[0] == "sweep" else "gs://bucket/runs"
     with pytest.raises(SystemExit, match="2"):
         main([*command, where])
-    assert "must be a local folder (of a bucket, a copy of it); got gs://bucket/runs" in capsys.readouterr().err
+    assert "must be a local folder (copy a bucket first); got gs://bucket/runs" in capsys.readouterr().err
 
 
 def test_a_folder_in_a_bucket_whose_name_is_a_pattern_is_not_taken_for_others(bucket):
