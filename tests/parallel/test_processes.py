@@ -170,7 +170,7 @@ def test_a_run_of_a_sweep_that_diverges_does_not_stop_the_others_of_two_processe
             ("--coordinator=a", "--processes=2", "--process=0"),
             "--coordinator must be HOST:PORT with a port from 1 to 65535; got 'a'",
         ),
-        (("--coordinator=a:1", "--processes=2", "--process=0", "--distributed=auto"), "give one of them"),
+        (("--coordinator=a:1", "--processes=2", "--process=0", "--distributed=auto"), "give only one"),
     ],
 )
 def test_flags_that_do_not_fit_are_refused(capsys, tmp_path, flags, message):
