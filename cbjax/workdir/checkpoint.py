@@ -78,7 +78,7 @@ class Checkpoints:
         self._saved = time.perf_counter()
         if step in self.steps():
             return
-        # A copy, because the next step takes over the state's memory while Orbax still reads it.
+        # A copy, because the next step reuses the state's memory while Orbax still reads it.
         copy = jax.tree.map(jnp.copy, _saved(state))
         self._saving[step] = best_step
         with _STARTING:
@@ -187,10 +187,10 @@ def _with_checksums(folder: CheckpointFolder, saving: dict[int, int | None]) -> 
 
 
 def _saved(state: Any) -> Any:
-    """Returns what is saved of a state, or of several by name: all but its settings, which come from config and data.
+    """Returns the parts of a state, or of several states by name, that are saved.
 
-    What an objective remembers is saved where it is something, so that a run without has the checkpoints that it had
-    before objectives could remember.
+    Settings are not saved, as they come from config and data. The objective's state is saved only if it is not empty,
+    so checkpoints of other runs do not change.
     """
     if not isinstance(state, TrainState):
         return {name: _saved(one) for name, one in state.items()}
@@ -203,14 +203,14 @@ def _saved(state: Any) -> Any:
 
 
 def _whole(saved: Any, like: Any) -> Any:
-    """Returns states again from what was saved of them; the rest is that of `like`."""
+    """Returns whole states from their saved parts; the other parts come from `like`."""
     if isinstance(like, TrainState):
         return dataclasses.replace(like, **{name: value for name, value in saved.items() if name != "settings"})
     return {name: _whole(saved[name], one) for name, one in like.items()}
 
 
 def _with_old_settings(wanted: Any, place: Any) -> Any:
-    """Adds settings to what is read from a checkpoint that has them, as all had once: Orbax reads a tree whole."""
+    """Adds settings to the tree to read, if a checkpoint holds them as older ones do; Orbax reads only whole trees."""
     found = ocp.StandardCheckpointHandler().metadata(place).tree
 
     def add(wanted, found):
