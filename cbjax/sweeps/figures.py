@@ -1,4 +1,4 @@
-"""The figures of a sweep's runs as rows of its table: of a run that just finished, or known from a file of rows."""
+"""Makes rows from the figures of a sweep's runs: of a run that just finished, or from files of rows."""
 
 import contextlib
 import pathlib
@@ -12,7 +12,7 @@ from cbjax.report.rows import NoRowsError, RowsError, place, read
 from cbjax.sweeps.file import PlannedRun
 from cbjax.variants import Sweep
 
-# Name of a table's metric -> the test split's own, and whether it counts errors.
+# A table's metric -> the metric of the test split, and whether the table shows errors.
 MEASURES = {
     "accuracy": ("accuracy", False),
     "error": ("accuracy", True),
@@ -27,13 +27,13 @@ def row(name: str, sweep: Sweep, run: PlannedRun, workdir: pathlib.Path) -> dict
     """Returns the row of a finished run.
 
     Args:
-      name: of the sweep.
-      sweep: for its table's axes and metric; without a table the method is the run's name without its seed.
+      name: name of the sweep.
+      sweep: gives the table's axes and metric; without a table the method is the run's name without its seed.
       run: the run.
       workdir: its work directory, with `results.json` and `environment.json`.
 
     Raises:
-      ConfigError: if the run has no such metric.
+      ConfigError: if the run lacks the table's metric.
       RowsError: if one of the files is missing or damaged.
     """
     try:
@@ -53,13 +53,13 @@ def row(name: str, sweep: Sweep, run: PlannedRun, workdir: pathlib.Path) -> dict
 
 
 def known(path: pathlib.Path, name: str, sweep: Sweep, runs: Iterable[PlannedRun]) -> list[dict[str, str]]:
-    """Returns the rows that a file, or another beside it, has of these runs, under the names of this sweep.
+    """Returns the rows of these runs from a file and from other CSV files in its folder, with this sweep's names.
 
-    Tables share runs: CDB with dynamic tau stands in tables 1 and 2 of its paper, of the same configs. A row counts
-    where it has the sweep's metric.
+    Tables share runs: CDB with dynamic tau is in tables 1 and 2 of its paper, with the same configs. A row counts if it
+    has the sweep's metric.
 
     Raises:
-      RowsError: if the file, or a file of rows beside it, is damaged.
+      RowsError: if one of the files of rows is damaged.
     """
     found: dict[tuple[str, str], dict[str, str]] = {}
     for neighbour in sorted(set(path.parent.glob("*.csv")) - {path}):
@@ -71,13 +71,13 @@ def known(path: pathlib.Path, name: str, sweep: Sweep, runs: Iterable[PlannedRun
 
 
 def strangers(path: pathlib.Path, name: str, runs: Iterable[PlannedRun]) -> int:
-    """Returns how many rows a file has under the name of a sweep that are of none of its runs."""
+    """Returns how many rows of a file have a sweep's name but belong to none of its runs."""
     known = {run.identity for run in runs}
     return sum(one["table"] == visible(name) and one["config"] not in known for one in read(path))
 
 
 def _names(name: str, sweep: Sweep, run: PlannedRun) -> dict[str, str]:
-    """Returns the part of a run's row that says which run it is and where in its table it stands."""
+    """Returns the fields of a row that say which run it is and where in the table it stands."""
     axes = {axis: label for axis, label in run.labels.items() if axis != "seed"} or {"": name}
     rows, column = (sweep.table.rows, sweep.table.columns) if sweep.table else (tuple(axes), None)
     return {
@@ -90,7 +90,7 @@ def _names(name: str, sweep: Sweep, run: PlannedRun) -> dict[str, str]:
 
 
 def _figure(results: Mapping[str, Any], checkpoint: str, metric: str) -> str:
-    """Returns a metric of the test split in per cent, empty where the run has no such checkpoint."""
+    """Returns a metric of the test split in per cent; "" if the run has no such checkpoint."""
     key, counts_errors = MEASURES[metric]
     if not results.get(checkpoint):
         return ""

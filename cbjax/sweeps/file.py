@@ -1,4 +1,4 @@
-"""A sweep's file: what its `get_sweep()` returns, checked, and the runs that come of it."""
+"""Reads and checks a sweep's file: what its `get_sweep()` returns, and the runs that follow from it."""
 
 import contextlib
 import dataclasses
@@ -22,7 +22,7 @@ from cbjax.report import sweep_table
 from cbjax.report.sweep_table import Table
 from cbjax.variants import Sweep
 
-LONGEST_NAME = 200  # bytes, of a folder: disks take 255
+LONGEST_NAME = 200  # most bytes of a folder's name; disks take 255
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +35,8 @@ class PlannedRun:
 
     @functools.cached_property
     def identity(self) -> str:
-        """The hash of its whole resolved configuration, by which its row of results is known."""
-        # In another folder a relative path names other data.
+        """The hash of its whole resolved configuration; rows of results hold it."""
+        # With absolute paths, since a relative path names other data in another folder.
         return configs.fingerprint(with_absolute_paths(self.config))[:16]
 
 
@@ -44,9 +44,8 @@ def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> tuple[Sweep
     """Reads a sweep: a file whose `get_sweep()` returns a `Sweep`.
 
     Args:
-      name_or_path: "digits_lt" (a file of the package's sweeps), or a path; with a recipe behind a colon where the file
-        has some.
-      overrides: "num_epochs=2", for every run; they come last.
+      name_or_path: "digits_lt" (a file among the package's sweeps), or a path. A recipe may follow a colon.
+      overrides: changes for every run, such as "num_epochs=2"; they win over the file.
 
     Returns:
       The sweep and its runs, in order.
@@ -59,7 +58,7 @@ def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> tuple[Sweep
     for_all = configs.read_overrides(overrides)
     _check_folders(path, [one.labels for one in sweep.variants])
     read = functools.cache(functools.partial(configs.read, beside=path))
-    values: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}  # run -> those of its configuration, and its own
+    values: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}  # run -> (its configuration, its own changes)
     for variant in sweep.variants:
         name, changes = folder(variant.labels), dict(variant.overrides)
         with _of_run(path, name):
@@ -74,22 +73,22 @@ def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> tuple[Sweep
     for run in runs:
         if run.identity in same:
             raise ConfigError(
-                f"{path}: runs must differ in what they compute; {same[run.identity]} and {run.name} are the same"
+                f"{path}: runs must differ in what they compute; {same[run.identity]} and {run.name} do not"
             )
         same[run.identity] = run.name
     return sweep, runs
 
 
 def sweep_name(name_or_path: str | Path, overrides: Sequence[str] = ()) -> str:
-    """Returns what the rows of a sweep bear: its file, its recipe and what was changed for every run.
+    """Returns the name of a sweep in its rows: its file, its recipe and the changes for every run.
 
     Args:
       name_or_path: as for `load`.
       overrides: as for `load`.
 
     Returns:
-      Such as "cdb_table1:short --config.batch_size=50" or, of a file of one's own, "mine.py:short", which as arguments
-      of the command gives the same runs, in that file's folder.
+      A text such as "cdb_table1:short --config.batch_size=50", or "mine.py:short" for a user's file. As arguments of
+      the command it gives the same runs; for a user's file, in that file's folder.
     """
     path, recipe = files.find(str(name_or_path), "sweeps")
     known = files.named("sweeps").get(path.stem)
@@ -98,42 +97,42 @@ def sweep_name(name_or_path: str | Path, overrides: Sequence[str] = ()) -> str:
 
 
 def table_as_json(sweep: Sweep) -> dict[str, Any] | None:
-    """Returns the layout of a sweep's table as JSON values (`sweep_table.as_json`); None without one."""
+    """Returns the layout of a sweep's table as JSON values (`sweep_table.as_json`); None if it has no table."""
     return None if sweep.table is None else sweep_table.as_json(sweep.table, [one.labels for one in sweep.variants])
 
 
 def shard(runs: Sequence[PlannedRun], index: int, count: int) -> list[PlannedRun]:
-    """Returns every `count`-th run from the `index`-th on (from 1): the shards of 1 … count are all runs, each once.
+    """Returns every `count`-th run, beginning with the `index`-th (from 1). All shards together have each run once.
 
     Raises:
-      ConfigError: if that is none.
+      ConfigError: if the shard has no run.
     """
     if index > len(runs):
         raise ConfigError(
-            f"shard {index} of {count} has none of the {len(runs)} runs; use I/N with N of at most {len(runs)}"
+            f"shard {index} of {count} has none of the {len(runs)} runs; use I/N with N at most {len(runs)}"
         )
     return list(runs[index - 1 :: count])
 
 
 def folder(labels: Mapping[str, str]) -> str:
-    """Returns the folder of a run: the names on its axes in order, empty ones left out, that of "seed" as seed_N."""
+    """Returns the folder of a run: its names on the axes, in order and without empty ones; a seed becomes seed_N."""
     parts = [f"seed_{name}" if axis == "seed" else name for axis, name in labels.items() if name]
     return "/".join(re.sub(r"[^\w.+-]+", "_", part).strip("._") or "_" for part in parts)
 
 
 def _check(path: Path, sweep: Any) -> Sweep:
-    """Returns what a file gave, if it is a sweep; ConfigError."""
+    """Checks that a file returned a sweep and returns it, its variants as a list; raises ConfigError."""
     if not isinstance(sweep, Sweep):
         raise ConfigError(f"{path}: get_sweep() must return a cbjax.variants.Sweep; got {type(sweep).__name__}")
     if not isinstance(sweep.config, str | Path) or not isinstance(sweep.table, Table | None):
         raise ConfigError(
-            f"{path}: a Sweep is made of a config's name, a list of variants and a Table or None, in this order; its "
+            f"{path}: a Sweep takes a config's name, a list of variants and a Table or None, in this order; its "
             f"config is {type(sweep.config).__name__}, its table {type(sweep.table).__name__}"
         )
     try:
         listed = variants.listed(sweep.variants)
     except ValueError as error:
-        raise ConfigError(f"{path}: the second of a Sweep {error}") from error
+        raise ConfigError(f"{path}: the second argument of a Sweep {error}") from error
     if not listed:
         raise ConfigError(f"{path}: a sweep needs at least one run; got none")
     for one in listed:
@@ -143,11 +142,11 @@ def _check(path: Path, sweep: Any) -> Sweep:
             raise ConfigError(f"{path}: the keys that a run changes must be texts; got {show(dict(one.overrides))}")
         if not isinstance(one.overrides.get("config", ""), str | Path):
             raise ConfigError(
-                f"{path}: the config of a run must be the name of one; got {show(one.overrides['config'])} in "
+                f"{path}: the config of a run must be a config's name; got {show(one.overrides['config'])} in "
                 f"{dict(one.labels)}"
             )
     known = ("num_classes", "num_images", "image_size")
-    sizes: Any = sweep.sizes  # any, as a user may have written them
+    sizes: Any = sweep.sizes  # a user may have written anything
     if not isinstance(sizes, Mapping) or not all(key in known and _is_size(size) for key, size in sizes.items()):
         raise ConfigError(
             f"{path}: the sizes of a sweep are {', '.join(known)}, whole numbers from 1 to 10**10; got {show(sizes)}"
@@ -170,37 +169,40 @@ def _of_run(path: Path, name: str) -> Iterator[None]:
 
 
 def _check_folders(path: Path, labels: Iterable[Mapping[str, str]]) -> None:
-    """Refuses runs that have no folder of their own; ConfigError."""
+    """Raises ConfigError unless each run has its own folder."""
     runs: dict[str, Mapping[str, str]] = {}
     for one in labels:
-        name = folder(one).casefold()  # CE and ce are one folder on some disks
+        name = folder(one).casefold()  # CE and ce are the same folder on some disks
         if not name or name in runs:
             known = f"; so has {dict(runs[name])}" if name in runs else ""
             raise ConfigError(
-                f"{path}: each run needs a folder of its own, made of its names on the axes, where upper and lower "
-                f"case are the same; {dict(one)} has {folder(one) or 'none'!r}{known}"
+                f"{path}: each run needs its own folder, made of its names on the axes; upper and lower case are the "
+                f"same; {dict(one)} has {folder(one) or 'none'!r}{known}"
             )
         if max(len(os.fsencode(part)) for part in name.split("/")) > LONGEST_NAME:
             raise ConfigError(
-                f"{path}: a run's name on an axis can have {LONGEST_NAME} bytes, for it names a folder; got "
+                f"{path}: a run's name on an axis names a folder, so it can have at most {LONGEST_NAME} bytes; got "
                 f"{show(dict(one))}"
             )
         runs[name] = one
     for name, one in runs.items():
         if outer := [str(folder) for folder in Path(name).parents if str(folder) in runs]:
             raise ConfigError(
-                f"{path}: the folder of a run must not lie in another's; that of {dict(one)} would lie in that of "
-                f"{dict(runs[outer[0]])}: give the latter a name on each axis, or put the seeds last"
+                f"{path}: the folder of a run must not lie in another run's; the folder of {dict(one)} would lie in "
+                f"that of {dict(runs[outer[0]])}: give the second run a name on each axis, or put the seeds last"
             )
 
 
 def _check_overrides(
     path: Path, runs: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]], for_all: Mapping[str, Any]
 ) -> None:
-    """Refuses to change for every run what has no effect in any, or what runs differ in; ConfigError.
+    """Checks changes for every run: each must have an effect in some run, and runs must not differ in its key.
 
-    Of runs that differ in a key, and have an effect of it, each would keep a name that says otherwise: also the one
-    that has its configuration's value, as a baseline has.
+    If runs differ in a key, their names say so. With one value for all, the names would be wrong. This holds for a
+    baseline too, which keeps its configuration's value.
+
+    Raises:
+      ConfigError: if a change breaks a rule.
     """
     for key, for_each in for_all.items():
         idle = {name: list(rules.without_effect(key, {**base, **own, **for_all})) for name, (base, own) in runs.items()}
@@ -212,7 +214,7 @@ def _check_overrides(
                 by_value.setdefault(repr(own.get(key, base[key])), name)
         if len(by_value) > 1 and any(key in own for _, own in runs.values()):
             raise ConfigError(
-                f"{path}: {key} cannot be changed for every run, since runs differ in it: it is "
+                f"{path}: {key} cannot be changed for every run, because runs differ in it: it is "
                 f"{' and '.join(f'{value} in {name}' for value, name in list(by_value.items())[:2])}; "
                 "change the file, or a copy of it"
             )

@@ -1,9 +1,9 @@
-"""Which way of training the runs of a sweep is fastest on the devices at hand: measured, on runs of the sweep.
+"""Measures which way of training the runs of a sweep is fastest on the devices at hand.
 
-"loop" trains one run after another, each over all devices; "vmap" several as one program on one device; "devices"
-several on every device. All three give the same results. Where shares of a batch would change them, or the devices
-do not divide it, or are those of a CPU, a run that is trained alone stays on one device, unless "loop" was asked for or
-its images are streamed, which no group has.
+"loop" trains one run after another, each over all devices. "vmap" trains several as one program on one device.
+"devices" trains several on each device. All three give the same results. For this, a run that is trained alone stays on
+one device of a CPU, and also if the devices do not divide its batch or if shares of the batch would change the results.
+Exceptions: "loop" was asked for, or the images are streamed, which no group has.
 """
 
 import json
@@ -31,14 +31,14 @@ from cbjax.training.build import Parts
 from cbjax.types import Run
 
 MODES = ("auto", "loop", "vmap", "devices")
-LARGEST = 64  # runs of a group on a device
-SHARE = 0.8  # of a device's memory that a group may fill
-GAIN = 1.1  # a larger group must be so much faster to be worth it
-SECONDS = 0.5  # of measuring, after the first dispatch
+LARGEST = 64  # most runs of a group on a device
+SHARE = 0.8  # share of a device's memory that a group may fill
+GAIN = 1.1  # a larger group must be faster by this factor
+SECONDS = 0.5  # time of a measurement, after the first dispatch
 
 
 class Choice(NamedTuple):
-    """A mode, the runs of a group, and what was measured: rows of mode, runs, run-steps a second (None: no memory)."""
+    """A mode, the size of a group, and the measurements: mode, runs, run-steps a second (None: too little memory)."""
 
     mode: str
     group_size: int
@@ -55,20 +55,20 @@ def choose(
     """Chooses how to train runs of one shape.
 
     Args:
-      runs: the runs; the first ones are measured with.
+      runs: the runs; the first ones are used to measure.
       mode: one of MODES; "auto" for the fastest.
-      group_size: runs of a group; None for the fastest that fits into memory.
+      group_size: number of runs in a group; None for the fastest that fits into memory.
       load: reads a data source.
-      step_bytes: as of `runs_that_fit`.
+      step_bytes: as in `runs_that_fit`.
 
     Raises:
-      ConfigError: if a group of the size that was asked for would not fit into memory, or there are fewer devices than
-        a run asks for.
+      ConfigError: if a group of the given size would not fit into memory, or a run asks for more devices than there
+        are.
     """
     devices = sharding.count_devices()
     if mode == "loop":
         return Choice("loop", 1, [])
-    # Of several devices one alone would leave the others idle.
+    # Not vmap if there are several devices: it would leave all but one idle.
     name = mode if mode != "auto" else "devices" if devices > 1 else "vmap"
     try:
         alone = sharding.make_mesh(devices_alone(runs[0].config))
@@ -76,7 +76,7 @@ def choose(
         raise ConfigError(f"run {runs[0].name}: {error}") from None
     dataset, known = data.of_config(runs[0].config, load), {} if step_bytes is None else step_bytes
     if group_size is not None and mode != "auto":
-        # Of a group that is no multiple of the devices fewer work, with as many runs each.
+        # If the group is not a multiple of the devices, fewer devices work, each with equally many runs.
         used = max(n for n in range(1, devices + 1) if group_size % n == 0) if mode == "devices" else 1
         if group_size > (most := runs_that_fit(runs[0], used, load, known)):
             raise ConfigError(
@@ -101,17 +101,17 @@ def choose(
     rated = [row for row in measured if row["run_steps_per_second"] and (mode == "auto" or row["mode"] == mode)]
     if not rated:
         return Choice("loop", 1, measured)
-    # The first of those that are about as fast: the smaller group, and before any group the loop.
+    # The first one that is about as fast as the best: the smallest such group, or the loop.
     top = max(row["run_steps_per_second"] for row in rated)
     chosen = next(row for row in rated if GAIN * row["run_steps_per_second"] >= top)
     return Choice(chosen["mode"], chosen["runs"], measured)
 
 
 def devices_alone(config: ConfigDict) -> int | None:
-    """Returns over how many devices a run alone gives what it gives in a group; None for all of them.
+    """Returns on how many devices a run alone gives the same results as in a group; None for all.
 
-    Over several each has a share of the batch, and statistics of BatchNorm are, by default, those of the share. A CPU's
-    devices share its cores, and one of them has them all.
+    On several devices each has a share of the batch, and by default BatchNorm takes its statistics from the share. On a
+    CPU the devices share the cores, and a single device has all of them.
     """
     if config.devices is not None or sharding.count_devices() == 1:
         return config.devices
@@ -135,12 +135,12 @@ def runs_that_fit(run: PlannedRun, devices: int, load: Callable[..., Source], st
     """Estimates how many runs of a run's shape fit into the memory of some devices together.
 
     Args:
-      run: one of them.
-      devices: how many; each has memory of its own, for one run at least, but for those of a CPU, which share it.
+      run: one of the runs.
+      devices: number of devices. Each has its own memory, enough for at least one run; a CPU's devices share memory.
       load: reads a data source.
-      step_bytes: what a step of other shapes needs by what decides it, to which that of this one is added.
+      step_bytes: known memory of a step, by shape; this shape's is added.
     """
-    # A group has no pmap, and what pmap compiles cannot be asked.
+    # With shard_map, since groups do not use pmap, and the memory of a pmap program is not known.
     config = configs.change(run.config, ["parallel=shard_map"])
     dataset = data.of_config(config, load)
     parts = build.build(config, dataset, sharding.make_mesh(1))
@@ -153,10 +153,10 @@ def runs_that_fit(run: PlannedRun, devices: int, load: Callable[..., Source], st
 
 
 def run_bytes(parts: Parts, dataset: Dataset, step_bytes: int) -> float:
-    """Estimates the memory of a device that one run of a group takes, bytes.
+    """Estimates how many bytes of a device's memory one run of a group takes.
 
-    That of its data, of its state, the best state and a copy while it is saved, and of a step of it alone, of which the
-    compiler says what it needs.
+    It counts the run's data, its state, the best state and a copy while it is saved, and what the compiler says that a
+    step of the run alone needs.
     """
     splits = [split for split in (dataset.train, dataset.validation, dataset.test) if split is not None]
     images = float(sum(np.asarray(split.images).nbytes + split.labels.nbytes for split in splits))
@@ -165,7 +165,7 @@ def run_bytes(parts: Parts, dataset: Dataset, step_bytes: int) -> float:
 
 
 def device_bytes() -> float:
-    """Returns the memory of a device, bytes; of a CPU what is free, which its devices share."""
+    """Returns the memory of a device in bytes; for a CPU the free memory, which its devices share."""
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return float(stats["bytes_limit"])
@@ -200,7 +200,7 @@ def _loop_rate(run: PlannedRun, dataset: Dataset, mesh: Mesh) -> float:
 
 
 def _if_it_fits(measure, *args):
-    """Returns what is measured, or None where the device's memory was too small after all."""
+    """Returns the result of a measurement, or None if the device's memory was too small after all."""
     try:
         return measure(*args)
     except Exception as error:
@@ -229,7 +229,7 @@ def _group_rate(runs: Sequence[PlannedRun], mesh: Mesh, per_device: int, load: C
 
 
 def _rate(advance, state, steps) -> float:
-    """Returns steps a second: the median of several dispatches after the first."""
+    """Returns steps a second, from the median of several dispatches after the first."""
     seconds: list[float] = []
     while sum(seconds) < SECONDS:
         begin = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Which runs of a sweep are trained together and how: decided once, and written down before the first run."""
+"""Decides which runs of a sweep are trained together, and how; once, and written down before the first run."""
 
 import hashlib
 import json
@@ -30,25 +30,25 @@ def plan(
 ) -> dict[str, Any]:
     """Reads how runs are trained, or decides it and writes it down.
 
-    A group with a checkpoint stays as it is, with runs that are over, so that it goes on from there. Of any other those
-    that are left stay together. Runs that the plan lacks join it, in groups of its size.
+    A group with a checkpoint keeps all its runs, also finished ones, so that it can go on from there. Any other group
+    keeps the runs that are left. Runs that the plan lacks are added, in groups of its size.
 
     Args:
-      path: of the plan, a JSON file.
-      mine: all runs of this part of the sweep.
-      left: those that are not over.
+      path: path of the plan, a JSON file.
+      mine: all runs of this shard of the sweep.
+      left: the runs that are not over.
       mode: one of `modes.MODES`.
-      group_size: runs of a group; None to choose.
-      sizes: name -> the images of each split of a run that is left, those to train on first, and its classes.
+      group_size: number of runs in a group; None to choose.
+      sizes: for each run that is left, name -> images of each split, training first, and number of classes.
       load: reads a data source.
       tell: called with a line for each event.
 
     Returns:
-      What the file has: "asked", the mode and group size of the command; "mode", "group_size" and "measured" as in
-      `modes.Choice`; "groups", the names of the runs of each.
+      The content of the file. "asked": the mode and group size of the command. "mode", "group_size" and "measured": as
+      in `modes.Choice`. "groups": the names of the runs in each group.
 
     Raises:
-      ConfigError: if the plan was made for another mode or group size, or no group can be made of the runs.
+      ConfigError: if the plan was made for another mode or group size, or the runs cannot be grouped.
       WorkdirError: if the file is damaged.
     """
     asked, step_bytes = {"mode": mode, "group_size": group_size}, dict[str, int]()
@@ -86,23 +86,23 @@ def check(path: pathlib.Path, mode: str, group_size: int | None) -> dict[str, An
     if (mode != "auto" or group_size is not None) and known["asked"] != asked:
         raise ConfigError(
             f"{path}: these runs were begun with {_as_options(known['asked'])}; got {_as_options(asked)}: go on with "
-            "the former, or use another --workdir"
+            "the first, or use another --workdir"
         )
     return known
 
 
 def path_of(place: pathlib.Path, part: tuple[int, int]) -> pathlib.Path:
-    """Returns where, in a sweep's folder, the plan of its part (i, n) is."""
+    """Returns the path of the plan of a sweep's part (i, n)."""
     return place / f"plan{suffix(part)}.json"
 
 
 def suffix(part: tuple[int, int]) -> str:
-    """Returns what the names of the files of a part (i, n) end in."""
+    """Returns the end of the file names of a part (i, n)."""
     return "" if part[1] == 1 else f"_{part[0]}_of_{part[1]}"
 
 
 def asked_mode(place: pathlib.Path, part: tuple[int, int], mode: str) -> str:
-    """Returns the mode that a sweep was begun with, or is about to be.
+    """Returns the mode that a sweep was begun with; for a new sweep, `mode`.
 
     Raises:
       WorkdirError: if its plan is damaged.
@@ -112,12 +112,12 @@ def asked_mode(place: pathlib.Path, part: tuple[int, int], mode: str) -> str:
 
 
 def folder(names: Sequence[str]) -> str:
-    """Returns where, within the sweep's folder, a group of runs has its checkpoints."""
+    """Returns the folder of a group's checkpoints, below the sweep's folder."""
     return f"groups/{hashlib.sha256(chr(10).join(names).encode()).hexdigest()[:12]}"
 
 
 def is_begun(place: pathlib.Path) -> bool:
-    """Says whether a group's folder has a checkpoint."""
+    """Returns whether a group's folder has a checkpoint."""
     return any((place / "checksums").glob("*.json"))
 
 
@@ -129,16 +129,16 @@ def _as_options(asked):
 def _choose(shapes, sizes, mode, group_size, load, step_bytes, tell) -> Choice:
     if mode == "loop":
         return Choice("loop", 1, [])
-    # Of the shapes with the most runs the one with the most images, which takes the most memory.
+    # The shape with the most runs; if several have as many, the one with the most images, as it takes the most memory.
     largest = max(shapes, key=lambda same: (len(same), *sizes.get(same[0].name, ())))
     left = [run for same in shapes for run in same]
     if any(is_streamed(run.config.data.name) for run in left) or processes.count() > 1:
         if mode in ("vmap", "devices"):
             raise ConfigError(f"mode={mode!r} needs images that fit on the devices, and one process; use mode=loop")
         return Choice("loop", 1, [])
-    if len(largest) == 1:  # as the last one that is left of others
+    if len(largest) == 1:  # for example if only one run is left
         if mode != "auto":
-            tell("no two of the runs that are left differ in settings alone: each is trained by itself")
+            tell("no two runs that are left have programs of equal shapes: each is trained alone")
         return Choice("loop", 1, [])
     tell(f"choosing how to train {len(left)} runs" if mode == "auto" else f"measuring groups of runs, {mode}")
     choice = modes.choose(largest, mode, group_size, load, step_bytes)
@@ -153,17 +153,17 @@ def _groups(shapes, runs, choice, load, step_bytes, tell) -> list[list[str]]:
         if size > 1 and len(same) > 1:
             devices = sharding.count_devices() if choice.mode == "devices" else 1
             most = modes.runs_that_fit(same[0], devices, load, step_bytes)
-            size = min(size, most // devices * devices or most)  # as many on each
+            size = min(size, most // devices * devices or most)  # equally many on each device
             if size < min(choice.group_size, len(same)):
-                tell(f"{len(same)} runs as {same[0].name}: {size} at a time, for more would not fit into memory")
+                tell(f"{len(same)} runs like {same[0].name}: {size} at a time, as more would not fit into memory")
         groups += [[run.name for run in group] for group in _cut(same, size, choice.mode)]
-    # In the order of the sweep, which puts the most telling runs first.
+    # In the order of the sweep's file, which puts the most informative runs first.
     place = {run.name: number for number, run in enumerate(runs)}
     return sorted(groups, key=lambda names: place[names[0]])
 
 
 def _cut(runs, size, mode):
-    """Cuts runs into groups; what is left of the last one still fills the devices, as far as it goes."""
+    """Cuts runs into groups; the rest makes groups that still fill the devices, as far as possible."""
     devices = sharding.count_devices() if mode == "devices" else 1
     while runs:
         if len(runs) < size:
@@ -173,7 +173,7 @@ def _cut(runs, size, mode):
 
 
 def _by_shape(runs: Sequence[PlannedRun], sizes: Mapping[str, Sequence[int]]) -> list[list[PlannedRun]]:
-    """Returns the runs whose programs and data have the same shapes."""
+    """Groups runs whose programs and data have the same shapes."""
     shapes: dict[str, list[PlannedRun]] = {}
     for run in runs:
         flat = json.loads(configs.to_json(run.config))
@@ -181,7 +181,7 @@ def _by_shape(runs: Sequence[PlannedRun], sizes: Mapping[str, Sequence[int]]) ->
         for key in programs.ARGUMENTS:
             section, _, key_name = key.rpartition(".")
             (flat[section] if section else flat).pop(key_name)
-        # Of data that could not be read just now those of the same settings have the same sizes.
+        # If data could not be read just now, equal settings are taken to give equal sizes.
         shape = [flat, sizes.get(run.name, {**of_data, "seed": None})]
         shapes.setdefault(json.dumps(shape), []).append(run)
     return list(shapes.values())

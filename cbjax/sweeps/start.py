@@ -1,4 +1,4 @@
-"""What a sweep does before its first run: all that can be refused is, then it writes down what it is."""
+"""Starts a sweep: checks everything that can be wrong before the first run, then writes down what the sweep is."""
 
 import contextlib
 import json
@@ -30,19 +30,17 @@ def begin(
     path: pathlib.Path,
     load: Callable[..., Source],
 ) -> tuple[dict[str, str | None], dict[str, list[int]]]:
-    """Writes down what the sweep is and the rows that are there.
-
-    What is refused is so before anything is written.
+    """Writes the sweep's description and its known rows. All checks come before anything is written.
 
     Returns:
-      name -> error or None of the runs that are over, and name -> sizes of the data of those that are left.
+      name -> error or None for runs that are over; name -> sizes of the data for runs that are left.
     """
     _check_place(place, name, runs)
     for run in mine:
         workdirs.is_finished(place / run.name, run.config)
     found = figures.known(path, name, described, mine)
     with_row = {one["config"] for one in found}
-    # A kill may come between a run's results and its row.
+    # A kill may have come after a run's results and before its row.
     finished = [
         run for run in mine if run.identity not in with_row and workdirs.is_finished(place / run.name, run.config)
     ]
@@ -51,7 +49,7 @@ def begin(
     ended |= dict.fromkeys([run.name for run in finished])
     for run in mine:
         if run.name not in ended:
-            with contextlib.suppress(WorkdirError):  # none, or cut by a full disk: tried again
+            with contextlib.suppress(WorkdirError):  # no note, or one cut off by a full disk: the run is tried again
                 note = workdirs.read_json(place / run.name / FAILED)
                 if note.get("diverged"):
                     ended[run.name] = note["error"]
@@ -65,30 +63,30 @@ def begin(
 
 
 def _check_place(place: pathlib.Path, name: str, runs: Sequence[PlannedRun]) -> None:
-    """Raises ConfigError if the folder holds a run or another sweep, whose report this one's would replace."""
+    """Raises ConfigError if the folder holds a run or another sweep; this sweep's report would replace its report."""
     if (place / "config.json").exists():
-        raise ConfigError(f"{place} holds a run; a sweep needs a folder of its own: use another --workdir")
+        raise ConfigError(f"{place} holds a run; a sweep needs its own folder: use another --workdir")
     try:
         former = workdirs.read_json(place / "sweep.json")
-    except WorkdirError:  # none, or cut by a full disk
+    except WorkdirError:  # no sweep, or a file cut off by a full disk
         return
-    # Not by their configs, which name where the data lie.
+    # Runs are compared by name, not by config: configs change when data move.
     shared = {one["name"] for one in former["runs"]} & {run.name for run in runs}
-    # Without recipe and overrides.
+    # The names of the two files, without recipe and overrides.
     files = [re.split("[: ]", one)[0].removesuffix(".py") for one in (former["name"], name)]
     if files[0] != files[1] or not shared:
         raise ConfigError(
-            f"{place} holds the sweep {former['name']!r}, whose runs are others; got {name!r}: use another --workdir, "
-            "or move that one away"
+            f"{place} holds the sweep {former['name']!r}, which has other runs; got {name!r}: use another --workdir, "
+            "or move that sweep away"
         )
 
 
 def _check_data(runs: Sequence[PlannedRun], described: Sweep, load: Callable[..., Source]) -> dict[str, list[int]]:
-    """Chooses the images of each run once, so that none is found wanting after hours of others.
+    """Prepares the data of each run once, so that an error shows now and not after hours of other runs.
 
     Returns:
-      name -> the images of the training, validation and test split and the classes; without those of a disk that could
-      not be read at this moment, which the run may meet or not.
+      name -> numbers of training, validation and test images and of classes. A run is left out if its disk could not be
+      read just now.
 
     Raises:
       DataError: if the data are missing, do not fit a run, or do not have the table's metric.
@@ -106,7 +104,7 @@ def _check_data(runs: Sequence[PlannedRun], described: Sweep, load: Callable[...
                 raise data.DataError(f"the table's metric {metric} needs more than 5 classes; got {classes}")
             if metric != "balanced_accuracy" and found.multi_label:
                 raise data.DataError(
-                    f"of images with several labels the table's metric must be balanced_accuracy; got {metric}"
+                    f"the table's metric must be balanced_accuracy for images with several labels; got {metric}"
                 )
             splits = (found.train, found.validation, found.test)
             checked[asked] = [*(0 if split is None else len(split) for split in splits), classes]
@@ -124,14 +122,14 @@ def _write_description(
     listed = [{"name": run.name, "labels": dict(run.labels), "config": run.identity} for run in runs]
     description = {"name": name, "config": str(described.config), "table": table_as_json(described), "runs": listed}
     path = place / "sweep.json"
-    with only_writer(place):  # of the parts of a sweep each may have a file of rows of its own
+    with only_writer(place):  # shards of a sweep add their own files of rows here
         files: list[str] = []
-        with contextlib.suppress(WorkdirError):  # not there yet, or cut by a full disk
+        with contextlib.suppress(WorkdirError):  # not there yet, or cut off by a full disk
             files = workdirs.read_json(path).get("files", [])
-        # By a name that holds where the folder is moved to.
+        # A relative path, if possible, still holds when the folder moves.
         inside = results.absolute().is_relative_to(place)
         files = list(
             dict.fromkeys([*files, str(results.absolute().relative_to(place) if inside else results.absolute())])
         )
-        # Without a checksum: the parts of a sweep share it, and each command writes it anew.
+        # Without a checksum, because the shards of a sweep share the file and each command rewrites it.
         replace(path, (json.dumps({**description, "files": files}, indent=2) + "\n").encode())

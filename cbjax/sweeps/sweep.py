@@ -1,4 +1,4 @@
-"""Many runs: which are left, in which groups, and what became of each. The same command goes on after a kill."""
+"""Trains the runs of a sweep that are left, in groups, and reports on all. The same command goes on after a kill."""
 
 import contextlib
 import functools
@@ -45,31 +45,31 @@ def sweep(
     results: str | os.PathLike | None = None,
     tell: Callable[[str], None] = say,
 ) -> tuple[pathlib.Path | None, dict[str, str]]:
-    """Trains each run in `workdir/NAME`, adds a row for each to the results, then reports on all of them in `workdir`.
+    """Trains each run in `workdir/NAME`, adds its row to the results, then writes a report on all runs to `workdir`.
 
-    A run whose row is in the results already, or in another table beside them, is not trained again, whether its work
-    directory is there or not. One that fails is kept with its error and does not stop the others; the next call tries
-    it again, unless it diverged.
+    A run is not trained again if its row is in the results, or in another CSV file in the same folder, even if its work
+    directory is gone. A run that fails is noted with its error and does not stop the others. The next call tries it
+    again, unless it diverged.
 
     Args:
-      name: of the sweep, which its rows bear.
-      described: what the runs were made of, for its table.
+      name: name of the sweep, for its rows.
+      described: the sweep, for its table.
       runs: all runs of the sweep, as from `sweep_file.load`.
       workdir: the folder of all runs.
       mode: one of `modes.MODES`; "auto" measures once and writes its choice to `workdir/plan*.json`.
-      group_size: runs of a group; None to choose.
-      part: (i, n): trains every n-th run from the i-th on, from 1; any number of machines may share the folder.
-      results: the CSV of rows; None for `workdir/results.csv`, of a part `workdir/results_I_of_N.csv`.
-      tell: called with a line for each event where there is no terminal.
+      group_size: number of runs in a group; None to choose.
+      part: (i, n): train every n-th run, beginning with the i-th (from 1). Several machines may share the folder.
+      results: the CSV of rows; None for `workdir/results.csv`, or for a part `workdir/results_I_of_N.csv`.
+      tell: called with a line for each event if there is no terminal.
 
     Returns:
-      The path of the report, None where only rows are left of a sweep without a table, and name -> error of the runs
+      The path of the report, or None if the sweep has no table and only rows are left; and name -> error for the runs
       that failed, now or before.
 
     Raises:
-      ConfigError: before anything is trained, if a work directory holds a run of another config, or the folder a run
+      ConfigError: before anything is trained, if a work directory holds a run of another config, the folder holds a run
         or another sweep, or its runs were begun in another mode.
-      DataError: before anything is trained, if the data of a run that is left are missing or do not fit it.
+      DataError: before anything is trained, if the data of a run that is left are missing or do not fit.
     """
     if is_remote(workdir):
         raise ConfigError(f"a sweep is kept in a local folder; got {os.fspath(workdir)}")
@@ -77,7 +77,7 @@ def sweep(
     first = processes.is_first()
     path = pathlib.Path(results) if results is not None else place / f"results{plan.suffix(part)}.csv"
     mine = shard(runs, *part)
-    # A few sources at most, and those of one sweep are few: read once for all runs.
+    # A sweep has few sources; each is read once for all runs.
     load = functools.lru_cache(maxsize=2)(sources.load)
     planned = plan.path_of(place, part)
 
@@ -87,7 +87,7 @@ def sweep(
 
     ended, sizes = processes.from_first(begin)
     if first and (strange := figures.strangers(path, name, runs)):
-        tell(f"{path} has {strange} rows of {name} whose settings are those of none of its runs")
+        tell(f"{path} has {strange} rows of {name} whose settings fit none of its runs")
     left = [run for run in mine if run.name not in ended]
     failed = {run: error for run, error in ended.items() if error is not None}
     chosen = processes.from_first(lambda: plan.plan(planned, mine, left, mode, group_size, sizes, load, tell))
@@ -95,7 +95,7 @@ def sweep(
     done, epochs = sum(error is None for error in ended.values()), any(run.config.log.progress != "off" for run in mine)
     with board(len(mine), done, len(failed), tell if first else None, epochs) as shown:
         for lost in failed:
-            shown.warn(f"run {lost} failed before: {failed[lost]}; to try it again remove {place / lost}")
+            shown.warn(f"run {lost} failed before: {failed[lost]}; to try it again, remove {place / lost}")
         trainer = _Trainer(place, shown, load, chosen["mode"], spread=chosen["asked"]["mode"] == "loop")
         late: list[PlannedRun] = []
         for names in chosen["groups"]:
@@ -117,14 +117,14 @@ def sweep(
     if first:
         if late:
             rows.add(path, [figures.row(name, described, run, place / run.name) for run in late])
-        with contextlib.suppress(OSError):  # empty, except of groups that failed
+        with contextlib.suppress(OSError):  # not empty if a group failed
             (place / "groups").rmdir()
         try:
             if described.table is not None:
                 report_sweep(place)
             elif not _report_runs(place, runs, path, tell):
                 return None, failed
-        except Exception as error:  # the figures are on disk: whatever is wrong with their page, the runs are finished
+        except Exception as error:  # not fatal: the runs are finished, and their figures are on disk
             tell(f"the report could not be written: {error}; `cbjax report {place}` tries again")
             return None, failed
     return place / "report.md", failed
@@ -133,19 +133,19 @@ def sweep(
 def _report_runs(
     place: pathlib.Path, runs: Sequence[PlannedRun], path: pathlib.Path, tell: Callable[[str], None]
 ) -> bool:
-    """Reports on the runs of a sweep without a table, as on any runs; says whether any work directory is there."""
+    """Reports on the runs of a sweep without a table; returns whether any work directory is there."""
     made = [place / run.name for run in runs if (place / run.name / "config.json").exists()]
     kept = {one["config"] for one in rows.read(path)}
     gone = [place / run.name for run in runs if place / run.name not in made and run.identity in kept]
     if gone:
-        tell(f"of {len(gone)} finished runs only the rows in {path} are left: the report has no figures of them")
+        tell(f"only the rows in {path} are left of {len(gone)} finished runs: the report has no figures of them")
     if made:
         report(made, place, [LeftOut(one, f"only its row in {path.name} is left") for one in gone])
     return bool(made)
 
 
 class _Trainer:
-    """Trains groups one after another, which share their programs."""
+    """Trains groups one after another; they share compiled programs."""
 
     def __init__(self, place: pathlib.Path, shown: Board, load: Callable[..., Source], mode: str, spread: bool):
         self._place, self._shown, self._mode, self._spread = place, shown, mode, spread
@@ -153,9 +153,9 @@ class _Trainer:
         self._known: dict[str, GroupPrograms] = {}
 
     def train(self, group: Sequence[PlannedRun], left: Sequence[PlannedRun]) -> Iterator[tuple[PlannedRun, str | None]]:
-        """Trains the runs of a group that are left; yields each with its error, or None, as soon as it ended.
+        """Trains the runs of a group that are left; yields each run with its error, or None, when it ends.
 
-        The error is noted in its folder, too.
+        An error is also noted in the run's folder.
         """
         errors = None
         if self._mode != "loop" and len(group) > 1:
@@ -175,16 +175,16 @@ class _Trainer:
         try:
             train(config, self._place / run.name, shared=self._shared)
         except Exception as error:
-            # All processes meet a loss that is not finite; at anything else the others are not where this one is.
+            # A loss that is not finite stops all processes at the same place. Any other error may be this one's alone.
             if processes.count() > 1 and not isinstance(error, NonFiniteLoss):
                 raise
-            if is_full(error):  # for the runs that are left as well
+            if is_full(error):  # the disk is full for all other runs too
                 raise
             return _note(self._place / run.name, error)
         return None
 
     def _together(self, group: Sequence[PlannedRun], left: Sequence[PlannedRun]) -> dict[str, str] | None:
-        """Returns the errors of runs; None where the group cannot be trained as one."""
+        """Trains a group as one program; returns the errors of its runs, or None if this is not possible."""
         devices = sharding.count_devices() if self._mode == "devices" else 1
         count = max(n for n in range(1, devices + 1) if len(group) % n == 0)
         folder = self._place / plan.folder([run.name for run in group])
@@ -194,7 +194,7 @@ class _Trainer:
         except Exception as error:
             if is_full(error):
                 raise
-            if plan.is_begun(folder):  # the next call goes on from its checkpoint
+            if plan.is_begun(folder):  # the next call goes on from the group's checkpoint
                 return {run.name: _note(self._place / run.name, error) for run in left}
             self._shown.warn(f"{len(group)} runs as one program failed, so each is trained alone: {_said(error)}")
             if not isinstance(error, BusyError):
@@ -204,7 +204,7 @@ class _Trainer:
 
 
 def _note(place: pathlib.Path, error: Exception) -> str:
-    """Writes down why a run failed, unless it is trained by another process; returns it as a line."""
+    """Notes why a run failed, unless another process trains it; returns the reason as a line."""
     if isinstance(error, BusyError) or not processes.is_first():
         return _said(error)
     trace = "".join(traceback.format_exception(error))

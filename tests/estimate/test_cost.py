@@ -52,7 +52,7 @@ def test_a_dry_run_says_where_unknown_sizes_are_given(tmp_path, capsys):
     told = capsys.readouterr()
     assert told.out.split() == ["seed_0", "seed_1"] and "Sweep(…, sizes={'num_classes': …" in told.err
     assert main(["sweep", f"--config={path}", "--dry-run", "--shard=3/4"]) == 2
-    assert "shard 3 of 4 has none of the 2 runs; use I/N with N of at most 2" in capsys.readouterr().err
+    assert "shard 3 of 4 has none of the 2 runs; use I/N with N at most 2" in capsys.readouterr().err
 
 
 def test_unknown_sizes_are_asked_for():

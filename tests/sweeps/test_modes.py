@@ -155,7 +155,7 @@ def test_runs_of_data_of_one_size_are_one_shape_and_each_shape_has_the_groups_th
     monkeypatch.setattr(modes, "runs_that_fit", lambda run, *args: 2 if run.name in large else 100)
     found = plan._groups(plan._by_shape(runs, even | large), runs, Choice("vmap", 4, []), None, {}, told.append)
     assert [len(names) for names in found] == [2, 4, 2, 2, 3, 2]
-    assert len(told) == 1 and "2 at a time, for more would not fit into memory" in told[0]
+    assert len(told) == 1 and "2 at a time, as more would not fit into memory" in told[0]
 
 
 def test_the_memory_of_a_process_is_what_is_available_within_its_limits(tmp_path, monkeypatch):

@@ -70,7 +70,7 @@ def paper(figures):
         ("Sweep('digits_lt', choices('a', {'x': {'seed': -1}}))", "run x of .*mine.py: seed must be a whole number"),
         ("Sweep('digits_lt', choices('a', {'x': {'loss.gamma': 2.0}}))", "run x of .*loss.gamma must stay at 1.0"),
         ("Sweep('digit_lt', seeds(1))", "did you mean digits_lt"),
-        ("Sweep('digits_lt', chain(seeds(1), seeds(1)))", "needs a folder of its own.* has 'seed_0'; so has"),
+        ("Sweep('digits_lt', chain(seeds(1), seeds(1)))", "needs its own folder.* has 'seed_0'; so has"),
         (
             "Sweep('digits_lt', values('a', 'seed', (1, 2), '<{}') + values('a', 'loss.gamma', (1,), '>1'))",
             "so has .*<1",
@@ -135,8 +135,8 @@ def paper(figures):
             "got .nan, None. .*: leave out columns that the paper lacks",
         ),
         (paper("{('x',): {'1.0': (5.0, None)}}"), "the runs have '1', '2'; got '1.0'"),
-        ("Sweep(seeds(1), 'digits_lt')", "a Sweep is made of a config's name, .* in this order; its config is list"),
-        ("Sweep('digits_lt', Variant({'a': 'x'}, {}))", r"second of a Sweep must be a list of variants.*; got Variant"),
+        ("Sweep(seeds(1), 'digits_lt')", "a Sweep takes a config's name, .* in this order; its config is list"),
+        ("Sweep('digits_lt', Variant({'a': 'x'}, {}))", r"second argument of a Sweep must be a list of variants.*; got Variant"),
         ("Sweep('digits_lt', [Variant({'a': 1}, {})])", "names on them must be texts; got {'a': 1}"),
         ("Sweep('digits_lt', [Variant({'a': 'x'}, {1: 2})])", "keys that a run changes must be texts; got {1: 2}"),
         (
@@ -164,7 +164,7 @@ def paper(figures):
         ("Sweep('digits_lt', seeds(10**12))", "at most 100000 runs"),
         ("Sweep('digits_lt', values('a', 'seed', range(10**9)))", "at most 100000 runs"),
         ("Sweep('digits_lt', product(seeds(1000), values('a', 'num_epochs', range(1000))))", "at most 100000 runs"),
-        ("Sweep('digits_lt', choices('a', {'x' * 300: {}}))", "on an axis can have 200 bytes, for it names a folder"),
+        ("Sweep('digits_lt', choices('a', {'x' * 300: {}}))", "on an axis names a folder, so it can have at most 200 bytes"),
         (
             "Sweep('digits_lt', values('a', 'num_epochs', (10**12,)))",
             "run 1000000000000 of .*: num_epochs must",
@@ -176,7 +176,7 @@ def paper(figures):
         (
             "Sweep('digits_lt', product(choices('a', {'': {}, 'x': {'loss.name': 'focal'}}), choices('b', {'c': {}}))"
             " + [Variant({'b': 'c', 'd': 'e'}, {'seed': 2})])",
-            "must not lie in another's; that of {'b': 'c', 'd': 'e'} would lie in that of {'a': '', 'b': 'c'}",
+            "must not lie in another run's; the folder of {'b': 'c', 'd': 'e'} would lie in that of {'a': '', 'b': 'c'}",
         ),
     ],
 )
@@ -239,7 +239,7 @@ def test_folders_stay_below_the_sweep_s(labels):
 @given(st.integers(1, 20), st.integers(1, 6))
 def test_shards_are_all_runs_each_once(num_runs, count):
     runs = [file.PlannedRun(str(i), {}, None) for i in range(num_runs)]
-    with pytest.raises(ConfigError, match=f"none of the {num_runs} runs; use I/N with N of at most {num_runs}"):
+    with pytest.raises(ConfigError, match=f"none of the {num_runs} runs; use I/N with N at most {num_runs}"):
         file.shard(runs, num_runs + 1, num_runs + count)
     count = min(count, num_runs)
     shards = [file.shard(runs, i + 1, count) for i in range(count)]
