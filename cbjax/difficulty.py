@@ -1,4 +1,4 @@
-"""Class-wise difficulty (CDB): class weights from the accuracy of each class on held-out validation data."""
+"""Class-wise difficulty (CDB): computes class weights from the accuracy of each class on held-out validation data."""
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +10,12 @@ FORMULAS = ("paper", "authors_code", "authors_code_imagenet")
 
 
 def dynamic_tau(accuracy: Array, formula: str = "paper") -> Array:
-    """Computes the exponent of the difficulty from how far apart the best and the worst class are.
+    """Computes the exponent of the difficulty from the gap between the best and the worst class.
 
     Args:
       accuracy: [C] accuracies in [0, 1].
-      formula: with b = max / (min + epsilon), "paper" is 2 sigmoid(b - 1) with epsilon 1e-4, "authors_code_imagenet"
-        the same with epsilon 0.01, and "authors_code" sigmoid(b) with epsilon 0.01.
+      formula: with b = max / (min + epsilon), "paper" is 2 sigmoid(b - 1) with epsilon 1e-4; "authors_code_imagenet" is
+        the same with epsilon 0.01; "authors_code" is sigmoid(b) with epsilon 0.01.
 
     Returns:
       [] tau, float32: 0.538 to 2, or 0.5 to 1 for "authors_code".
@@ -46,16 +46,16 @@ def difficulty_weights(
     """Computes class weights from difficulty, (1 - accuracy)^tau.
 
     Args:
-      accuracy: [C] accuracies in [0, 1] on held-out validation data. For classes without an example there, see
+      accuracy: [C] accuracies in [0, 1] on held-out validation data. For classes without validation examples, see
         `carry_accuracy`.
       tau: exponent, at least 0 (0 gives equal weights), or "dynamic" for `dynamic_tau` of these accuracies.
-      formula: the form of `dynamic_tau`; unread where tau is a number.
-      floor: least difficulty of a class, in [0, 1); the paper and the authors' code have 0, and so give a class
-        without an error the weight 0.
-      scale: whether the weights are scaled to sum to C, as in the authors' code, or stay as in the paper's equation.
+      formula: the form of `dynamic_tau`; not used if tau is a number.
+      floor: least difficulty of a class, in [0, 1). The paper and the authors' code use 0, which gives a class without
+        errors the weight 0.
+      scale: True scales the weights to sum to C, as in the authors' code; False is the paper's equation.
 
     Returns:
-      [C] weights, float32. With floor 0 and no error in any class all weights are 1.
+      [C] weights, float32. If floor is 0 and no class has an error, all weights are 1.
 
     Raises:
       ValueError: if accuracies are not [C] or known not to be in [0, 1], or tau, formula or floor is out of range.
@@ -78,23 +78,23 @@ def difficulty_weights(
         # Relative to the hardest class, so that a large tau cannot bring the sum to 0.
         difficulty = difficulty / jnp.where(largest > 0, largest, 1.0)
     positive = difficulty > 0
-    # 0^tau is 1 for tau = 0; its slope for tau < 1 is infinite, and taken as 0.
+    # 0^tau is 1 for tau = 0. For tau < 1 its slope is infinite; the slope here is 0.
     weights = jnp.where(positive, jnp.where(positive, difficulty, 1.0) ** tau, jnp.where(tau > 0, 0.0, 1.0))
     weights = jnp.where(largest > 0, weights, 1.0)
     return weights * (weights.size / weights.sum()) if scale else weights
 
 
 def carry_accuracy(previous: Array, measured: Array) -> Array:
-    """Returns the measured accuracies, and where one is NaN (a class without a validation example) the previous one.
+    """Returns the measured accuracies; a class whose accuracy is NaN (no validation examples) keeps its previous one.
 
     Args:
       previous: [C] last known accuracies; 0, which is difficulty 1, before the first measurement.
-      measured: [C] accuracies, NaN where there was nothing to measure.
+      measured: [C] accuracies, NaN for classes without validation examples.
 
     Returns:
-      [C] accuracies, with NaN nowhere if `previous` has none.
+      [C] accuracies, without NaN if `previous` has none.
     """
-    # On the host where it can be: jax_debug_nans refuses a NaN on its way to the device.
+    # On the host if possible, since jax_debug_nans refuses a NaN on its way to the device.
     xp = jnp if isinstance(measured, jax.Array) else np
     missing = xp.isnan(measured)
     measured = _at_least_float32(xp.where(missing, 0.0, measured))
@@ -102,19 +102,20 @@ def carry_accuracy(previous: Array, measured: Array) -> Array:
 
 
 def smooth_accuracy(previous: Array, measured: Array, keep: float | Array) -> Array:
-    """Averages accuracies over the epochs, so that one epoch's do not decide the next epoch's weights alone.
+    """Averages accuracies over epochs, so that the weights do not depend on a single epoch. This is not in the paper.
 
-    CDB sets the weights of an epoch from the accuracies of the last one. A class that was right gets almost no weight,
-    is forgotten within the epoch, and changes roles with another: the weights swing. This is not in the paper.
+    CDB sets the weights of an epoch from the accuracies of the epoch before. A class that was right gets almost no
+    weight, is forgotten within the epoch, and gets the weight back while another is forgotten: the weights swing.
 
     Args:
-      previous: [C] what this function returned at the last measurement. Zeros before the first one, which is difficulty
-        1 for all, so that weights leave equality step by step. NaN takes the class's first measurement whole.
-      measured: [C] accuracies of this epoch, NaN for a class without a validation example.
-      keep: share of `previous` that stays, in [0, 1); 0 is the paper, and `carry_accuracy`.
+      previous: [C] what this function returned at the last measurement. Before the first: zeros, which is difficulty 1
+        for all classes, so that weights move away from equal ones step by step; NaN to take the first measurement
+        whole.
+      measured: [C] accuracies of this epoch, NaN for a class without validation examples.
+      keep: share of `previous` that stays, in [0, 1); 0 is the paper, and the same as `carry_accuracy`.
 
     Returns:
-      [C] keep * previous + (1 - keep) * measured, float32; where one of the two is NaN, the other.
+      [C] keep * previous + (1 - keep) * measured, float32; if one of the two is NaN, the other.
 
     Raises:
       ValueError: if the accuracies are not both [C], or keep is known not to be in [0, 1).
@@ -125,7 +126,7 @@ def smooth_accuracy(previous: Array, measured: Array, keep: float | Array) -> Ar
             f"previous and measured must both be [C], one number a class, got {previous.shape} and {measured.shape}"
         )
     kind = jnp.float64 if jnp.float64 in (previous.dtype, measured.dtype) else jnp.float32
-    # Checked as it is computed with: 0.99999999 is 1 in float32, and no accuracy would ever count.
+    # Checked in the precision of the computation: in float32 0.99999999 is 1, and no accuracy would ever count.
     if np.ndim(keep) != 0 or (not isinstance(keep, jax.core.Tracer) and not 0 <= np.asarray(keep, kind) < 1):
         raise ValueError(f"keep must be one number in [0, 1), got {keep}")
     previous, measured, keep = previous.astype(kind), measured.astype(kind), jnp.asarray(keep, kind)
@@ -134,14 +135,14 @@ def smooth_accuracy(previous: Array, measured: Array, keep: float | Array) -> Ar
 
 
 def weights_moved(before: Array, after: Array) -> Array:
-    """Computes how far class weights moved: the share of the whole weight that went from some classes to others.
+    """Computes how far class weights moved: the share of the whole weight that changed classes.
 
     Args:
       before, after: [..., C] class weights, at least 0 and not all 0, on any scale.
 
     Returns:
-      [...] between 0 (the same weights) and 1 (all weight went to classes that had none), float32. For weights that sum
-      to C it is half the sum of absolute changes, over C.
+      [...] float32, between 0 (equal weights) and 1 (all weight moved to classes that had none). For weights that sum
+      to C it is half the sum of absolute changes, divided by C.
 
     Raises:
       ValueError: if the weights are not both [..., C].
@@ -151,7 +152,7 @@ def weights_moved(before: Array, after: Array) -> Array:
         raise ValueError(f"before and after must have one shape [..., C], got {before.shape} and {after.shape}")
     shares = [weights / weights.sum(axis=-1, keepdims=True) for weights in (before, after)]
     moved = 0.5 * jnp.abs(shares[1] - shares[0]).sum(axis=-1)
-    # Compiled, a division fused with the difference leaves 1e-8 of equal weights.
+    # A compiled program fuses the division with the difference, which leaves 1e-8 for equal weights.
     return jnp.where((before == after).all(axis=-1), 0.0, moved)
 
 
@@ -162,7 +163,7 @@ def _checked_accuracy(accuracy: Array) -> Array:
         raise ValueError(f"accuracy must be [C], one number a class, got shape {accuracy.shape}")
     if not isinstance(accuracy, jax.core.Tracer) and not bool(((accuracy >= 0) & (accuracy <= 1)).all()):
         raise ValueError(
-            f"accuracy must be in [0, 1] for each class, got {accuracy.tolist()[:20]}; where a class has no validation "
+            f"accuracy must be in [0, 1] for each class, got {accuracy.tolist()[:20]}; if a class has no validation "
             "example, keep its last accuracy with carry_accuracy"
         )
     return _at_least_float32(accuracy)
@@ -170,5 +171,5 @@ def _checked_accuracy(accuracy: Array) -> Array:
 
 def _at_least_float32(values: Array) -> Array:
     values = jnp.asarray(values)
-    # Spelled out, because promotion is refused under jax_numpy_dtype_promotion="strict".
+    # An explicit type, because jax_numpy_dtype_promotion="strict" refuses promotion.
     return values.astype(jnp.float64 if values.dtype == jnp.float64 else jnp.float32)

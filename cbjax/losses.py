@@ -1,4 +1,4 @@
-"""Classification losses of each example, weighted by its class; none reduces the batch."""
+"""Computes classification losses of each example, weighted by its class; no loss reduces the batch."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -20,15 +20,15 @@ def softmax_cross_entropy(
       labels: [B] integers in [0, C). An example with another label, such as -100, has loss 0 and no gradient.
       class_weights: [C], mean 1 by convention (`weights.class_balanced`); None for equal weights. A smoothed label
         keeps the weight of its true class.
-      label_smoothing: share s of the label that is spread evenly over all C classes, in [0, 1); a traced scalar is not
-        checked. The target is 1 - s + s/C for the true class and s/C for the others.
+      label_smoothing: share s of the label that is spread evenly over all C classes, in [0, 1). The target is 1 - s +
+        s/C for the true class and s/C for the others. A traced scalar is not checked.
 
     Returns:
       [B] losses in nats, float32 (float64 for float64 logits), not reduced.
 
     Raises:
       ValueError: if the shapes do not fit together, labels are not integers, there are fewer than two classes, or
-        label_smoothing is no scalar in its range.
+        label_smoothing is not a scalar in its range.
 
     Source: Cui et al. 2019, eq. 10; Sinha et al. 2020, eq. 7. Label smoothing: Szegedy et al. 2016, section 7.
     """
@@ -40,11 +40,11 @@ def softmax_cross_entropy(
         )
     if logits.shape[1] < 2:
         raise ValueError(f"softmax_cross_entropy needs at least 2 classes, got logits of shape {logits.shape}")
-    # Softplus of the log-odds of the other classes against the true one: log_softmax rounds 1 - p to its last bits as p
-    # nears 1, this keeps all of them in the loss and in its gradient.
+    # Softplus of the log-odds of the other classes against the true one. It keeps all digits of 1 - p when p is near 1,
+    # in the loss and in its gradient; log_softmax loses them.
     known, labels, logits = _known(labels, logits)
-    # The least finite number in the true class's place: its exponential is 0 as well, and where all others are masked
-    # out the sum has a slope.
+    # The true class gets the least finite number: its exponential is 0 like that of -inf, but the sum still has a slope
+    # if all other classes are masked out.
     others = jax.nn.logsumexp(jnp.where(_one_hot(labels, logits), _least(logits), logits), axis=1)
     own = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
     losses = jax.nn.softplus(others - own)
@@ -52,8 +52,8 @@ def softmax_cross_entropy(
     if jnp.ndim(label_smoothing) != 0 or (not traced and not 0 <= label_smoothing < 1):
         raise ValueError(f"label_smoothing must be a number of at least 0 and below 1, got {label_smoothing}")
     if traced or label_smoothing > 0:
-        # Cross entropies of two classes differ by their logits, so the mean over all C is this one's plus a difference.
-        # A true class that is masked out has an infinite loss already.
+        # The cross entropies of two classes differ by their logits. So the mean over all C is this loss plus a
+        # difference. If the true class is masked out, its loss is infinite already.
         difference = jnp.where(own < _least(own), 0.0, own - logits.mean(axis=1))
         losses += jnp.asarray(label_smoothing, losses.dtype) * difference
     return jnp.where(known, losses if class_weights is None else losses * class_weights[labels], 0.0)
@@ -67,13 +67,13 @@ def sigmoid_cross_entropy(logits: Array, labels: Array, class_weights: Array | N
       labels: [B] integers in [0, C), or [B, C] multi-hot: 0 and 1, or floats between them. An example with another
         integer label, such as -100, has loss 0 and no gradient; other values of [B, C] are not detected.
       class_weights: [C], mean 1 by convention (`weights.class_balanced`); None for equal weights. With integer labels
-        all C terms of an example carry the weight of its true class, with multi-hot labels each term that of its own.
+        all C terms of an example have the weight of its true class; with multi-hot labels each has its own weight.
 
     Returns:
       [B] losses in nats, summed over classes, float32 (float64 for float64 logits), not reduced.
 
     Raises:
-      ValueError: if the shapes do not fit together, or labels [B] are not integers or those of a single class.
+      ValueError: if the shapes do not fit together, labels [B] are not integers, or there is only one class for them.
 
     Source: Cui et al. 2019, eq. 12.
     """
@@ -91,15 +91,15 @@ def focal_loss(logits: Array, labels: Array, class_weights: Array | None = None,
       labels: [B] integers in [0, C), or [B, C] multi-hot: 0 and 1, or floats between them. An example with another
         integer label, such as -100, has loss 0 and no gradient; other values of [B, C] are not detected.
       class_weights: [C], mean 1 by convention (`weights.class_balanced`); None for equal weights. With integer labels
-        all C terms of an example carry the weight of its true class, with multi-hot labels each term that of its own.
+        all C terms of an example have the weight of its true class; with multi-hot labels each has its own weight.
       gamma: focusing power, at least 0; a traced scalar is not checked.
 
     Returns:
       [B] losses in nats, summed over classes, float32 (float64 for float64 logits), not reduced.
 
     Raises:
-      ValueError: if the shapes do not fit together, labels [B] are not integers or those of a single class, or gamma is
-        negative or no scalar.
+      ValueError: if the shapes do not fit together, labels [B] are not integers, there is only one class for them, or
+        gamma is negative or not a scalar.
 
     Source: Cui et al. 2019, eq. 13. The authors' modulator overflows below logit -88; this one does not. Labels between
     0 and 1: as `optax.sigmoid_focal_loss`, cross entropy times (1 - p_t)^gamma with p_t = y p + (1 - y)(1 - p).
@@ -114,7 +114,7 @@ def focal_loss(logits: Array, labels: Array, class_weights: Array | None = None,
             return _focal_terms(_margins(logits, labels), gamma)
         hard = (labels == 0) | (labels == 1)
         score, soft = jnp.where(hard, 0.0, logits), jnp.where(hard, 0.5, labels)
-        # 1 - p_t, which is nowhere 0 between the labels 0 and 1.
+        # 1 - p_t, which is never 0 for labels between 0 and 1.
         missed = soft * jax.nn.sigmoid(-score) + (1.0 - soft) * jax.nn.sigmoid(score)
         between = _sigmoid_terms(score, soft) * missed**gamma
         return jnp.where(hard, _focal_terms(_margins(logits, labels), gamma), between)
@@ -123,13 +123,13 @@ def focal_loss(logits: Array, labels: Array, class_weights: Array | None = None,
 
 
 class LossFacts(NamedTuple):
-    """A loss, and what else follows from its choice.
+    """A loss, and facts that follow from its choice.
 
     Attributes:
       function: (logits, labels, class_weights, **options) -> [B].
-      one_vs_rest: whether each class is a yes-or-no answer of its own. Then probabilities are sigmoids, labels may be
-        multi-hot, and the last biases start at the prior of a class, -log(C - 1), and do not decay (CB). Else one class
-        is right: probabilities are a softmax, and the last biases start at 0 and decay like all others.
+      one_vs_rest: whether each class is a separate yes-or-no answer. If True, probabilities are sigmoids, labels may be
+        multi-hot, and the last biases start at the prior of a class, -log(C - 1), and do not decay (CB). If False, one
+        class is right: probabilities are a softmax, and the last biases start at 0 and decay like all others.
       settings: options that are numbers of the run, by their names in `types.Settings`.
     """
 
@@ -149,16 +149,16 @@ LOSSES: dict[str, LossFacts] = {
 def _focal_terms(margins: Array, gamma: Array) -> Array:
     """Returns -(1 - p)^gamma log p for p = sigmoid(margins), element by element."""
     log_p, log_q = _log_sigmoids(margins)
-    # The modulator as exp(gamma log(1 - p)) is finite, as is its gradient, for p = 1 and gamma < 1 as well.
+    # As exp(gamma log(1 - p)) the modulator and its gradient are finite, even for p = 1 and gamma < 1.
     return -jnp.exp(gamma * jnp.maximum(log_q, _least(log_q))) * log_p
 
 
 @_focal_terms.defjvp
 def _focal_terms_jvp(primals, tangents):
-    # By hand because automatic differentiation keeps three times as many [B, C] arrays.
+    # Written by hand, because automatic differentiation keeps three times as many [B, C] arrays.
     (margins, gamma), (dmargins, dgamma) = primals, tangents
     log_p, log_q = _log_sigmoids(margins)
-    # Finite for infinite margins, so that 0 times them is 0.
+    # Made finite for infinite margins, so that 0 times them is 0.
     finite_p, log_q = jnp.maximum(log_p, _least(log_p)), jnp.maximum(log_q, _least(log_q))
     modulator = jnp.exp(gamma * log_q)
     slope = modulator * (gamma * jax.nn.sigmoid(margins) * finite_p - jax.nn.sigmoid(-margins))
@@ -174,7 +174,7 @@ def _log_sigmoids(x: Array) -> tuple[Array, Array]:
 
 @_log_sigmoids.defjvp
 def _log_sigmoids_jvp(primals, tangents):
-    # At 0, where |x| has no slope, second derivatives of the focal loss need this one.
+    # Written by hand: at 0 |x| has no slope, but second derivatives of the focal loss need one.
     (x,), (dx,) = primals, tangents
     return _log_sigmoids(x), (jax.nn.sigmoid(-x) * dx, -jax.nn.sigmoid(x) * dx)
 
@@ -183,13 +183,13 @@ def _sigmoid_terms(logits: Array, labels: Array) -> Array:
     """Returns the cross entropy of each of the C tasks, [B, C]."""
     if not jnp.issubdtype(labels.dtype, jnp.floating):
         return jax.nn.softplus(-_margins(logits, labels))
-    # A label of 0 or 1 leaves one side alone, and its digits: the other may be infinite.
+    # For a label of 0 or 1 only one side counts and keeps its digits; the other side may be infinite.
     positive = jnp.where(labels > 0, labels * jax.nn.softplus(jnp.where(labels > 0, -logits, 0.0)), 0.0)
     return positive + jnp.where(labels < 1, (1.0 - labels) * jax.nn.softplus(jnp.where(labels < 1, logits, 0.0)), 0.0)
 
 
 def _margins(logits: Array, labels: Array) -> Array:
-    """Returns [B, C] logits whose sign is turned where the label is negative."""
+    """Returns [B, C] logits with the sign changed for negative labels."""
     return jnp.where(_one_hot(labels, logits) if labels.ndim == 1 else labels > 0, logits, -logits)
 
 
@@ -198,9 +198,9 @@ def _one_hot(labels: Array, logits: Array) -> Array:
 
 
 def _known(labels: Array, logits: Array) -> tuple[Array, Array, Array]:
-    """Returns which integer labels [B] are those of a class, and labels and logits with 0 in the others' places.
+    """Returns which integer labels [B] name a class, and labels and logits with 0 for all other examples.
 
-    A NaN among the logits of such an example would be in its gradient: 0 times NaN is NaN.
+    The logits must be 0 there, because a NaN would reach the gradient: 0 times NaN is NaN.
     """
     known = (labels >= 0) & (labels < logits.shape[1])
     return known, jnp.where(known, labels, 0), jnp.where(known[:, None], logits, 0.0)
@@ -222,8 +222,8 @@ def _sum_over_classes(
 
 
 def _checked(logits: Array, labels: Array, class_weights: Array | None) -> tuple[Array, Array, Array | None]:
-    """Returns the arguments as jax arrays, floats in at least float32, or raises what the caller got wrong."""
-    # NumPy arrays too: class weights from `weights` are, and such an array takes no traced labels as its index.
+    """Returns the arguments as jax arrays, floats in at least float32; raises ValueError for a caller's mistake."""
+    # NumPy arrays are converted too, because traced labels cannot index them; class weights are such arrays.
     logits = jnp.asarray(logits)
     try:
         labels = jnp.asarray(labels)
@@ -249,7 +249,7 @@ def _checked(logits: Array, labels: Array, class_weights: Array | None) -> tuple
             f"integer labels [B] need at least 2 classes, got logits of shape {logits.shape}; for one yes-or-no logit "
             "an example give labels of shape [B, 1], 0 or 1: write labels[:, None]"
         )
-    # Spelled out, because promotion is refused under jax_numpy_dtype_promotion="strict".
+    # Explicit types, because jax_numpy_dtype_promotion="strict" refuses promotion.
     dtype = jnp.float64 if logits.dtype == jnp.float64 else jnp.float32
     if jnp.issubdtype(labels.dtype, jnp.floating):
         labels = labels.astype(dtype)

@@ -1,4 +1,4 @@
-"""Metrics of a split: sums that merge on the device, and figures computed from them once, on the host, in float64."""
+"""Metrics of a split: sums that are merged on the device, and figures that the host computes from them in float64."""
 
 import dataclasses
 import operator
@@ -13,28 +13,28 @@ from cbjax.types import Array
 
 CALIBRATION_BINS = 15
 MANY, FEW = 100, 20  # more training images than MANY, fewer than FEW
-SMALL = 200  # largest class below which groups are thirds
+SMALL = 200  # if the largest class has fewer images, groups are thirds
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ClassificationSums:
-    """Sums over the examples of a split, [C] or smaller, so that merging parts in any order gives the whole.
+    """Sums over the examples of a split, [C] or smaller; parts can be merged in any order.
 
-    It has the methods that a `clu.metrics.Collection` calls, so it can stand in one beside other metrics; give its
-    field of the collection to `summarize`.
+    It has the methods that a `clu.metrics.Collection` calls, so it can be part of one. Give its field of the collection
+    to `summarize`.
 
-    An example whose highest logit is NaN or infinite has no answer: it is counted as wrong, and predicts no class.
+    An example whose highest logit is NaN or infinite has no answer: it counts as wrong and predicts no class.
 
     Attributes:
-      loss: [] float32, summed losses.
+      loss: [] float32, sum of the losses.
       count: [] int32, examples.
       correct: [C] int32, examples of each class that were predicted right.
       total: [C] int32, examples of each class.
       predicted: [C] int32, examples predicted as each class.
       top5: [C] int32, examples of each class whose class is among the 5 highest logits.
-      calibration: [3, 15] float32: examples, their summed confidence, and correct ones, in equal bins of confidence
-        that are open below and closed above; examples without an answer are left out.
+      calibration: [3, 15] float32: examples, sum of their confidence, and correct examples in each bin of confidence.
+        Bins are equally wide, open below and closed above. Examples without an answer are left out.
       unanswered: [] int32, examples without an answer.
     """
 
@@ -51,13 +51,13 @@ class ClassificationSums:
     def from_outputs(
         cls, logits: Array, labels: Array, losses: Array, mask: Array, confidence: Array
     ) -> "ClassificationSums":
-        """Sums one batch; ties between logits go to the lower class, in the prediction and in the 5 highest.
+        """Sums one batch. The lower class wins a tie between logits, in the prediction and in the 5 highest.
 
         Args:
           logits: [B, C] scores.
-          labels: [B] integers in [0, C); an example with another label counts nowhere.
-          losses: [B] losses, as they are to be summed.
-          mask: [B], 0 or False for padding, which counts nowhere.
+          labels: [B] integers in [0, C); an example with another label does not count.
+          losses: [B] losses to sum.
+          mask: [B], 0 or False for padding, which does not count.
           confidence: [B] probability of the predicted class, in [0, 1].
         """
         num_classes = logits.shape[1]
@@ -98,13 +98,13 @@ class ClassificationSums:
         confidence: Array | None = None,
         **_: Any,
     ) -> "ClassificationSums":
-        """Sums one batch, as `clu.metrics.Collection` asks for it.
+        """Sums one batch; `clu.metrics.Collection` calls it like this.
 
         Args:
-          logits, labels: as of `from_outputs`.
+          logits, labels: as in `from_outputs`.
           losses: [B]; None for the softmax cross entropy, in nats.
-          mask: [B]; None where no example is padding.
-          confidence: [B]; None for that of softmax.
+          mask: [B]; None if no example is padding.
+          confidence: [B]; None for the highest softmax probability.
         """
         logits, labels = jnp.asarray(logits), jnp.asarray(labels)
         mask = jnp.ones(labels.shape, bool) if mask is None else jnp.asarray(mask)
@@ -117,7 +117,7 @@ class ClassificationSums:
 
     @classmethod
     def empty(cls) -> "ClassificationSums":
-        """Returns the sums over no example; scalars, which have the shapes of what is merged with them."""
+        """Returns the sums over no examples, as scalars, which can be merged with any shapes."""
         floats = {"loss", "calibration"}
         names = cls.__dataclass_fields__
         return cls(**{name: jnp.zeros((), jnp.float32 if name in floats else jnp.int32) for name in names})
@@ -127,7 +127,7 @@ class ClassificationSums:
         return jax.tree.map(operator.add, self, other)
 
     def reduce(self) -> "ClassificationSums":
-        """Returns the sums over all parts of stacked sums, such as one a device."""
+        """Adds up stacked sums, such as one for each device."""
         return jax.tree.map(lambda parts: parts.sum(axis=0, dtype=parts.dtype), self)
 
     def compute(self) -> Array:
@@ -136,12 +136,12 @@ class ClassificationSums:
 
 
 def has_answer(logits: Array) -> Array:
-    """Says which rows of logits [B, C] name a class, [B]: those whose highest value is neither NaN nor infinite."""
+    """Returns whether each row of logits [B, C] gives an answer, [B]: its highest value is neither NaN nor infinite."""
     return jnp.isfinite(logits.max(axis=1))
 
 
 def per_class_accuracy(sums: ClassificationSums) -> np.ndarray:
-    """Returns the share of each class's examples that was predicted right, [C] float64, NaN for a class without any."""
+    """Returns the share of each class's examples that was predicted right, [C] float64; NaN for an empty class."""
     return _divide(sums.correct, sums.total)
 
 
@@ -151,22 +151,24 @@ def summarize(
     """Computes the figures of a split with integer labels.
 
     Args:
-      sums: over all its examples.
+      sums: sums over all examples of the split.
       counts: [C] training images, for the groups many, medium and few; None leaves these out.
-      groups: name -> class indices, of groups to give beside these.
+      groups: name -> class indices, for further groups.
 
     Returns:
-      accuracy and loss over examples; balanced_accuracy and macro_recall (two names of one figure), macro_precision and
-      worst_accuracy over the classes that have examples, the precision of a class never predicted being 0; ece, the
-      expected calibration error; top5_accuracy with more than 5 classes; many_, medium_ and few_accuracy, means over
-      the classes of a group, those without examples left out, and likewise NAME_accuracy (recall) and NAME_precision of
-      each group named, which is left out where none of its classes has examples. All are in [0, 1] but the loss, in
-      nats. Where examples have no answer, "unanswered" is their share; they are wrong, and not in ece.
+      Over examples: accuracy, and loss in nats.
+      Over classes that have examples: balanced_accuracy and macro_recall (two names of one figure), macro_precision (a
+      class that is never predicted has precision 0) and worst_accuracy.
+      Over classes of a group that have examples: many_, medium_ and few_accuracy, and NAME_accuracy (recall) and
+      NAME_precision for each of `groups`. A group without examples is left out.
+      Also ece, the expected calibration error; top5_accuracy if there are more than 5 classes; and "unanswered", the
+      share of examples without an answer, if there are any: they count as wrong, and not in ece.
+      All but the loss are in [0, 1].
 
     Raises:
       ValueError: if there are no examples, or counts are not [C].
     """
-    sums = jax.device_get(sums)  # in float64 below, wherever they were
+    sums = jax.device_get(sums)  # NumPy computes in float64 below
     count = int(sums.count)
     if count == 0:
         raise ValueError("a summary needs at least one example, got none")
@@ -185,9 +187,9 @@ def summarize(
 
 
 def expected_calibration_error(sums: ClassificationSums) -> float:
-    """Returns the mean gap between confidence and accuracy, over bins of confidence by their share of examples.
+    """Returns the mean gap between confidence and accuracy over bins of confidence, weighted by their examples.
 
-    NaN without an example that has an answer.
+    NaN if no example has an answer.
 
     Source: Guo et al. 2017, eq. 3, with 15 bins.
     """
@@ -198,16 +200,15 @@ def expected_calibration_error(sums: ClassificationSums) -> float:
 def class_groups(counts: Any) -> dict[str, np.ndarray]:
     """Groups classes by their number of training images.
 
-    many has more than 100, medium 20 to 100, few fewer than 20. Where the largest class has under 200, they are thirds
-    of the classes by rank; a class stands at the middle of its share of the ranks, which gives what C leaves over
-    divided by 3 to the middle (1) or to both ends (2), and classes of equal counts share one group, that of their
-    middle rank.
+    "many" has more than 100 images, "medium" 20 to 100, "few" fewer than 20. If the largest class has under 200 images,
+    the groups are thirds of the classes by rank instead. If 3 does not divide C, one extra class goes to the middle
+    group, or two go to the outer groups. Classes with equal counts are in one group, that of their middle rank.
 
     Args:
       counts: [C] training images.
 
     Returns:
-      Class indices in rising order, by group; empty groups are left out.
+      Group -> class indices in rising order; empty groups are left out.
 
     Raises:
       ValueError: if counts are not [C].
@@ -218,7 +219,7 @@ def class_groups(counts: Any) -> dict[str, np.ndarray]:
     if counts.max() < SMALL:
         larger = (counts[None, :] > counts[:, None]).sum(axis=1)
         equal = (counts[None, :] == counts[:, None]).sum(axis=1)
-        # The middle of the ranks, in halves of a rank so that it stays whole.
+        # The middle rank of equal classes, counted in half ranks to stay a whole number.
         group = 3 * (2 * larger + equal) // (2 * counts.size)
     else:
         group = np.where(counts > MANY, 0, np.where(counts >= FEW, 1, 2))
@@ -227,7 +228,7 @@ def class_groups(counts: Any) -> dict[str, np.ndarray]:
 
 
 def average_precision(scores: Any, labels: Any) -> np.ndarray:
-    """Computes the average precision of each class: the mean, over its positives, of the precision at their score.
+    """Computes the average precision of each class: the mean precision at the scores of its positives.
 
     Equal scores count as one threshold, and nothing is interpolated.
 
@@ -256,19 +257,19 @@ def average_precision(scores: Any, labels: Any) -> np.ndarray:
 def summarize_multilabel(
     scores: Any, labels: Any, loss: float, counts: Any | None = None, groups: Mapping[str, Any] | None = None
 ) -> dict[str, float]:
-    """Computes the figures of a split with multi-hot labels, in which a class's accuracy is its average precision.
+    """Computes the figures of a split with multi-hot labels; a class's accuracy is its average precision.
 
     Args:
       scores: [N, C] probabilities or logits.
       labels: [N, C] multi-hot.
       loss: mean loss of an example.
       counts: [C] training images, for the groups many, medium and few; None leaves these out.
-      groups: name -> class indices, of groups to give beside these.
+      groups: name -> class indices, for further groups.
 
     Returns:
-      loss, mean_average_precision, and the keys of `summarize` that are means over classes: balanced_accuracy (the mean
-      average precision again, so that model selection reads one key), worst_, many_, medium_, few_ and NAME_accuracy.
-      There is no NAME_precision: nothing is predicted without a threshold.
+      loss, mean_average_precision, and the figures of `summarize` over classes: balanced_accuracy (the same number as
+      mean_average_precision, so that model selection reads one key), worst_, many_, medium_, few_ and NAME_accuracy.
+      There is no NAME_precision, because without a threshold nothing is predicted.
 
     Raises:
       ValueError: if the shapes do not fit together, or no class has a positive.
@@ -284,7 +285,7 @@ def summarize_multilabel(
 def confusion_matrix(predictions: Any, labels: Any, num_classes: int) -> np.ndarray:
     """Counts examples by true class (rows) and predicted class (columns), [C, C] int64, on the host.
 
-    Examples whose label or prediction is no class, such as -1, count nowhere.
+    Examples whose label or prediction is not a class, such as -1, do not count.
     """
     predictions, labels = np.asarray(predictions, np.int64), np.asarray(labels, np.int64)
     known = (labels >= 0) & (labels < num_classes) & (predictions >= 0) & (predictions < num_classes)
@@ -303,7 +304,7 @@ def _divide(part: Any, whole: Any) -> np.ndarray:
 
 
 def _over_classes(accuracy: np.ndarray, counts: Any | None, groups: Mapping[str, Any] | None) -> dict[str, float]:
-    """Returns balanced, worst and group accuracy from the accuracy of each class, NaN where it has none."""
+    """Returns balanced, worst and group accuracy from the accuracy of each class, which may be NaN."""
     figures = {"balanced_accuracy": float(np.nanmean(accuracy)), "worst_accuracy": float(np.nanmin(accuracy))}
     if counts is not None and np.shape(counts) != accuracy.shape:
         raise ValueError(f"counts must be [C] for {accuracy.size} classes, got shape {np.shape(counts)}")
@@ -312,6 +313,6 @@ def _over_classes(accuracy: np.ndarray, counts: Any | None, groups: Mapping[str,
 
 
 def _means(values: np.ndarray, groups: Mapping[str, Any], what: str) -> dict[str, float]:
-    """Returns NAME_what, the mean over a group's classes that are not NaN, of each group that has one."""
+    """Returns NAME_what for each group: the mean over its classes that are not NaN; groups without any are left out."""
     measured = {name: values[classes] for name, classes in groups.items() if np.isfinite(values[classes]).any()}
     return {f"{name}_{what}": float(np.nanmean(of_group)) for name, of_group in measured.items()}

@@ -20,15 +20,15 @@ def step_schedule(
 ) -> optax.Schedule:
     """Returns a schedule that multiplies the rate by `factor` at each boundary, after a linear warm-up.
 
-    Steps count from 0, warm-up included. The step whose number is a boundary is the first at the lower rate, and step
-    `warmup_steps` the first at the full one: step s before it has warmup_from + (rate - warmup_from) s / warmup_steps.
+    Steps count from 0, warm-up included. A boundary is the first step at the lower rate. Step `warmup_steps` is the
+    first at the full rate; a step s before it has the rate warmup_from + (rate - warmup_from) s / warmup_steps.
 
     Args:
       learning_rate: rate after warm-up.
       boundaries: steps at which the rate falls, in any order, each at least 0.
-      factor: what the rate is multiplied by, above 0.
+      factor: factor of each fall, above 0.
       warmup_steps: length of the warm-up in steps.
-      warmup_from: rate of step 0 where there is a warm-up.
+      warmup_from: rate at step 0 of a warm-up.
 
     Returns:
       (step) -> [] learning rate, float32; steps may be traced.
@@ -58,12 +58,12 @@ def cosine_schedule(
 
     Args:
       learning_rate: rate after warm-up.
-      num_steps: steps in all, warm-up included; the last, num_steps - 1, has a rate just above 0.
-      warmup_steps: length of the warm-up in steps, below num_steps; its rates are those of `step_schedule`.
-      warmup_from: rate of step 0 where there is a warm-up.
+      num_steps: number of all steps, warm-up included; the last step, num_steps - 1, has a rate just above 0.
+      warmup_steps: length of the warm-up in steps, below num_steps; its rates are as in `step_schedule`.
+      warmup_from: rate at step 0 of a warm-up.
 
     Returns:
-      (step) -> [] learning rate, float32; steps may be traced, and stay at 0 from num_steps on.
+      (step) -> [] learning rate, float32; 0 from step num_steps on. Steps may be traced.
 
     Raises:
       ValueError: if the warm-up is negative or takes all the steps.
@@ -90,14 +90,14 @@ def sgd(
 ) -> optax.GradientTransformation:
     """Returns stochastic gradient descent with momentum and coupled weight decay.
 
-    The decay is the gradient of weight_decay |params|^2 / 2, added before the momentum, as in the code of both papers.
+    As in the code of both papers, the gradient of weight_decay |params|^2 / 2 is added before the momentum.
 
     Args:
       schedule: learning rate, or (step) -> learning rate.
       momentum: share of the running sum of gradients that is kept, in [0, 1).
       nesterov: whether to look one step ahead.
       weight_decay: coefficient, at least 0.
-      decay_mask: pytree of bools, or function of the parameters to one; None decays all.
+      decay_mask: pytree of bools, or a function from parameters to such a pytree; None decays all.
     """
     return optax.chain(
         optax.add_decayed_weights(weight_decay, decay_mask),
@@ -111,7 +111,7 @@ def decay_mask(params: Any, *, rule: str = "all", last_bias: bool = True) -> Any
     Args:
       params: parameters, nested dicts whose leaves are named as in Flax (BatchNorm's are "scale" and "bias").
       rule: "all" (the CIFAR code of both papers), or "kernels", which leaves out biases and BatchNorm.
-      last_bias: whether the bias of the head, params["head"]["bias"], decays; never under "kernels".
+      last_bias: whether the bias of the head, params["head"]["bias"], decays; with "kernels" it never does.
 
     Returns:
       Pytree of bools.

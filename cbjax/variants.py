@@ -1,7 +1,7 @@
-"""What the runs of a sweep differ in: lists of variants, combined by `product`, `zipped` and `chain`.
+"""Describes the runs of a sweep: lists of variants, combined by `product`, `zipped` and `chain`.
 
-A variant is a set of config keys with their values, and a name on one or more axes ("method", "imbalance", "seed"), by
-which tables, folders and messages speak of it. A file in `configs/sweeps` returns a `Sweep` of them.
+A variant is a set of config keys with values, and a name on one or more axes ("method", "imbalance", "seed"). Tables,
+folders and messages use these names. A file in `configs/sweeps` returns a `Sweep` made of variants.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from typing import Any
 from cbjax.config.schema import show
 from cbjax.report.sweep_table import Table
 
-MOST_RUNS = 100_000  # of a sweep; more is a slip, which would take all memory
+MOST_RUNS = 100_000  # more runs must be a slip, and would take all memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Variant:
 
     Attributes:
       labels: axis -> the variant's name on it.
-      overrides: dotted config key -> value; "config" names the configuration that they change, if not the sweep's.
+      overrides: dotted config key -> value. The key "config" names the configuration to change, if not the sweep's.
     """
 
     labels: Mapping[str, str]
@@ -59,10 +59,10 @@ def seeds(count: int, first: int = 0) -> list[Variant]:
 
 
 def product(*lists: Sequence[Variant]) -> list[Variant]:
-    """Combines every variant of each list with every one of the others; the last list changes fastest.
+    """Combines each variant of each list with each variant of the others; the last list changes fastest.
 
     Raises:
-      ValueError: if two lists name the same axis or the same key, or one is no list of variants.
+      ValueError: if two lists name the same axis or the same key, or one is not a list of variants.
     """
     lists = tuple(map(listed, lists))
     _check_count(math.prod(map(len, lists)))
@@ -73,8 +73,8 @@ def zipped(*lists: Sequence[Variant]) -> list[Variant]:
     """Combines the first variant of each list, the second ones, and so on.
 
     Raises:
-      ValueError: if the lists are not equally long, two of them name the same axis or the same key, or one is no list
-        of variants.
+      ValueError: if the lists are not equally long, two of them name the same axis or the same key, or one is not a
+        list of variants.
     """
     lists = tuple(map(listed, lists))
     if len({len(one) for one in lists}) > 1:
@@ -83,12 +83,12 @@ def zipped(*lists: Sequence[Variant]) -> list[Variant]:
 
 
 def chain(*lists: Sequence[Variant]) -> list[Variant]:
-    """Lists the variants of one list behind those of the one before it; ValueError if one is no list of variants."""
+    """Joins lists of variants, one after another; raises ValueError if one is not a list of variants."""
     return list(itertools.chain(*map(listed, lists)))
 
 
 def listed(variants: Any) -> list[Variant]:
-    """Returns variants as a list; ValueError if they are none."""
+    """Returns variants as a list; raises ValueError if they are not variants."""
     them = list(itertools.islice(variants, MOST_RUNS + 1)) if isinstance(variants, Iterable) else [variants]
     if isinstance(variants, str) or not isinstance(variants, Iterable) or not all(_is_variant(one) for one in them):
         raise ValueError(
@@ -103,12 +103,12 @@ class Sweep:
     """What a file in `configs/sweeps` returns.
 
     Attributes:
-      config: the configuration that every run begins with, as for `config.load`; a relative path is looked for beside
-        the sweep's file first.
-      variants: what each run changes, from `cbjax.variants`.
-      table: the layout of the results; None for the comparison of methods that any runs get.
-      sizes: "num_classes", "num_images" (of training) and "image_size" for the estimate of a dry run, where `data.name`
-        does not say them.
+      config: the configuration that every run begins with, as for `config.load`. A relative path is looked for in the
+        folder of the sweep's file first.
+      variants: the changes of each run, from `cbjax.variants`.
+      table: the layout of the results; None for the usual comparison of methods.
+      sizes: "num_classes", "num_images" (for training) and "image_size" for the estimate of a dry run, if `data.name`
+        does not give them.
     """
 
     config: str

@@ -1,4 +1,4 @@
-"""Class weights from the counts of training images: host functions, float64 inside, float32 [C] out."""
+"""Computes class weights from counts of training images, on the host: in float64, with float32 [C] results."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,7 @@ def effective_number(counts: Any, beta: float) -> np.ndarray:
       [C] effective numbers of images, float32.
 
     Raises:
-      ValueError: if counts are traced, no whole numbers, or 0 somewhere, or if beta is out of range.
+      ValueError: if counts are traced, not whole numbers, or 0 in a class, or if beta is out of range.
 
     Source: Cui et al. 2019, eq. 5.
     """
@@ -37,13 +37,13 @@ def inverse_frequency(counts: Any, *, zero_count: str = "error") -> np.ndarray:
 
     Args:
       counts: [C] whole numbers of training images.
-      zero_count: what a class without an image gets: "error" refuses it, "ignore" gives it the weight 0.
+      zero_count: what to do about a class without images: "error" raises, "ignore" gives it the weight 0.
 
     Returns:
       [C] weights, float32, whose sum is the number of classes that have images.
 
     Raises:
-      ValueError: if counts are traced, no whole numbers, 0 in all classes, or 0 in one that is not to be ignored.
+      ValueError: if counts are traced, not whole numbers, 0 in all classes, or 0 in a class with zero_count="error".
     """
     return _inverse(_checked_counts(counts), lambda counts: counts, zero_count)
 
@@ -58,8 +58,8 @@ def class_balanced(counts: Any, beta: float, *, zero_count: str = "error") -> np
 
     Args:
       counts: [C] whole numbers of training images in the whole training set, not in a batch.
-      beta: in [0, 1]; 0 gives equal weights and 1 those of `inverse_frequency`.
-      zero_count: what a class without an image gets: "error" refuses it, "ignore" gives it the weight 0.
+      beta: in [0, 1]; 0 gives equal weights, 1 the weights of `inverse_frequency`.
+      zero_count: what to do about a class without images: "error" raises, "ignore" gives it the weight 0.
 
     Returns:
       [C] weights, float32, whose sum is the number of classes that have images.
@@ -86,12 +86,12 @@ def _effective_number(counts: np.ndarray, beta: float) -> np.ndarray:
         return np.ones_like(counts)
     if beta == 1:
         return counts
-    # log(beta) and 1 - beta lose nothing as beta nears 1; 1 - beta**n would lose the digits that expm1 keeps.
+    # Near beta = 1, 1 - beta**n would lose the digits that expm1 keeps; log(beta) and 1 - beta lose none.
     return -np.expm1(counts * np.log(beta)) / (1.0 - beta)
 
 
 def _inverse(counts: np.ndarray, size: Any, zero_count: str) -> np.ndarray:
-    """Returns weights proportional to 1/size(counts), 0 where counts are, scaled to sum to the number of others."""
+    """Returns weights proportional to 1/size(counts), 0 for empty classes, that sum to the number of other classes."""
     if zero_count not in ("error", "ignore"):
         raise ValueError(f"zero_count must be 'error' or 'ignore', got {zero_count!r}")
     present = counts > 0

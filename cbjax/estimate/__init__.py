@@ -1,4 +1,5 @@
-"""What a config needs before it is run: of a TPU slice, by the TPU compiler without a TPU, and in images and time.
+"""Estimates what a config needs before it is run: memory and time on a TPU slice, and the arithmetic of a sweep.
 
-Begin with `compile.py` (`cbjax compile`) or `cost.py` (the estimate of a sweep's dry run).
+Begin with `compile.py` (`cbjax compile`, which asks the TPU compiler without a TPU) or `cost.py` (the estimate of a
+sweep's dry run).
 """

@@ -1,4 +1,4 @@
-"""What is known of a data set without its images: their shape and how many each class has."""
+"""Describes a data set without reading it: the shape of its images, and how many each class has."""
 
 import dataclasses
 
@@ -8,8 +8,8 @@ from ml_collections import ConfigDict
 from cbjax.config import ConfigError
 from cbjax.data import longtail, splits
 
-# Name -> images of the training and of the test (or validation) split, classes, shape [H, W, channels] where it is
-# fixed. Source: the data sets' pages at tensorflow.org/datasets.
+# Name -> training images, test (or validation) images, classes, and shape [H, W, channels] if it is fixed.
+# Source: the data sets' pages at tensorflow.org/datasets.
 KNOWN: dict[str, tuple[int, int, int, tuple[int, int, int] | None]] = {
     "digits": (1797, 0, 10, (8, 8, 1)),
     "mnist": (60000, 10000, 10, (28, 28, 1)),
@@ -25,7 +25,7 @@ KNOWN: dict[str, tuple[int, int, int, tuple[int, int, int] | None]] = {
 
 
 class UnknownSizes(ConfigError):
-    """The numbers of classes and images, or their size, are not known without the data, and were not given."""
+    """The number of classes or images, or their size, is not known without the data and was not given."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class AbstractData:
 
     Attributes:
       image_shape: [H, W, channels], uint8.
-      counts: [C] training images of each class; where only their sum is known, divided evenly.
+      counts: [C] training images of each class; divided evenly if only their sum is known.
       num_test: images of the test split.
       resident: whether all images lie on every device.
     """
@@ -51,11 +51,11 @@ def describe(
     """Describes the data of a config without reading them.
 
     Args:
-      config: resolved.
-      num_classes: C, where the data's name does not say it, or other than it says.
-      num_images: training images before any are held out or left out; the same.
-      image_size: side of the square that the network gets; the same. None for `data.image_size` where images are
-        cropped to it.
+      config: resolved configuration.
+      num_classes: C; None to take it from the data's name.
+      num_images: training images before any are held out or left out; None to take them from the data's name.
+      image_size: side of the square images that the network gets; None to take it from the data's name, or from
+        `data.image_size` if images are cropped to it.
 
     Raises:
       UnknownSizes: if the number of classes or images or their size is neither known nor given.

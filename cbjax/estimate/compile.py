@@ -1,4 +1,4 @@
-"""`cbjax compile`: what a config needs of a TPU slice, asked of the TPU compiler without a TPU and without the data."""
+"""`cbjax compile`: asks the TPU compiler what a config needs of a TPU slice, without a TPU and without the data."""
 
 import importlib.util
 import json
@@ -13,19 +13,19 @@ from typing import Any
 from cbjax import config as configs
 from cbjax.estimate import roofline, tpu
 
-# What libtpu asks of its surroundings where there is no TPU: the same for every topology that is compiled for.
+# What libtpu needs in its environment if there is no TPU; the same for every topology.
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
     "TPU_WORKER_HOSTNAMES": "localhost",
-    # No chip is touched, so that several may compile at a time, and beside a run.
+    # No chip is used, so several compilers may run at a time, also next to a training run.
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
 }
 
 
 class CompileError(RuntimeError):
-    """There is no TPU compiler here, or it failed; the message is all that a person needs to see."""
+    """There is no TPU compiler here, or it failed; the message says all that a person needs to know."""
 
 
 def compile_for(
@@ -42,14 +42,14 @@ def compile_for(
     Args:
       config_name: a file, or the name of a config of cbjax.
       overrides: "KEY=VALUE" texts.
-      topology: as JAX names slices, such as "v5e:4x8".
-      num_classes, num_images, image_size: of the data, where their name does not say it (`abstract_data.describe`).
+      topology: JAX's name of the slice, such as "v5e:4x8".
+      num_classes, num_images, image_size: needed if the data's name does not say them (`abstract_data.describe`).
 
     Returns:
-      Figures for one chip: those of `tpu_programs.measure` under "train" and "evaluation", "fits" for both together,
-      the sizes that they were compiled for, and "bound" (`roofline.bound`, seconds), "images_per_second" of the slice
-      and "run_seconds" of all steps, as bounds. Where training does not fit, "largest" has the estimated number of
-      images a chip and what compiling it gave.
+      Figures for one chip. "train" and "evaluation": from `tpu_programs.measure`. "fits": whether both do. Also the
+      sizes that were compiled for, and bounds: "bound" (`roofline.bound`, seconds), "images_per_second" of the slice
+      and "run_seconds" of all steps. If training does not fit, "largest" has the estimated number of images a chip and
+      the result of compiling for it.
 
     Raises:
       ConfigError: if the config is wrong or does not fit the slice.
@@ -94,11 +94,11 @@ def _bounds(answer, chip):
 
 
 def _ask(request):
-    """Runs the compiler in a process of its own and returns its answer."""
-    # The folder in which cbjax lies, and not the one in which the command was given, is where it is imported from.
+    """Runs the compiler in its own process and returns its answer."""
+    # That process must import cbjax from this folder, and not from where the command was given.
     folders = [str(pathlib.Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": os.pathsep.join(filter(None, folders))}
-    # A program for chips that are not here can't be read back from the cache.
+    # No cache: programs for chips that are not here can't be read back from it.
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
     done = subprocess.run(
         [sys.executable, "-P", "-m", "cbjax.estimate.compile"],
@@ -111,7 +111,7 @@ def _ask(request):
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
         why = {
-            "SIGSEGV": "; a deep network needs a large stack: `ulimit -Hs unlimited` lifts its limit",
+            "SIGSEGV": "; a deep network needs a large stack: `ulimit -Hs unlimited` removes the limit",
             "SIGKILL": "; it may have run out of this machine's memory",
         }.get(name, "")
         raise CompileError(f"the TPU compiler died of {name}{why}{_tail(done.stderr)}")
@@ -128,9 +128,9 @@ def _tail(text: str, lines: int = 8) -> str:
 
 
 def _become_compiler() -> None:
-    """Raises the stack's limit as far as it goes, for compiling deep networks overflows the usual one, and starts over.
+    """Raises the stack limit as far as allowed and starts the compiler; compiling deep networks needs a large stack.
 
-    A limit counts from the start of a program.
+    It starts a new program, because a limit holds only from a program's start.
     """
     import resource
 

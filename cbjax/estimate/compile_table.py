@@ -1,4 +1,4 @@
-"""The figures of `cbjax compile` for a person."""
+"""Formats the figures of `cbjax compile` for a person."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from cbjax.estimate import roofline, tpu
 
 
 def headline(figures: dict[str, Any]) -> str:
-    """Returns the verdict: "fits" or "does not fit", and of what."""
+    """Returns the verdict, "fits" or "does not fit", and what it is about."""
     height, width, channels = figures["image_shape"]
     per_chip = figures["batch_size"] // figures["num_chips"]
     return (
@@ -20,7 +20,7 @@ def headline(figures: dict[str, Any]) -> str:
 
 
 def table(figures: dict[str, Any]) -> Table:
-    """Returns what one chip holds and does, a column for each program that was compiled."""
+    """Returns a table of what one chip holds and does, with a column for each compiled program."""
     chip, num_chips = tpu.parse_topology(figures["topology"])
     programs = {"training step": figures["train"], "evaluation step": figures.get("evaluation")}
     if not figures["train"]["fits"]:
@@ -55,7 +55,7 @@ def table(figures: dict[str, Any]) -> Table:
 
 
 def closing(figures: dict[str, Any]) -> list[str]:
-    """Returns what follows for the whole run, or what would fit."""
+    """Returns lines about the whole run, or about what would fit."""
     if figures["fits"]:
         bound = figures["bound"]
         return [
@@ -69,7 +69,7 @@ def closing(figures: dict[str, Any]) -> list[str]:
     largest, chips = figures["largest"], figures["num_chips"]
     images = largest["images_per_chip"]
     if not images:
-        return ["not one image a chip fits beside what does not depend on the batch: the model is too large"]
+        return ["the model is too large: not even one image a chip fits"]
     guess = f"{images:,} images a chip (batch_size={images * chips})"
     if largest["fits"]:
         return [f"estimated from the bytes of an image, and compiled: {guess} fits"]
@@ -77,7 +77,7 @@ def closing(figures: dict[str, Any]) -> list[str]:
 
 
 def used(program: dict[str, Any]) -> float:
-    """Returns the bytes of a program: those that it has, or those that it would need."""
+    """Returns the bytes that a program takes, or that it would need if it does not fit."""
     return sum(_parts(program).values()) if program["fits"] else program["needed"]
 
 

@@ -1,4 +1,4 @@
-"""What a sweep takes before it is begun: images, steps and arithmetic, and the time of that on named devices."""
+"""Estimates what a sweep takes before it begins: images, steps and arithmetic, and its time on named devices."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,14 +22,14 @@ PEAKS = {
     "8 chips of v5e": (8 * CHIPS["v5e"].flops,) * 2,
     "8 chips of v6e": (8 * CHIPS["v6e"].flops,) * 2,
 }
-SHARE = 1 / 3  # of the peak, which large networks reach
-# FLOP of a step. Below it launching kernels and moving memory take longer than the arithmetic: ResNet-32 at a batch of
-# 128 has 5e10, half a millisecond of an H100 at its full float32 rate would be 2.5e11.
+SHARE = 1 / 3  # share of the peak that large networks reach
+# FLOP of a step. In smaller steps launching kernels and moving memory take longer than the arithmetic. For comparison:
+# ResNet-32 with a batch of 128 has 5e10; half a millisecond of an H100 at its full float32 rate is 2.5e11.
 LARGE = 2e11
 
 
 class Cost(NamedTuple):
-    """The training of one run; `float32` is the part of `flops` on float32 values."""
+    """The cost of training one run; `float32` is the part of `flops` on float32 values."""
 
     steps: int
     images: int
@@ -38,11 +38,11 @@ class Cost(NamedTuple):
 
 
 def run_costs(runs: Iterable[ConfigDict], sizes: Mapping[str, int]) -> list[Cost]:
-    """Counts the training of each run, evaluations not included; nothing is compiled and no data are read.
+    """Counts the training of each run, without evaluations; nothing is compiled and no data are read.
 
     Args:
-      runs: their configs, resolved.
-      sizes: "num_classes", "num_images", "image_size" of data whose name does not say it (`abstract_data.describe`).
+      runs: resolved configs of the runs.
+      sizes: "num_classes", "num_images", "image_size", if the data's name does not say them (`abstract_data.describe`).
 
     Raises:
       ConfigError: if the sizes are neither known nor given.
@@ -56,7 +56,7 @@ def run_costs(runs: Iterable[ConfigDict], sizes: Mapping[str, int]) -> list[Cost
         if shape not in known:
             known[shape] = _features(config, about.image_shape)
         flops, width = known[shape]
-        # A gradient takes twice what the network does; beside it the loss and the optimiser are nothing.
+        # The gradient takes twice as much as the network; loss and optimiser take almost nothing.
         image = 3 * (flops + 2 * width * len(about.counts))
         all_images = steps * config.batch_size
         in_float32 = config.model.dtype == "float32"
@@ -71,11 +71,11 @@ def describe(costs: Sequence[Cost]) -> str:
     counts = f"{len(costs)} runs: {steps:,} steps, {images:.3g} images, {flops:.3g} FLOP of training\n"
     if not large:
         return (
-            f"{counts}how long it takes is not known: at {flops / steps:.2g} FLOP a step devices wait for their "
-            "memory, not for the arithmetic"
+            f"{counts}the time is not known: at {flops / steps:.2g} FLOP a step devices wait for memory, not for "
+            "arithmetic"
         )
     hours = ", ".join(f"{name} {_few_digits(_hours(large, *peaks))}" for name, peaks in PEAKS.items())
-    but = "" if len(large) == len(costs) else f", of {len(large)} runs: the steps of the others are too small to say"
+    but = "" if len(large) == len(costs) else f", for {len(large)} runs: the steps of the others are too small to say"
     told = f"hours of arithmetic alone at a third of the published peak{but}: {hours}; reading images may take longer"
     return counts + told
 

@@ -1,4 +1,4 @@
-"""What a compiled program costs at least: collectives read from its text, time from published peaks."""
+"""Computes what a compiled program costs at least: its collectives from its text, its time from published peaks."""
 
 import collections
 import math
@@ -22,7 +22,7 @@ _ARRAY = re.compile(r"\b([a-z]+\d*(?:e\dm\d\w*)?)\[([\d,]*)\]")
 
 
 class Collective(NamedTuple):
-    """Collectives of one kind and size: what one chip ends up with, and how many of them are in the program."""
+    """Collectives of one kind and size: the result on one chip, and how often the program has them."""
 
     kind: str
     size: int  # bytes
@@ -31,7 +31,7 @@ class Collective(NamedTuple):
 
 
 class Bound(NamedTuple):
-    """Least times of a step in seconds, each as if the other two cost nothing."""
+    """Least times of a step in seconds; each as if the other two took no time."""
 
     compute: float
     memory: float
@@ -39,19 +39,19 @@ class Bound(NamedTuple):
 
     @property
     def step(self) -> float:
-        """Where all three go on at once: no program on these chips is faster."""
+        """The time if all three overlap: no program on these chips is faster."""
         return max(self)
 
     @property
     def not_overlapped(self) -> float:
-        """Where the chips wait for the links after computing."""
+        """The time if the chips wait for the links after computing."""
         return max(self.compute, self.memory) + self.links
 
 
 def read_collectives(text: str) -> list[Collective]:
     """Lists the collectives of a program, largest first.
 
-    One in the body of a loop counts once, so that a dispatch of many steps shows those of one step.
+    A collective in the body of a loop counts once, so a dispatch of many steps shows the collectives of one step.
 
     Args:
       text: the compiled program (`Compiled.as_text`). An asynchronous collective is counted where it starts.
@@ -62,7 +62,7 @@ def read_collectives(text: str) -> list[Collective]:
         if match is None:
             continue
         arrays = [_bytes(*array) for array in _ARRAY.findall(match["result"]) if array[0] in _BITS]
-        # These starts return (operands, results, …), and an all-reduce's returns its results alone.
+        # These starts return (operands, results, …); the start of an all-reduce returns only results.
         if match["start"] and match["kind"] in ("all-gather", "collective-permute") and len(arrays) >= 2:
             arrays = arrays[1:2]
         counts[match["kind"], sum(arrays), len(arrays)] += 1
@@ -75,29 +75,28 @@ def bound(
 ) -> Bound:
     """Returns the least times of a step on a chip, from its share of the work.
 
-    compute = FLOPs / peak; memory = bytes / HBM's bandwidth; links = the bytes that a chip must send / the bandwidth of
-    its links. All of a chip's links are taken to be used at once, and all at their published rate, which no program
-    reaches.
+    compute = FLOPs / peak; memory = bytes / HBM's bandwidth; links = bytes that a chip must send / bandwidth of its
+    links. All links of a chip are assumed to work at once, at their published rate, which no program reaches.
 
     Args:
       chip: the generation.
-      num_chips: n chips of the slice.
-      flops: of one step on one chip.
+      num_chips: number of chips in the slice.
+      flops: FLOPs of one step on one chip.
       bytes_accessed: bytes that one step reads and writes in one chip's memory.
-      collectives: of one step.
+      collectives: collectives of one step.
     """
     sent = sum(one.times * one.size * _share_sent(one.kind, num_chips) for one in collectives)
     return Bound(flops / chip.flops, bytes_accessed / chip.hbm_bandwidth, sent / chip.link_bandwidth)
 
 
 def bound_of(program: Mapping[str, Any], chip: Chip, num_chips: int) -> Bound:
-    """As `bound`, of what `tpu_programs.measure` says of a program that fits."""
+    """Returns `bound` for a program that fits, from the figures of `tpu_programs.measure`."""
     collectives = [Collective(**one) for one in program["collectives"]]
     return bound(chip, num_chips, flops=program["flops"], bytes_accessed=program["bytes"], collectives=collectives)
 
 
 def _share_sent(kind: str, num_chips: int) -> float:
-    """Returns the bytes that a chip sends for each byte of result: a ring's, which is the least for an all-reduce."""
+    """Returns the bytes that a chip sends in a ring for each byte of result; for an all-reduce no way needs fewer."""
     share = (num_chips - 1) / num_chips
     if kind == "all-reduce":
         return 2 * share
@@ -107,17 +106,17 @@ def _share_sent(kind: str, num_chips: int) -> float:
 
 
 def largest_batch(used: float, fixed: float, available: float, images: int, *, multiple: int = 1) -> int:
-    """Estimates how many images a chip can hold, from a number for which its memory does not suffice.
+    """Estimates how many images a chip can hold, from a number of images that is too large.
 
-    What is used beyond `fixed` is taken to grow with the images. A twentieth is kept free, because the compiler lays
-    out different sizes differently. Eights are kept whole where there are any, as the chip's tiles are of eights.
+    All bytes beyond `fixed` are assumed to grow with the images. A twentieth is kept free, because the compiler lays
+    out other sizes differently. A result of 8 or more is a multiple of 8, like the chip's tiles.
 
     Args:
-      used: bytes that `images` images need, all together.
-      fixed: bytes that do not depend on their number.
-      available: bytes that there are.
-      images: at least 1.
-      multiple: what the result must be a multiple of.
+      used: bytes that `images` images need in all.
+      fixed: bytes that do not depend on the number of images.
+      available: bytes that are available.
+      images: number of images, at least 1.
+      multiple: number that must divide the result.
 
     Returns:
       At least 0 (too few fit), and below `images`.

@@ -1,4 +1,4 @@
-"""TPU generations and slices: what a chip is published to do, and the slices that can be rented."""
+"""TPU generations and slices: published figures of a chip, and the slices that can be rented."""
 
 import dataclasses
 import math
@@ -9,7 +9,7 @@ GIB = 2**30
 
 
 class TopologyError(ValueError):
-    """A slice that does not exist; the message lists those that do."""
+    """The slice does not exist; the message lists the slices that do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,16 +17,16 @@ class Chip:
     """One chip of a generation.
 
     Attributes:
-      name: its generation as JAX spells it in a topology.
+      name: its generation, as JAX writes it in a topology.
       flops: published peak in bfloat16, FLOP/s.
       hbm_bytes: published memory, bytes.
-      usable_bytes: what the compiler (libtpu 0.0.42) leaves to a program, bytes.
-      hbm_bandwidth: published, bytes/s.
-      link_bandwidth: published bandwidth of all links to other chips together, one way, bytes/s; half of what is
-        printed as bidirectional.
+      usable_bytes: memory that the compiler (libtpu 0.0.42) leaves to a program, bytes.
+      hbm_bandwidth: published bandwidth of the memory, bytes/s.
+      link_bandwidth: published bandwidth of all links to other chips together, one way, bytes/s; half of the
+        bidirectional figure.
       slices: shapes that are offered, in chips.
       larger: whether any other shape of multiples of 4 is offered too.
-      options: what `get_topology_desc` needs beside the name, for a device to be a whole chip.
+      options: what `get_topology_desc` needs besides the name, so that a device is a whole chip.
 
     Source: docs.cloud.google.com/tpu/docs/v4, /v5e, /v5p and /v6e (system architecture, supported configurations).
     """

@@ -1,7 +1,7 @@
-"""Compiles a config's programs for a TPU slice, as a process whose environment and stack suit the compiler.
+"""Compiles a config's programs for a TPU slice, in a process whose environment and stack suit the compiler.
 
-`compile.compile_for` starts it: the config's name and options come as JSON on standard input, and what the compiler
-says goes to standard output as JSON. A config for `pmap` is compiled for `shard_map`, which gives equal results.
+`compile.compile_for` starts it. It reads the config's name and options as JSON from standard input, and writes the
+compiler's figures as JSON to standard output. A config for `pmap` is compiled for `shard_map`; results are equal.
 """
 
 import json
@@ -67,11 +67,11 @@ def _programs(config: ConfigDict, data: AbstractData, mesh: Mesh) -> tuple[Progr
 
 
 def measure(lower: Lower) -> dict[str, Any]:
-    """Compiles a program and returns what the compiler says of it, for one chip.
+    """Compiles a program and returns the compiler's figures for one chip.
 
     Returns:
-      "fits", "seconds" of compilation; where it fits "memory" (bytes by purpose), "flops" and "bytes" of a step and
-      "collectives"; where it does not, "needed" and "available" bytes.
+      "fits", and "seconds" of compilation. If it fits: "memory" (bytes by purpose), "flops" and "bytes" of a step, and
+      "collectives". If not: "needed" and "available" bytes.
     """
     begin = time.perf_counter()
     try:

@@ -155,7 +155,7 @@ def test_the_table_of_what_fits(answers, capsys, tmp_path):
     [
         ({"images_per_chip": 56, **TRAIN}, "and compiled: 56 images a chip (batch_size=448) fits"),
         ({"images_per_chip": 56, **TOO_LARGE}, "56 images a chip (batch_size=448); compiled, that does not fit either"),
-        ({"images_per_chip": 0}, "not one image a chip fits"),
+        ({"images_per_chip": 0}, "not even one image a chip fits"),
     ],
 )
 def test_what_does_not_fit(answers, capsys, largest, last):

@@ -41,7 +41,7 @@ def test_hours_are_told_where_the_arithmetic_decides_at_the_rate_of_its_type():
     assert "8 chips of v5e 3, " in cost.describe([large._replace(flops=tpu, float32=tpu)])
     small = cost.Cost(steps=1000, images=1000, flops=1e12, float32=1e12)
     text = cost.describe([small, large])
-    assert "of 1 runs: the steps of the others are too small to say" in text and f"{3.6e18 + 1e12:.3g} FLOP" in text
+    assert "for 1 runs: the steps of the others are too small to say" in text and f"{3.6e18 + 1e12:.3g} FLOP" in text
     assert "not known: at 1e+09 FLOP a step" in cost.describe([small])
 
 
