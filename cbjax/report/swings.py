@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Weights swing if on average over 5 epochs in a row, more than a quarter of the whole weight changes classes. The runs
+# Weights swing if in 5 epochs in a row, on average more than a quarter of the whole weight changes classes. The runs
 # behind this choice are in docs/cdb_swings.md. A single jump, such as the end of equal weights, stays below it.
 EPOCHS = 5
 LIMIT = 0.25
