@@ -26,11 +26,11 @@ cdb: Sinha et al. 2020: CDB-CE with dynamic tau, 50 validation images per class 
     most 450 training images in a class of CIFAR-100), the rest as printed. Source: tables 3 and 4.
     Expected accuracy % on CIFAR-100 (the paper's; not measured here yet), imbalance 200, 100, 50, 20, 10:
     37.40, 42.57, 46.78, 54.22, 58.74.
-    The paper names neither shortcut nor initialisation nor normalisation. The first two are those of the authors' code
-    (subsample, he); the third is CIFAR's mean and deviation, as in their test script: their training script has
-    ImageNet's. Their code further differs from the paper: 240 epochs with decay at 160 and 210, batch 32, 25 validation
+    The paper does not name shortcut, initialisation or normalisation. The first two are taken from the authors' code
+    (subsample, he). Normalisation is by CIFAR's mean and deviation, as in their test script; their training script has
+    ImageNet's. Their code differs from the paper in more: 240 epochs with decay at 160 and 210, batch 32, 25 validation
     images per class, another form of tau (--config.difficulty.formula=authors_code). Difficulty has no floor, as in the
-    paper: a class without a validation error has the weight 0 until it has one.
+    paper: a class without validation errors has the weight 0 until it has one.
 """
 
 from cbjax.config import choose_recipe, default

@@ -5,12 +5,12 @@ Command: cbjax train --config=digits_lt --workdir=runs/digits_lt/ce/seed_0
     with CDB, smoothed (docs/cdb_swings.md): --config.weights.name=difficulty --config.difficulty.smoothing=0.8
     all with 3 seeds: cbjax sweep --config=configs/sweeps/digits_lt.py --workdir=runs/digits_lt
 Time: 8 seconds on 2 CPU cores.
-Data: 1,797 images, 174 to 183 of a class; per class 50 test and 20 held-out validation images are taken first, and the
-    rest made long-tailed, imbalance 20: 363 images, 108 of the most frequent class and 5 of the rarest. There are 500
-    test images.
+Data: 1,797 images, 174 to 183 of each class. First 50 test images and 20 validation images are taken from each class.
+    The rest is made long-tailed with imbalance 20: 363 images, 108 of the most frequent class and 5 of the rarest.
+    There are 500 test images.
 Source: the data are those of E. Alpaydin and C. Kaynak (UCI, 1998); the imbalance is as in Cui et al. 2019.
-Expected accuracy: 90.3 ± 1.8 % balanced, of the three rarest classes 73.6 ± 6.7 % (last epoch, seeds 0 to 2, CPU;
-    other methods in sweeps/digits_lt.py).
+Expected accuracy: 90.3 ± 1.8 % balanced, 73.6 ± 6.7 % for the three rarest classes (last epoch, seeds 0 to 2, CPU;
+    other methods are in sweeps/digits_lt.py).
 """
 
 from cbjax.config import default

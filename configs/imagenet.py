@@ -3,8 +3,8 @@
 Command: cbjax train --config=imagenet:resnet50_softmax --workdir=runs/imagenet/resnet50_softmax
     Recipes: DEPTH_softmax, DEPTH_cb_focal, DEPTH_cb_focal_320 with DEPTH resnet50, resnet101 or resnet152, and goyal.
     If a device lacks memory for its share of 1024 images: --config.optim.accumulation=4 or --config.model.remat=true.
-    With another batch the rate follows: it is given for 256 images.
-    From a file of weights: --config.model.pretrained=FILE (named as torchvision's or timm's).
+    With another batch size the rate is scaled: it is given for 256 images.
+    To start from a file of weights: --config.model.pretrained=FILE (names as in torchvision or timm).
     CDB: --config=imagenet:resnet50_softmax --config.weights.name=difficulty --config.data.validation=20
 Data: TFDS imagenet2012 in ArrayRecord; `cbjax datasets` says whether it is ready and how to prepare it. 1,281,167
     training images of 1,000 classes, 732 to 1,300 of each (imbalance 1.78); reported on the 50,000 validation images.
@@ -22,8 +22,8 @@ Time: not measured. 90 epochs are 115,305,030 images: 112,603 steps of 1024. A m
 
 Source: Cui et al. 2019, table 3, and the authors' TPU code: warm-up from 0 over 5 epochs, a tenth at 30, 60 and 80,
     batch 1024, Nesterov 0.9, decay 1e-4 without BatchNorm and the last bias, BatchNorm over a device's share, bfloat16.
-    The rate for 256 images is 0.1, for the focal loss, which is smaller in scale, 0.2; beta 0.999, gamma 0.5. Crops
-    hold 5 % of an image at least; evaluation resizes to the input's side plus 32 (320: plus 46).
+    The rate for 256 images is 0.1; for the focal loss, whose values are smaller, 0.2. beta 0.999, gamma 0.5. Crops
+    have at least 5 % of an image; evaluation resizes to the input's side plus 32 (320: plus 46).
     goyal: Goyal et al. 2017: softmax with the warm-up from the rate for 256 images, and BatchNorm over 32 images.
 Expected top-1 / top-5 error % (the paper's; not measured here yet):
 

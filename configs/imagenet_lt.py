@@ -7,14 +7,15 @@ Command: cbjax train --config=imagenet_lt --workdir=runs/imagenet_lt/cdb --confi
     The authors' settings: --config.difficulty.tau=1 (their file of settings), or
     --config.difficulty.formula=authors_code_imagenet (their dynamic tau).
 Data: ImageNet (ILSVRC 2012) as it is published, unpacked under IMAGENET, and the lists of images that Liu et al. 2019
-    published with ImageNet-LT. 115,846 training images of 1,000 classes (the paper: 115,800), 1,280 to 5 of each; 20 of
-    each held out for validation, which CDB measures difficulty on; 50,000 test images, 50 of each.
-Time: not measured. 90 epochs are 10,426,140 images: 20,364 steps of 512, each 2.73 TFLOP, in all 5.56e16 FLOP: 1.78
-    GFLOP an image forward, three times that with the backward pass, a multiplication and an addition being two.
-Source: Sinha et al. 2020, table 5. The paper names the network; the rest is that of the authors' code: batch 512, rate
+    published with ImageNet-LT. 115,846 training images of 1,000 classes (the paper: 115,800), 1,280 to 5 of each; 20
+    validation images of each, on which CDB measures difficulty; 50,000 test images, 50 of each.
+Time: not measured. 90 epochs are 10,426,140 images: 20,364 steps of 512, each 2.73 TFLOP, in all 5.56e16 FLOP. The
+    forward pass takes 1.78 GFLOP an image, with the backward pass three times that; a multiplication and an addition
+    are two FLOPs.
+Source: Sinha et al. 2020, table 5. The paper names the network; the rest is from the authors' code: batch 512, rate
     0.2 along a cosine to 0 over 90 epochs, momentum 0.9, decay 2e-4 of all parameters, the weighted mean (over the sum
     of the weights), random resized crops, flips and colour jitter of 0.4. Evaluation resizes to 256 and takes the
-    centre. Difficulty has no floor, as in the paper: a class without a validation error has the weight 0 until it has
+    centre. Difficulty has no floor, as in the paper: a class without validation errors has the weight 0 until it has
     one.
 Expected top-1 accuracy % (the paper's; not measured here yet): CDB-CE 38.49. Others in its table: focal 30.50, OLTR
     35.60, joint training 34.80, EQL 36.44, OLTR with CDB-CE 36.70, joint training with CDB-CE 37.10.

@@ -4,7 +4,7 @@ Command: cbjax train --config=inaturalist:2018_resnet50_cb_focal --workdir=runs/
     Recipes: YEAR_DEPTH_softmax, YEAR_DEPTH_cb_focal, YEAR_DEPTH_cb_focal_320 with YEAR 2017 or 2018 and DEPTH resnet50,
     resnet101 or resnet152.
     If a device lacks memory for its share of 1024 images: --config.optim.accumulation=4 or --config.model.remat=true.
-    With another batch the rate follows: it is given for 256 images.
+    With another batch size the rate is scaled: it is given for 256 images.
 Data: TFDS i_naturalist2017 and i_naturalist2018 in ArrayRecord; `cbjax datasets` says whether they are ready and how to
     prepare them. 2017: 579,184 training images of 5,089 classes, imbalance 435.44; 2018: 437,513 of 8,142, 500.00.
 Time: not measured. 90 epochs are 52,126,560 images (2017) and 39,376,170 (2018): 50,905 and 38,454 steps of 1024. A
@@ -21,8 +21,8 @@ Time: not measured. 90 epochs are 52,126,560 images (2017) and 39,376,170 (2018)
 
 Source: Cui et al. 2019, table 3, and the authors' TPU code: warm-up from 0 over 5 epochs, a tenth at 30, 60 and 80,
     batch 1024, Nesterov 0.9, decay 1e-4 without BatchNorm and the last bias, BatchNorm over a device's share, bfloat16.
-    The rate for 256 images is 0.1, for the focal loss, which is smaller in scale, 0.4; beta 0.999, gamma 0.5. Crops
-    hold 5 % of an image at least; evaluation resizes to the input's side plus 32 (320: plus 46). Colours are normalised
+    The rate for 256 images is 0.1; for the focal loss, whose values are smaller, 0.4. beta 0.999, gamma 0.5. Crops
+    have at least 5 % of an image; evaluation resizes to the input's side plus 32 (320: plus 46). Colours are normalised
     by ImageNet's mean and deviation (the code: mean .466, .471, .380, deviation .195, .194, .192).
 Expected top-1 / top-5 error % (the paper's; not measured here yet):
 

@@ -6,10 +6,10 @@ Command: cbjax train --config=mnist_binary --workdir=runs/mnist_binary/ce
 Time: 0.4 seconds an epoch of 50 steps of 100 images on a CPU core; as printed there are 4,000 epochs.
 Data: MNIST by TFDS; `cbjax datasets` says whether it is ready and how to prepare it. 5,000 training images, 500
     validation images per class from the other training images, 800 test images per class from the test set.
-Source: tables 1 and 2. Neither initialisation nor pixel scaling is given there, and no code was published for it. The
-    experiment is that of Ren et al. 2018 ("Learning to reweight examples"), whose code has pixels in [0, 1] and first
-    values of a deviation near Glorot's: so here. The first values matter much: with He's cross entropy errs 7 points
-    more at ratio 0.995, with He's and standardised pixels 4 to 13 (sweeps/results).
+Source: tables 1 and 2. They do not give initialisation or pixel scaling, and no code was published. The experiment is
+    the one of Ren et al. 2018 ("Learning to reweight examples"). Their code has pixels in [0, 1] and first values with
+    a deviation near Glorot's, and so has this config. The first values matter much: at ratio 0.995 cross entropy has 7
+    points more error with He's, and 4 to 13 with He's and standardised pixels (sweeps/results).
 Expected error %, mean of 10 runs on random splits (the paper's; measured so far: sweeps/results):
 
     | majority ratio        | 0.9  | 0.95 | 0.98 | 0.99 | 0.995 |
@@ -20,9 +20,9 @@ Expected error %, mean of 10 runs on random splits (the paper's; measured so far
     | class-balanced        | 1.07 | 1.79 | 3.58 | 5.88 | 8.61  |
     | CDB-CE, dynamic tau   | 0.74 | 1.27 | 1.65 | 2.39 | 3.71  |
 
-    The results have recall and precision of both classes too, as majority and minority.
-    Weights that sum to 2 under a mean over the batch shrink the gradient some 50 times at ratio 0.995;
-    --config.loss.mean=weight_sum does not, and learns much sooner there.
+    The results also have recall and precision of both classes, as majority and minority.
+    At ratio 0.995, weights that sum to 2 and a mean over the batch make the gradient some 50 times smaller. With
+    --config.loss.mean=weight_sum it stays large, and the network learns much sooner.
 """
 
 from cbjax.config import default

@@ -8,25 +8,25 @@ Command: cbjax train --config=own_images --workdir=runs/photos --config.data.roo
         a line `path label` each, labels from 0
     cbjax train --config=own_images:arrays --workdir=runs/arrays --config.data.file=mine.npz
         numpy.savez("mine.npz", images=images, labels=labels), images of one size
-    Splits of your own (photos/train, val and test; data.validation_list and data.test_list; test_images and test_labels
-    in the .npz): --config.data.validation=0 --config.data.test=0 takes them whole.
+    Your own splits (photos/train, val and test; data.validation_list and data.test_list; test_images and test_labels in
+    the .npz): --config.data.validation=0 --config.data.test=0 uses them whole.
     Other methods: --config.weights.name=uniform (plain cross entropy), --config.weights.name=difficulty (smoothed CDB).
-    A broken image stops the run with its name: --config.data.on_bad_image=skip leaves such images out.
-Data: a fifth of each class is held out for validation, which chooses the best epoch, and a fifth for the test. At the
-    start the run says which classes have no image there, those of fewer than five images.
-    Such a class is trained on, and nobody knows how well: it has no accuracy of its own and counts in no mean. CDB
-    holds it to be the hardest class, so that its weight stays the largest. Better give it images, or leave it out.
+    A broken image stops the run, which names it; --config.data.on_bad_image=skip leaves such images out.
+Data: a fifth of each class is held out for validation, which chooses the best epoch, and a fifth for the test. Classes
+    of fewer than five images have no image there; the run names them at its start.
+    Such a class is trained on, but has no accuracy and counts in no mean, so nobody knows how well it is learned. CDB
+    takes it for the hardest class, so its weight stays the largest. Better add images, or leave out the class.
 Time: 176 photos, of which 110 are trained on, take 2.6 minutes of one CPU core.
 Sizes: photos are resized to 96 pixels. Larger ones show more and take longer: --config.data.image_size=224. Weights of
     torchvision help small data most: --config.model.name=resnet18 --config.model.pretrained=resnet18.safetensors
     --config.data.image_size=224 --config.optim.learning_rate=0.01.
-    Arrays may have any number of channels. They are not mirrored: --config.data.flip=true does it, for photos and the
-    like.
-Source: none; usual values, not tuned. CDB's difficulties are at least 0.1, and tau is 1, so that no class has more than
-    ten times the weight of another: of few held-out images all can be right by luck, and without a floor their class
-    would have no weight and be forgotten. Its accuracies are averaged over epochs (difficulty.smoothing), so that the
-    weights do not swing; for two classes leave that out, --config.difficulty.smoothing=0 (docs/cdb_swings.md).
-Expected accuracy: that of your data. `per_class` in results.json, and the report, have each class's own.
+    Arrays may have any number of channels. They are not mirrored; if they show photos and the like, set
+    --config.data.flip=true.
+Source: none; usual values, not tuned. CDB's difficulties are at least 0.1, and tau is 1. So no class has more than ten
+    times the weight of another. Without the floor, a class with few held-out images that are all right by luck would
+    have no weight and be forgotten. CDB's accuracies are averaged over epochs (difficulty.smoothing), so that the
+    weights do not swing; for two classes set --config.difficulty.smoothing=0 (docs/cdb_swings.md).
+Expected accuracy: depends on your data. `per_class` in results.json, and the report, have the accuracy of each class.
 """
 
 from cbjax.config import choose_recipe, default

@@ -6,11 +6,11 @@ Command: cbjax sweep --config=cb_table2 --workdir=runs/cb_table2          (plain
 Time: 70 runs of a seed (grid: 260, cifar20: 130), 3 seeds; a run has 14,800 to 78,125 steps of 128 images, 200 epochs.
     On 2 CPU cores about a minute for 85 steps; not measured on a GPU yet.
 Data: CIFAR-10 and -100 by TFDS; `cbjax datasets` says whether they are ready and how to prepare them.
-Source: table 2; the recipe is `cifar_lt:cui`, which holds nothing out. The paper's row "class-balanced" is the best of
-    the grid on test, column by column: here it stands beside the setting that reached it, and nothing is chosen. At
-    imbalance 1 it is that of sigmoid, since the weights are equal; there the rate falls to 0.1 and 0.01 of itself, as
-    in the authors' script for the whole sets, in place of 0.01 and 0.0001.
-Expected error %: the paper's, below, which the report prints beside what was measured.
+Source: table 2; the recipe is `cifar_lt:cui`, which holds out no images. The paper's row "class-balanced" is the best
+    of the grid on test, column by column. Here its figure stands next to the setting that reached it; nothing is
+    chosen. At imbalance 1 this is the setting of sigmoid, since weights are equal. There the rate falls to 0.1 and 0.01
+    of itself, as in the authors' script for the whole sets, instead of 0.01 and 0.0001.
+Expected error %: the paper's, below; the report prints it next to the measured one.
 """
 
 from cbjax.variants import Sweep, Table, Variant, chain, choices, product, seeds
@@ -67,7 +67,7 @@ def get_sweep(recipe=None):
     sets = ("CIFAR-20",) if recipe == "cifar20" else ("CIFAR-100", "CIFAR-10")
     runs = []
     for name in sets:
-        # The most telling first; without figures of the paper, whose order a table has, the runs' is the table's.
+        # The most informative first. A table without the paper's figures has the order of the runs.
         for imbalance in IMBALANCES if recipe == "cifar20" else ("100", "50", "200", "20", "10", "1"):
             keys = {"data.name": NAMES[name], "data.imbalance": float(imbalance)}
             if imbalance == "1":

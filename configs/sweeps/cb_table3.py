@@ -3,11 +3,11 @@
 Command: cbjax sweep --config=cb_table3 --workdir=DIR
     One run a machine: --shard=1/27 and so on; the runs: --dry-run.
 Time: 27 runs of 38,454 to 112,603 steps of 1,024 images, 90 epochs of each set: 1.86e9 images and 1.15e20 FLOP in all,
-    by --dry-run. At a third of its 989 TFLOP/s one H100 would compute for 97 hours, the 8 chips of a v5e slice at a
-    third of their 197 each for 61. Not measured.
+    by --dry-run. One H100 at a third of its 989 TFLOP/s would compute for 97 hours; the 8 chips of a v5e slice, each at
+    a third of its 197, for 61. Not measured.
 Data: ILSVRC 2012, iNaturalist 2017 and 2018 by TFDS; `cbjax datasets` says whether they are ready.
-Source: table 3; the recipes are those of `imagenet` and `inaturalist`. Top-5 errors are in each run's results.
-Expected top-1 error %: the paper's, below, which the report prints beside what was measured.
+Source: table 3; the recipes are in `imagenet` and `inaturalist`. Top-5 errors are in each run's results.
+Expected top-1 error %: the paper's, below; the report prints it next to the measured one.
 """
 
 from cbjax.variants import Sweep, Table, Variant

@@ -1,14 +1,14 @@
-"""CDB beside CDB, smoothed, which averages the accuracies over epochs so that class weights do not swing.
+"""Compares CDB with smoothed CDB, which averages the accuracies over epochs so that class weights do not swing.
 
 Command: cbjax sweep --config=cdb_smoothed:digits --workdir=runs/smoothed_digits
          cbjax sweep --config=cdb_smoothed:mnist --workdir=runs/smoothed_mnist
          cbjax sweep --config=cdb_smoothed:binary --workdir=runs/smoothed_binary
-Time: of two CPU cores, digits 3 minutes, mnist a quarter of an hour; binary is 6 runs of six minutes of one core, its
-    other 6 are those of cdb_table1.
+Time: on two CPU cores digits takes 3 minutes and mnist a quarter of an hour. binary is 6 runs of six minutes on one
+    core; its other 6 runs are shared with cdb_table1.
 Data: digits as in digits_lt; mnist has all ten classes, 5,823 images of the most frequent and 29 of the rarest
     (imbalance 200); binary is the paper's MNIST 4 against 9 at 0.995, a fifth of its schedule.
-Source: CDB is that of Sinha et al. 2020; smoothing is ours. The share of 0.8 was chosen on images that neither train
-    nor test (docs/cdb_swings.md).
+Source: CDB is from Sinha et al. 2020; smoothing is ours. The share of 0.8 was chosen on images that are used neither
+    for training nor for the test (docs/cdb_swings.md).
 Expected accuracy: results/README.md.
 """
 

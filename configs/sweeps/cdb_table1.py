@@ -8,21 +8,21 @@ Command: cbjax sweep --config=cdb_table1 --workdir=runs/cdb_table1
 Time: 8 settings x 5 ratios x 3 seeds = 120 runs of 200,000 steps of 100 images. The short form has a fifth of it, 800
     epochs (40,000 steps) with the decay at three quarters: about 6 minutes a run on one CPU core, of which a machine
     takes as many shards as it has. `means` is 36 runs of the short form. `means_whole` is 18 runs of the whole
-    schedule, at 0.995 alone: about 35 minutes a run on one CPU core. In a trial with PyTorch LeNet-5 had not
-    converged after 4,000 steps, so that the "4,000 epochs" that are printed are meant.
+    schedule, only at 0.995: about 35 minutes a run on one CPU core. The paper's "4,000 epochs" must mean epochs: in a
+    trial with PyTorch, LeNet-5 had not converged after 4,000 steps.
 Data: MNIST by TFDS; `cbjax datasets` says whether it is ready and how to prepare it.
-Source: table 1, "the best results obtained by" each loss; gamma and beta are not given there: focal has gamma 0.5, 1
-    and 2 here, CB 0.9999 and 0.999. Nothing is chosen on test: each setting is a row. EQL and L2RW are the paper's
-    alone.
+Source: table 1, "the best results obtained by" each loss, without gamma and beta. Here focal has gamma 0.5, 1 and 2,
+    and CB has beta 0.9999 and 0.999. Nothing is chosen on test: each setting is a row. EQL and L2RW have only the
+    paper's figures.
 Choices that the paper leaves open: pixels in [0, 1] and Glorot's initialisation (see `mnist_binary`), and the mean of
-    weighted losses over the batch, as in the authors' code for CIFAR; `means` has the sum of weighted losses over the
-    sum of weights, as in their code for ImageNet, beside it at 0.995 and 0.99. Difficulty has no floor, as printed.
-Expected error %: the paper's, below, which the report prints beside what was measured; so far: `results/README.md`.
+    weighted losses over the batch, as in the authors' code for CIFAR. `means` also has the sum of weighted losses over
+    the sum of weights, as in their code for ImageNet, at 0.995 and 0.99. Difficulty has no floor, as in the paper.
+Expected error %: the paper's, below; the report prints it next to the measured one. So far: `results/README.md`.
 """
 
 from cbjax.variants import Sweep, Table, Variant, chain, choices, product, seeds, values
 
-RATIOS = (0.995, 0.98, 0.9, 0.99, 0.95)  # the most telling first
+RATIOS = (0.995, 0.98, 0.9, 0.99, 0.95)  # the most informative first
 RATIOS_OF_MEANS = {"means": (0.995, 0.99), "means_whole": (0.995,)}  # where the tables are furthest from the paper
 COLUMNS = ("0.9", "0.95", "0.98", "0.99", "0.995")
 PAPER = {
@@ -71,7 +71,7 @@ def get_sweep(recipe=None):
     num_epochs, num_seeds = RECIPES[recipe]
     ratios = values("ratio", "data.majority_ratio", RATIOS)
     paper = {row: dict(zip(COLUMNS, cells, strict=True)) for row, cells in PAPER.items()}
-    # The settings that the paper is likely to mean first.
+    # First the settings that the paper most likely means.
     runs = chain(product(ratios, _methods(FIRST)), product(ratios, _methods(FURTHER)))
     if recipe in RATIOS_OF_MEANS:
         ratios = values("ratio", "data.majority_ratio", RATIOS_OF_MEANS[recipe])

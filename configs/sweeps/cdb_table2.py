@@ -6,13 +6,13 @@ Command: cbjax sweep --config=cdb_table2 --workdir=runs/cdb_table2
 Time: 7 settings x 5 ratios x 3 seeds = 105 runs of 200,000 steps; the short form, 800 epochs (40,000 steps), about 6
     minutes a run on one CPU core, of which a machine takes as many shards as it has.
 Data: MNIST by TFDS.
-Source: table 2; the choices that the paper leaves open are those of cdb_table1.
-Expected error %: the paper's, below, which the report prints beside what was measured; so far: `results/README.md`.
+Source: table 2; what the paper leaves open is chosen as in cdb_table1.
+Expected error %: the paper's, below; the report prints it next to the measured one. So far: `results/README.md`.
 """
 
 from cbjax.variants import Sweep, Table, Variant, chain, choices, product, seeds, values
 
-RATIOS = (0.995, 0.98, 0.9, 0.99, 0.95)  # the most telling first
+RATIOS = (0.995, 0.98, 0.9, 0.99, 0.95)  # the most informative first
 COLUMNS = ("0.9", "0.95", "0.98", "0.99", "0.995")
 PAPER = {
     "tau 0.5": ((1.06, 0.34), (1.43, 0.24), (1.93, 0.27), (2.59, 0.44), (4.03, 0.41)),

@@ -6,12 +6,11 @@ Time: 25 runs of a seed, 3 seeds; a run has 13,400 to 27,522 steps of 128 images
     minute for 85 steps; not measured on a GPU yet. The short form: 12 runs of 1,525 steps, a tenth of the schedule with
     the decays at the same shares of it; one takes half an hour on one CPU core.
 Data: CIFAR-100 by TFDS; `cbjax datasets` says whether it is ready and how to prepare it.
-Source: table 3; the recipe is `cifar_lt:cdb`. L2RW, Meta-Weight-Net, EQL and LDAM-DRW are the paper's alone.
-    CB has the beta and gamma of Cui et al. 2019 for each imbalance. The paper took its figures of focal loss and CB
-    from them (100 - error; at imbalance 20 theirs of CB is 52.59): another recipe, with the 50 images of a class too
-    that are held out here.
-Expected accuracy %: the paper's, below, which the report prints beside what was measured; so far:
-    `results/README.md`.
+Source: table 3; the recipe is `cifar_lt:cdb`. L2RW, Meta-Weight-Net, EQL and LDAM-DRW have only the paper's figures.
+    CB has the beta and gamma of Cui et al. 2019 for each imbalance. The paper took its figures for focal loss and CB
+    from them (100 - error; their figure for CB at imbalance 20 is 52.59). Their recipe differs: it also trains on the
+    50 images of a class that are held out here.
+Expected accuracy %: the paper's, below; the report prints it next to the measured one. So far: `results/README.md`.
 """
 
 from cbjax.variants import Sweep, Table, Variant, product, seeds

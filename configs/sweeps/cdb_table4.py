@@ -5,7 +5,7 @@ Time: 35 runs of a seed, 3 seeds; a run has 13,400 to 27,522 steps of 128 images
     minute for 85 steps; not measured on a GPU yet.
 Data: CIFAR-100 by TFDS; `cbjax datasets` says whether it is ready and how to prepare it.
 Source: table 4; the recipe is `cifar_lt:cdb`, as in cdb_table3. tau 0 is plain cross entropy.
-Expected accuracy %: the paper's, below, which the report prints beside what was measured.
+Expected accuracy %: the paper's, below; the report prints it next to the measured one.
 """
 
 from cbjax.variants import Sweep, Table, Variant, chain, choices, product, seeds, values
@@ -23,7 +23,7 @@ PAPER = {
 
 
 def get_sweep():
-    """Returns every tau at every imbalance, the most telling first."""
+    """Returns every tau at every imbalance, the most informative first."""
     imbalances = [
         Variant({"imbalance": name}, {"data.imbalance": float(name)}) for name in ("100", "50", "200", "20", "10")
     ]

@@ -3,12 +3,13 @@
 Command: cbjax sweep --config=cdb_table5 --workdir=DIR --config.data.root=IMAGENET
         --config.data.train_list=ImageNet_LT_train.txt --config.data.validation_list=ImageNet_LT_val.txt
         --config.data.test_list=ImageNet_LT_test.txt
-Time: 4 runs a seed, 3 seeds, each 20,364 steps of 512 images and 5.3e16 FLOP, those on padding left out, by
-    --dry-run: at a third of the 494 TFLOP/s that it has for float32 values one H100 would compute for 5 minutes;
-    reading 10.4 million images at 890 a second and core decides. Not measured.
-Data: those of the config `imagenet_lt`.
-Source: table 5; the recipe is that config. OLTR and joint training, alone and with CDB-CE, and EQL are the paper's.
-Expected top-1 accuracy %: the paper's, below, which the report prints beside what was measured.
+Time: 4 runs a seed, 3 seeds; a run has 20,364 steps of 512 images and 5.3e16 FLOP without those on padding, by
+    --dry-run. One H100 at a third of its 494 TFLOP/s for float32 values would compute for 5 minutes, so the time goes
+    into reading 10.4 million images, at 890 a second and core. Not measured.
+Data: as in the config `imagenet_lt`.
+Source: table 5; the recipe is the config `imagenet_lt`. OLTR and joint training, alone and with CDB-CE, and EQL have
+    only the paper's figures.
+Expected top-1 accuracy %: the paper's, below; the report prints it next to the measured one.
 """
 
 from cbjax.variants import Sweep, Table, choices, product, seeds

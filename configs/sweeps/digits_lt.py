@@ -2,8 +2,8 @@
 
 Command: cbjax sweep --config=configs/sweeps/digits_lt.py --workdir=runs/digits_lt
 Time: about 100 seconds on 2 CPU cores.
-Source: the methods of Cui et al. 2019 and Sinha et al. 2020, CDB with dynamic tau; cdb_smoothed is ours, and what we
-    recommend of CDB (docs/cdb_swings.md).
+Source: the methods of Cui et al. 2019 and Sinha et al. 2020, CDB with dynamic tau. cdb_smoothed is ours; it is the form
+    of CDB that we recommend (docs/cdb_swings.md).
 Expected accuracy on test, last epoch, mean ± standard deviation of the 3 seeds, measured on CPU:
 
     |          | balanced   | few        | worst class |
