@@ -125,7 +125,7 @@ class Fit:
         return None
 
     def _units(self):
-        return "units of its own" if self.span is None else f"{self.span[0]:g} to {self.span[1]:g}"
+        return "unknown units" if self.span is None else f"{self.span[0]:g} to {self.span[1]:g}"
 
     def _stacked(self, images):
         images = np.asarray(images)

@@ -112,7 +112,7 @@ def parse_topology(topology: str) -> tuple[Chip, int]:
 
 
 def topology_options(topology: str) -> dict[str, Any]:
-    """Returns what `jax.experimental.topologies.get_topology_desc` needs beside the name of a slice."""
+    """Returns what `jax.experimental.topologies.get_topology_desc` needs besides the name of a slice."""
     chip, num_chips = parse_topology(topology)
     # A single chip shares its host with others, which is taken to have four otherwise.
     return {**chip.options, **({"chips_per_host_bounds": (1, 1, 1)} if num_chips == 1 else {})}

@@ -1,8 +1,8 @@
-"""Which of the packages that training and reports need are not installed."""
+"""Checks that the packages that training and reports need are installed."""
 
 import importlib.util
 
-# What each package of the extra [train] is imported as. One that some machines do without is not among them.
+# Import names of the packages in the extra [train], except packages that some machines lack.
 TRAIN = (
     "array_record",
     "clu",
@@ -22,7 +22,7 @@ TRAIN = (
 
 
 def check(what: str) -> None:
-    """Raises ImportError with the command that installs what `what` needs, if some of it is missing."""
+    """Raises ImportError, with the command to install them, if packages that `what` needs are missing."""
     missing = [name for name in TRAIN if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(f'{what} needs what pip install "cbjax[train]" brings; missing here: {", ".join(missing)}')

@@ -228,7 +228,7 @@ def test_weights_of_no_file_are_refused_before_anything_is_read(tmp_path):
             pretrained.load(path, *of_ten())
     with open(tmp_path / "huge.safetensors", "wb") as file:
         file.truncate(1 << 42)
-    with pytest.raises(ValueError, match=r"has 4096\.0 GiB, but .* of memory are free"):
+    with pytest.raises(ValueError, match=r"has 4096\.0 GiB, and .* of memory are free"):
         pretrained.load(str(tmp_path / "huge.safetensors"), *of_ten())
     objects = save({"conv1.weight": np.array([None])}, tmp_path, "objects.npz")
     with pytest.raises(ValueError, match=r"an array of Python objects, .* the member 'conv1\.weight\.npy'"):

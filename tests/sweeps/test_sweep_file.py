@@ -75,7 +75,7 @@ def paper(figures):
             "Sweep('digits_lt', values('a', 'seed', (1, 2), '<{}') + values('a', 'loss.gamma', (1,), '>1'))",
             "so has .*<1",
         ),
-        ("Sweep('digits_lt', choices('a', {'x': {}, 'y': {'seed': 0}}))", "in what they compute; x and y are the same"),
+        ("Sweep('digits_lt', choices('a', {'x': {}, 'y': {'seed': 0}}))", "in what they compute; x and y do not"),
         ("Sweep('digits_lt', seeds(1), Table('T', (), 'a'))", r"the table has no rows; got \(\)"),
         ("Sweep('digits_lt', seeds(1), Table('T', ('a',), 'seed'))", "none of them the seed"),
         (
@@ -144,7 +144,7 @@ def paper(figures):
         ("Sweep('digits_lt', [Variant({'a': 'x'}, {1: 2})])", "keys that a run changes must be texts; got {1: 2}"),
         (
             "Sweep('digits_lt', choices('a', {'x': {'config': ['y']}}))",
-            "config of a run must be the name .*; got .'y'. in",
+            "config of a run must be a config's name; got .'y'. in",
         ),
         (
             "Sweep('digits_lt', seeds(1), sizes={'classes': 3})",
