@@ -441,7 +441,7 @@ def test_a_changed_file_never_changes_a_figure_in_silence(finished, tmp_path):
         with pytest.raises(WorkdirError, match=rf"{name} was edited or damaged"):
             cbjax.load(place)
         if name != "results.json":
-            with pytest.raises(WorkdirError, match=rf"{name} is not as cbjax wrote it"):
+            with pytest.raises(WorkdirError, match=rf"{name} was edited or damaged"):
                 evaluate(place)
 
 
