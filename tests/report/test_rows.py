@@ -62,11 +62,11 @@ def line(**fields):
         (HEAD + b"\n1,2\n", "results.csv, line 2: must have 12 fields"),
         (
             line(last="abc"),
-            "results.csv, line 2: last must be a finite number, such as 20.4, or empty; got abc; mend it",
+            "results.csv, line 2: last must be a finite number, such as 20.4, or empty; got abc; repair",
         ),
         (line(last="20,4"), "line 2: last must be a finite number.*; got 20,4"),
         (line(best="nan"), "line 2: best must be a finite number.*; got nan"),
-        (line(seconds=""), "line 2: seconds must be a finite number, such as 20.4; got nothing; mend it"),
+        (line(seconds=""), "line 2: seconds must be a finite number, such as 20.4; got nothing; repair"),
         (HEAD + b"\n\n1,2\n", "results.csv, line 3: must have 12 fields"),
         (HEAD + b"\n\xe9\n", "must be a CSV of rows, in UTF-8"),
         (b"a" * 200_000, "must be a CSV of rows, in UTF-8; field larger"),
