@@ -54,7 +54,8 @@ class Model(NamedTuple):
       init: (key, images [B, H, W, channels]) -> (params, batch_stats).
       features: (params, batch_stats, images, train) -> ([B, D], batch_stats).
       head: (params, features [B, D]) -> logits [B, C].
-      apply: (params, batch_stats, images, train) -> (logits [B, C], batch_stats), the composition of the two above.
+      apply: (params, batch_stats, images, train, key=None) -> (logits [B, C], batch_stats), the composition of the two
+        above. A network with dropout needs the key in training.
     """
 
     init: Callable[..., tuple[Any, Any]]

@@ -102,6 +102,12 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "--top", type=_up_to(10**6), default=1, metavar="K", help="number of classes for each image (1)"
     )
     predict.add_argument("--checkpoint", default="last", choices=("last", "best"))
+    for command in (evaluate, predict):
+        command.add_argument(
+            "--trust-code",
+            action="store_true",
+            help="run the work directory's own copies of a user's network and loss, which can do anything that you can",
+        )
     report = add("report", "Compare runs: one table and its plots.")
     report.add_argument(
         "directories", nargs="+", metavar="DIR", type=_local_directory, help="work directories, or folders of them"

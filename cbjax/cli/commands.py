@@ -92,7 +92,13 @@ def _eval(options, overrides):
     _start(workdirs.read_config(place.files).deterministic)
     from cbjax.training.restore import examine
 
-    found = examine(options.workdir, split=options.split, checkpoint=options.checkpoint, overrides=overrides)
+    found = examine(
+        options.workdir,
+        split=options.split,
+        checkpoint=options.checkpoint,
+        overrides=overrides,
+        trust_code=options.trust_code,
+    )
     for line in eval_files.figures(found, options.split):
         say(line)
     _print_table(lambda width: eval_files.class_table(found), whole=True)
@@ -116,6 +122,7 @@ def _predict(options, overrides):
         checkpoint=options.checkpoint,
         top=options.top,
         on_bad_image=options.on_bad_image,
+        trust_code=options.trust_code,
     )
     left_out = f", {skipped} skipped" if skipped else ""
     say(f"predictions of {count} images{left_out}: {options.out}")

@@ -53,6 +53,7 @@ def _run(options, overrides):
     from cbjax.data import DataError
     from cbjax.estimate.compile import CompileError
     from cbjax.estimate.tpu import TopologyError
+    from cbjax.host.code import CodeError
     from cbjax.host.interrupts import Interrupted
     from cbjax.host.writers import is_full
     from cbjax.parallel.processes import ProcessError, device_failure, leave, meet_to_tell
@@ -62,10 +63,10 @@ def _run(options, overrides):
     from cbjax.workdir.checkpoint import CheckpointError
     from cbjax.workdir.files import WorkdirError
 
-    mistakes = (RowsError, CompileError, ConfigError, DataError, PathError, ProcessError, TopologyError, WorkdirError)
+    mistakes = (CodeError, CompileError, ConfigError, DataError, PathError, ProcessError, RowsError, TopologyError)
     try:
         return COMMANDS[options.name](options, overrides)
-    except (CheckpointError, ReportError, *mistakes) as error:
+    except (CheckpointError, ReportError, WorkdirError, *mistakes) as error:
         say(f"cbjax {options.name}: {error}", error=True)
         status = getattr(error, "status", 2)
         meet_to_tell(options, error)

@@ -38,6 +38,7 @@ def predict(
     checkpoint: str = "last",
     top: int = 1,
     on_bad_image: str = "error",
+    trust_code: bool = False,
     tell: Callable[[str], None] = say,
 ) -> tuple[int, int]:
     """Writes the most probable classes of each image; images are in the order of their names.
@@ -54,6 +55,7 @@ def predict(
       checkpoint: "last" or "best".
       top: k, the number of classes for each image.
       on_bad_image: "error", or "skip" to leave out files that cannot be read.
+      trust_code: as for `load`.
       tell: called with a line about each skipped image, about other files in a folder, and about arrays that may be in
         other units.
 
@@ -75,7 +77,7 @@ def predict(
     for source in sources:
         if not source.exists():
             raise DataError(f"there is no file or folder {source}")
-    run = load(workdir, checkpoint=checkpoint)
+    run = load(workdir, checkpoint=checkpoint, trust_code=trust_code)
     assert run.predict is not None, "a loaded run predicts"
     fit = inputs.fit_given(run.config, workdirs.read_facts(Place(workdir).files))
     skipped: list[str] = []

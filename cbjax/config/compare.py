@@ -4,8 +4,10 @@ import hashlib
 import json
 from typing import Any
 
+from cbjax.config.own_code import CODE_KEYS, identities
 from cbjax.config.reading import Config, complete
 from cbjax.config.schema import KEYS, ConfigError, show
+from cbjax.host.storage import CODE
 
 # Keys that say which images are read when `data.name` alone does not. A run may go on when they change, since a folder
 # can move; its fingerprint holds them, since another folder usually holds other data.
@@ -33,12 +35,12 @@ HOW_KEYS = (
     "log.progress",
 )
 # Keys added after figures were published. At its default such a key changes nothing, so fingerprints leave it out.
-LATER_KEYS: tuple[str, ...] = ("difficulty.smoothing",)
+LATER_KEYS: tuple[str, ...] = ("difficulty.smoothing", "model.options", "model.code")
 
 
 def fingerprint(config: Config) -> str:
     """Returns the SHA-256, in hexadecimal, of all keys that say what is computed and from which data."""
-    given = complete(config)
+    given = identities(complete(config))
     what = {key: value for key, value in given.items() if key not in HOW_KEYS}
     what |= {key: given[key] for key in SOURCE_KEYS if given[key] is not None}
     what = {key: value for key, value in what.items() if key not in LATER_KEYS or value != KEYS[key].default}
@@ -47,7 +49,7 @@ def fingerprint(config: Config) -> str:
 
 def difference(old: Config, new: Config) -> tuple[list[str], list[str]]:
     """Returns the keys that differ, in two lists: keys that say how a run is computed, and keys that say what."""
-    before, after = complete(old), complete(new)
+    before, after = identities(complete(old)), identities(complete(new))
     differing = [key for key in KEYS if before[key] != after[key]]
     return [key for key in differing if key in HOW_KEYS], [key for key in differing if key not in HOW_KEYS]
 
@@ -55,7 +57,7 @@ def difference(old: Config, new: Config) -> tuple[list[str], list[str]]:
 def of_all_processes(config: Config) -> dict[str, Any]:
     """Returns the keys and values that must be equal in all processes of a run; each may keep its data elsewhere."""
     own = {*READING_KEYS} - {"data.on_bad_image"}
-    return {key: value for key, value in complete(config).items() if key not in own}
+    return {key: value for key, value in identities(complete(config)).items() if key not in own}
 
 
 def check_resume(old: Config, new: Config, extend: bool = False) -> list[str]:
@@ -79,6 +81,11 @@ def check_resume(old: Config, new: Config, extend: bool = False) -> list[str]:
     if grows and extend:
         what.remove("num_epochs")
         how.append("num_epochs")
+    for key, code_key in CODE_KEYS.items():
+        if code_key in what and key not in what:
+            lines[code_key] += (
+                f": the file of {key}={after[key]} has changed; the one of the run is kept in its folder {CODE}"
+            )
     if what:
         advice = "use another work directory, or the same settings"
         if what == ["num_epochs"]:

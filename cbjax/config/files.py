@@ -1,18 +1,18 @@
 """Finds and runs the Python files that hold configurations and sweeps: by name if cbjax brings them, else by path."""
 
 import inspect
-import traceback
 from pathlib import Path
 from typing import Any
 
 from cbjax.config.kinds import LONGEST_TEXT
 from cbjax.config.schema import ConfigError, did_you_mean, show
+from cbjax.host.code import existing, reported
 
 
 def call(spec: str | Path, function_name: str, folder: str = "", beside: Path | None = None) -> tuple[Path, Any]:
     """Runs a function of a configuration file, found as for `read`; returns the file's path and what it returns."""
     path, recipe = find(str(spec), folder, beside)
-    try:
+    with reported(path, ConfigError):
         # Not imported: that would leave a __pycache__ beside the user's file.
         namespace: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
         exec(compile(path.read_bytes(), str(path), "exec"), namespace)
@@ -24,14 +24,6 @@ def call(spec: str | Path, function_name: str, folder: str = "", beside: Path | 
         if not inspect.signature(function).parameters:
             raise ConfigError(f"{path} has no recipes, so no name may follow the colon; got {recipe!r}")
         return path, function(recipe)
-    except ConfigError:
-        raise
-    except SyntaxError as error:
-        raise ConfigError(f"{error.filename or path}, line {error.lineno or 1}: {error.msg}") from error
-    except (Exception, SystemExit) as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        where = f"{path}, line {lines[-1]}" if lines else str(path)
-        raise ConfigError(f"{where}: {type(error).__name__}: {error}") from error
 
 
 def find(spec: str, folder: str, beside: Path | None = None) -> tuple[Path, str | None]:
@@ -42,8 +34,8 @@ def find(spec: str, folder: str, beside: Path | None = None) -> tuple[Path, str 
     """
     if not spec or "\0" in spec or len(spec) > LONGEST_TEXT:
         raise ConfigError(f"a configuration must be given by the path or the name of its file; got {show(spec)}")
-    name, colon, recipe = (spec, "", "") if _existing(spec, beside) else spec.partition(":")
-    path = _existing(name, beside)
+    name, colon, recipe = (spec, "", "") if existing(spec, beside) else spec.partition(":")
+    path = existing(name, beside)
     if path is None:
         files = named(folder)
         if name not in files:
@@ -52,18 +44,6 @@ def find(spec: str, folder: str, beside: Path | None = None) -> tuple[Path, str 
             raise ConfigError(f"there is no configuration file {name}; cbjax brings {', '.join(files)}{hint}")
         path = files[name]
     return path, recipe if colon else None
-
-
-def _existing(name: str, beside: Path | None) -> Path | None:
-    """Returns the file at a path, looked for first beside the file `beside`, then in the current folder; else None."""
-    try:
-        path = Path(name).expanduser()
-        for one in (beside.parent / path, path) if beside else (path,):
-            if one.is_file():
-                return one
-    except (OSError, RuntimeError):  # a name that is too long for the disk, or ~ without a home
-        pass
-    return None
 
 
 def named(folder: str) -> dict[str, Path]:

@@ -1,5 +1,6 @@
 """The kinds of values that configuration keys take: numbers in a range, names from a list, tuples."""
 
+import contextlib
 import itertools
 import math
 import numbers
@@ -8,6 +9,8 @@ import re
 import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+from cbjax.host.code import FORM, is_own
 
 # Longer than any path that a system allows and any class name.
 LONGEST_TEXT = 4096
@@ -209,3 +212,63 @@ def named_groups(member: Kind) -> Kind:
         accept,
         read,
     )
+
+
+def own_code() -> Kind:
+    """A user's function, "FILE.py:function" or "package.module:function"; whether it is there is checked later."""
+
+    def accept(value):
+        if not is_own(value) or len(value) > LONGEST_TEXT:
+            raise ValueError
+        return value
+
+    return Kind(FORM, accept, str)
+
+
+def option() -> Kind:
+    """The value of an option of a user's function: none, true or false, a number, text, or a tuple of these."""
+
+    def accept(value):
+        value = value.tolist() if hasattr(value, "tolist") and hasattr(value, "shape") else value
+        if type(value) in (list, tuple):
+            return tuple(accept(one) for one in value)
+        if value is not None and not isinstance(value, bool | int | float | str):
+            raise ValueError
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError
+        return value
+
+    def read(text):
+        if text[:1] + text[-1:] in ("()", "[]"):
+            parts = text[1:-1].strip().removesuffix(",").split(",")
+            return tuple(read(part.strip()) for part in parts) if parts != [""] else ()
+        if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+            return text[1:-1]
+        if text.lower() in ("none", "null", "true", "false"):
+            return {"true": True, "false": False}.get(text.lower())
+        for number in (int, float):
+            with contextlib.suppress(ValueError):
+                return number(text)
+        return text
+
+    return Kind("none, true or false, a finite number, text, or a tuple of these", accept, read)
+
+
+def options(example: str) -> Kind:
+    """Options of a user's function by name: a dictionary in a Python file, kept as (("depth", 3), ("width", 2))."""
+    value_of = option()
+
+    def accept(given):
+        pairs = tuple(given.items()) if hasattr(given, "items") else given
+        if type(pairs) not in (list, tuple) or not all(type(one) in (list, tuple) and len(one) == 2 for one in pairs):
+            raise ValueError
+        if not all(isinstance(name, str) and name.isidentifier() for name, _ in pairs):
+            raise ValueError
+        return tuple(sorted((name, value_of.accept(value)) for name, value in dict(pairs).items()))
+
+    def read(text):
+        if text in ("", "()", "{}"):
+            return ()
+        raise BrokenRule(f"give each by itself: {example}")
+
+    return Kind("names with values, each " + value_of.rule, accept, read)

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, TypeVar
 from ml_collections import ConfigDict
 from ml_collections.config_dict import RequiredValueError
 
-from cbjax.config import files, rules
+from cbjax.config import files, own_code, rules
 from cbjax.config.schema import KEYS, REQUIRED, ConfigError, accept, did_you_mean, refuse, rule, show
 
 Config: TypeAlias = ConfigDict | Mapping[str, Any]
@@ -65,7 +65,9 @@ def combine(base: Mapping[str, Any], changes: Mapping[str, Any], for_all: Mappin
 def change(config: Config, overrides: Sequence[str]) -> ConfigDict:
     """Applies overrides to a configuration, as `load` does, and checks the whole; raises ConfigError."""
     given = read_overrides(overrides)
-    return _resolve(complete(config) | given, given)
+    values = complete(config) | given
+    # Files of a finished run may be gone; those of its config are kept in its work directory.
+    return _resolve(values, given, find=not given.keys().isdisjoint(own_code.CODE_KEYS))
 
 
 def resolve(config: Config) -> ConfigDict:
@@ -118,9 +120,10 @@ def from_json(text: str) -> ConfigDict:
     return _nested(complete(tree))
 
 
-def _resolve(values: dict[str, Any], given: Collection[str] = ()) -> ConfigDict:
+def _resolve(values: dict[str, Any], given: Collection[str] = (), find: bool = True) -> ConfigDict:
+    values = own_code.fold_options(values)
     refuse(rules.problems(values, given))
-    return _nested(values)
+    return _nested(own_code.find_code(values) if find else values)
 
 
 def _nested(values: Mapping[str, Any]) -> ConfigDict:
@@ -156,7 +159,8 @@ def complete(config: Config) -> dict[str, Any]:
     """Returns dotted key -> value for every key, each value in its key's type."""
     if not isinstance(config, ConfigDict | Mapping):
         raise ConfigError(f"a configuration must be a ConfigDict, as from cbjax.config.load; got {show(config)}")
-    return {key: entry.default for key, entry in KEYS.items()} | accept(dict(_flat(config)))
+    given = own_code.fold_options(accept(dict(_flat(config))))
+    return {key: entry.default for key, entry in KEYS.items()} | given
 
 
 def read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
@@ -177,6 +181,6 @@ def read(spec: str | Path, beside: Path | None = None) -> dict[str, Any]:
     """
     path, result = files.call(spec, "get_config", beside=beside)
     try:
-        return complete(result)
+        return own_code.look_beside(complete(result), path)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error

@@ -16,7 +16,9 @@ from cbjax.config.schema import (
     is_streamed,
     show,
 )
+from cbjax.host.code import FORM, is_own
 
+OWN = (FORM,)
 # A key in the first column has an effect only if the key in the second has one of the values in the third.
 EFFECTS = (
     ("loss.gamma", "loss.name", ("focal",)),
@@ -48,6 +50,8 @@ EFFECTS = (
     ("data.majority_ratio", "data.longtail", ("majority",)),
     ("data.train_size", "data.longtail", ("majority",)),
     ("loss.label_smoothing", "loss.name", ("softmax",)),
+    ("model.options", "model.name", OWN),
+    ("model.initialization", "model.name", tuple(MODELS)),
     ("model.shortcut", "model.name", CIFAR_RESNETS),
     ("model.batch_norm_size", "model.name", RESNETS),
     ("model.zero_last_scale", "model.name", IMAGENET_RESNETS),
@@ -74,6 +78,7 @@ STATEMENTS = (
     "data.train_size",
     "loss.label_smoothing",
     "model.batch_norm_size",
+    "model.options",
     "model.pretrained",
 )
 # Groups must not have these names: NAME_accuracy and NAME_precision are already names of other figures.
@@ -134,6 +139,7 @@ def without_effect(key: str, values: Mapping[str, Any]) -> Iterator[str]:
     """Yields why a key has no effect together with the other values; nothing if it has one."""
     for one, on, where in EFFECTS:
         applies = values[on] in where or (where == STREAMED and is_streamed(values[on]))
+        applies |= where == OWN and is_own(values[on])
         if one == key and not applies:
             yield (
                 f"{key} must stay at {KEYS[key].default} unless {on} is {' or '.join(where)}: it has no effect "
@@ -170,7 +176,7 @@ def _data(values):
         )
     if is_streamed(name):
         image_size = (values["data.image_size"],) * 2
-    needed = MODELS[values["model.name"]]
+    needed = MODELS.get(values["model.name"])
     if needed and image_size and needed != image_size:
         fitting = [model for model, size in MODELS.items() if size in (None, image_size)]
         yield (

@@ -12,6 +12,9 @@ from cbjax.config.kinds import (
     integer,
     named_groups,
     number,
+    option,
+    options,
+    own_code,
     prefixed,
     several,
     text,
@@ -112,7 +115,9 @@ KEYS: dict[str, Key] = {
     "data.workers": Key(0, integer(0, 256), "processes that decode images, about one for 4 cores (0: threads only)"),
     "data.sampler": Key("instance", choice(*SAMPLERS), "which images an epoch holds"),
     "data.images_per_class": Key(4, integer(1, 10**6), "images taken from a class in a row (class_aware)"),
-    "model.name": Key(None, choice(*MODELS), "network"),
+    "model.name": Key(None, either(choice(*MODELS), own_code()), "network"),
+    "model.options": Key((), options("model.options.width=2"), "keyword arguments of your own network"),
+    "model.code": Key(None, text("a SHA-256"), "that of the file of your own network; cbjax fills it in"),
     "model.shortcut": Key("average", choice(*SHORTCUTS), "shortcuts in CIFAR's ResNets when the size changes"),
     "model.initialization": Key("glorot", choice("glorot", "he"), "first values of the kernels"),
     "model.final_bias": Key(
@@ -183,6 +188,7 @@ KEYS: dict[str, Key] = {
     ),
 }
 SECTIONS = tuple(dict.fromkeys(key.split(".")[0] for key in KEYS if "." in key))
+OPTIONS = ("model.options",)  # keys of names with values, each of which can also be given by itself
 REQUIRED = ("data.name", "model.name")  # these have no default: no guess would fit the user's data
 
 
@@ -202,10 +208,10 @@ def accept(values: Mapping[str, Any], as_text: bool = False) -> dict[str, Any]:
     accepted: dict[str, Any] = {}
     problems: list[str] = []
     for key, value in values.items():
-        if key not in KEYS:
+        if key not in KEYS and not is_option(key):
             problems.append(unknown_key(key, value, KEYS))
             continue
-        default, kind, _ = KEYS[key]
+        default, kind, _ = entry(key)
         if default is None and (value is None or (as_text and value.lower() in ("none", "null"))):
             accepted[key] = None
             continue
@@ -218,6 +224,17 @@ def accept(values: Mapping[str, Any], as_text: bool = False) -> dict[str, Any]:
     return accepted
 
 
+def is_option(key: str) -> bool:
+    """Says whether a key is that of one option, "model.options.width"."""
+    section, _, name = key.rpartition(".") if isinstance(key, str) else ("", "", "")
+    return section in OPTIONS and name.isidentifier()
+
+
+def entry(key: str) -> Key:
+    """Returns what is known of a key, also of that of one option."""
+    return Key((), option(), "") if is_option(key) else KEYS[key]
+
+
 def refuse(problems: Iterable[str]) -> None:
     """Raises ConfigError with all problems, a line each; does nothing if there are none."""
     lines = list(problems)
@@ -227,7 +244,7 @@ def refuse(problems: Iterable[str]) -> None:
 
 def rule(key: str) -> str:
     """Says what the value of the key must be."""
-    default, kind, _ = KEYS[key]
+    default, kind, _ = entry(key)
     return f"{kind.rule}, or none" if default is None and key not in REQUIRED else kind.rule
 
 

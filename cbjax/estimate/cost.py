@@ -1,7 +1,7 @@
 """Estimates what a sweep takes before it begins: images, steps and arithmetic, and its time on named devices."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +12,9 @@ from cbjax import config as configs
 from cbjax.data.sampling import Batches
 from cbjax.estimate import abstract_data
 from cbjax.estimate.tpu import CHIPS
+from cbjax.host.code import is_own
 from cbjax.training import components
+from cbjax.types import Model
 
 # Published peaks, FLOP/s, dense, in bfloat16 and of float32 values. JAX multiplies the latter as TF32 on these GPUs, at
 # half the rate, and in one bfloat16 pass on TPUs. Source: NVIDIA's data sheets; for TPUs see `tpu`.
@@ -52,9 +54,10 @@ def run_costs(runs: Iterable[ConfigDict], sizes: Mapping[str, int]) -> list[Cost
     for config in runs:
         about = abstract_data.describe(config, **sizes)
         steps = Batches(int(about.counts.sum()), config.batch_size, 0).epoch_end(config.num_epochs)
-        shape = json.dumps([config.model.to_dict(), about.image_shape])
+        count = _whole if is_own(config.model.name) else _features
+        shape = json.dumps([config.model.to_dict(), about.image_shape, count is _whole and len(about.counts)])
         if shape not in known:
-            known[shape] = _features(config, about.image_shape)
+            known[shape] = count(config, about.image_shape, len(about.counts))
         flops, width = known[shape]
         # The gradient takes twice as much as the network; loss and optimiser take almost nothing.
         image = 3 * (flops + 2 * width * len(about.counts))
@@ -89,13 +92,24 @@ def _few_digits(number: float) -> str:
     return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
 
 
-def _features(config: ConfigDict, image_shape: Sequence[int]) -> tuple[float, int]:
+def _features(config: ConfigDict, image_shape: Sequence[int], num_classes: int) -> tuple[float, int]:
     """Returns the arithmetic of an image up to the features, FLOP, and their number; traced, not compiled."""
     alone = configs.change(config, ["model.batch_norm_size=None", "model.remat=False"])
     model = components.build_model(alone, num_classes=2)
+    lowered = _lower(model, image_shape, lambda *given: model.features(*given, True))
+    return float(lowered.cost_analysis()["flops"]), lowered.out_info[0].shape[-1]
+
+
+def _whole(config: ConfigDict, image_shape: Sequence[int], num_classes: int) -> tuple[float, int]:
+    """Returns the arithmetic of an image up to the logits, FLOP, for a network that need not have features; and 0."""
+    model, key = components.build_model(config, num_classes), jax.random.key(0)
+    lowered = _lower(
+        model, image_shape, lambda params, stats, images: model.apply(params, stats, images, True, key=key)
+    )
+    return float(lowered.cost_analysis()["flops"]), 0
+
+
+def _lower(model: Model, image_shape: Sequence[int], function: Callable[..., Any]) -> Any:
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     params, batch_stats = jax.eval_shape(model.init, jax.random.key(0), images)
-    lowered = jax.jit(lambda *args: model.features(*args, True)).lower(params, batch_stats, images)
-    features, _ = lowered.out_info
-    found: Any = lowered.cost_analysis()
-    return float(found["flops"]), features.shape[-1]
+    return jax.jit(function).lower(params, batch_stats, images)

@@ -23,6 +23,7 @@ PATHS = {
 }
 # Folders that Orbax writes or that go with its files; everything else in a work directory is small.
 CHECKPOINTS = ("checkpoints", "checksums", "damaged")
+CODE = "own"  # the folder of users' functions
 # Sent last: a config tells others that there is a run, and results tell that it is finished.
 LAST = ("config.json", "results.json")
 _GOOGLE = "storage.googleapis.com"  # the host of gs://
@@ -149,10 +150,12 @@ class Place:
         self._temporary = tempfile.TemporaryDirectory(prefix="cbjax-", ignore_cleanup_errors=True)
         self.files = pathlib.Path(self._temporary.name, *os.fspath(self.root).split("://")[1].strip("/").split("/"))
         self.files.mkdir(parents=True)
-        for path in self.root.iterdir() if self.root.is_dir() else ():
-            if path.name and path.name not in CHECKPOINTS and path.is_file():
-                with contextlib.suppress(FileNotFoundError):  # a running command may remove it just now
-                    (self.files / path.name).write_bytes(path.read_bytes())
+        for folder, copy in ((self.root, self.files), (self.root / CODE, self.files / CODE)):
+            for path in folder.iterdir() if folder.is_dir() else ():
+                if path.name and path.name not in CHECKPOINTS and path.is_file():
+                    copy.mkdir(exist_ok=True)
+                    with contextlib.suppress(FileNotFoundError):  # a running command may remove it just now
+                        (copy / path.name).write_bytes(path.read_bytes())
         self._sent = self._state()
 
     def send(self) -> None:

@@ -1,7 +1,7 @@
 """Networks as records of pure functions: `build(name, num_classes, **options) -> Model`.
 
 Linen is seen in here alone; how networks are trained is in `training/`. Begin with `linen.py`, which turns a module
-into a `Model`, and `layers.py`, which they are built of.
+into a `Model`, and `layers.py`, which they are built of. `own.py` makes one of a user's function.
 """
 
 import functools
@@ -9,6 +9,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from cbjax.host import code
+from cbjax.models import own
 from cbjax.models.digits_cnn import digits_cnn
 from cbjax.models.lenet import lenet5
 from cbjax.models.resnet_cifar import resnet_cifar
@@ -29,7 +31,7 @@ def build(name: str, num_classes: int, **options: Any) -> Model:
     """Builds a network.
 
     Args:
-      name: one of MODELS.
+      name: one of MODELS, or "FILE.py:function" or "package.module:function", whose file is run (`own.build`).
       num_classes: C, at least 2.
       **options: keyword options of that network; see its function and `options_of`.
 
@@ -39,6 +41,8 @@ def build(name: str, num_classes: int, **options: Any) -> Model:
     Raises:
       ValueError: for an unknown name or option (the message lists the known ones) or an option's value out of range.
     """
+    if code.is_own(name):
+        return own.build(name, num_classes, options)
     known = options_of(name)
     unknown = [option for option in options if option not in known]
     if unknown:
@@ -48,8 +52,10 @@ def build(name: str, num_classes: int, **options: Any) -> Model:
 
 def options_of(name: str) -> dict[str, Any]:
     """Returns the options of the network called `name` with their defaults; a ValueError lists the known names."""
+    if code.is_own(name):
+        return own.options_of(name)
     if name not in MODELS:
-        raise ValueError(f"unknown model {name!r}; known are {', '.join(MODELS)}")
+        raise ValueError(f"unknown model {name!r}; known are {', '.join(MODELS)}, and {code.FORM}")
     builder = MODELS[name]
     fixed = builder.keywords if isinstance(builder, functools.partial) else {}
     parameters = inspect.signature(builder).parameters.values()

@@ -57,7 +57,7 @@ def model(backbone: nn.Module, num_classes: int, kernel_init: Callable[..., Any]
     def head(params, outputs):
         return classifier.apply({"params": params["head"]}, outputs)
 
-    def apply(params, batch_stats, images, train):
+    def apply(params, batch_stats, images, train, key=None):
         outputs, batch_stats = features(params, batch_stats, images, train)
         return head(params, outputs), batch_stats
 

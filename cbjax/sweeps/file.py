@@ -15,8 +15,8 @@ from ml_collections import ConfigDict
 
 from cbjax import config as configs
 from cbjax import variants
-from cbjax.config import ConfigError, files, rules
-from cbjax.config.schema import KEYS, accept, show
+from cbjax.config import ConfigError, files, own_code, rules
+from cbjax.config.schema import accept, entry, show
 from cbjax.host.storage import with_absolute_paths
 from cbjax.report import sweep_table
 from cbjax.report.sweep_table import Table
@@ -63,7 +63,7 @@ def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> tuple[Sweep
         name, changes = folder(variant.labels), dict(variant.overrides)
         with _of_run(path, name):
             base = read(changes.pop("config", sweep.config))
-            values[name] = base, accept(changes)
+            values[name] = base, own_code.look_beside(accept(changes), path)
     _check_overrides(path, values, for_all)
     runs = []
     for variant, (name, (base, changes)) in zip(sweep.variants, values.items(), strict=True):
@@ -206,12 +206,12 @@ def _check_overrides(
     """
     for key, for_each in for_all.items():
         idle = {name: list(rules.without_effect(key, {**base, **own, **for_all})) for name, (base, own) in runs.items()}
-        if for_each != KEYS[key].default and all(idle.values()):
+        if for_each != entry(key).default and all(idle.values()):
             raise ConfigError(f"{path}: {next(iter(idle.values()))[0]}; the same holds in every run")
         by_value: dict[str, str] = {}
         for name, (base, own) in runs.items():
             if key in own or not idle[name]:
-                by_value.setdefault(repr(own.get(key, base[key])), name)
+                by_value.setdefault(repr(own.get(key, base.get(key))), name)
         if len(by_value) > 1 and any(key in own for _, own in runs.values()):
             raise ConfigError(
                 f"{path}: {key} cannot be changed for every run, because runs differ in it: it is "

@@ -22,6 +22,7 @@ from cbjax.config import ConfigError
 from cbjax.config.schema import is_streamed
 from cbjax.data import Dataset, Source, sources
 from cbjax.host import machine
+from cbjax.host.code import is_own
 from cbjax.parallel import processes, sharding
 from cbjax.sweeps import cohort
 from cbjax.sweeps.cohort import Member
@@ -121,6 +122,8 @@ def devices_alone(config: ConfigDict) -> int | None:
         return 1
     if is_streamed(config.data.name):  # never in a group
         return None
+    if is_own(config.model.name):  # it may have BatchNorm, or dropout, whose masks differ on each device
+        return 1
     if config.model.batch_norm_size is None and "batch_norm_size" in models.options_of(config.model.name):
         return 1
     try:

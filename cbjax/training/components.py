@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from cbjax import losses, models, optim
 from cbjax.config import ConfigError, learning_rates
 from cbjax.data.sampling import Batches
+from cbjax.host import code
 from cbjax.objectives.weighted import SettledLoss, weighted
 from cbjax.parallel import sharding
 from cbjax.types import Array, Model, Objective
@@ -37,10 +38,25 @@ def build_model(config: ConfigDict, num_classes: int, axis: str | None = shardin
         "dtype": config.model.dtype,
         "remat": config.model.remat,
     }
+    if code.is_own(config.model.name):
+        return _build_own(config, num_classes, options["final_bias"])
     known = models.options_of(config.model.name)
     return models.build(
         config.model.name, num_classes, **{name: value for name, value in options.items() if name in known}
     )
+
+
+def _build_own(config: ConfigDict, num_classes: int, final_bias: float) -> Model:
+    """Builds a user's network, which is told of the last bias if its function takes `final_bias`."""
+    name, options = config.model.name, dict(config.model.options)
+    try:
+        if "final_bias" in models.own.options_of(name, config.model.code):
+            options = {"final_bias": final_bias, **options}
+        elif config.model.final_bias != "auto":
+            raise ConfigError(f"model.final_bias={config.model.final_bias} needs a function that takes final_bias")
+        return models.own.build(name, num_classes, options, config.model.code)
+    except code.CodeError as error:
+        raise ConfigError(f"model.name: {error}") from error
 
 
 def build_objective(config: ConfigDict, model: Model, axis: str | None = sharding.AXIS) -> Objective:

@@ -22,6 +22,7 @@ from cbjax import models
 from cbjax.config import ConfigError, learning_rates
 from cbjax.data import augment
 from cbjax.data.sampling import Batches
+from cbjax.host.code import CodeError
 from cbjax.parallel import sharding
 from cbjax.training import components, evaluate, resident, streaming
 from cbjax.training.step import make_eval_step, make_train_step
@@ -192,7 +193,8 @@ def build_steps(
             settings(config, (0.0,) * channels, (1.0,) * channels, (1,) * num_classes),
         )
     except ValueError as error:
-        raise ConfigError(f"model.name={config.model.name!r} does not fit the images: {error}") from error
+        why = "" if isinstance(error, CodeError) else " does not fit the images"
+        raise ConfigError(f"model.name={config.model.name!r}{why}: {error}") from error
 
     def train_step(state, batch):
         given = state.settings

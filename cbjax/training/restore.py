@@ -24,7 +24,7 @@ from cbjax.training.check_process import check_main_guard
 from cbjax.training.evaluate import Evaluation
 from cbjax.training.predict import make_predict
 from cbjax.types import Run, Trained
-from cbjax.workdir import environment
+from cbjax.workdir import environment, own_code
 from cbjax.workdir import files as workdirs
 from cbjax.workdir.bad_images import BadImages
 from cbjax.workdir.checkpoint import CheckpointError, Checkpoints
@@ -33,12 +33,14 @@ from cbjax.workdir.memory import from_json
 
 
 @environment.in_float32
-def load(workdir: str | os.PathLike, *, checkpoint: str = "last") -> Run:
+def load(workdir: str | os.PathLike, *, checkpoint: str = "last", trust_code: bool = False) -> Run:
     """Reads a run from its work directory alone; the data that it was trained on need not be there.
 
     Args:
       workdir: a work directory with at least one checkpoint.
       checkpoint: "last", or "best": that of the highest held-out balanced accuracy.
+      trust_code: whether the work directory's copies of a user's network and loss may be run. Without it they are taken
+        from installed modules of equal SHA-256 alone.
 
     Returns:
       The run on this machine's first device: `predict` takes raw images, `metrics` are the final ones of a finished
@@ -46,10 +48,12 @@ def load(workdir: str | os.PathLike, *, checkpoint: str = "last") -> Run:
 
     Raises:
       WorkdirError: if the directory holds no run or no such checkpoint.
+      ConfigError: if code would have to be run that is not trusted, or cannot be.
     """
     home = open_workdir(workdir)
     place = home.files
-    config, facts = workdirs.read_config(place), workdirs.read_facts(place)
+    config = own_code.allow(place, workdirs.read_config(place), trust_code)
+    facts = workdirs.read_facts(place)
     state, saved = _restore(home, config, facts, sharding.make_mesh(1), checkpoint)
     model = components.build_model(config, len(facts["class_names"]))
     metrics = workdirs.read_final_metrics(place)
@@ -60,11 +64,9 @@ def load(workdir: str | os.PathLike, *, checkpoint: str = "last") -> Run:
 
 
 @environment.in_float32
-def evaluate(
-    workdir: str | os.PathLike, *, split: str = "test", checkpoint: str = "last", overrides: Sequence[str] = ()
-) -> dict[str, float]:
+def evaluate(workdir: str | os.PathLike, **options: Any) -> dict[str, float]:
     """Evaluates a run's checkpoint; arguments and errors as `examine`, of which it returns the metrics by name."""
-    return examine(workdir, split=split, checkpoint=checkpoint, overrides=overrides).evaluation.metrics
+    return examine(workdir, **options).evaluation.metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +91,12 @@ class Examined:
 
 
 def examine(
-    workdir: str | os.PathLike, *, split: str = "test", checkpoint: str = "last", overrides: Sequence[str] = ()
+    workdir: str | os.PathLike,
+    *,
+    split: str = "test",
+    checkpoint: str = "last",
+    overrides: Sequence[str] = (),
+    trust_code: bool = False,
 ) -> Examined:
     """Evaluates a run's checkpoint on one of its own splits, or on new labelled data; the work directory stays as it
     is.
@@ -101,15 +108,17 @@ def examine(
       overrides: "data.image_size=320", of `config.evaluation.KEYS`; without any the figures are those of the training,
         to the bit on the same devices. "data.test_list=other.csv" and the like (`config.evaluation.new_data`) name new
         data, unless they are the run's own at another place. Normalisation and classes stay those of the run.
+      trust_code: as for `load`.
 
     Raises:
       WorkdirError: if the directory holds no run or no such checkpoint.
       DataError: if the data are missing, or not those of the run, or new ones have a class that the run has not.
-      ConfigError: if the run has no such split, or an override is wrong.
+      ConfigError: if the run has no such split, an override is wrong, or code is not trusted.
     """
     home = open_workdir(workdir)
     place = home.files
-    own, facts = workdirs.read_config(place), workdirs.read_facts(place)
+    own = own_code.allow(place, workdirs.read_config(place), trust_code)
+    facts = workdirs.read_facts(place)
     new = evaluation.new_data(own, overrides, split)
     dataset = None if new is None else _own_data(own, overrides, facts)
     if new is not None and dataset is None:

@@ -29,7 +29,7 @@ from cbjax.training.profile import trace
 from cbjax.training.programs import Programs
 from cbjax.training.restore import open_workdir, with_predict
 from cbjax.types import Cohort, NonFiniteLoss, Run
-from cbjax.workdir import environment, memory
+from cbjax.workdir import environment, memory, own_code
 from cbjax.workdir import files as workdirs
 from cbjax.workdir.bad_images import BadImages
 from cbjax.workdir.checkpoint import Checkpoints
@@ -135,9 +135,10 @@ def train(
         state = sharding.replicate(state, mesh)
         run = Run(config, parts.model, state, {}, dataset.class_names, memory=remembered, workdir=str(home.root))
         tensorboard = config.log.tensorboard
-        lost = (
-            processes.from_first(lambda: workdirs.lacks(place, remembered.history, tensorboard)) if has_results else []
-        )
+        lost: list[str] = []
+        if has_results:
+            lost = processes.from_first(lambda: workdirs.lacks(place, remembered.history, tensorboard))
+            lost += processes.from_first(lambda: own_code.lacks(place, config))
         if step == total and lost:
             _each(tell, f"restored step {step}: finished, but missing or damaged and made again: {', '.join(lost)}")
         elif step == total and has_results:

@@ -24,7 +24,7 @@ from cbjax.host.checked_json import RecordError
 from cbjax.host.storage import with_absolute_paths
 from cbjax.host.writers import EVENTS, remove_remains, replace
 from cbjax.types import Row
-from cbjax.workdir import environment
+from cbjax.workdir import environment, own_code
 from cbjax.workdir.logs import is_log_of
 
 # The facts about the data that a loaded run needs.
@@ -233,6 +233,7 @@ def write_start(
     write_json(workdir / "data.json", facts)
     facts_here = {**environment.describe(), "commit": _commit(), "devices": devices}
     write_json(workdir / "environment.json", environment.added(read_environment(workdir), facts_here))
+    own_code.keep(workdir, config)
     # The config comes last: it tells others that all files are there.
     write_json(workdir / "config.json", json.loads(configs.to_json(config)))
 

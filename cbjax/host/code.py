@@ -1,0 +1,202 @@
+"""Users' own functions, named "FILE.py:function" or "package.module:function": found, known by their SHA-256, run.
+
+Finding a function and taking its checksum runs nothing, and imports no package around it. A file is run as it was when
+its checksum was taken, or not at all.
+"""
+
+import contextlib
+import difflib
+import hashlib
+import importlib
+import importlib.machinery
+import importlib.util
+import os
+import sys
+import traceback
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+FORM = "FILE.py:function or package.module:function"
+
+
+class CodeError(ValueError):
+    """A function that is not there or cannot be run; the message says in which file and line, and why."""
+
+
+class Code(NamedTuple):
+    """Where a function stands.
+
+    Attributes:
+      path: the file; absolute.
+      module: the dotted name of an installed module; None for a file by its path.
+      function: its name in there.
+    """
+
+    path: Path
+    module: str | None
+    function: str
+
+
+def is_own(name: Any) -> bool:
+    """Says whether a name has the form of a user's own function, whether that is there or not."""
+    place, colon, function = name.rpartition(":") if isinstance(name, str) else ("", "", "")
+    dotted = all(part.isidentifier() for part in place.split("."))
+    return bool(colon) and function.isidentifier() and (is_file(name) or dotted)
+
+
+def is_file(name: str) -> bool:
+    """Says whether a name that `is_own` takes names a file by its path."""
+    return name.rpartition(":")[0].endswith(".py")
+
+
+def identity(name: str) -> str:
+    """Returns the part of a name that says what is run, beside the checksum: a file may lie anywhere."""
+    return name.rpartition(":")[2] if is_file(name) else name
+
+
+def absolute(name: str, beside: Path | None = None) -> str:
+    """Returns the name with the absolute path of its file, that in the folder of `beside` rather than the current one.
+
+    The name of a module, or of a file that is not there, stays as it is.
+    """
+    place, _, function = name.rpartition(":")
+    path = existing(place, beside) if is_file(name) else None
+    return f"{path.absolute()}:{function}" if path else name
+
+
+def existing(name: str, beside: Path | None = None) -> Path | None:
+    """Returns the file of a path, that in the folder of `beside` rather than that in the current one; None for none."""
+    try:
+        path = Path(name).expanduser()
+        for one in (beside.parent / path, path) if beside else (path,):
+            if one.is_file():
+                return one
+    except (OSError, RuntimeError, ValueError):  # a name too long for the disk, ~ without a home, a NUL
+        pass
+    return None
+
+
+def find(name: str) -> Code:
+    """Finds the file of a function without running anything of it; raises CodeError if there is none."""
+    if not is_own(name):
+        raise CodeError(f"a function of your own is named {FORM}; got {name!r}")
+    place, _, function = name.rpartition(":")
+    if is_file(name):
+        path = existing(place)
+        if path is None:
+            raise CodeError(f"there is no file {place}, looked for in {os.getcwd()}")
+        return Code(path.absolute(), None, function)
+    origin = _module_file(place)
+    if origin is None:
+        raise CodeError(f"no module {place} with a .py file is installed; a file is named {place}.py:{function}")
+    return Code(origin, place, function)
+
+
+def sha256(name: str) -> str:
+    """Returns the SHA-256 of the file that has a function, as hexadecimal digits; raises CodeError without one."""
+    return hashlib.sha256(_read(find(name).path)).hexdigest()
+
+
+def file_name(name: str) -> str:
+    """Returns the name, without folders, of the file that has a function."""
+    place = name.rpartition(":")[0]
+    return Path(place).name if is_file(name) else f"{place.rpartition('.')[2]}.py"
+
+
+def source(name: str, expected: str) -> bytes:
+    """Returns the content that the file of a function had when its SHA-256 was `expected`; else raises CodeError."""
+    return _SOURCES[expected] if expected in _SOURCES else _checked(find(name), expected)
+
+
+def load(name: str, expected: str | None = None) -> Callable[..., Any]:
+    """Runs the file of a function, once in this process while it stays as it is, and returns the function.
+
+    Args:
+      name: of the function.
+      expected: SHA-256 that the file must have; None for any.
+
+    Raises:
+      CodeError: if the file is missing, is another or cannot be run, or has no such function.
+    """
+    code = find(name)
+    content = _checked(code, expected)
+    digest = hashlib.sha256(content).hexdigest()
+    with reported(code.path):
+        if code.module is not None:
+            module: Any = importlib.import_module(code.module)
+        else:
+            key = f"{code.path.stem}_{digest[:16]}_of_cbjax"
+            module = sys.modules.get(key) or _run(code.path, content, key)
+    _SOURCES[digest] = content
+    function = getattr(module, code.function, None)
+    if not callable(function):
+        names = [one for one, value in vars(module).items() if callable(value) and not one.startswith("_")]
+        nearest = difflib.get_close_matches(code.function, names, n=1)
+        hint = f"; did you mean {nearest[0]}?" if nearest else ""
+        raise CodeError(f"{code.path} has no function {code.function}(){hint}")
+    return function
+
+
+@contextlib.contextmanager
+def reported(path: str | os.PathLike, kind: type[ValueError] = CodeError) -> Iterator[None]:
+    """Turns whatever a user's file raises into an error of one kind, whose message begins with the file and line."""
+    try:
+        yield
+    except kind:
+        raise
+    except SyntaxError as error:
+        raise kind(f"{error.filename or path}, line {error.lineno or 1}: {error.msg}") from error
+    except (Exception, SystemExit) as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        where = f"{path}, line {lines[-1]}" if lines else str(path)
+        raise kind(f"{where}: {type(error).__name__}: {error}") from error
+
+
+# SHA-256 -> content of the files that were run, for the copy in a work directory: the file may change meanwhile.
+_SOURCES: dict[str, bytes] = {}
+
+
+def _run(path: Path, content: bytes, key: str) -> types.ModuleType:
+    module = types.ModuleType(key)
+    module.__file__ = str(path)
+    # Not imported: that would leave a __pycache__ beside the user's file. Dataclasses look their module up by its name.
+    sys.modules[key] = module
+    try:
+        exec(compile(content, str(path), "exec", dont_inherit=True), vars(module))
+    except BaseException:
+        del sys.modules[key]
+        raise
+    return module
+
+
+def _checked(code: Code, expected: str | None) -> bytes:
+    content = _read(code.path)
+    found = hashlib.sha256(content).hexdigest()
+    if expected not in (None, found):
+        raise CodeError(f"{code.path} is not the file that was meant: its SHA-256 is {found}, not {expected}")
+    return content
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CodeError(f"{path} could not be read: {error.strerror}") from error
+
+
+def _module_file(name: str) -> Path | None:
+    """Returns the file of an installed module. Packages around it are not imported: that would run their files."""
+    top, *rest = name.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+        for depth in range(len(rest)):
+            folders = spec.submodule_search_locations if spec else None
+            if folders is None:
+                return None
+            spec = importlib.machinery.PathFinder.find_spec(".".join((top, *rest[: depth + 1])), [*folders])
+    except (ImportError, ValueError):  # "__main__" has no spec
+        return None
+    origin = spec.origin if spec else None
+    return Path(origin).absolute() if origin and origin.endswith(".py") else None

@@ -1,0 +1,153 @@
+"""A user's own network: from what their function returns to a `Model` whose mistakes are told before it is compiled.
+
+The function takes (num_classes, **options) and returns a Linen module, a `Model`, or, if it also takes `rngs`, an NNX
+module.
+"""
+
+import difflib
+import functools
+import inspect
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from cbjax.host import code
+from cbjax.models import own_linen
+from cbjax.types import Array, Model
+
+IMAGES = 2  # of the batch that a network is tried with, by its shapes alone
+
+
+def options_of(name: str, expected: str | None = None) -> dict[str, Any]:
+    """Returns the options of the function called `name` with their defaults, `inspect.Parameter.empty` without one.
+
+    Args:
+      name: "FILE.py:function" or "package.module:function".
+      expected: SHA-256 of its file; None for any.
+    """
+    parameters = list(inspect.signature(code.load(name, expected)).parameters.values())[1:]
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {one.name: one.default for one in parameters if one.kind in named and one.name != "rngs"}
+
+
+def build(name: str, num_classes: int, options: Mapping[str, Any], expected: str | None = None) -> Model:
+    """Runs the file of a user's function, calls it, and returns the network.
+
+    Args:
+      name: "FILE.py:function" or "package.module:function".
+      num_classes: C.
+      options: keyword arguments of the function.
+      expected: SHA-256 of its file; None for any.
+
+    Returns:
+      The model. Its `init` raises a ValueError if the network does not fit the images or breaks a rule.
+
+    Raises:
+      ValueError: if the file or the function is wrong, has no such option, or returns something else.
+    """
+    function = code.load(name, expected)
+    _check_options(name, function, options, options_of(name, expected))
+    path = code.find(name).path
+    make = functools.partial(function, num_classes, **options)
+    with code.reported(path):
+        if "rngs" in inspect.signature(function).parameters:
+            from cbjax.models import own_nnx  # only where it is needed: its import takes a while
+
+            made: Any = own_nnx.model(make, name)
+        else:
+            made = make()
+        if isinstance(made, nn.Module):
+            made = own_linen.model(made, name)
+        if not isinstance(made, Model):
+            raise code.CodeError(_about_type(made, name))
+    return _checked(_complete(made, name), num_classes, path)
+
+
+def _check_options(name, function, options, known):
+    parameters = inspect.signature(function).parameters.values()
+    takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters)
+    listed = ", ".join(known) or "none"
+    for option in options:
+        if option not in known and not takes_any:
+            nearest = difflib.get_close_matches(option, known, n=1)
+            hint = f"; did you mean {nearest[0]}?" if nearest else ""
+            raise code.CodeError(f"{name} has no option {option}; its options: {listed}{hint}")
+    if not any(one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD, one.VAR_POSITIONAL) for one in parameters):
+        raise code.CodeError(f"{name} must take the number of classes as its first argument")
+    lacking = [option for option, value in known.items() if value is inspect.Parameter.empty and option not in options]
+    if lacking:
+        raise code.CodeError(f"{name} needs a value for {', '.join(lacking)}; its options: {listed}")
+
+
+def _about_type(made, name):
+    nnx = sys.modules.get("flax.nnx")
+    if nnx is not None and isinstance(made, nnx.Module):
+        return (
+            f"{name} returns an NNX module, so it must take rngs and hand it to the module, {name.rpartition(':')[2]}"
+            "(num_classes, *, rngs): the run's seed decides its first parameters"
+        )
+    return (
+        f"{name} must return a flax.linen.Module, a flax.nnx.Module or a cbjax.types.Model; got {type(made).__name__}"
+    )
+
+
+def _complete(model: Model, name: str) -> Model:
+    """Gives a record what it may leave out: features and head, and the key of `apply`."""
+
+    def refuse(*arguments: Any, **named: Any) -> Any:
+        raise code.CodeError(
+            f"{name} gives its logits alone, and this needs the features before its last layer: a Linen module can "
+            "have methods features(images, train) and head(features), a Model functions of these names"
+        )
+
+    apply, features, head = model.apply, model.features, model.head
+    if "key" not in inspect.signature(apply).parameters:
+
+        def apply(params, batch_stats, images, train, key=None):
+            return model.apply(params, batch_stats, images, train)
+
+    return Model(model.init, refuse if features is None else features, refuse if head is None else head, apply)
+
+
+def _checked(model: Model, num_classes: int, path: Path) -> Model:
+    """Returns the model with an `init` that tries it, by shapes alone, and whose errors name the user's file."""
+
+    def told(function):
+        @functools.wraps(function)
+        def run(*args, **kwargs):
+            with code.reported(path):
+                return function(*args, **kwargs)
+
+        return run
+
+    def init(key: Array, images: Array) -> tuple[Any, Any]:
+        with code.reported(path):
+            made = model.init(key, jnp.zeros(images.shape, jnp.float32))  # a record's may read more than the shape
+            if not isinstance(made, tuple) or len(made) != 2:
+                raise code.CodeError(f"init must return (params, batch_stats); got {type(made).__name__}")
+            params, batch_stats = made
+            if not jax.tree.leaves(params):
+                raise code.CodeError("the network has no parameters to train")
+            few = jax.ShapeDtypeStruct((IMAGES, *images.shape[1:]), jnp.float32)
+            for train in (False, True):
+                apply = functools.partial(model.apply, train=train, key=key if train else None)
+                logits, after = jax.eval_shape(apply, params, batch_stats, few)
+                _check_outputs(logits, after, batch_stats, num_classes)
+            return params, batch_stats
+
+    return Model(init, told(model.features), told(model.head), told(model.apply))
+
+
+def _check_outputs(logits, after, batch_stats, num_classes):
+    shape = getattr(logits, "shape", None)
+    if shape != (IMAGES, num_classes) or not jnp.issubdtype(logits.dtype, jnp.floating):
+        got = type(logits).__name__ if shape is None else f"{logits.dtype} {list(shape)} for {IMAGES} images"
+        raise code.CodeError(f"the network must return logits [B, {num_classes}], floating point; got {got}")
+    shapes = [jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf)), one) for one in (batch_stats, after)]
+    if shapes[0] != shapes[1]:
+        raise code.CodeError(f"batch_stats must keep its shape in training: {shapes[0]} before, {shapes[1]} after")

@@ -1,0 +1,80 @@
+"""The files of users' functions that a work directory keeps, and who may run them: `load` asks before it does."""
+
+import hashlib
+import pathlib
+import sys
+from collections.abc import Iterator
+
+from ml_collections import ConfigDict
+
+from cbjax.config import ConfigError
+from cbjax.config.own_code import CODE_KEYS
+from cbjax.host import code
+from cbjax.host.storage import CODE as FOLDER
+from cbjax.host.writers import replace
+
+
+def keep(workdir: pathlib.Path, config: ConfigDict) -> None:
+    """Copies the file of each function that the config names, as it is run, into the work directory."""
+    for _, name, sha256 in _named(config):
+        folder = workdir / FOLDER
+        folder.mkdir(exist_ok=True)
+        replace(folder / code.file_name(name), code.source(name, sha256))
+
+
+def lacks(workdir: pathlib.Path, config: ConfigDict) -> list[str]:
+    """Returns the names of the copies that are missing or were changed."""
+    kept = {f"{FOLDER}/{code.file_name(name)}": sha256 for _, name, sha256 in _named(config)}
+    return [path for path, sha256 in kept.items() if not _is(workdir / path, sha256)]
+
+
+def allow(workdir: pathlib.Path, config: ConfigDict, trust_code: bool) -> ConfigDict:
+    """Returns the config of a run to be loaded, whose functions are installed modules or copies that are trusted.
+
+    Args:
+      workdir: of the run.
+      config: of the run.
+      trust_code: whether the copies may be run. An installed module with the SHA-256 of the run needs no trust.
+
+    Raises:
+      ConfigError: if a copy would have to be run and is not trusted; nothing was run then.
+    """
+    changed = config.copy_and_resolve_references()
+    for key, name, sha256 in _named(config):
+        if _is_installed(name, sha256):
+            continue
+        copy = workdir / FOLDER / code.file_name(name)
+        if not trust_code:
+            raise ConfigError(
+                f"{workdir} holds a run with {key}={name}: to load it, its copy of that file, {copy}, would be run, "
+                "which can do anything that you can. Read it; if you trust it, say so with trust_code=True, on the "
+                "command line --trust-code"
+            )
+        section, _, leaf = key.rpartition(".")
+        changed[section][leaf] = f"{copy.absolute()}:{name.rpartition(':')[2]}"
+    return changed
+
+
+def _named(config: ConfigDict) -> Iterator[tuple[str, str, str]]:
+    """Yields each key that names a user's function, its value, and the SHA-256 of the file."""
+    for key, code_key in CODE_KEYS.items():
+        name, sha256 = (config[one.split(".")[0]][one.split(".")[1]] for one in (key, code_key))
+        if code.is_own(name):
+            yield key, name, sha256
+
+
+def _is_installed(name: str, sha256: str) -> bool:
+    # A work directory of someone else's could name any function of Python itself, such as one that removes files.
+    if code.is_file(name) or name.partition(".")[0].partition(":")[0] in sys.stdlib_module_names:
+        return False
+    try:
+        return code.sha256(name) == sha256
+    except code.CodeError:
+        return False
+
+
+def _is(path: pathlib.Path, sha256: str) -> bool:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+    except OSError:
+        return False

@@ -1,0 +1,164 @@
+"""Networks as a user writes them, for tests: each function is named by this file's path and its own name."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import nnx
+
+from cbjax.types import Model
+
+
+class Attention(nn.Module):
+    """Self-attention and a small network, each with its residual connection: [B, T, D] -> [B, T, D]."""
+
+    heads: int
+    dropout: float
+
+    @nn.compact
+    def __call__(self, tokens, train):
+        width = tokens.shape[-1]
+        outputs = nn.MultiHeadDotProductAttention(self.heads, deterministic=True)(nn.LayerNorm()(tokens))
+        tokens = tokens + nn.Dropout(self.dropout, deterministic=not train)(outputs)
+        outputs = nn.gelu(nn.Dense(2 * width)(nn.LayerNorm()(tokens)))
+        outputs = nn.Dense(width)(outputs)
+        return tokens + nn.Dropout(self.dropout, deterministic=not train)(outputs)
+
+
+class Vit(nn.Module):
+    """A vision transformer; `head` stands apart, so that methods can read its features."""
+
+    num_classes: int
+    width: int
+    depth: int
+    heads: int
+    patch: int
+    dropout: float
+
+    def setup(self):
+        size = (self.patch, self.patch)
+        self.embed = nn.Conv(self.width, size, size, padding="VALID")
+        self.place = self.param("place", nn.initializers.normal(0.02), (16, self.width))
+        self.blocks = [Attention(self.heads, self.dropout) for _ in range(self.depth)]
+        self.norm = nn.LayerNorm()
+        self.classifier = nn.Dense(self.num_classes)
+
+    def features(self, images, train):
+        tokens = self.embed(images)
+        tokens = tokens.reshape(tokens.shape[0], -1, self.width)
+        tokens = tokens + self.place[None, : tokens.shape[1]]
+        for block in self.blocks:
+            tokens = block(tokens, train)
+        return self.norm(tokens).mean(axis=1)
+
+    def head(self, features):
+        return self.classifier(features)
+
+    def __call__(self, images, train):
+        return self.head(self.features(images, train))
+
+
+def vit(num_classes, *, width=16, depth=1, heads=2, patch=2, dropout=0.1):
+    return Vit(num_classes, width, depth, heads, patch, dropout)
+
+
+def wide(num_classes, *, width=16):
+    flat = lambda images: images.reshape(images.shape[0], -1)  # noqa: E731
+    return nn.Sequential([flat, nn.Dense(width), nn.relu, nn.Dense(num_classes)])
+
+
+class Normalised(nn.Module):
+    """A layer with BatchNorm."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, images, train):
+        outputs = nn.Dense(16)(images.reshape(images.shape[0], -1))
+        return nn.Dense(self.num_classes)(nn.relu(nn.BatchNorm(use_running_average=not train)(outputs)))
+
+
+def normalised(num_classes):
+    return Normalised(num_classes)
+
+
+class Perceptron(nnx.Module):
+    """Two layers in a list, BatchNorm and dropout."""
+
+    def __init__(self, num_classes, width, rngs):
+        self.layers = nnx.List([nnx.Linear(64, width, rngs=rngs), nnx.Linear(width, width, rngs=rngs)])
+        self.norm = nnx.BatchNorm(width, rngs=rngs)
+        self.dropout = nnx.Dropout(0.1, rngs=rngs)
+        self.head = nnx.Linear(width, num_classes, rngs=rngs)
+
+    def __call__(self, images):
+        outputs = images.reshape(images.shape[0], -1)
+        for layer in self.layers:
+            outputs = nnx.relu(layer(outputs))
+        return self.head(self.dropout(self.norm(outputs)))
+
+
+def perceptron(num_classes, *, width=16, rngs):
+    return Perceptron(num_classes, width, rngs)
+
+
+def without_rngs(num_classes):
+    return Perceptron(num_classes, 8, nnx.Rngs(0))
+
+
+def linear(num_classes, *, scale=0.1, final_bias=0.0):
+    """A `Model` record: init, features, head, apply; the last two may be left out."""
+
+    def init(key, images):
+        kernel = scale * jax.random.normal(key, (images[0].size, num_classes))
+        return {"kernel": kernel, "bias": jnp.full(num_classes, final_bias)}, {}
+
+    def apply(params, batch_stats, images, train):
+        logits = images.reshape(images.shape[0], -1) @ params["kernel"] + params["bias"][None]
+        return logits, batch_stats
+
+    return Model(init, None, None, apply)
+
+
+class Remembering(nn.Module):
+    """Keeps a collection of its own."""
+
+    @nn.compact
+    def __call__(self, images):
+        self.variable("memory", "seen", lambda: jnp.zeros(()))
+        return nn.Dense(10)(images.reshape(images.shape[0], -1))
+
+
+def remembering(num_classes):
+    return Remembering()
+
+
+class Random(nn.Module):
+    """Has dropout in evaluation, too."""
+
+    @nn.compact
+    def __call__(self, images):
+        return nn.Dropout(0.5, deterministic=False)(nn.Dense(10)(images.reshape(images.shape[0], -1)))
+
+
+def random(num_classes):
+    return Random()
+
+
+def few_logits(num_classes):
+    return wide(num_classes - 1)
+
+
+def failing(num_classes):
+    return nn.Sequential([lambda images: images @ jnp.ones((3, 3))])
+
+
+def nothing(num_classes):
+    return None
+
+
+def needs_depth(num_classes, depth):
+    return wide(num_classes)
+
+
+def without_parameters(num_classes):
+    return nn.Sequential([lambda images: images.reshape(images.shape[0], -1)[:, :num_classes]])

@@ -1,0 +1,156 @@
+"""A user's own network in whole runs: trained, kept, resumed, loaded only with trust, and swept."""
+
+import json
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import cbjax
+from cbjax import config as configs
+from cbjax.cli import main
+from cbjax.config import ConfigError
+from cbjax.host.writers import read_rows
+from cbjax.sweeps import file as sweep_file
+from cbjax.sweeps.sweep import sweep
+from cbjax.training import restore
+from cbjax.workdir.memory import timeless
+
+NETS = pathlib.Path(__file__).parents[1] / "own_nets.py"
+QUICK = ("num_epochs=2", "data.validation=10", "data.test=20", "devices=1", "log.tensorboard=false")
+IMAGES = np.random.default_rng(0).integers(0, 256, (5, 8, 8)).astype(np.uint8)
+
+
+def digits(name, *overrides, path=NETS):
+    return configs.load("digits_lt", [*QUICK, f"model.name={path}:{name}", *overrides])
+
+
+def bits(state):
+    leaves = jax.tree.leaves((state.step, state.params, state.batch_stats, state.opt_state))
+    return [np.asarray(leaf).tobytes() for leaf in leaves]
+
+
+def rows(workdir):
+    return [timeless(row) for row in read_rows(workdir / "metrics.jsonl")]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of a network whose file is gone, the images that it was asked, and its answers."""
+    folder = tmp_path_factory.mktemp("own")
+    path = shutil.copy(NETS, folder / "mine.py")
+    run = cbjax.train(digits("wide", "model.options.width=6", path=path), folder / "run")
+    path.unlink()
+    return run, folder / "run", IMAGES, run.predict(IMAGES)
+
+
+def test_the_work_directory_keeps_the_file_and_its_hash(finished):
+    run, workdir, *_ = finished
+    assert (workdir / "own" / "mine.py").read_bytes() == NETS.read_bytes()
+    assert json.loads((workdir / "config.json").read_text())["model"]["code"] == run.config.model.code
+    assert run.state.params["layers_1"]["kernel"].shape == (64, 6)
+    assert "layers_1/kernel" in (workdir / "parameters.txt").read_text()
+
+
+def test_nothing_is_run_by_load_unless_the_user_says_so(finished, capsys):
+    _, workdir, images, answers = finished
+    told = rf"model\.name=.*mine\.py:wide: to load it, its copy of that file, {workdir}/own/mine\.py, would be run"
+    for read in (cbjax.load, restore.evaluate):
+        with pytest.raises(ConfigError, match=told):
+            read(workdir)
+    run = cbjax.load(workdir, trust_code=True)
+    np.testing.assert_array_equal(run.predict(images), answers)
+    assert restore.evaluate(workdir, trust_code=True)["accuracy"] == run.metrics["test/last/accuracy"]
+
+    np.save(workdir.parent / "images.npy", images)
+    out = workdir.parent / "predictions.csv"
+    predict = ["predict", str(workdir.parent / "images.npy"), f"--workdir={workdir}", f"--out={out}"]
+    evaluate = ["eval", f"--workdir={workdir}"]
+    for command in (predict, evaluate):
+        assert main(command) == 2 and "--trust-code" in capsys.readouterr().err
+        assert main([*command, "--trust-code"]) == 0
+    assert [line.split(",")[1] for line in out.read_text().splitlines()[1:]] == [
+        str(label) for label in answers.argmax(axis=1)
+    ]
+
+
+def test_a_copy_that_was_changed_is_never_run(finished, tmp_path):
+    _, workdir, *_ = finished
+    copied = shutil.copytree(workdir, tmp_path / "run")
+    (copied / "own" / "mine.py").write_text("raise SystemExit('it was run')\n")
+    with pytest.raises(ConfigError, match=r"own/mine\.py is not the file that was meant: its SHA-256 is"):
+        cbjax.load(copied, trust_code=True)
+    (copied / "own" / "mine.py").unlink()
+    with pytest.raises(ConfigError, match=r"there is no file .*own/mine\.py"):
+        cbjax.load(copied, trust_code=True)
+    # The run's own command brings the copy back, from wherever the user's file lies now.
+    cbjax.train(digits("wide", "model.options.width=6"), copied)
+    assert (copied / "own" / "own_nets.py").read_bytes() == NETS.read_bytes()
+
+
+def test_a_resume_with_another_file_or_option_is_refused(finished, tmp_path):
+    _, workdir, *_ = finished
+    changed = tmp_path / "mine.py"
+    changed.write_text(NETS.read_text() + "\n")
+    with pytest.raises(ConfigError, match=r"model\.code: .* the file of model\.name=.*/mine\.py:wide has changed"):
+        cbjax.train(digits("wide", "model.options.width=6", path=changed), workdir)
+    with pytest.raises(ConfigError, match=r"model\.options: \(\('width', 6\),\) there, \(\('width', 7\),\) here"):
+        cbjax.train(digits("wide", "model.options.width=7"), workdir)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("wide", ["model.options.widht=6"], r"own_nets\.py:wide has no option widht; its options: width; did you"),
+        ("few_logits", [], r"own_nets\.py:few_logits': the network must return logits \[B, 10\], floating"),
+        ("vit", ["model.final_bias=prior"], r"model\.final_bias=prior needs a function that takes final_bias"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_written(tmp_path, name, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        cbjax.train(digits(name, *overrides), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_function_that_takes_it_is_given_the_last_bias(tmp_path):
+    model = cbjax.training.components.build_model(digits("linear", "loss.name=focal"), 10)
+    params, _ = model.init(jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32))
+    np.testing.assert_allclose(params["bias"], -np.log(9), rtol=1e-6)
+
+
+def test_an_installed_module_is_loaded_without_trust_while_it_is_the_same(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    installed = tmp_path / "installed_nets.py"
+    installed.write_text(NETS.read_text())
+    overrides = [*QUICK, "num_epochs=1", "model.name=installed_nets:linear"]
+    run = cbjax.train(configs.load("digits_lt", overrides), tmp_path / "run")
+    answers = run.predict(IMAGES)
+    np.testing.assert_array_equal(cbjax.load(tmp_path / "run").predict(IMAGES), answers)
+    installed.write_text(NETS.read_text() + "\n")
+    with pytest.raises(ConfigError, match=r"model\.name=installed_nets:linear: .*own/installed_nets\.py, would"):
+        cbjax.load(tmp_path / "run")
+    np.testing.assert_array_equal(cbjax.load(tmp_path / "run", trust_code=True).predict(IMAGES), answers)
+
+
+@pytest.mark.parametrize("mode", ["loop", "vmap"])
+def test_runs_of_a_sweep_are_what_they_are_alone(tmp_path, mode):
+    path = shutil.copy(NETS, tmp_path / "mine.py")
+    (tmp_path / "sweep.py").write_text(
+        "from cbjax.variants import Sweep, product, seeds, values\n\n\ndef get_sweep():\n"
+        "    nets = values('net', 'model.name', ('mine.py:normalised',))\n"
+        "    return Sweep('digits_lt', product(nets, seeds(2)))\n"
+    )
+    described, runs = sweep_file.load(tmp_path / "sweep.py", QUICK)
+    _, failed = sweep("own", described, runs, tmp_path / "sweep", mode=mode)
+    assert failed == {}
+    alone = tmp_path / "alone"
+    run = cbjax.train(digits("normalised", "seed=1", path=path), alone)
+    folder = tmp_path / "sweep" / runs[1].name
+    for row, expected in zip(rows(folder), rows(alone), strict=True):
+        for key, value in expected.items():
+            np.testing.assert_allclose(row[key], value, rtol=1e-4, atol=1e-4, err_msg=key)
+    loaded = cbjax.load(folder, trust_code=True).state
+    for found, expected in zip(*map(jax.tree.leaves, (loaded.params, run.state.params)), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
