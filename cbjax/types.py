@@ -14,7 +14,8 @@ from cbjax.host.text import one_line
 SHOWN_CLASSES = 10  # in the text of a run
 
 Array = jax.Array
-Batch = Mapping[str, Array]  # "image" [B, H, W, channels], "label" [B] or [B, C], optional "mask" [B], 0 for padding
+# "image" [B, H, W, channels], "label" [B] or [B, C], optional "mask" [B], 0 for padding; in a training step "key" [].
+Batch = Mapping[str, Array]
 Loss = Callable[[Array, Array, Array | None], Array]  # (logits, labels, class_weights) -> [B]
 
 

@@ -66,6 +66,23 @@ def wide(num_classes, *, width=16):
     return nn.Sequential([flat, nn.Dense(width), nn.relu, nn.Dense(num_classes)])
 
 
+def dropped(num_classes, *, width=16, rate=0.2):
+    return Dropped(num_classes, width, rate)
+
+
+class Dropped(nn.Module):
+    """Two layers with dropout between them."""
+
+    num_classes: int
+    width: int
+    rate: float
+
+    @nn.compact
+    def __call__(self, images, train):
+        outputs = nn.relu(nn.Dense(self.width)(images.reshape(images.shape[0], -1)))
+        return nn.Dense(self.num_classes)(nn.Dropout(self.rate, deterministic=not train)(outputs))
+
+
 class Normalised(nn.Module):
     """A layer with BatchNorm."""
 

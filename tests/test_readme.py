@@ -2,9 +2,11 @@ import pathlib
 import re
 import shlex
 
+import jax
 import jax.numpy as jnp
 
 from cbjax import config as configs
+from cbjax import models
 from cbjax.cli.arguments import parse
 
 README = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
@@ -19,6 +21,17 @@ def test_the_losses_alone_train_as_shown():
     assert len([line for line in code.splitlines() if line.strip()]) == 10
 
 
+def test_a_network_of_ones_own_is_built_as_shown(tmp_path):
+    write_network(tmp_path)
+    model = models.build(f"{tmp_path}/nets.py:wide", 10, width=128)
+    params, _ = model.init(jax.random.key(0), jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32))
+    assert {leaf.shape for leaf in jax.tree.leaves(params)} == {(64, 128), (128,), (128, 10), (10,)}
+
+
+def write_network(folder):
+    (folder / "nets.py").write_text(re.search(r"## Your own network\n.*?```python\n(.*?)```", README, re.DOTALL)[1])
+
+
 def test_the_map_names_what_is_there():
     root = pathlib.Path(__file__).parent.parent
     for row in re.search(r"## Map\n(.*?)\n\n", README + "\n\n", re.DOTALL)[0].splitlines():
@@ -26,7 +39,9 @@ def test_the_map_names_what_is_there():
             assert (root / name).exists() or (root / "cbjax" / name).exists(), name
 
 
-def test_the_commands_work_when_pasted_in_order():
+def test_the_commands_work_when_pasted_in_order(tmp_path, monkeypatch):
+    write_network(tmp_path)
+    monkeypatch.chdir(tmp_path)
     made = set()
     for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():

@@ -28,7 +28,7 @@ def weighted(model: Model, loss: SettledLoss, mean: str = "batch") -> Objective:
         raise ValueError(f"mean={mean!r}: must be one of {', '.join(MEANS)}")
 
     def apply(params, state, batch):
-        logits, batch_stats = model.apply(params, state.batch_stats, batch["image"], train=True)
+        logits, batch_stats = model.apply(params, state.batch_stats, batch["image"], train=True, key=batch.get("key"))
         labels, class_weights = batch["label"], state.class_weights
         losses = loss(logits, labels, class_weights, state.settings)
         amounts = jnp.ones(labels.shape[0]) if mean == "batch" else class_weights[labels]

@@ -11,8 +11,10 @@ import optax
 
 from cbjax.metrics import ClassificationSums, has_answer
 from cbjax.objectives.weighted import SettledLoss
-from cbjax.parallel.sharding import mean_over, sum_over, varying
+from cbjax.parallel.sharding import mean_over, places_in_batch, sum_over, varying
 from cbjax.types import Array, Batch, Objective, Trained, TrainState
+
+DROPOUT = 2**32 - 1  # no image has this place in a batch: images' keys are folded from the same step's key
 
 
 def make_train_step(
@@ -58,6 +60,7 @@ def make_train_step(
         # without the cast shard_map sums it over devices first.
         params = varying(state.params, axis)
         gradient = functools.partial(jax.value_and_grad(total, has_aux=True), params)
+        batch = {**batch, "key": _key(state, axis)}
         if accumulation == 1:
             (value, (batch_stats, memory, _, correct)), grads = gradient(state.objective, batch)
         else:
@@ -126,7 +129,9 @@ def _over_parts(gradient: Callable[..., Any], memory: Any, batch: Batch, accumul
     size = batch["image"].shape[0]
     if size % accumulation:
         raise ValueError(f"accumulation must divide the {size} examples of a device's share, got {accumulation}")
-    parts = jax.tree.map(lambda leaf: leaf.reshape(accumulation, -1, *leaf.shape[1:]), dict(batch))
+    images = {name: leaf for name, leaf in batch.items() if name != "key"}
+    parts = jax.tree.map(lambda leaf: leaf.reshape(accumulation, -1, *leaf.shape[1:]), images)
+    parts["key"] = jax.random.split(batch["key"], accumulation)
 
     def one(memory, part):
         (value, (batch_stats, memory, amount, correct)), grads = gradient(memory, part)
@@ -143,6 +148,12 @@ def _over_parts(gradient: Callable[..., Any], memory: Any, batch: Batch, accumul
 
     (memory, (sums, batch_stats)), _ = jax.lax.scan(add, (memory, zeros), parts)
     return sums, jax.tree.map(lambda leaf: leaf / accumulation, batch_stats), memory
+
+
+def _key(state: TrainState, axis: str | None) -> Array:
+    """Returns the random key of this step on this device, for dropout."""
+    key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), DROPOUT)
+    return jax.random.fold_in(key, places_in_batch(1, axis)[0])
 
 
 def _mask(batch: Batch) -> Array:

@@ -32,7 +32,7 @@ def evaluation_of(outputs, labels):
     """Returns state -> Evaluation of a network that gives these logits [N, C]."""
     outputs = np.asarray(outputs, np.float32)
 
-    def apply(params, batch_stats, images, train):
+    def apply(params, batch_stats, images, train, key=None):
         return images.reshape(-1, outputs.shape[1]), batch_stats
 
     def loss(logits, labels, class_weights, settings):

@@ -3,6 +3,9 @@
 import json
 import pathlib
 import shutil
+import signal
+import threading
+import time
 
 import jax
 import numpy as np
@@ -12,11 +15,13 @@ import cbjax
 from cbjax import config as configs
 from cbjax.cli import main
 from cbjax.config import ConfigError
+from cbjax.host.interrupts import Interrupted
 from cbjax.host.writers import read_rows
 from cbjax.sweeps import file as sweep_file
 from cbjax.sweeps.sweep import sweep
 from cbjax.training import restore
 from cbjax.workdir.memory import timeless
+from tests import processes
 
 NETS = pathlib.Path(__file__).parents[1] / "own_nets.py"
 QUICK = ("num_epochs=2", "data.validation=10", "data.test=20", "devices=1", "log.tensorboard=false")
@@ -154,3 +159,54 @@ def test_runs_of_a_sweep_are_what_they_are_alone(tmp_path, mode):
     loaded = cbjax.load(folder, trust_code=True).state
     for found, expected in zip(*map(jax.tree.leaves, (loaded.params, run.state.params)), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+
+
+class Stop:
+    """Sends this process a signal once a run has logged some epochs."""
+
+    def __init__(self, workdir, epochs):
+        self.log, self.epochs = workdir / "metrics.jsonl", epochs
+
+    def __enter__(self):
+        self.thread = threading.Thread(target=self.wait)
+        self.thread.start()
+
+    def wait(self):
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            if self.log.exists() and self.log.read_bytes().count(b"\n") >= self.epochs:
+                signal.raise_signal(signal.SIGTERM)
+                return
+            time.sleep(0.002)
+
+    def __exit__(self, *exception):
+        self.thread.join()
+
+
+LONG = ("num_epochs=150", "model.options.width=4", "checkpoint.every_epochs=1000", "data.crop_padding=1")
+
+
+@pytest.mark.parametrize("name", ["dropped", "perceptron"])
+def test_with_dropout_a_stopped_run_ends_the_same_to_the_bit(tmp_path, name):
+    config = digits(name, *LONG)
+    with Stop(tmp_path / "stopped", 5), pytest.raises(Interrupted):
+        cbjax.train(config, tmp_path / "stopped")
+    assert len(rows(tmp_path / "stopped")) < 150
+    stopped, whole = (cbjax.train(config, tmp_path / place) for place in ("stopped", "whole"))
+    assert bits(stopped.state) == bits(whole.state)
+    assert rows(tmp_path / "stopped") == rows(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_with_dropout_a_killed_run_ends_the_same_to_the_bit(tmp_path):
+    overrides = [f"--config.{one}" for one in (*QUICK, *LONG, f"model.name={NETS}:vit", "checkpoint.every_epochs=1")]
+    commands = {place: ("train", "--config=digits_lt", f"--workdir={tmp_path / place}", *overrides) for place in "ab"}
+    process = processes.start(*commands["a"])
+    assert processes.wait_for_checkpoint(process, tmp_path / "a", 40)
+    process.kill()
+    process.communicate()
+    for command in commands.values():
+        done = processes.run(*command)
+        assert done.returncode == 0, done.stderr
+    first, second = (cbjax.load(tmp_path / place, trust_code=True).state for place in "ab")
+    assert bits(first) == bits(second) and rows(tmp_path / "a") == rows(tmp_path / "b")

@@ -48,7 +48,7 @@ def linear_model():
     def head(params, features):
         return features @ params["head"]["kernel"] + params["head"]["bias"][None]
 
-    def apply(params, batch_stats, images, train):
+    def apply(params, batch_stats, images, train, key=None):
         return head(params, features(params, batch_stats, images, train)[0]), batch_stats
 
     return Model(init, features, head, apply)
@@ -61,7 +61,7 @@ def normalizing_model(axis=None):
     def init(key, images):
         return plain.init(key, images)[0], {"mean": jnp.zeros(images[0].size)}
 
-    def apply(params, batch_stats, images, train):
+    def apply(params, batch_stats, images, train, key=None):
         inputs = images.reshape(images.shape[0], -1)
         mean = sharding.mean_over(axis, inputs.mean(0))
         logits = plain.head(params, inputs - mean[None])
@@ -279,3 +279,31 @@ def test_multi_hot_evaluation_returns_probabilities():
 def test_an_unknown_mean_is_refused():
     with pytest.raises(ValueError, match=r"mean='sum': must be one of batch, weight_sum"):
         weighted(None, None, mean="sum")
+
+
+@pytest.mark.parametrize(("count", "accumulation", "kind"), [(1, 2, "shard_map"), (2, 1, "shard_map"), (2, 1, "pmap")])
+def test_each_step_device_and_part_has_a_key_of_its_own(count, accumulation, kind):
+    def apply(params, batch_stats, images, train, key=None):
+        drawn = jax.random.uniform(key, (1, 1))
+        return drawn + jnp.zeros((images.shape[0], CLASSES)) + 0 * params["head"]["bias"][None], batch_stats
+
+    model = linear_model()._replace(apply=apply)
+    params, _ = model.init(jax.random.key(0), jnp.zeros((1, 2, 2, 1)))
+    batch = {"image": jnp.zeros((4, 2, 2, 1)), "label": jnp.zeros(4, jnp.int32)}
+
+    def mean(power, step, seed):
+        """Returns the mean, over devices and parts, of the number that each drew, to a power."""
+        tx = optax.sgd(0.0)
+        taken = train_step(
+            model, tx, lambda logits, labels, class_weights: logits[:, 0] ** power, accumulation=accumulation
+        )
+        mesh = sharding.make_mesh(count)
+        taken = sharding.data_parallel(taken, mesh, split=(None, 0), split_outputs=(None, None), kind=kind)
+        key = jax.random.key(seed)
+        state = TrainState(jnp.int32(step), params, {}, tx.init(params), jnp.ones(CLASSES), key)
+        return float(taken(sharding.replicate(state, mesh), batch)[1]["loss"])
+
+    first = mean(1, step=0, seed=0)
+    assert mean(1, step=0, seed=0) == first
+    assert len({first, mean(1, step=1, seed=0), mean(1, step=0, seed=1)}) == 3
+    assert mean(2, step=0, seed=0) - first**2 > 1e-4  # the variance: they drew different numbers
