@@ -13,15 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from cbjax.config import class_groups
 from cbjax.data import Dataset
 from cbjax.parallel import sharding
-from cbjax.training import build, evaluate
+from cbjax.training import build, evaluate, programs
 from cbjax.training.build import Parts
 from cbjax.training.evaluate import Evaluation
 from cbjax.training.loop import Advance, Plan, leave_behind
-from cbjax.training.programs import GroupPrograms
+from cbjax.training.programs import CohortPrograms, Programs
 from cbjax.types import Callback, Cohort, NonFiniteLoss, Run, TrainState
 from cbjax.workdir import memory
 from cbjax.workdir.checkpoint import Checkpoints
@@ -40,20 +41,46 @@ class Member:
     write: Callable[[Run], None]
 
 
+def make_member(
+    name: str,
+    config: ConfigDict,
+    dataset: Dataset,
+    known: dict[str, Programs] | None = None,
+    write: Callable[[Run], None] = lambda run: None,
+) -> Member:
+    """Builds a member from a resolved config and its data; `known` is as of `build.build`."""
+    # The parts of a run alone, on one device; of its programs only the first state is made.
+    parts = build.build(config, dataset, sharding.make_mesh(1), known=known)
+    begun = memory.start(len(dataset.class_names))
+    run = Run(config, parts.model, parts.programs.state, {}, dataset.class_names, memory=begun)
+    return Member(name, run, parts, dataset, write)
+
+
+def build_programs(
+    members: Sequence[Member], mesh: Mesh, per_device: int, known: dict[str, CohortPrograms] | None = None
+) -> CohortPrograms:
+    """Builds the programs of a cohort, unless they are among those `known` by their key, which gain them."""
+    first, known = members[0], {} if known is None else known
+    shape, num_classes = first.dataset.train.images.shape[1:], len(first.dataset.class_names)
+    arguments = (first.run.config, first.parts.batches, shape, num_classes, mesh)
+    key = f"{per_device} {programs.program_key(*arguments)}"
+    if key not in known:
+        known[key] = programs.build_cohort_programs(*arguments, per_device)
+    return known[key]
+
+
 def start(members: Sequence[Member], mesh: Mesh) -> Cohort:
     """Makes a cohort of runs before their first step."""
     states = [build.first_state(member.parts) for member in members]
     state = sharding.spread(jax.tree.map(lambda *leaves: jnp.stack(leaves), *states), mesh)
-    has_validation = members[0].parts.has_validation
     # A copy: the step takes over the memory of the state.
-    best = jax.tree.map(jnp.copy, state) if has_validation else None
-    runs = tuple(dataclasses.replace(m.run, memory=memory.start(len(m.dataset.class_names))) for m in members)
-    return Cohort(runs, state, best=best)
+    best = jax.tree.map(jnp.copy, state) if members[0].parts.has_validation else None
+    return Cohort(tuple(member.run for member in members), state, best=best)
 
 
 def make_plan(
     members: Sequence[Member],
-    programs: GroupPrograms,
+    compiled: CohortPrograms,
     evaluate_all: EvaluateAll,
     mesh: Mesh,
     checkpoints: Checkpoints,
@@ -75,7 +102,7 @@ def make_plan(
         return cohort
 
     return Plan(
-        advance=make_advance(members, programs, mesh),
+        advance=make_advance(members, compiled, mesh),
         epoch_end=first.batches.epoch_end,
         num_epochs=num_epochs,
         steps_per_dispatch=first.steps_per_dispatch,
@@ -87,7 +114,7 @@ def make_plan(
     )
 
 
-def make_advance(members: Sequence[Member], programs: GroupPrograms, mesh: Mesh) -> Advance:
+def make_advance(members: Sequence[Member], compiled: CohortPrograms, mesh: Mesh) -> Advance:
     """Returns (state, first, last) -> (state, metrics [K, S]), which takes the steps first … last - 1 of each run."""
     train = [member.dataset.train for member in members]
     images, labels = (np.stack(part) for part in zip(*((one.images, one.labels) for one in train), strict=True))
@@ -97,22 +124,22 @@ def make_advance(members: Sequence[Member], programs: GroupPrograms, mesh: Mesh)
     def advance(state, first, last):
         order = np.stack([member.parts.batches.indices_between(first, last) for member in members]).astype(np.int32)
         if steps_per_dispatch == 1:
-            return programs.train(state, data, sharding.spread(order[:, 0], mesh))
+            return compiled.train(state, data, sharding.spread(order[:, 0], mesh))
         padded = np.zeros((len(members), steps_per_dispatch, order.shape[2]), np.int32)
         padded[:, : last - first] = order
-        return programs.train(state, data, sharding.spread(padded, mesh), np.int32(last - first))
+        return compiled.train(state, data, sharding.spread(padded, mesh), np.int32(last - first))
 
     return advance
 
 
-def make_evaluate(members: Sequence[Member], programs: GroupPrograms, mesh: Mesh) -> EvaluateAll:
+def make_evaluate(members: Sequence[Member], compiled: CohortPrograms, mesh: Mesh) -> EvaluateAll:
     """Returns split -> states of all runs -> an Evaluation of each, made at the first use of a split."""
     config = members[0].run.config
 
     @functools.cache
     def evaluate_all(split):
-        return evaluate.make_group_evaluate(
-            programs.evaluate,
+        return evaluate.make_cohort_evaluate(
+            compiled.evaluate,
             [getattr(member.dataset, split) for member in members],
             counts=[member.dataset.counts for member in members],
             groups=[class_groups.resolve(m.run.config.evaluation.groups, m.dataset.class_names) for m in members],

@@ -3,7 +3,7 @@
 "loop" trains one run after another, each over all devices. "vmap" trains several as one program on one device.
 "devices" trains several on each device. All three give the same results. For this, a run that is trained alone stays on
 one device of a CPU, and also if the devices do not divide its batch or if shares of the batch would change the results.
-Exceptions: "loop" was asked for, or the images are streamed, which no group has.
+Exceptions: "loop" was asked for, or the images are streamed, which no cohort has.
 """
 
 import json
@@ -25,21 +25,19 @@ from cbjax.host import machine
 from cbjax.host.code import is_own
 from cbjax.parallel import processes, sharding
 from cbjax.sweeps import cohort
-from cbjax.sweeps.cohort import Member
 from cbjax.sweeps.file import PlannedRun
-from cbjax.training import build, programs
+from cbjax.training import build
 from cbjax.training.build import Parts
-from cbjax.types import Run
 
 MODES = ("auto", "loop", "vmap", "devices")
-LARGEST = 64  # most runs of a group on a device
-SHARE = 0.8  # share of a device's memory that a group may fill
-GAIN = 1.1  # a larger group must be faster by this factor
+LARGEST = 64  # most runs of a cohort on a device
+SHARE = 0.8  # share of a device's memory that a cohort may fill
+GAIN = 1.1  # a larger cohort must be faster by this factor
 SECONDS = 0.5  # time of a measurement, after the first dispatch
 
 
 class Choice(NamedTuple):
-    """A mode, the size of a group, and the measurements: mode, runs, run-steps a second (None: too little memory)."""
+    """A mode, the size of a cohort, and the measurements: mode, runs, run-steps a second (None: too little memory)."""
 
     mode: str
     group_size: int
@@ -58,12 +56,12 @@ def choose(
     Args:
       runs: the runs; the first ones are used to measure.
       mode: one of MODES; "auto" for the fastest.
-      group_size: number of runs in a group; None for the fastest that fits into memory.
+      group_size: number of runs in a cohort; None for the fastest that fits into memory.
       load: reads a data source.
       step_bytes: as in `runs_that_fit`.
 
     Raises:
-      ConfigError: if a group of the given size would not fit into memory, or a run asks for more devices than there
+      ConfigError: if a cohort of the given size would not fit into memory, or a run asks for more devices than there
         are.
     """
     devices = sharding.count_devices()
@@ -77,7 +75,7 @@ def choose(
         raise ConfigError(f"run {runs[0].name}: {error}") from None
     dataset, known = data.of_config(runs[0].config, load), {} if step_bytes is None else step_bytes
     if group_size is not None and mode != "auto":
-        # If the group is not a multiple of the devices, fewer devices work, each with equally many runs.
+        # If the cohort is not a multiple of the devices, fewer devices work, each with equally many runs.
         used = max(n for n in range(1, devices + 1) if group_size % n == 0) if mode == "devices" else 1
         if group_size > (most := runs_that_fit(runs[0], used, load, known)):
             raise ConfigError(
@@ -94,7 +92,7 @@ def choose(
     while size <= largest:
         mesh = sharding.make_mesh(min(spread, size))
         per_device = size // mesh.devices.size
-        rate = _if_it_fits(_group_rate, runs[:size], mesh, per_device, load) if size <= most else None
+        rate = _if_it_fits(_cohort_rate, runs[:size], mesh, per_device, load) if size <= most else None
         measured.append(_row(name, size, rate))
         if rate is None or rate < GAIN * best:
             break
@@ -102,14 +100,14 @@ def choose(
     rated = [row for row in measured if row["run_steps_per_second"] and (mode == "auto" or row["mode"] == mode)]
     if not rated:
         return Choice("loop", 1, measured)
-    # The first one that is about as fast as the best: the smallest such group, or the loop.
+    # The first one that is about as fast as the best: the smallest such cohort, or the loop.
     top = max(row["run_steps_per_second"] for row in rated)
     chosen = next(row for row in rated if GAIN * row["run_steps_per_second"] >= top)
     return Choice(chosen["mode"], chosen["runs"], measured)
 
 
 def devices_alone(config: ConfigDict) -> int | None:
-    """Returns on how many devices a run alone gives the same results as in a group; None for all.
+    """Returns on how many devices a run alone gives the same results as in a cohort; None for all.
 
     On several devices each has a share of the batch, and by default BatchNorm takes its statistics from the share. On a
     CPU the devices share the cores, and a single device has all of them.
@@ -120,7 +118,7 @@ def devices_alone(config: ConfigDict) -> int | None:
         return None
     if jax.default_backend() == "cpu":
         return 1
-    if is_streamed(config.data.name):  # never in a group
+    if is_streamed(config.data.name):  # never in a cohort
         return None
     if is_own(config.model.name):  # it may have BatchNorm, or dropout, whose masks differ on each device
         return 1
@@ -143,7 +141,7 @@ def runs_that_fit(run: PlannedRun, devices: int, load: Callable[..., Source], st
       load: reads a data source.
       step_bytes: known memory of a step, by shape; this shape's is added.
     """
-    # With shard_map, since groups do not use pmap, and the memory of a pmap program is not known.
+    # With shard_map, since cohorts do not use pmap, and the memory of a pmap program is not known.
     config = configs.change(run.config, ["parallel=shard_map"])
     dataset = data.of_config(config, load)
     parts = build.build(config, dataset, sharding.make_mesh(1))
@@ -156,7 +154,7 @@ def runs_that_fit(run: PlannedRun, devices: int, load: Callable[..., Source], st
 
 
 def run_bytes(parts: Parts, dataset: Dataset, step_bytes: int) -> float:
-    """Estimates how many bytes of a device's memory one run of a group takes.
+    """Estimates how many bytes of a device's memory one run of a cohort takes.
 
     It counts the run's data, its state, the best state and a copy while it is saved, and what the compiler says that a
     step of the run alone needs.
@@ -212,20 +210,11 @@ def _if_it_fits(measure, *args):
         raise
 
 
-def _group_rate(runs: Sequence[PlannedRun], mesh: Mesh, per_device: int, load: Callable[..., Source]) -> float:
-    members = []
-    for run in runs:
-        dataset = data.of_config(run.config, load)
-        parts = build.build(run.config, dataset, sharding.make_mesh(1))
-        start = Run(run.config, parts.model, parts.programs.state, {}, dataset.class_names)
-        members.append(Member(run.name, start, parts, dataset, lambda run: None))
-    first = members[0]
-    shape, num_classes = first.dataset.train.images.shape[1:], len(first.dataset.class_names)
-    compiled = programs.build_group_programs(
-        first.run.config, first.parts.batches, shape, num_classes, mesh, per_device
-    )
-    advance = cohort.make_advance(members, compiled, mesh)
-    steps = min(first.parts.steps_per_dispatch, first.parts.batches.epoch_end(1))
+def _cohort_rate(runs: Sequence[PlannedRun], mesh: Mesh, per_device: int, load: Callable[..., Source]) -> float:
+    members = [cohort.make_member(run.name, run.config, data.of_config(run.config, load)) for run in runs]
+    parts = members[0].parts
+    advance = cohort.make_advance(members, cohort.build_programs(members, mesh, per_device), mesh)
+    steps = min(parts.steps_per_dispatch, parts.batches.epoch_end(1))
     state, _ = advance(cohort.start(members, mesh).state, 0, steps)
     jax.block_until_ready(state)
     return _rate(lambda state: advance(state, 0, steps)[0], state, steps * len(members))

@@ -1,4 +1,7 @@
-"""Decides which runs of a sweep are trained together, and how; once, and written down before the first run."""
+"""Decides which runs of a sweep are trained together, and how; once, and written down before the first run.
+
+Runs that are trained side by side are a cohort. In the files of a sweep, and in `--group-size`, it is called a group.
+"""
 
 import hashlib
 import json
@@ -30,25 +33,25 @@ def plan(
 ) -> dict[str, Any]:
     """Reads how runs are trained, or decides it and writes it down.
 
-    A group with a checkpoint keeps all its runs, also finished ones, so that it can go on from there. Any other group
-    keeps the runs that are left. Runs that the plan lacks are added, in groups of its size.
+    A cohort with a checkpoint keeps all its runs, also finished ones, so that it can go on from there. Any other cohort
+    keeps the runs that are left. Runs that the plan lacks are added, in cohorts of its size.
 
     Args:
       path: path of the plan, a JSON file.
       mine: all runs of this shard of the sweep.
       left: the runs that are not over.
       mode: one of `modes.MODES`.
-      group_size: number of runs in a group; None to choose.
+      group_size: number of runs in a cohort; None to choose.
       sizes: for each run that is left, name -> images of each split, training first, and number of classes.
       load: reads a data source.
       tell: called with a line for each event.
 
     Returns:
       The content of the file. "asked": the mode and group size of the command. "mode", "group_size" and "measured": as
-      in `modes.Choice`. "groups": the names of the runs in each group.
+      in `modes.Choice`. "groups": the names of the runs in each cohort.
 
     Raises:
-      ConfigError: if the plan was made for another mode or group size, or the runs cannot be grouped.
+      ConfigError: if the plan was made for another mode or group size, or no cohort can be made of the runs.
       WorkdirError: if the file is damaged.
     """
     asked, step_bytes = {"mode": mode, "group_size": group_size}, dict[str, int]()
@@ -58,19 +61,19 @@ def plan(
             return {"asked": asked, "mode": "loop", "groups": []}
         shapes = _by_shape(left, sizes)
         choice = _choose(shapes, sizes, mode, group_size, load, step_bytes, tell)
-        groups = _groups(shapes, left, choice, load, step_bytes, tell)
-        return _write(path, {"asked": asked, **choice._asdict(), "groups": groups})
+        cohorts = _cohorts(shapes, left, choice, load, step_bytes, tell)
+        return _write(path, {"asked": asked, **choice._asdict(), "groups": cohorts})
     names, waiting = {run.name for run in mine}, {run.name for run in left}
-    groups = []
-    for group in known["groups"]:
-        rest = [name for name in group if name in waiting]
-        begun = is_begun(path.parent / folder(group)) and names.issuperset(group)
-        groups.append(group if begun or not rest else rest)
-    planned = {name for group in groups for name in group}
+    cohorts = []
+    for cohort in known["groups"]:
+        rest = [name for name in cohort if name in waiting]
+        begun = is_begun(path.parent / folder(cohort)) and names.issuperset(cohort)
+        cohorts.append(cohort if begun or not rest else rest)
+    planned = {name for cohort in cohorts for name in cohort}
     new = [run for run in left if run.name not in planned]
     choice = Choice(known["mode"], known["group_size"], known["measured"])
-    groups += _groups(_by_shape(new, sizes), new, choice, load, step_bytes, tell)
-    return known if groups == known["groups"] else _write(path, {**known, "groups": groups})
+    cohorts += _cohorts(_by_shape(new, sizes), new, choice, load, step_bytes, tell)
+    return known if cohorts == known["groups"] else _write(path, {**known, "groups": cohorts})
 
 
 def check(path: pathlib.Path, mode: str, group_size: int | None) -> dict[str, Any] | None:
@@ -112,12 +115,12 @@ def asked_mode(place: pathlib.Path, part: tuple[int, int], mode: str) -> str:
 
 
 def folder(names: Sequence[str]) -> str:
-    """Returns the folder of a group's checkpoints, below the sweep's folder."""
+    """Returns the folder of a cohort's checkpoints, below the sweep's folder."""
     return f"groups/{hashlib.sha256(chr(10).join(names).encode()).hexdigest()[:12]}"
 
 
 def is_begun(place: pathlib.Path) -> bool:
-    """Returns whether a group's folder has a checkpoint."""
+    """Returns whether a cohort's folder has a checkpoint."""
     return any((place / "checksums").glob("*.json"))
 
 
@@ -140,14 +143,14 @@ def _choose(shapes, sizes, mode, group_size, load, step_bytes, tell) -> Choice:
         if mode != "auto":
             tell("no two runs that are left have programs of equal shapes: each is trained alone")
         return Choice("loop", 1, [])
-    tell(f"choosing how to train {len(left)} runs" if mode == "auto" else f"measuring groups of runs, {mode}")
+    tell(f"choosing how to train {len(left)} runs" if mode == "auto" else f"measuring runs side by side, {mode}")
     choice = modes.choose(largest, mode, group_size, load, step_bytes)
     tell(f"mode {choice.mode}, {choice.group_size} runs at a time")
     return choice
 
 
-def _groups(shapes, runs, choice, load, step_bytes, tell) -> list[list[str]]:
-    groups = []
+def _cohorts(shapes, runs, choice, load, step_bytes, tell) -> list[list[str]]:
+    cohorts = []
     for same in shapes:
         size = choice.group_size
         if size > 1 and len(same) > 1:
@@ -156,14 +159,14 @@ def _groups(shapes, runs, choice, load, step_bytes, tell) -> list[list[str]]:
             size = min(size, most // devices * devices or most)  # equally many on each device
             if size < min(choice.group_size, len(same)):
                 tell(f"{len(same)} runs like {same[0].name}: {size} at a time, as more would not fit into memory")
-        groups += [[run.name for run in group] for group in _cut(same, size, choice.mode)]
+        cohorts += [[run.name for run in cohort] for cohort in _cut(same, size, choice.mode)]
     # In the order of the sweep's file, which puts the most informative runs first.
     place = {run.name: number for number, run in enumerate(runs)}
-    return sorted(groups, key=lambda names: place[names[0]])
+    return sorted(cohorts, key=lambda names: place[names[0]])
 
 
 def _cut(runs, size, mode):
-    """Cuts runs into groups; the rest makes groups that still fill the devices, as far as possible."""
+    """Cuts runs into cohorts; the rest makes cohorts that still fill the devices, as far as possible."""
     devices = sharding.count_devices() if mode == "devices" else 1
     while runs:
         if len(runs) < size:
@@ -173,7 +176,7 @@ def _cut(runs, size, mode):
 
 
 def _by_shape(runs: Sequence[PlannedRun], sizes: Mapping[str, Sequence[int]]) -> list[list[PlannedRun]]:
-    """Groups runs whose programs and data have the same shapes."""
+    """Puts runs together whose programs and data have the same shapes."""
     shapes: dict[str, list[PlannedRun]] = {}
     for run in runs:
         flat = json.loads(configs.to_json(run.config))

@@ -1,4 +1,4 @@
-"""Trains the runs of a sweep that are left, in groups, and reports on all. The same command goes on after a kill."""
+"""Trains the runs of a sweep that are left, in cohorts, and reports on all. The same command goes on after a kill."""
 
 import contextlib
 import functools
@@ -23,7 +23,7 @@ from cbjax.sweeps import figures, modes, plan, start
 from cbjax.sweeps.file import PlannedRun, shard
 from cbjax.sweeps.start import FAILED
 from cbjax.sweeps.train_cohort import train_cohort
-from cbjax.training.programs import GroupPrograms
+from cbjax.training.programs import CohortPrograms
 from cbjax.training.run import Shared, train
 from cbjax.types import NonFiniteLoss
 from cbjax.variants import Sweep
@@ -57,7 +57,7 @@ def sweep(
       runs: all runs of the sweep, as from `sweep_file.load`.
       workdir: the folder of all runs.
       mode: one of `modes.MODES`; "auto" measures once and writes its choice to `workdir/plan*.json`.
-      group_size: number of runs in a group; None to choose.
+      group_size: number of runs in a cohort; None to choose.
       part: (i, n): train every n-th run, beginning with the i-th (from 1). Several machines may share the folder.
       results: the CSV of rows; None for `workdir/results.csv`, or for a part `workdir/results_I_of_N.csv`.
       tell: called with a line for each event if there is no terminal.
@@ -103,8 +103,8 @@ def sweep(
                 if first and all((place / one / "results.json").exists() for one in names):
                     shutil.rmtree(place / plan.folder(names), ignore_errors=True)  # a kill left it behind
                 continue
-            group = [by_name[one] for one in names]
-            for run, error in trainer.train(group, [run for run in group if run.name in waiting]):
+            cohort = [by_name[one] for one in names]
+            for run, error in trainer.train(cohort, [run for run in cohort if run.name in waiting]):
                 if error is not None:
                     failed[run.name] = error
                 elif first:
@@ -117,7 +117,7 @@ def sweep(
     if first:
         if late:
             rows.add(path, [figures.row(name, described, run, place / run.name) for run in late])
-        with contextlib.suppress(OSError):  # not empty if a group failed
+        with contextlib.suppress(OSError):  # not empty if a cohort failed
             (place / "groups").rmdir()
         try:
             if described.table is not None:
@@ -145,22 +145,24 @@ def _report_runs(
 
 
 class _Trainer:
-    """Trains groups one after another; they share compiled programs."""
+    """Trains cohorts one after another; they share compiled programs."""
 
     def __init__(self, place: pathlib.Path, shown: Board, load: Callable[..., Source], mode: str, spread: bool):
         self._place, self._shown, self._mode, self._spread = place, shown, mode, spread
         self._shared = Shared(load=load, tell=shown.line, bar=shown.bar)
-        self._known: dict[str, GroupPrograms] = {}
+        self._known: dict[str, CohortPrograms] = {}
 
-    def train(self, group: Sequence[PlannedRun], left: Sequence[PlannedRun]) -> Iterator[tuple[PlannedRun, str | None]]:
-        """Trains the runs of a group that are left; yields each run with its error, or None, when it ends.
+    def train(
+        self, cohort: Sequence[PlannedRun], left: Sequence[PlannedRun]
+    ) -> Iterator[tuple[PlannedRun, str | None]]:
+        """Trains the runs of a cohort that are left; yields each run with its error, or None, when it ends.
 
         An error is also noted in the run's folder.
         """
         errors = None
-        if self._mode != "loop" and len(group) > 1:
-            self._shown.begin([run.name for run in left], group[0].config.num_epochs)
-            errors = self._together(group, left)
+        if self._mode != "loop" and len(cohort) > 1:
+            self._shown.begin([run.name for run in left], cohort[0].config.num_epochs)
+            errors = self._together(cohort, left)
         for run in left:
             error = self._alone(run) if errors is None else errors.get(run.name)
             if error is None:
@@ -183,20 +185,20 @@ class _Trainer:
             return _note(self._place / run.name, error)
         return None
 
-    def _together(self, group: Sequence[PlannedRun], left: Sequence[PlannedRun]) -> dict[str, str] | None:
-        """Trains a group as one program; returns the errors of its runs, or None if this is not possible."""
+    def _together(self, cohort: Sequence[PlannedRun], left: Sequence[PlannedRun]) -> dict[str, str] | None:
+        """Trains a cohort as one program; returns the errors of its runs, or None if this is not possible."""
         devices = sharding.count_devices() if self._mode == "devices" else 1
-        count = max(n for n in range(1, devices + 1) if len(group) % n == 0)
-        folder = self._place / plan.folder([run.name for run in group])
-        mesh, size = sharding.make_mesh(count), len(group) // count
+        count = max(n for n in range(1, devices + 1) if len(cohort) % n == 0)
+        folder = self._place / plan.folder([run.name for run in cohort])
+        mesh, size = sharding.make_mesh(count), len(cohort) // count
         try:
-            failed = train_cohort(group, self._place, folder, mesh, size, self._known, self._shared)
+            failed = train_cohort(cohort, self._place, folder, mesh, size, self._known, self._shared)
         except Exception as error:
             if is_full(error):
                 raise
-            if plan.is_begun(folder):  # the next call goes on from the group's checkpoint
+            if plan.is_begun(folder):  # the next call goes on from the cohort's checkpoint
                 return {run.name: _note(self._place / run.name, error) for run in left}
-            self._shown.warn(f"{len(group)} runs as one program failed, so each is trained alone: {_said(error)}")
+            self._shown.warn(f"{len(cohort)} runs as one program failed, so each is trained alone: {_said(error)}")
             if not isinstance(error, BusyError):
                 shutil.rmtree(folder, ignore_errors=True)
             return None

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import pathlib
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jax.sharding import Mesh
@@ -16,14 +16,23 @@ from cbjax.host.output import say
 from cbjax.host.progress import Silent
 from cbjax.host.storage import with_absolute_paths
 from cbjax.parallel import sharding
-from cbjax.sweeps.cohort import Member, evaluate_test, make_evaluate, make_plan, member_state, restore, start
+from cbjax.sweeps.cohort import (
+    Member,
+    build_programs,
+    evaluate_test,
+    make_evaluate,
+    make_member,
+    make_plan,
+    member_state,
+    restore,
+    start,
+)
 from cbjax.sweeps.file import PlannedRun
-from cbjax.training import build, callbacks, programs
+from cbjax.training import callbacks
 from cbjax.training.check_process import check_deterministic
-from cbjax.training.evaluate import Evaluation
 from cbjax.training.finish import finish
 from cbjax.training.loop import fit
-from cbjax.training.programs import GroupPrograms
+from cbjax.training.programs import CohortPrograms
 from cbjax.training.reweight import smoothing
 from cbjax.training.run import Shared
 from cbjax.types import Cohort, NonFiniteLoss, Run, TrainState
@@ -39,7 +48,7 @@ def train_cohort(
     folder: pathlib.Path,
     mesh: Mesh,
     per_device: int,
-    known: dict[str, GroupPrograms],
+    known: dict[str, CohortPrograms],
     shared: Shared,
 ) -> dict[str, Exception]:
     """Trains runs of one shape as one program, and leaves in `workdir/NAME` of each what it would leave alone.
@@ -75,14 +84,9 @@ def train_cohort(
         members = [
             _member(run, place, logs, k, shared) for k, (run, place) in enumerate(zip(planned, places, strict=True))
         ]
-        first = members[0]
-        if first.run.config.deterministic:
+        if members[0].run.config.deterministic:
             check_deterministic(sharding.platform(mesh))
-        shape, num_classes = first.dataset.train.images.shape[1:], len(first.dataset.class_names)
-        arguments = (first.run.config, first.parts.batches, shape, num_classes, mesh)
-        key = f"{per_device} {programs.program_key(*arguments)}"
-        if key not in known:
-            known[key] = programs.build_group_programs(*arguments, per_device)
+        compiled = build_programs(members, mesh, per_device, known)
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(folder, say)))
         cohort = restore(start(members, mesh), members, checkpoints)
         described = f"{sharding.describe(mesh)}, {len(members)} runs as one program"
@@ -94,13 +98,18 @@ def train_cohort(
             workdirs.write_parameters(place, member_state(cohort.state, k).params)
             opened = Logs(place, run.memory.history, run.config.log.tensorboard)
             logs[k] = stack.enter_context(contextlib.closing(opened))
-        evaluate_all = make_evaluate(members, known[key], mesh)
-        plan = make_plan(members, known[key], evaluate_all, mesh, checkpoints, shared.tell)
+        evaluate_all = make_evaluate(members, compiled, mesh)
+        plan = make_plan(members, compiled, evaluate_all, mesh, checkpoints, shared.tell)
         with Interrupts() as interrupts:
             cohort = fit(cohort, plan, interrupts, shared.bar or Silent())
         checkpoints.finish()
-        errors = _finish(cohort, members, evaluate_test(cohort, evaluate_all), places, logs)
-        errors |= {members[k].name: NonFiniteLoss(said) for k, said in cohort.failed.items()}
+        errors: dict[str, Exception] = {members[k].name: NonFiniteLoss(said) for k, said in cohort.failed.items()}
+        tests = evaluate_test(cohort, evaluate_all)
+        for k in (k for k in cohort.alive if k in logs):
+            try:
+                _finish(cohort, k, members[k], places[k], logs[k], tests[k])
+            except Exception as error:  # the others have their results all the same
+                errors[members[k].name] = error
     if all(isinstance(error, NonFiniteLoss) for error in errors.values()):  # the next call would find the same
         shutil.rmtree(folder, ignore_errors=True)
     return errors
@@ -111,49 +120,16 @@ def _member(planned: PlannedRun, place: pathlib.Path, logs: Mapping[int, Logs], 
     workdirs.check_resume(place, config)
     dataset = data.of_config(config, shared.load)
     workdirs.check_same_data(place, workdirs.describe_data(dataset), config.data.on_bad_image)
-    # The parts of a run alone, on one device; of its programs only the first state is made.
-    parts = build.build(config, dataset, sharding.make_mesh(1), known=shared.known)
-    run = Run(config, parts.model, parts.programs.state, {}, dataset.class_names)
-    return Member(planned.name, run, parts, dataset, _writer(logs, index))
 
-
-def _writer(logs: Mapping[int, Logs], index: int) -> Callable[[Run], None]:
     def write(run: Run) -> None:
         if index in logs:  # opened after the runs' histories are known; not of a run that is over
             logs[index].write(run)
 
-    return write
+    return make_member(planned.name, config, dataset, shared.known, write)
 
 
-def _finish(
-    cohort: Cohort,
-    members: Sequence[Member],
-    tests: Sequence[Mapping[int, Evaluation]],
-    places: Sequence[pathlib.Path],
-    logs: Mapping[int, Logs],
-) -> dict[str, Exception]:
-    """Writes the last and best checkpoint and the results of each run that has logs.
-
-    Args:
-      cohort: at its end.
-      members: its runs.
-      tests: of each, step -> what the test split is evaluated to.
-      places: their work directories.
-      logs: place of a run -> its logs.
-
-    Returns:
-      name -> error of those where that failed.
-    """
-    errors: dict[str, Exception] = {}
-    for k in (k for k in cohort.alive if k in logs):
-        try:
-            _finish_one(cohort, k, members[k], places[k], logs[k], tests[k])
-        except Exception as error:
-            errors[members[k].name] = error
-    return errors
-
-
-def _finish_one(cohort: Cohort, k: int, member: Member, place: pathlib.Path, logs: Logs, tests: Mapping) -> None:
+def _finish(cohort: Cohort, k: int, member: Member, place: pathlib.Path, logs: Logs, tests: Mapping) -> None:
+    """Writes the last and best checkpoint and the results of a run; `tests` has its evaluations by step."""
     run = dataclasses.replace(cohort.runs[k], state=_alone(cohort.state, k))
     best = run.memory.best
     with contextlib.closing(Checkpoints(place, say)) as checkpoints:

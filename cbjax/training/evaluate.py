@@ -91,7 +91,7 @@ def make_evaluate(
     return evaluate
 
 
-def make_group_evaluate(
+def make_cohort_evaluate(
     program: Callable[..., Any],
     splits: Sequence[Split],
     *,
@@ -100,7 +100,7 @@ def make_group_evaluate(
     batch_size: int,
     mesh: Mesh,
 ) -> Callable[[TrainState], list[Evaluation]]:
-    """As `make_evaluate`, of several runs at a time: states with an axis of runs in front -> an Evaluation of each.
+    """As `make_evaluate`, for runs side by side: states with an axis of runs in front -> an Evaluation of each.
 
     Args:
       program: `make_batch_evaluation`, compiled by `sharding.run_parallel` with the arguments 2 and 3 shared.

@@ -127,7 +127,7 @@ def build_evaluation(steps: "Steps", mesh: Mesh, *, streamed: bool, kind: str) -
     return make(steps.eval_step, _normalize, mesh, kind)
 
 
-class GroupPrograms(NamedTuple):
+class CohortPrograms(NamedTuple):
     """The programs of several runs at a time, whose state, data and indices have an axis of runs in front.
 
     Attributes:
@@ -140,15 +140,15 @@ class GroupPrograms(NamedTuple):
     evaluate: Any
 
 
-def build_group_programs(
+def build_cohort_programs(
     config: ConfigDict, batches: Batches, image_shape: Sequence[int], num_classes: int, mesh: Mesh, per_device: int
-) -> GroupPrograms:
+) -> CohortPrograms:
     """Builds the programs of runs that share a `program_key`, `per_device` of them on each device of the mesh."""
     steps = build_steps(config, batches, image_shape, num_classes, axis=None)
     count = steps_per_resident_dispatch(config, batches, mesh)
     dispatch = resident.make_dispatch(steps.train_step, _augmentation(config), steps_per_dispatch=count, axis=None)
     evaluation = evaluate.make_batch_evaluation(steps.eval_step, _normalize)
-    return GroupPrograms(
+    return CohortPrograms(
         sharding.run_parallel(dispatch, mesh, per_device=per_device, shared=(3,), donate=(0,)),
         sharding.run_parallel(evaluation, mesh, per_device=per_device, shared=(2, 3)),
     )

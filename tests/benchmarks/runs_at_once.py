@@ -38,10 +38,10 @@ def main():
     rates = {"loop": lambda: modes._loop_rate(runs[0], dataset, alone)}
     for number in numbers:
         if number > 1:
-            rates[f"vmap, {number} runs"] = functools.partial(modes._group_rate, runs[:number], alone, number, load)
+            rates[f"vmap, {number} runs"] = functools.partial(modes._cohort_rate, runs[:number], alone, number, load)
         if devices > 1:
             name, spread = f"devices, {devices} x {number} runs", runs[: devices * number]
-            rates[name] = functools.partial(modes._group_rate, spread, everywhere, number, load)
+            rates[name] = functools.partial(modes._cohort_rate, spread, everywhere, number, load)
     found = [{name: rate() for name, rate in rates.items()} for _ in range(arguments.rounds)]
     print(f"{arguments.config}, {sharding.describe(everywhere)}, medians of {arguments.rounds} rounds")
     for name in rates:

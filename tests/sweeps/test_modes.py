@@ -1,4 +1,4 @@
-"""What a sweep's groups are made of: how large, over which devices, and what stays a run's own."""
+"""What a sweep's cohorts are made of: how large, over which devices, and what stays a run's own."""
 
 import dataclasses
 import os
@@ -15,28 +15,18 @@ from cbjax.host import machine
 from cbjax.models.pretrained import Pretrained
 from cbjax.parallel import sharding
 from cbjax.sweeps import cohort, file, modes, plan
-from cbjax.sweeps.cohort import Member
 from cbjax.sweeps.modes import Choice
 from cbjax.training import build, programs
-from cbjax.types import Run
 
 
-def test_the_runs_of_a_group_start_from_pretrained_weights_too():
+def test_the_runs_of_a_cohort_start_from_pretrained_weights_too():
     config = cbjax.config.load("digits_lt")
     dataset, mesh = data.of_config(config), sharding.make_mesh(1)
     parts = build.build(config, dataset, mesh)
     params = jax.tree.map(np.zeros_like, parts.init().params)
     given = Pretrained({"head": params["head"]}, {}, ())
-    members = [
-        Member(
-            str(number),
-            Run(config, parts.model, parts.programs.state, {}, dataset.class_names),
-            dataclasses.replace(parts, pretrained=one),
-            dataset,
-            print,
-        )
-        for number, one in enumerate((None, lambda: given))
-    ]
+    member = cohort.make_member("0", config, dataset)
+    members = [member, dataclasses.replace(member, parts=dataclasses.replace(parts, pretrained=lambda: given))]
     heads = cohort.start(members, mesh).state.params["head"]
     assert np.any(heads["kernel"][0]) and not np.any(heads["kernel"][1])
 
@@ -45,8 +35,8 @@ def test_the_runs_of_a_group_start_from_pretrained_weights_too():
     ("count", "mode", "size", "expected"),
     [(29, "devices", 16, [16, 8, 5]), (31, "vmap", 16, [16, 15]), (3, "devices", 8, [3]), (6, "devices", 5, [5, 1])],
 )
-def test_what_is_left_of_the_last_group_still_fills_the_devices(count, mode, size, expected):
-    assert [len(group) for group in plan._cut(list(range(count)), size, mode)] == expected
+def test_what_is_left_of_the_last_cohort_still_fills_the_devices(count, mode, size, expected):
+    assert [len(cohort) for cohort in plan._cut(list(range(count)), size, mode)] == expected
 
 
 def test_a_run_alone_stays_on_one_device_where_shares_of_a_batch_would_change_it(monkeypatch):
@@ -63,21 +53,21 @@ def test_a_run_alone_stays_on_one_device_where_shares_of_a_batch_would_change_it
     assert devices("cifar_lt:cdb", "model.batch_norm_size=16") is None
 
 
-def test_statistics_over_the_whole_batch_stay_within_a_run_of_a_group():
+def test_statistics_over_the_whole_batch_stay_within_a_run_of_a_cohort():
     config = cbjax.config.load("cifar_lt:cdb", ["model.name=resnet20", "model.batch_norm_size=all"])
     steps = programs.build_steps(config, Batches(256, 128, 0), (32, 32, 3), 10, axis=None)
     batch = {"image": np.zeros((2, 32, 32, 3), np.float32), "label": np.zeros(2, np.int32)}
-    # An axis of devices would be unbound here; in a group it is that of the runs.
+    # An axis of devices would be unbound here; in a cohort it is that of the runs.
     jax.eval_shape(steps.train_step, steps.state, {**batch, "mask": np.ones(2, bool)})
 
 
-def test_the_memory_of_a_group_is_estimated_and_a_group_that_does_not_fit_is_refused(monkeypatch):
+def test_the_memory_of_a_cohort_is_estimated_and_a_cohort_that_does_not_fit_is_refused(monkeypatch):
     _, runs = file.load("digits_lt", ["devices=1"])
     dataset, mesh = data.of_config(runs[0].config), sharding.make_mesh(1)
     parts = build.build(runs[0].config, dataset, mesh)
     size = modes.run_bytes(parts, dataset, modes._step_bytes(parts, dataset))
     shape, num_classes = dataset.train.images.shape[1:], len(dataset.class_names)
-    group = programs.build_group_programs(runs[0].config, parts.batches, shape, num_classes, mesh, 4)
+    cohort = programs.build_cohort_programs(runs[0].config, parts.batches, shape, num_classes, mesh, 4)
     states = sharding.placed(
         jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((4, *leaf.shape), leaf.dtype), parts.programs.state), mesh
     )
@@ -86,7 +76,7 @@ def test_the_memory_of_a_group_is_estimated_and_a_group_that_does_not_fit_is_ref
         "label": jax.ShapeDtypeStruct((4, len(dataset.train)), np.int32),
     }
     order = jax.ShapeDtypeStruct((4, parts.steps_per_dispatch, parts.batches.batch_size), np.int32)
-    needed = group.train.lower(states, images, order, np.int32(1)).compile().memory_analysis()
+    needed = cohort.train.lower(states, images, order, np.int32(1)).compile().memory_analysis()
     needed = needed.argument_size_in_bytes + needed.temp_size_in_bytes
     assert needed < 4 * size < 10 * needed
     monkeypatch.setattr(modes, "device_bytes", lambda: 3 * size / modes.SHARE)
@@ -98,7 +88,7 @@ def test_the_memory_of_a_group_is_estimated_and_a_group_that_does_not_fit_is_ref
     with monkeypatch.context() as patch:
         patch.setattr(modes.jax, "default_backend", lambda: "gpu")
         assert modes.choose(runs, "devices", 4) == Choice("devices", 4, [])
-    _, runs = file.load("digits_lt", ["parallel=pmap"])  # which a group does not know
+    _, runs = file.load("digits_lt", ["parallel=pmap"])  # which a cohort does not know
     assert modes.choose(runs, "vmap", 3) == Choice("vmap", 3, [])
     _, runs = file.load("digits_lt", ["devices=16"])
     with pytest.raises(ConfigError, match=r"run ce/seed_0: devices=16: this machine has 8 cpu"):
@@ -114,10 +104,10 @@ def test_the_memory_of_a_group_is_estimated_and_a_group_that_does_not_fit_is_ref
         ({1: 10, 2: 19, 4: None}, ("vmap", 2)),
     ],
 )
-def test_auto_takes_the_smallest_group_that_is_about_as_fast(monkeypatch, rates, expected):
+def test_auto_takes_the_smallest_cohort_that_is_about_as_fast(monkeypatch, rates, expected):
     _, runs = file.load("digits_lt", ["devices=1"])
     monkeypatch.setattr(modes, "_loop_rate", lambda run, dataset, mesh: rates[1])
-    monkeypatch.setattr(modes, "_group_rate", lambda runs, mesh, per_device, load: rates[len(runs)])
+    monkeypatch.setattr(modes, "_cohort_rate", lambda runs, mesh, per_device, load: rates[len(runs)])
     monkeypatch.setattr(modes, "runs_that_fit", lambda *args: 3 if None in rates.values() else 10**9)
     monkeypatch.setattr(modes.sharding, "count_devices", lambda: 1)
     choice = modes.choose(runs, "auto", None)
@@ -128,7 +118,7 @@ def test_auto_takes_the_smallest_group_that_is_about_as_fast(monkeypatch, rates,
 def test_fewer_runs_than_devices_are_spread_too(monkeypatch):
     _, runs = file.load("digits_lt", ["devices=1"])
     monkeypatch.setattr(modes, "_loop_rate", lambda *args: 10.0)
-    monkeypatch.setattr(modes, "_group_rate", lambda runs, mesh, per_device, load: 10.0 * mesh.devices.size)
+    monkeypatch.setattr(modes, "_cohort_rate", lambda runs, mesh, per_device, load: 10.0 * mesh.devices.size)
     monkeypatch.setattr(modes, "runs_that_fit", lambda *args: 10**9)
     assert modes.choose(runs[:6], "auto", None)[:2] == ("devices", 6)
     assert modes.choose(runs[:6], "devices", 4)[:2] == ("devices", 4)
@@ -137,14 +127,14 @@ def test_fewer_runs_than_devices_are_spread_too(monkeypatch):
 
 
 @pytest.mark.parametrize(("most", "expected"), [(100, [8, 4]), (7, [7, 5]), (3, [3, 3, 3, 3])])
-def test_a_group_on_the_devices_that_memory_has_room_for_has_as_many_runs_on_each(monkeypatch, most, expected):
+def test_a_cohort_on_the_devices_that_memory_has_room_for_has_as_many_runs_on_each(monkeypatch, most, expected):
     _, runs = file.load("digits_lt", ["devices=1"])
     monkeypatch.setattr(modes, "runs_that_fit", lambda *args: most)
-    found = plan._groups([runs], runs, Choice("devices", 16, []), None, {}, lambda line: None)
+    found = plan._cohorts([runs], runs, Choice("devices", 16, []), None, {}, lambda line: None)
     assert [len(names) for names in found] == expected
 
 
-def test_runs_of_data_of_one_size_are_one_shape_and_each_shape_has_the_groups_that_fit(monkeypatch):
+def test_runs_of_data_of_one_size_are_one_shape_and_each_shape_has_the_cohorts_that_fit(monkeypatch):
     _, runs = file.load("cdb_table1:short")
     runs = [run for run in runs if run.labels["seed"] == "0" and run.labels["method"] in ("CE", "CB")]
     even, large = {run.name: [10, 5, 5, 2] for run in runs}, {run.name: [9, 5, 5, 2] for run in runs[::2]}
@@ -153,7 +143,7 @@ def test_runs_of_data_of_one_size_are_one_shape_and_each_shape_has_the_groups_th
     assert len(plan._by_shape(runs, {})) == 5
     told = []
     monkeypatch.setattr(modes, "runs_that_fit", lambda run, *args: 2 if run.name in large else 100)
-    found = plan._groups(plan._by_shape(runs, even | large), runs, Choice("vmap", 4, []), None, {}, told.append)
+    found = plan._cohorts(plan._by_shape(runs, even | large), runs, Choice("vmap", 4, []), None, {}, told.append)
     assert [len(names) for names in found] == [2, 4, 2, 2, 3, 2]
     assert len(told) == 1 and "2 at a time, as more would not fit into memory" in told[0]
 

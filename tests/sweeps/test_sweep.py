@@ -84,7 +84,7 @@ def loop(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("mode", "overrides"), [("vmap", ()), ("vmap", ("steps_per_dispatch=1",)), ("devices", ())])
-def test_a_group_gives_each_run_what_it_gets_alone(described, loop, tmp_path, mode, overrides):
+def test_a_cohort_gives_each_run_what_it_gets_alone(described, loop, tmp_path, mode, overrides):
     _, failed = train(described, tmp_path / "runs", *overrides, mode=mode, group_size=4)
     assert failed == {} and json.loads((tmp_path / "runs" / "plan.json").read_text())["mode"] == mode
     assert_equal(logs(tmp_path / "runs"), logs(loop))
@@ -133,7 +133,7 @@ def test_rows_say_what_came_out_and_stand_for_runs_that_are_gone(described, loop
     assert [row["config"] for row in rows.read(tmp_path / "runs" / "results_1_of_4.csv")] == [kept[0]["config"]]
 
 
-def test_a_run_that_diverges_leaves_its_group_alone(loop, tmp_path):
+def test_a_run_that_diverges_leaves_its_cohort_alone(loop, tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(
         "from cbjax.variants import *\n"
@@ -218,7 +218,7 @@ def test_another_failure_does_not_stop_the_others_and_is_tried_again(described, 
     assert not any((tmp_path / "runs").rglob("failed.json"))
 
 
-def test_a_group_that_fails_as_one_is_trained_run_by_run(described, tmp_path, monkeypatch):
+def test_a_cohort_that_fails_as_one_is_trained_run_by_run(described, tmp_path, monkeypatch):
     told = []
     with workdirs.lock(tmp_path / "runs" / "ce" / "seed_1"):
         _, failed = train(described, tmp_path / "runs", "num_epochs=1", mode="vmap", group_size=4, tell=told.append)
@@ -230,7 +230,7 @@ def test_a_group_that_fails_as_one_is_trained_run_by_run(described, tmp_path, mo
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
-def test_a_group_that_is_stopped_while_its_runs_are_finished_goes_on_from_its_checkpoint(
+def test_a_cohort_that_is_stopped_while_its_runs_are_finished_goes_on_from_its_checkpoint(
     described, loop, tmp_path, monkeypatch, error
 ):
     finished, real = [], cbjax.sweeps.train_cohort.finish
@@ -258,7 +258,7 @@ def test_a_group_that_is_stopped_while_its_runs_are_finished_goes_on_from_its_ch
     assert not any((tmp_path / "runs").rglob("failed.json"))
 
 
-def test_a_group_that_was_begun_waits_for_the_process_that_trains_one_of_its_runs(described, tmp_path, monkeypatch):
+def test_a_cohort_that_was_begun_waits_for_the_process_that_trains_one_of_its_runs(described, tmp_path, monkeypatch):
     def stop(*args):
         raise KeyboardInterrupt
 
@@ -306,7 +306,7 @@ def test_of_runs_without_a_table_whose_work_directories_are_gone_the_rows_are_to
     assert train(described, place) == (None, {}) and path.read_text().replace("\\", "") == page
 
 
-def test_the_last_run_of_a_group_and_a_config_by_its_path_are_trained(described, loop, tmp_path):
+def test_the_last_run_of_a_cohort_and_a_config_by_its_path_are_trained(described, loop, tmp_path):
     text = described.read_text().replace('"digits_lt"', f"__import__('pathlib').Path({str(DIGITS)!r})")
     described.write_text(text)
     kept, told = tmp_path / "kept.csv", []
@@ -316,7 +316,7 @@ def test_the_last_run_of_a_group_and_a_config_by_its_path_are_trained(described,
     assert "no two runs that are left have programs of equal shapes: each is trained alone" in told
 
 
-def test_what_is_left_of_a_group_that_was_not_begun_is_trained_together(described, loop, tmp_path):
+def test_what_is_left_of_a_cohort_that_was_not_begun_is_trained_together(described, loop, tmp_path):
     kept, told = tmp_path / "runs" / "kept.csv", []
     _, runs = file.load(described, QUICK)
     names = [run.name for run in runs]
@@ -331,7 +331,7 @@ def test_what_is_left_of_a_group_that_was_not_begun_is_trained_together(describe
     assert json.loads((tmp_path / "runs" / "plan.json").read_text())["groups"] == [names[1:]]
 
 
-def test_a_group_that_another_process_finished_meanwhile_is_left_as_it_is(described, tmp_path, monkeypatch):
+def test_a_cohort_that_another_process_finished_meanwhile_is_left_as_it_is(described, tmp_path, monkeypatch):
     real, written = plan.plan, []
 
     def files():
@@ -417,7 +417,7 @@ def test_what_auto_measured_is_written_down_and_read_again(described, tmp_path, 
         train(described, tmp_path / "runs", "num_epochs=1", mode="loop")
 
 
-def test_runs_that_a_plan_lacks_join_it_in_groups(described, tmp_path, monkeypatch):
+def test_runs_that_a_plan_lacks_join_it_in_cohorts(described, tmp_path, monkeypatch):
     choices = iter([Choice("vmap", 2, [])])  # measured once
     monkeypatch.setattr(modes, "choose", lambda *args: next(choices))
     _, runs = file.load(described, QUICK)
@@ -428,7 +428,7 @@ def test_runs_that_a_plan_lacks_join_it_in_groups(described, tmp_path, monkeypat
 
     first, second = ["ce/seed_0", "ce/seed_1"], ["cdb/seed_0", "cdb/seed_1"]
     assert planned(runs[:2]) == [first] and planned(runs) == [first, second]
-    # A group that was begun goes on whole; of any other those that are left.
+    # A cohort that was begun goes on whole; of any other those that are left.
     (tmp_path / plan.folder(first) / "checksums").mkdir(parents=True)
     (tmp_path / plan.folder(first) / "checksums" / "3.json").touch()
     assert planned([runs[1], runs[3]]) == [first, ["cdb/seed_1"]]
@@ -444,7 +444,7 @@ def test_a_batch_that_the_devices_do_not_divide_is_trained_all_the_same(describe
     _, failed = train(described, tmp_path / "runs", "devices=None", "batch_size=63", "num_epochs=1")
     environments = [json.loads(path.read_text()) for path in (tmp_path / "runs").rglob("environment.json")]
     assert failed == {} and len(environments) == 4
-    assert "1 x cpu" in {one["devices"] for one in environments}  # the run that no group of three had a place for
+    assert "1 x cpu" in {one["devices"] for one in environments}  # the run that no cohort of three had a place for
 
 
 def test_runs_are_trained_in_the_order_of_the_sweep(tmp_path, monkeypatch):
@@ -456,13 +456,13 @@ def test_runs_are_trained_in_the_order_of_the_sweep(tmp_path, monkeypatch):
         "    return Sweep('digits_lt', product(choices('method', losses), seeds(3)))\n"
     )
     monkeypatch.setattr(modes, "choose", lambda *args: Choice("vmap", 2, []))
-    monkeypatch.setattr("cbjax.sweeps.sweep._Trainer.train", lambda self, group, left: [(run, "no") for run in left])
+    monkeypatch.setattr("cbjax.sweeps.sweep._Trainer.train", lambda self, cohort, left: [(run, "no") for run in left])
     monkeypatch.setattr("cbjax.sweeps.sweep.report", lambda *args: None)
     train(path, tmp_path / "runs")
-    groups = json.loads((tmp_path / "runs" / "plan.json").read_text())["groups"]
+    cohorts = json.loads((tmp_path / "runs" / "plan.json").read_text())["groups"]
     # One and three are of one shape: the third seed of the first goes with the first of the last.
-    assert [names[0] for names in groups] == ["one/seed_0", "one/seed_2", "two/seed_0", "two/seed_2", "three/seed_1"]
-    assert groups[1] == ["one/seed_2", "three/seed_0"]
+    assert [names[0] for names in cohorts] == ["one/seed_0", "one/seed_2", "two/seed_0", "two/seed_2", "three/seed_1"]
+    assert cohorts[1] == ["one/seed_2", "three/seed_0"]
 
 
 def test_a_dry_run_lists_the_runs_and_makes_nothing(described, tmp_path):
