@@ -4,9 +4,10 @@ import shlex
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cbjax import config as configs
-from cbjax import models
+from cbjax import losses, models
 from cbjax.cli.arguments import parse
 
 README = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
@@ -28,8 +29,17 @@ def test_a_network_of_ones_own_is_built_as_shown(tmp_path):
     assert {leaf.shape for leaf in jax.tree.leaves(params)} == {(64, 128), (128,), (128, 10), (10,)}
 
 
+def test_a_loss_of_ones_own_is_what_it_says():
+    names: dict = {}
+    exec(re.search(r"A loss is a function, too.*?```python\n(.*?)```", README, re.DOTALL)[1], names)
+    logits, labels = jnp.array([[2.0, 0.0, -1.0], [0.0, 1.0, 0.0]]), jnp.array([0, 2])
+    weights = jnp.array([1.0, 1.0, 3.0])
+    expected = losses.softmax_cross_entropy(logits, labels, weights, label_smoothing=0.2)
+    np.testing.assert_allclose(names["smooth"](logits, labels, weights, share=0.2), expected, rtol=1e-6)
+
+
 def write_network(folder):
-    (folder / "nets.py").write_text(re.search(r"## Your own network\n.*?```python\n(.*?)```", README, re.DOTALL)[1])
+    (folder / "nets.py").write_text(re.search(r"## Your own network, .*?```python\n(.*?)```", README, re.DOTALL)[1])
 
 
 def test_the_map_names_what_is_there():

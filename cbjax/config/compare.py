@@ -35,7 +35,7 @@ HOW_KEYS = (
     "log.progress",
 )
 # Keys added after figures were published. At its default such a key changes nothing, so fingerprints leave it out.
-LATER_KEYS: tuple[str, ...] = ("difficulty.smoothing", "model.options", "model.code")
+LATER_KEYS: tuple[str, ...] = ("difficulty.smoothing", "model.options", "model.code", "loss.options", "loss.code")
 
 
 def fingerprint(config: Config) -> str:

@@ -8,7 +8,7 @@ from cbjax.config.schema import OPTIONS, ConfigError, accept, is_option
 from cbjax.host import code
 
 # A key that may name a user's function -> the key of the SHA-256 of its file.
-CODE_KEYS = {"model.name": "model.code"}
+CODE_KEYS = {"model.name": "model.code", "loss.name": "loss.code"}
 
 
 def fold_options(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,6 +49,7 @@ def find_code(values: Mapping[str, Any]) -> dict[str, Any]:
                 f"{code_key} is filled in by cbjax; got {known}, which is not the SHA-256 of the file of {name}: it "
                 "has changed since, or it is another; set the key to none to take the file as it is"
             )
+    _check_names(found)
     return found
 
 
@@ -56,3 +57,11 @@ def identities(values: Mapping[str, Any]) -> dict[str, Any]:
     """Replaces names of functions by what they say beside the SHA-256 of their file: where it lies does not count."""
     own = {key: code.identity(values[key]) for key in CODE_KEYS if code.is_own(values[key])}
     return {**values, **own}
+
+
+def _check_names(values: Mapping[str, Any]) -> None:
+    """Refuses two files of one name: a work directory keeps them side by side."""
+    files = {values[code_key]: code.file_name(values[key]) for key, code_key in CODE_KEYS.items() if values[code_key]}
+    if len({*files.values()}) < len(files):
+        listed = " and ".join(f"{key}={values[key]}" for key in CODE_KEYS)
+        raise ConfigError(f"two different files of your own must have different names; got {listed}")

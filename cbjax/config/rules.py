@@ -51,6 +51,7 @@ EFFECTS = (
     ("data.train_size", "data.longtail", ("majority",)),
     ("loss.label_smoothing", "loss.name", ("softmax",)),
     ("model.options", "model.name", OWN),
+    ("loss.options", "loss.name", OWN),
     ("model.initialization", "model.name", tuple(MODELS)),
     ("model.shortcut", "model.name", CIFAR_RESNETS),
     ("model.batch_norm_size", "model.name", RESNETS),
@@ -79,6 +80,7 @@ STATEMENTS = (
     "loss.label_smoothing",
     "model.batch_norm_size",
     "model.options",
+    "loss.options",
     "model.pretrained",
 )
 # Groups must not have these names: NAME_accuracy and NAME_precision are already names of other figures.

@@ -134,7 +134,9 @@ KEYS: dict[str, Key] = {
     "model.pretrained": Key(
         None, text("a .safetensors or .npz file"), "first weights, named as in torchvision and timm"
     ),
-    "loss.name": Key("softmax", choice(*LOSSES), "loss"),
+    "loss.name": Key("softmax", either(choice(*LOSSES), own_code()), "loss"),
+    "loss.options": Key((), options("loss.options.margin=2"), "keyword arguments of your own loss"),
+    "loss.code": Key(None, text("a SHA-256"), "that of the file of your own loss; cbjax fills it in"),
     "loss.gamma": Key(1.0, number(low=0, high=100), "focusing power of the focal loss"),
     "loss.label_smoothing": Key(0.0, number(low=0, below=1), "share of the label spread over all classes (softmax)"),
     "loss.mean": Key("batch", choice("batch", "weight_sum"), "what divides the sum of the losses"),
@@ -188,7 +190,7 @@ KEYS: dict[str, Key] = {
     ),
 }
 SECTIONS = tuple(dict.fromkeys(key.split(".")[0] for key in KEYS if "." in key))
-OPTIONS = ("model.options",)  # keys of names with values, each of which can also be given by itself
+OPTIONS = ("model.options", "loss.options")  # keys of names with values, each of which can also be given by itself
 REQUIRED = ("data.name", "model.name")  # these have no default: no guess would fit the user's data
 
 

@@ -10,11 +10,12 @@ import hashlib
 import importlib
 import importlib.machinery
 import importlib.util
+import inspect
 import os
 import sys
 import traceback
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -137,6 +138,43 @@ def load(name: str, expected: str | None = None) -> Callable[..., Any]:
         hint = f"; did you mean {nearest[0]}?" if nearest else ""
         raise CodeError(f"{code.path} has no function {code.function}(){hint}")
     return function
+
+
+def options_of(function: Callable[..., Any], skip: int = 1) -> dict[str, Any]:
+    """Returns the named parameters of a function after its first ones, and their defaults (or `Parameter.empty`)."""
+    parameters = list(inspect.signature(function).parameters.values())[skip:]
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {one.name: one.default for one in parameters if one.kind in named}
+
+
+def check_arguments(name: str, function: Callable[..., Any], first: Sequence[str], options: Mapping[str, Any]) -> None:
+    """Checks that a function can be called with its first arguments by place and options by name.
+
+    Args:
+      name: of the function, for messages.
+      function: what `load` gave.
+      first: what the first arguments are called in messages.
+      options: names with values.
+
+    Raises:
+      CodeError: if it takes fewer arguments, has no such option, or needs another one.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    known = {option: value for option, value in options_of(function, len(first)).items() if option != "rngs"}
+    listed = ", ".join(known) or "none"
+    by_place = [one for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    if len(by_place) < len(first) and not any(one.kind is one.VAR_POSITIONAL for one in parameters):
+        takes = ", ".join(one.name for one in parameters)
+        raise CodeError(f"{name} must take ({', '.join(first)}) before its options; it takes ({takes})")
+    takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters)
+    for option in options:
+        if option not in known and not takes_any:
+            nearest = difflib.get_close_matches(option, known, n=1)
+            hint = f"; did you mean {nearest[0]}?" if nearest else ""
+            raise CodeError(f"{name} has no option {option}; its options: {listed}{hint}")
+    lacking = [option for option, value in known.items() if value is inspect.Parameter.empty and option not in options]
+    if lacking:
+        raise CodeError(f"{name} needs a value for {', '.join(lacking)}; its options: {listed}")
 
 
 @contextlib.contextmanager

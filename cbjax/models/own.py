@@ -4,7 +4,6 @@ The function takes (num_classes, **options) and returns a Linen module, a `Model
 module.
 """
 
-import difflib
 import functools
 import inspect
 import sys
@@ -30,9 +29,8 @@ def options_of(name: str, expected: str | None = None) -> dict[str, Any]:
       name: "FILE.py:function" or "package.module:function".
       expected: SHA-256 of its file; None for any.
     """
-    parameters = list(inspect.signature(code.load(name, expected)).parameters.values())[1:]
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {one.name: one.default for one in parameters if one.kind in named and one.name != "rngs"}
+    known = code.options_of(code.load(name, expected))
+    return {option: value for option, value in known.items() if option != "rngs"}
 
 
 def build(name: str, num_classes: int, options: Mapping[str, Any], expected: str | None = None) -> Model:
@@ -51,7 +49,7 @@ def build(name: str, num_classes: int, options: Mapping[str, Any], expected: str
       ValueError: if the file or the function is wrong, has no such option, or returns something else.
     """
     function = code.load(name, expected)
-    _check_options(name, function, options, options_of(name, expected))
+    code.check_arguments(name, function, ("num_classes",), options)
     path = code.find(name).path
     make = functools.partial(function, num_classes, **options)
     with code.reported(path):
@@ -66,22 +64,6 @@ def build(name: str, num_classes: int, options: Mapping[str, Any], expected: str
         if not isinstance(made, Model):
             raise code.CodeError(_about_type(made, name))
     return _checked(_complete(made, name), num_classes, path)
-
-
-def _check_options(name, function, options, known):
-    parameters = inspect.signature(function).parameters.values()
-    takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters)
-    listed = ", ".join(known) or "none"
-    for option in options:
-        if option not in known and not takes_any:
-            nearest = difflib.get_close_matches(option, known, n=1)
-            hint = f"; did you mean {nearest[0]}?" if nearest else ""
-            raise code.CodeError(f"{name} has no option {option}; its options: {listed}{hint}")
-    if not any(one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD, one.VAR_POSITIONAL) for one in parameters):
-        raise code.CodeError(f"{name} must take the number of classes as its first argument")
-    lacking = [option for option, value in known.items() if value is inspect.Parameter.empty and option not in options]
-    if lacking:
-        raise code.CodeError(f"{name} needs a value for {', '.join(lacking)}; its options: {listed}")
 
 
 def _about_type(made, name):

@@ -8,8 +8,8 @@ from ml_collections import ConfigDict
 from cbjax.config import ConfigError, class_groups
 from cbjax.config.schema import COUNT_WEIGHTS
 from cbjax.data import Dataset
-from cbjax.host import machine
-from cbjax.losses import LOSSES
+from cbjax.host import code, machine
+from cbjax.training import components, own_loss
 
 MOST_STEPS = 2**31 - 1  # the step is a number of 32 bits in the state
 
@@ -45,14 +45,22 @@ def check_data(config: ConfigDict, dataset: Dataset) -> None:
     for name, split in (("validation", dataset.validation), ("test", dataset.test)):
         if dataset.multi_label and split is not None and not split.labels.any():
             raise ConfigError(f"data.{name}: none of the {len(split.labels)} images has a label; hold out more")
-    if dataset.multi_label and not LOSSES[config.loss.name].one_vs_rest:
-        raise ConfigError(
-            f"loss.name={config.loss.name!r} needs one label an image, and these are multi-hot; use sigmoid or focal"
-        )
+    _check_loss(config, dataset)
     if dataset.multi_label and config.loss.mean == "weight_sum":
         raise ConfigError(
             "loss.mean='weight_sum' needs one label an image, and these are multi-hot; use loss.mean=batch"
         )
+
+
+def _check_loss(config: ConfigDict, dataset: Dataset) -> None:
+    name, facts = config.loss.name, components.loss_facts(config)
+    if dataset.multi_label and not facts.one_vs_rest:
+        raise ConfigError(f"loss.name={name!r} needs one label an image, and these are multi-hot; use sigmoid or focal")
+    if code.is_own(name):
+        try:
+            own_loss.check(name, facts.function, len(dataset.counts), dataset.multi_label)
+        except code.CodeError as error:
+            raise ConfigError(f"loss.name: {error}") from error
 
 
 def _check_steps(config: ConfigDict, size: int) -> None:

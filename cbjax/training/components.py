@@ -13,8 +13,10 @@ from cbjax import losses, models, optim
 from cbjax.config import ConfigError, learning_rates
 from cbjax.data.sampling import Batches
 from cbjax.host import code
+from cbjax.losses import LossFacts
 from cbjax.objectives.weighted import SettledLoss, weighted
 from cbjax.parallel import sharding
+from cbjax.training import own_loss
 from cbjax.types import Array, Model, Objective
 
 
@@ -26,7 +28,7 @@ def build_model(config: ConfigDict, num_classes: int, axis: str | None = shardin
       num_classes: C.
       axis: the mesh axis that a batch is split over; None where a device has the whole batch.
     """
-    one_vs_rest = losses.LOSSES[config.loss.name].one_vs_rest
+    one_vs_rest = loss_facts(config).one_vs_rest
     prior = config.model.final_bias == "prior" or (config.model.final_bias == "auto" and one_vs_rest)
     options = {
         "shortcut": config.model.shortcut,
@@ -70,12 +72,23 @@ def build_objective(config: ConfigDict, model: Model, axis: str | None = shardin
     return weighted(model, build_loss(config), config.loss.mean)
 
 
+def loss_facts(config: ConfigDict) -> LossFacts:
+    """Returns the config's loss and what follows from it; a ConfigError where a user's own is wrong."""
+    chosen = config.loss
+    if not code.is_own(chosen.name):
+        return losses.LOSSES[chosen.name]
+    try:
+        return own_loss.facts(chosen.name, dict(chosen.options), chosen.code)
+    except code.CodeError as error:
+        raise ConfigError(f"loss.name: {error}") from error
+
+
 def build_loss(config: ConfigDict, *, smooth: bool = True) -> SettledLoss:
     """Returns the config's loss, (logits, labels, class_weights, settings) -> [B].
 
     For evaluation it leaves out the smoothing of labels.
     """
-    facts = losses.LOSSES[config.loss.name]
+    facts = loss_facts(config)
     options: dict[str, Any] = {}
     if smooth and config.loss.label_smoothing:  # the rules refuse it for any loss but softmax
         options["label_smoothing"] = config.loss.label_smoothing
@@ -89,7 +102,7 @@ def build_loss(config: ConfigDict, *, smooth: bool = True) -> SettledLoss:
 
 def build_probabilities(config: ConfigDict) -> Callable[[Array], Array]:
     """Returns logits -> probabilities, as the loss means them: one of C classes, or C independent answers."""
-    return jax.nn.sigmoid if losses.LOSSES[config.loss.name].one_vs_rest else jax.nn.softmax
+    return jax.nn.sigmoid if loss_facts(config).one_vs_rest else jax.nn.softmax
 
 
 def build_schedule(
@@ -133,9 +146,7 @@ def build_optimizer(
     config: ConfigDict, schedule: optax.Schedule, params: Any, weight_decay: float | Array
 ) -> optax.GradientTransformation:
     """Returns SGD as configured; the last bias of a sigmoid loss, which starts at its prior, does not decay (CB)."""
-    mask = optim.decay_mask(
-        params, rule=config.optim.decay_rule, last_bias=not losses.LOSSES[config.loss.name].one_vs_rest
-    )
+    mask = optim.decay_mask(params, rule=config.optim.decay_rule, last_bias=not loss_facts(config).one_vs_rest)
     return optim.sgd(
         schedule,
         momentum=config.optim.momentum,

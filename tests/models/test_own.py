@@ -146,7 +146,7 @@ def test_a_network_that_breaks_a_rule_is_refused_by_its_shapes_alone(name, messa
         ("def net(num_classes:\n    pass\n", r"nets\.py, line 1: "),
         ("\nimport nonexistent\n", r"nets\.py, line 2: ModuleNotFoundError: No module named 'nonexistent'"),
         ("def net(num_classes):\n    return widht\n", r"nets\.py, line 2: NameError: name 'widht' is not defined"),
-        ("def net():\n    pass\n", r"nets\.py:net must take the number of classes as its first argument"),
+        ("def net():\n    pass\n", r"nets\.py:net must take \(num_classes\) before its options; it takes \(\)"),
     ],
 )
 def test_a_typo_is_told_with_its_file_and_line(tmp_path, text, message):

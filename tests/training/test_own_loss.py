@@ -1,0 +1,94 @@
+"""A user's own loss in whole runs: what it gives, what follows from it, and what is said of a mistake."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+import cbjax
+from cbjax import config as configs
+from cbjax.config import ConfigError
+from cbjax.host.writers import read_rows
+from cbjax.training import components, restore
+from cbjax.types import NonFiniteLoss
+from cbjax.workdir.memory import timeless
+
+LOSSES = pathlib.Path(__file__).parents[1] / "own_losses.py"
+QUICK = ("num_epochs=2", "data.validation=10", "data.test=20", "devices=1", "log.tensorboard=false")
+
+
+def digits(loss, *overrides):
+    return configs.load("digits_lt", [*QUICK, f"loss.name={loss}", *overrides])
+
+
+def own(name, *overrides):
+    return digits(f"{LOSSES}:{name}", *overrides)
+
+
+@pytest.mark.parametrize(("name", "known"), [("plain", "softmax"), ("yes_or_no", "sigmoid")])
+def test_a_loss_that_is_one_of_ours_trains_as_ours_does(tmp_path, name, known):
+    overrides = ["weights.name=inverse_frequency"]
+    runs = {
+        one: cbjax.train(config, tmp_path / one)
+        for one, config in (("own", own(name, *overrides)), ("known", digits(known, *overrides)))
+    }
+    for row, expected in zip(*(read_rows(tmp_path / one / "metrics.jsonl") for one in runs), strict=True):
+        for key, value in timeless(expected).items():
+            np.testing.assert_allclose(row[key], value, rtol=1e-4, atol=1e-5, err_msg=key)
+    for found, expected in zip(*(jax.tree.leaves(run.state.params) for run in runs.values()), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+    assert (tmp_path / "own" / "own" / "own_losses.py").read_bytes() == LOSSES.read_bytes()
+
+
+def test_options_reach_the_loss_and_the_copy_is_run_only_when_trusted(tmp_path):
+    logits, labels = np.array([[2.0, 1.5, 0.0], [0.0, 3.0, 1.0]], np.float32), np.array([0, 2])
+    weights = np.array([1.0, 2.0, 0.5], np.float32)
+    for margin in (1.0, 3.0):
+        loss = components.build_loss(own("hinge", f"loss.options.margin={margin}"))
+        others = np.maximum(margin + logits - logits[[0, 1], labels][:, None], 0)
+        others[[0, 1], labels] = 0
+        np.testing.assert_allclose(loss(logits, labels, None, ()), others.sum(axis=1), rtol=1e-6)
+        np.testing.assert_allclose(loss(logits, labels, weights, ()), weights[labels] * others.sum(axis=1), rtol=1e-6)
+
+    run = cbjax.train(own("hinge", "loss.options.margin=3"), tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"loss\.name=.*hinge: .* its copy of that file, .*own/own_losses\.py, would"):
+        cbjax.load(tmp_path / "run")
+    assert restore.evaluate(tmp_path / "run", trust_code=True)["loss"] == run.metrics["test/last/loss"]
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["loss"]["options"] == [["margin", 3]]
+    with pytest.raises(ConfigError, match=r"loss\.options: \(\('margin', 3\),\) there, \(\('margin', 2\),\) here"):
+        cbjax.train(own("hinge", "loss.options.margin=2"), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("reduced", [], r"reduced must return \[B\], one loss for each example, not reduced; got shape \(\)"),
+        ("typo", [], r"own_losses\.py, line \d+: NameError: name 'clas_weights' is not defined"),
+        ("plane", [], r"own_losses\.py has no function plane\(\); did you mean plain\?"),
+        ("needs_weights", [], r"own_losses\.py, line \d+: TypeError: 'NoneType' object is not subscriptable"),
+        ("counted", [], r"counted must return floating-point losses; got int32"),
+        (
+            "two_arguments",
+            [],
+            r"two_arguments must take \(logits, labels, class_weights\) before its options; it takes",
+        ),
+        ("hinge", ["loss.options.margn=2"], r"hinge has no option margn; its options: margin; did you mean margin\?"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_written(tmp_path, name, overrides, message):
+    with pytest.raises(ConfigError, match=r"loss\.name: .*" + message):
+        cbjax.train(own(name, *overrides), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_a_number_ends_as_any_other_does(tmp_path):
+    with pytest.raises(NonFiniteLoss, match=r"step 1: loss nan, .*; no checkpoint was saved before it"):
+        cbjax.train(own("not_a_number"), tmp_path / "run")
+
+
+def test_files_of_one_name_are_refused(tmp_path):
+    (tmp_path / "own_losses.py").write_text("def net(num_classes):\n    pass\n")
+    with pytest.raises(ConfigError, match="two different files of your own must have different names; got model"):
+        own("plain", f"model.name={tmp_path}/own_losses.py:net")
