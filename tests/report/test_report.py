@@ -339,7 +339,7 @@ def test_multi_label(tmp_path):
     for method in ("ce", "cdb"):
         make_run(tmp_path / method / "seed_0", method=method, multi_label=True)
     page = report([tmp_path], tmp_path).read_text()
-    assert "each class's accuracy is its average precision" in page
+    assert "a class's accuracy is its average precision" in page
     rows = tables(page)["Last epoch"]
     assert list(rows[0]) == ["method", "mean AP", "many", "medium", "few", "worst class", "n"]
     assert all("±" not in cell for row in rows for cell in row.values())
@@ -482,7 +482,7 @@ def test_directory_without_runs(tmp_path):
         report([tmp_path], tmp_path / "out")
     with pytest.raises(ValueError, match="needs at least one directory"):
         report([], tmp_path / "out")
-    with pytest.raises(ValueError, match=r"nowhere is no directory: looked .* give the --workdir"):
+    with pytest.raises(ValueError, match=r"nowhere is not a directory: looked .* give the --workdir"):
         report([tmp_path / "nowhere"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

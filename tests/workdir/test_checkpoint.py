@@ -120,7 +120,7 @@ def test_a_locale_without_utf_8_is_named():
     program = r"from cbjax.host.storage import place_of; place_of('caf\udcc3\udca9')"
     environment = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=False)
-    assert b"need a folder whose name is UTF-8; set PYTHONUTF8=1, as the locale has none" in done.stderr
+    assert b"need a folder whose name is UTF-8; set PYTHONUTF8=1, as the locale is not UTF-8" in done.stderr
 
 
 def test_the_last_two_and_the_best_are_kept(tmp_path):
