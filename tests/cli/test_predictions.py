@@ -15,7 +15,7 @@ from cbjax import config as configs
 from cbjax.cli import main
 from cbjax.data.given import Fit
 from cbjax.training.predict import make_predict
-from cbjax.types import Model, NonFiniteLoss
+from cbjax.types import NonFiniteLoss, Trained
 from tests.photos import write_tree
 
 
@@ -167,14 +167,13 @@ def test_outputs_that_are_nan_are_never_a_class():
     images = np.random.default_rng(0).integers(0, 255, (3, 8, 8)).astype(np.uint8)
     fit = Fit((8, 8, 1), "uint8", (0, 255), None)
 
-    def apply(params, batch_stats, images, train):
-        logits = np.zeros((256, 2), np.float32)
+    def outputs(trained, images):
+        logits = np.zeros((len(images), 2), np.float32)
         logits[1] = np.nan, 1.0
-        return jnp.asarray(logits), batch_stats
+        return jnp.asarray(logits)
 
-    predict = make_predict(
-        Model(None, None, None, apply), {}, {}, fit=fit, normalize=lambda x: x, probabilities=jax.nn.softmax
-    )
+    trained = Trained({}, {}, ())
+    predict = make_predict(outputs, trained, fit=fit, normalize=lambda x: x, probabilities=jax.nn.softmax)
     with pytest.raises(NonFiniteLoss, match="outputs are NaN for 1 of 3 images, the first of them image 1"):
         predict(images)
     np.testing.assert_array_equal(np.isnan(predict(images, allow_nan=True)), [[False] * 2, [True] * 2, [False] * 2])
