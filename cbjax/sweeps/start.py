@@ -10,10 +10,12 @@ from typing import Any
 from cbjax import data
 from cbjax.config import ConfigError
 from cbjax.data import Source
+from cbjax.host.code import is_own
 from cbjax.host.writers import only_writer, replace
 from cbjax.report import rows
 from cbjax.sweeps import figures
 from cbjax.sweeps.file import PlannedRun, table_as_json
+from cbjax.training.check_data import check_own_code
 from cbjax.variants import Sweep
 from cbjax.workdir import files as workdirs
 from cbjax.workdir.files import WorkdirError
@@ -54,6 +56,7 @@ def begin(
                 if note.get("diverged"):
                     ended[run.name] = note["error"]
     sizes = _check_data([run for run in mine if run.name not in ended], described, load)
+    _check_own_code([run for run in mine if run.name not in ended], load)
     place.mkdir(parents=True, exist_ok=True)
     _write_description(place, name, described, runs, path)
     rows.add(path, found)
@@ -114,6 +117,24 @@ def _check_data(runs: Sequence[PlannedRun], described: Sweep, load: Callable[...
             checked[asked] = None
     sizes = {run.name: checked[run.config.seed, run.config.data.to_json_best_effort()] for run in runs}
     return {name: found for name, found in sizes.items() if found is not None}
+
+
+def _check_own_code(runs: Sequence[PlannedRun], load: Callable[..., Source]) -> None:
+    """Tries users' own networks and losses by their shapes alone, each once; raises ConfigError with the run's name."""
+    tried = set()
+    for run in runs:
+        config = run.config
+        if not (is_own(config.model.name) or is_own(config.loss.name)):
+            continue
+        key = json.dumps([config[section].to_dict() for section in ("model", "loss", "data")])
+        if key in tried:
+            continue
+        tried.add(key)
+        try:
+            with contextlib.suppress(OSError):  # a disk that could not be read just now
+                check_own_code(config, data.of_config(config, load))
+        except ConfigError as error:
+            raise ConfigError(f"run {run.name}: {error}") from error
 
 
 def _write_description(

@@ -3,6 +3,7 @@
 import math
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from cbjax.config import ConfigError, class_groups
@@ -45,22 +46,37 @@ def check_data(config: ConfigDict, dataset: Dataset) -> None:
     for name, split in (("validation", dataset.validation), ("test", dataset.test)):
         if dataset.multi_label and split is not None and not split.labels.any():
             raise ConfigError(f"data.{name}: none of the {len(split.labels)} images has a label; hold out more")
-    _check_loss(config, dataset)
+    if dataset.multi_label and not components.loss_facts(config).one_vs_rest:
+        raise ConfigError(
+            f"loss.name={config.loss.name!r} needs one label an image, and these are multi-hot; use sigmoid or focal"
+        )
+    check_own_code(config, dataset)
     if dataset.multi_label and config.loss.mean == "weight_sum":
         raise ConfigError(
             "loss.mean='weight_sum' needs one label an image, and these are multi-hot; use loss.mean=batch"
         )
 
 
-def _check_loss(config: ConfigDict, dataset: Dataset) -> None:
-    name, facts = config.loss.name, components.loss_facts(config)
-    if dataset.multi_label and not facts.one_vs_rest:
-        raise ConfigError(f"loss.name={name!r} needs one label an image, and these are multi-hot; use sigmoid or focal")
-    if code.is_own(name):
+def check_own_code(config: ConfigDict, dataset: Dataset) -> None:
+    """Tries a user's own network and loss, if the config names them, by their shapes alone.
+
+    Raises:
+      ConfigError: with the file and line, or the rule that is broken.
+    """
+    num_classes = len(dataset.counts)
+    if code.is_own(config.loss.name):
+        loss = components.loss_facts(config).function
         try:
-            own_loss.check(name, facts.function, len(dataset.counts), dataset.multi_label)
+            own_loss.check(config.loss.name, loss, num_classes, dataset.multi_label)
         except code.CodeError as error:
             raise ConfigError(f"loss.name: {error}") from error
+    if code.is_own(config.model.name):
+        images = jax.ShapeDtypeStruct((1, *dataset.train.images.shape[1:]), jnp.float32)
+        init = components.build_model(config, num_classes).init
+        try:
+            jax.eval_shape(lambda key: init(key, images), jax.eval_shape(lambda: jax.random.key(0)))
+        except ValueError as error:
+            raise ConfigError(f"model.name={config.model.name!r}: {error}") from error
 
 
 def _check_steps(config: ConfigDict, size: int) -> None:

@@ -183,6 +183,18 @@ class Stop:
         self.thread.join()
 
 
+def test_a_mistake_in_one_run_of_a_sweep_is_told_before_the_first(tmp_path):
+    (tmp_path / "sweep.py").write_text(
+        "from cbjax.variants import Sweep, values\n\n\ndef get_sweep():\n"
+        f"    names = [f'{NETS}:{{name}}' for name in ('wide', 'remembering')]\n"
+        "    return Sweep('digits_lt', values('net', 'model.name', names))\n"
+    )
+    described, runs = sweep_file.load(tmp_path / "sweep.py", QUICK)
+    with pytest.raises(ConfigError, match=r"run .*remembering: model\.name=.* training carries params and batch_stats"):
+        sweep("own", described, runs, tmp_path / "sweep", mode="loop")
+    assert not (tmp_path / "sweep").exists()
+
+
 LONG = ("num_epochs=150", "model.options.width=4", "checkpoint.every_epochs=1000", "data.crop_padding=1")
 
 
