@@ -25,7 +25,7 @@ def test_a_run_of_cifar_is_counted_by_hand():
 
 def test_runs_add_up_and_share_what_is_alike(monkeypatch):
     asked = []
-    monkeypatch.setattr(cost, "_features", lambda config, shape: asked.append(shape) or (1e9, 10))
+    monkeypatch.setattr(cost, "_features", lambda config, shape, num_classes: asked.append(shape) or (1e9, 10))
     runs = [configs.load("digits_lt", [f"seed={seed}", f"num_epochs={10 * (seed + 1)}"]) for seed in range(2)]
     costs = cost.run_costs(runs, {})
     assert len(asked) == 1 and costs[1].flops == pytest.approx(2 * costs[0].flops, rel=0.05)
