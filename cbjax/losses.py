@@ -78,7 +78,7 @@ def sigmoid_cross_entropy(logits: Array, labels: Array, class_weights: Array | N
     Source: Cui et al. 2019, eq. 12.
     """
     logits, labels, class_weights = _checked(logits, labels, class_weights)
-    return _sum_over_classes(_sigmoid_terms, logits, labels, class_weights)
+    return _sum_over_classes(one_vs_rest_terms, logits, labels, class_weights)
 
 
 def focal_loss(logits: Array, labels: Array, class_weights: Array | None = None, *, gamma: float | Array) -> Array:
@@ -116,7 +116,7 @@ def focal_loss(logits: Array, labels: Array, class_weights: Array | None = None,
         score, soft = jnp.where(hard, 0.0, logits), jnp.where(hard, 0.5, labels)
         # 1 - p_t, which is never 0 for labels between 0 and 1.
         missed = soft * jax.nn.sigmoid(-score) + (1.0 - soft) * jax.nn.sigmoid(score)
-        between = _sigmoid_terms(score, soft) * missed**gamma
+        between = one_vs_rest_terms(score, soft) * missed**gamma
         return jnp.where(hard, _focal_terms(_margins(logits, labels), gamma), between)
 
     return _sum_over_classes(terms, logits, labels, class_weights)
@@ -126,22 +126,28 @@ class LossFacts(NamedTuple):
     """A loss, and facts that follow from its choice.
 
     Attributes:
-      function: (logits, labels, class_weights, **options) -> [B].
+      function: (logits, labels, class_weights, **options) -> [B]: the loss itself. A method with an objective of its
+        own (`objectives/`) has here the plain loss by which its answers are evaluated.
       one_vs_rest: whether each class is a separate yes-or-no answer. If True, probabilities are sigmoids, labels may be
         multi-hot, and the last biases start at the prior of a class, -log(C - 1), and do not decay (CB). If False, one
         class is right: probabilities are a softmax, and the last biases start at 0 and decay like all others.
       settings: options that are numbers of the run, by their names in `types.Settings`.
+      needs_counts: whether every class must have a training image.
     """
 
     function: Callable[..., Array]
     one_vs_rest: bool = False
     settings: tuple[str, ...] = ()
+    needs_counts: bool = False
 
 
 LOSSES: dict[str, LossFacts] = {
     "softmax": LossFacts(softmax_cross_entropy),
     "sigmoid": LossFacts(sigmoid_cross_entropy, one_vs_rest=True),
     "focal": LossFacts(focal_loss, one_vs_rest=True, settings=("gamma",)),
+    "ldam": LossFacts(softmax_cross_entropy, needs_counts=True),
+    "logit_adjusted": LossFacts(softmax_cross_entropy, needs_counts=True),
+    "ghm": LossFacts(sigmoid_cross_entropy, one_vs_rest=True),
 }
 
 
@@ -179,8 +185,8 @@ def _log_sigmoids_jvp(primals, tangents):
     return _log_sigmoids(x), (jax.nn.sigmoid(-x) * dx, -jax.nn.sigmoid(x) * dx)
 
 
-def _sigmoid_terms(logits: Array, labels: Array) -> Array:
-    """Returns the cross entropy of each of the C tasks, [B, C]."""
+def one_vs_rest_terms(logits: Array, labels: Array) -> Array:
+    """Returns the cross entropy of each of the C yes-or-no answers, [B, C]; their sum is `sigmoid_cross_entropy`."""
     if not jnp.issubdtype(labels.dtype, jnp.floating):
         return jax.nn.softplus(-_margins(logits, labels))
     # For a label of 0 or 1 only one side counts and keeps its digits; the other side may be infinite.

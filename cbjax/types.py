@@ -14,8 +14,9 @@ from cbjax.host.text import one_line
 SHOWN_CLASSES = 10  # in the text of a run
 
 Array = jax.Array
-# "image" [B, H, W, channels], "label" [B] or [B, C], optional "mask" [B], 0 for padding; in a training step "key" [].
-Batch = Mapping[str, Array]
+# "image" [B, H, W, channels], "label" [B] or [B, C], optional "mask" [B], 0 for padding; in a training step "key" [],
+# and batches of other streams by their names.
+Batch = Mapping[str, Any]
 Loss = Callable[[Array, Array, Array | None], Array]  # (logits, labels, class_weights) -> [B]
 
 
@@ -29,6 +30,10 @@ class Settings(NamedTuple):
       warmup_from: [] learning rate of step 0, where there is a warm-up.
       weight_decay: [].
       gamma: [] of focal loss.
+      max_margin, scale: [] of LDAM.
+      tau: [] of the logit-adjusted loss.
+      answer_tau: [] of the adjustment of answers.
+      momentum: [] of GHM's histogram.
       mean, std: [channels] by which images are normalised.
       counts: [C] training images of each class, for margins, priors and masks.
     """
@@ -37,6 +42,11 @@ class Settings(NamedTuple):
     warmup_from: Any
     weight_decay: Any
     gamma: Any
+    max_margin: Any
+    scale: Any
+    tau: Any
+    answer_tau: Any
+    momentum: Any
     mean: Any
     std: Any
     counts: Any

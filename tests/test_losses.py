@@ -379,7 +379,7 @@ def test_float64_stays_float64(case):
 
 
 def test_registry():
-    assert sorted(losses.LOSSES) == ["focal", "sigmoid", "softmax"]
+    assert sorted(losses.LOSSES) == ["focal", "ghm", "ldam", "logit_adjusted", "sigmoid", "softmax"]
 
 
 @every_loss

@@ -35,7 +35,12 @@ HOW_KEYS = (
     "log.progress",
 )
 # Keys added after figures were published. At its default such a key changes nothing, so fingerprints leave it out.
-LATER_KEYS: tuple[str, ...] = ("difficulty.smoothing", "model.options", "model.code", "loss.options", "loss.code")
+LATER_KEYS: tuple[str, ...] = (
+    "difficulty.smoothing",
+    *("model.options", "model.code", "loss.options", "loss.code"),
+    *("model.head", "loss.max_margin", "loss.scale", "loss.tau", "loss.bins", "loss.momentum"),
+    *("meta.name", "meta.batch_size", "data.meta", "evaluation.tau"),
+)
 
 
 def fingerprint(config: Config) -> str:

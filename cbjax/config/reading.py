@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, TypeVar
 from ml_collections import ConfigDict
 from ml_collections.config_dict import RequiredValueError
 
-from cbjax.config import files, own_code, rules
+from cbjax.config import batch_rules, files, own_code, rules
 from cbjax.config.schema import KEYS, REQUIRED, ConfigError, accept, did_you_mean, refuse, rule, show
 
 Config: TypeAlias = ConfigDict | Mapping[str, Any]
@@ -82,12 +82,12 @@ def check(config: Config) -> None:
 
 def check_devices(batch_size: int, num_devices: int, key: str = "batch_size") -> None:
     """Raises ConfigError, with the nearest sizes that fit, unless the batch divides evenly over the devices."""
-    refuse(rules.divisible(key, batch_size, num_devices))
+    refuse(batch_rules.divisible(key, batch_size, num_devices))
 
 
 def check_shares(config: Config, num_devices: int) -> None:
     """Raises ConfigError unless each device can cut its share of a training batch as the configuration says."""
-    refuse(rules.shares(complete(config), num_devices))
+    refuse(batch_rules.shares(complete(config), num_devices))
 
 
 def learning_rates(config: Config) -> tuple[float, float]:

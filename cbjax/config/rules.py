@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from cbjax.config import batch_rules, method_rules
 from cbjax.config.schema import (
     CIFAR_RESNETS,
     COUNT_WEIGHTS,
@@ -22,6 +23,13 @@ OWN = (FORM,)
 # A key in the first column has an effect only if the key in the second has one of the values in the third.
 EFFECTS = (
     ("loss.gamma", "loss.name", ("focal",)),
+    ("loss.max_margin", "loss.name", ("ldam",)),
+    ("loss.scale", "loss.name", ("ldam",)),
+    ("loss.tau", "loss.name", ("logit_adjusted",)),
+    ("loss.bins", "loss.name", ("ghm",)),
+    ("loss.momentum", "loss.name", ("ghm",)),
+    ("meta.batch_size", "meta.name", ("l2rw",)),
+    ("data.meta", "meta.name", ("l2rw",)),
     ("weights.beta", "weights.name", ("class_balanced",)),
     ("weights.zero_count", "weights.name", COUNT_WEIGHTS),
     ("weights.start", "weights.name", (*COUNT_WEIGHTS, "difficulty")),
@@ -104,37 +112,10 @@ def problems(values: Mapping[str, Any], given: Collection[str] = ()) -> list[str
         *_data(values),
         *_streamed(values),
         *_optim(values),
+        *method_rules.problems(values),
         *_groups(values),
         *_batch_sizes(values),
     ]
-
-
-def divisible(key: str, batch_size: int, num_devices: int) -> Iterator[str]:
-    """Yields a message if the batch does not divide evenly over the devices."""
-    if batch_size % num_devices:
-        below = batch_size - batch_size % num_devices
-        sizes = " or ".join(str(size) for size in (below, below + num_devices) if size)
-        fewer = next(n for n in range(min(batch_size, num_devices - 1), 0, -1) if batch_size % n == 0)
-        yield (
-            f"{key} must be a multiple of the number of devices, {num_devices}; got {batch_size}: "
-            f"use {sizes}, or devices={fewer}"
-        )
-
-
-def shares(values: Mapping[str, Any], num_devices: int) -> Iterator[str]:
-    """Yields a message if a device cannot cut its share of a batch as the keys say."""
-    if values["batch_size"] % num_devices:
-        yield from divisible("batch_size", values["batch_size"], num_devices)
-        return
-    share, parts = values["batch_size"] // num_devices, values["optim.accumulation"]
-    of_device = f"{share} images that each device gets from batch_size={values['batch_size']}"
-    if share % parts:
-        yield f"optim.accumulation must divide the {of_device}; got {parts}"
-        return
-    group = values["model.batch_norm_size"]
-    if isinstance(group, int) and share // parts % group:
-        each = f" in each of {parts} parts, {share // parts}" if parts > 1 else ""
-        yield f"model.batch_norm_size must divide the {of_device}{each}; got {group}"
 
 
 def without_effect(key: str, values: Mapping[str, Any]) -> Iterator[str]:
@@ -282,9 +263,9 @@ def _groups(values):
 
 def _batch_sizes(values):
     # A batch that one device cannot cut, several cannot cut either.
-    yield from shares(values, values["devices"] or 1)
+    yield from batch_rules.shares(values, values["devices"] or 1)
     if values["devices"] and values["evaluation.batch_size"]:
-        yield from divisible("evaluation.batch_size", values["evaluation.batch_size"], values["devices"])
+        yield from batch_rules.divisible("evaluation.batch_size", values["evaluation.batch_size"], values["devices"])
 
 
 def _size(image_size):

@@ -48,7 +48,8 @@ IMAGENET_RESNETS = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101",
 RESNETS = (*CIFAR_RESNETS, *IMAGENET_RESNETS)
 MODELS: dict[str, tuple[int, int] | None] = {"digits_cnn": (8, 8), "lenet5": (28, 28), **dict.fromkeys(RESNETS)}
 SHORTCUTS = ("average", "subsample", "projection")
-LOSSES = ("softmax", "sigmoid", "focal")
+LOSSES = ("softmax", "sigmoid", "focal", "ldam", "logit_adjusted", "ghm")
+META_METHODS = ("none", "l2rw")
 COUNT_WEIGHTS = ("inverse_frequency", "inverse_sqrt_frequency", "class_balanced")
 WEIGHTS = ("uniform", *COUNT_WEIGHTS, "difficulty")
 TAU_FORMULAS = ("paper", "authors_code", "authors_code_imagenet")
@@ -99,6 +100,7 @@ KEYS: dict[str, Key] = {
     "data.train_size": Key(None, integer(2), "training images in total (majority; none: as many as possible)"),
     "data.validation": Key(0, _COUNT_OR_FRACTION, "training images held out per class, a number or a fraction"),
     "data.test": Key(0, _COUNT_OR_FRACTION, "test images per class, a number or a fraction (0: the whole test split)"),
+    "data.meta": Key(0, _COUNT_OR_FRACTION, "meta images held out per class, a number or a fraction"),
     "data.normalization": Key("standardize", choice(*NORMALIZATIONS), "how pixels are scaled"),
     "data.crop_padding": Key(0, integer(0, 4096), "pixels of padding before a random crop (0: no crop)"),
     "data.padding_mode": Key("zero", choice("zero", "reflect"), "what the padding holds"),
@@ -120,6 +122,9 @@ KEYS: dict[str, Key] = {
     "model.code": Key(None, text("a SHA-256"), "that of the file of your own network; cbjax fills it in"),
     "model.shortcut": Key("average", choice(*SHORTCUTS), "shortcuts in CIFAR's ResNets when the size changes"),
     "model.initialization": Key("glorot", choice("glorot", "he"), "first values of the kernels"),
+    "model.head": Key(
+        "auto", choice("auto", "linear", "normalized"), "normalized: cosines of features; auto: that for ldam"
+    ),
     "model.final_bias": Key(
         "auto", choice("auto", "zero", "prior"), "last bias; prior is -log(C-1), auto is zero for softmax"
     ),
@@ -138,6 +143,11 @@ KEYS: dict[str, Key] = {
     "loss.options": Key((), options("loss.options.margin=2"), "keyword arguments of your own loss"),
     "loss.code": Key(None, text("a SHA-256"), "that of the file of your own loss; cbjax fills it in"),
     "loss.gamma": Key(1.0, number(low=0, high=100), "focusing power of the focal loss"),
+    "loss.max_margin": Key(0.5, number(low=0, high=100), "margin of the rarest class (ldam)"),
+    "loss.scale": Key(30.0, number(above=0, high=1e4), "what the cosines are multiplied by (ldam)"),
+    "loss.tau": Key(1.0, number(low=0, high=100), "power of the classes' shares (logit_adjusted)"),
+    "loss.bins": Key(30, integer(2, 10**4), "bins of the gradients' norms (ghm)"),
+    "loss.momentum": Key(0.75, number(low=0, below=1), "share of a bin's earlier counts that is kept (ghm)"),
     "loss.label_smoothing": Key(0.0, number(low=0, below=1), "share of the label spread over all classes (softmax)"),
     "loss.mean": Key("batch", choice("batch", "weight_sum"), "what divides the sum of the losses"),
     "weights.name": Key("uniform", choice(*WEIGHTS), "class weights; difficulty is CDB"),
@@ -149,6 +159,8 @@ KEYS: dict[str, Key] = {
     "difficulty.floor": Key(0.01, number(low=0, below=1), "least difficulty (the paper: 0)"),
     "difficulty.smoothing": Key(0.0, number(low=0, below=1), "share of the last accuracies to keep, against swings"),
     "difficulty.scale": Key(True, boolean(), "scale the weights to sum to the number of classes"),
+    "meta.name": Key("none", choice(*META_METHODS), "weights of each image from a step on meta images"),
+    "meta.batch_size": Key(100, integer(1, 10**6), "meta images in a step, a multiple of the number of devices"),
     "optim.learning_rate": Key(0.1, number(low=1e-30, high=1e30), "base learning rate"),
     "optim.reference_batch_size": Key(
         None,
@@ -176,6 +188,9 @@ KEYS: dict[str, Key] = {
     "evaluation.batch_size": Key(None, integer(1, 10**6), "images in a step of evaluation (none: batch_size)"),
     "evaluation.test_every": Key(
         0, integer(0, 10**6), "epochs between test evaluations, for curves only (0: at the end)"
+    ),
+    "evaluation.tau": Key(
+        0.0, number(low=0, high=100), "power of the classes' shares that answers are divided by (0: none)"
     ),
     "evaluation.groups": Key((), named_groups(_CLASS), "groups of classes whose recall and precision are given"),
     "checkpoint.every_epochs": Key(1, integer(1, 10**6), "epochs between checkpoints of a run alone"),

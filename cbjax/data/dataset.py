@@ -20,6 +20,7 @@ class Dataset:
       train: the training images.
       validation: the held-out images; None if nothing is held out.
       test: the test images.
+      meta: images held out for objectives that learn from a balanced set beside the training images, or None.
       class_names: [C] names in label order.
       counts: [C] int64 training images of each class; for multi-hot labels the positives.
       indices: SPLIT -> sorted positions [N], and SPLIT_from -> the name of the source's split that these are positions
@@ -37,6 +38,7 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     notes: tuple[str, ...] = ()
+    meta: Split | None = None
 
     @property
     def multi_label(self) -> bool:
@@ -76,7 +78,7 @@ def prepare(data: Mapping[str, Any], seed: int, load: Callable[..., Source] = so
         indices, notes = _choose(source, data, seed, classes, class_names)
     parts = {
         name: _take(getattr(source, str(indices[f"{name}_from"])), indices[name], classes)
-        for name in ("train", "validation", "test")
+        for name in ("train", "validation", "test", "meta")
         if name in indices
     }
     notes += _parts_of_own(source, data, indices)
@@ -87,8 +89,17 @@ def prepare(data: Mapping[str, Any], seed: int, load: Callable[..., Source] = so
             notes += (f"no {name} images of classes {quote(without)}",)
     notes = source.notes + notes
     mean, std = normalization.resolve(data.get("normalization", "standardize"), parts["train"].images)
+    held_out = {name: parts.get(name) for name in ("validation", "meta")}
     return Dataset(
-        parts["train"], parts.get("validation"), parts["test"], class_names, counts, indices, mean, std, notes
+        parts["train"],
+        test=parts["test"],
+        class_names=class_names,
+        counts=counts,
+        indices=indices,
+        mean=mean,
+        std=std,
+        notes=notes,
+        **held_out,
     )
 
 
@@ -136,7 +147,7 @@ def _own_and_missing(source: Source, data: Mapping[str, Any]):
     # Test first, so that the test images stay the same when the validation changes.
     brought = {"test": source.test, "validation": source.validation}
     own = {name: split for name, split in brought.items() if split is not None}
-    missing = {name: data.get(name, 0) for name in brought if name not in own}
+    missing = {name: data.get(name, 0) for name in brought if name not in own} | {"meta": data.get("meta", 0)}
     if "test" in missing and not missing["test"]:
         own_list = "name one in data.test_list, or " if data["name"] in ("list", "csv") else ""
         raise DataError(

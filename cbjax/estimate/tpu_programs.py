@@ -22,6 +22,7 @@ from cbjax.data.sampling import Batches
 from cbjax.estimate import abstract_data, roofline, tpu
 from cbjax.estimate.abstract_data import AbstractData
 from cbjax.parallel import sharding
+from cbjax.training import resident
 from cbjax.training.programs import Programs, build_programs
 from cbjax.types import Trained, TrainState
 
@@ -34,10 +35,16 @@ def train_program(config: ConfigDict, data: AbstractData, mesh: Mesh) -> tuple[L
     size = config.batch_size
     if not data.resident:
         return lambda: programs.train.lower(state, _batch(size, data, mesh)), state
-    images, count = _images(int(data.counts.sum()), data, mesh), programs.steps_per_dispatch
+    count = programs.steps_per_dispatch
+    sizes = {resident.TRAIN: (int(data.counts.sum()), size)}
+    if config.meta.name != "none":  # of a share of each class as many as of one image each: the least there can be
+        per_class = int(max(1, config.data.meta))
+        sizes["meta"] = (per_class * len(data.counts), config.meta.batch_size)
+    images = {name: _images(total, data, mesh) for name, (total, _) in sizes.items()}
     if count == 1:
-        return lambda: programs.train.lower(state, images, sharding.abstract((size,), jnp.int32, mesh, 0)), state
-    indices = sharding.abstract((count, size), jnp.int32, mesh, 1)
+        indices = {name: sharding.abstract((of_step,), jnp.int32, mesh, 0) for name, (_, of_step) in sizes.items()}
+        return lambda: programs.train.lower(state, images, indices), state
+    indices = {name: sharding.abstract((count, of_step), jnp.int32, mesh, 1) for name, (_, of_step) in sizes.items()}
     return lambda: programs.train.lower(state, images, indices, sharding.abstract((), jnp.int32, mesh)), state
 
 

@@ -8,7 +8,7 @@ from cbjax.models.matrix_convolution import ConvolutionAndPool
 from cbjax.types import Array, Model
 
 
-def digits_cnn(num_classes: int, *, initialization: str = "he", final_bias: float = 0.0) -> Model:
+def digits_cnn(num_classes: int, *, initialization: str = "he", final_bias: float = 0.0, head: str = "linear") -> Model:
     """Builds two 3x3 convolutions with 16 and 32 channels, each with 2x2 max-pooling, and one hidden layer of 64.
 
     It has no BatchNorm, so runs on different numbers of devices agree to rounding.
@@ -17,6 +17,7 @@ def digits_cnn(num_classes: int, *, initialization: str = "he", final_bias: floa
       num_classes: C, at least 2.
       initialization: "glorot" or "he".
       final_bias: value at which the last biases start: 0, or -log(C - 1) for one-vs-rest losses.
+      head: "linear", or "normalized" (LDAM): cosines, without bias.
 
     Returns:
       The model for images [B, 8, 8, channels]; its features are [B, 64].
@@ -25,7 +26,7 @@ def digits_cnn(num_classes: int, *, initialization: str = "he", final_bias: floa
       ValueError: if an option is not one of those above, and in use if images are not 8x8.
     """
     kernel_init = initializer(initialization)
-    return linen.model(DigitsCNN(kernel_init), num_classes, kernel_init, final_bias)
+    return linen.model(DigitsCNN(kernel_init), num_classes, kernel_init, final_bias, head)
 
 
 class DigitsCNN(nn.Module):

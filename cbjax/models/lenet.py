@@ -8,7 +8,7 @@ from cbjax.models.matrix_convolution import ConvolutionAndPool
 from cbjax.types import Array, Model
 
 
-def lenet5(num_classes: int, *, initialization: str = "glorot", final_bias: float = 0.0) -> Model:
+def lenet5(num_classes: int, *, initialization: str = "glorot", final_bias: float = 0.0, head: str = "linear") -> Model:
     """Builds LeNet-5: 5x5 convolutions with 6 (padding 2) and 16 channels, each with 2x2 max-pooling, then 120, 84, C.
 
     With 10 classes and one channel it has 61,706 parameters.
@@ -17,6 +17,7 @@ def lenet5(num_classes: int, *, initialization: str = "glorot", final_bias: floa
       num_classes: C, at least 2.
       initialization: "glorot" or "he".
       final_bias: value at which the last biases start: 0, or -log(C - 1) for one-vs-rest losses.
+      head: "linear", or "normalized" (LDAM): cosines, without bias.
 
     Returns:
       The model for images [B, 28, 28, channels]; its features are [B, 84].
@@ -25,7 +26,7 @@ def lenet5(num_classes: int, *, initialization: str = "glorot", final_bias: floa
       ValueError: if an option is not one of those above, and in use if images are not 28x28.
     """
     kernel_init = initializer(initialization)
-    return linen.model(LeNet5(kernel_init), num_classes, kernel_init, final_bias)
+    return linen.model(LeNet5(kernel_init), num_classes, kernel_init, final_bias, head)
 
 
 class LeNet5(nn.Module):

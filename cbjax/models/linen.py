@@ -9,29 +9,63 @@ import jax.numpy as jnp
 from flax import errors
 from flax import linen as nn
 
-from cbjax.types import Model
+from cbjax.types import Array, Model
+
+HEADS = ("linear", "normalized")
 
 
-def model(backbone: nn.Module, num_classes: int, kernel_init: Callable[..., Any], final_bias: float) -> Model:
-    """Joins a backbone and a linear classifier, `head`, whose parameters are params["head"]["kernel"] and ["bias"].
+class Cosines(nn.Module):
+    """A classifier without bias: the cosine between features [B, D] and the kernel of each class, [B, C]."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, features: Array) -> Array:
+        shape = (features.shape[-1], self.num_classes)
+        kernel = self.param("kernel", _unit_columns, shape)
+        return _unit(features.astype(kernel.dtype), axis=1) @ _unit(kernel, axis=0)
+
+
+def _unit_columns(key: Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
+    # As the LDAM authors have it: uniform, then of length 1.
+    return _unit(jax.random.uniform(key, shape, dtype, -1.0, 1.0), axis=0)
+
+
+def _unit(vectors: Array, axis: int) -> Array:
+    """Scales vectors to length 1; one of length 0 stays, with a finite gradient."""
+    squared = jnp.sum(vectors * vectors, axis=axis, keepdims=True)
+    return vectors * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))
+
+
+def model(
+    backbone: nn.Module, num_classes: int, kernel_init: Callable[..., Any], final_bias: float, head: str = "linear"
+) -> Model:
+    """Joins a backbone and a classifier, whose parameters are params["head"]["kernel"] and, if linear, ["bias"].
 
     Args:
       backbone: module (images [B, H, W, channels], train) -> features [B, D]; a ValueError for images it cannot take.
       num_classes: C, at least 2.
       kernel_init: initialiser of the head's kernel [D, C].
-      final_bias: the value at which all the head's biases start.
+      final_bias: the value at which all biases of a linear head start.
+      head: "linear", or "normalized": cosines between features and kernels, without bias (Cao et al. 2019, LDAM).
 
     Returns:
       The model. Its `init` reads only the images' shape, so a `jax.ShapeDtypeStruct` will do.
 
     Raises:
-      ValueError: if num_classes is not an integer of at least 2 or final_bias is not finite.
+      ValueError: if num_classes is not an integer of at least 2, final_bias is not finite, or head is neither.
     """
     if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
         raise ValueError(f"num_classes must be an integer of at least 2, not {num_classes!r}")
     if not math.isfinite(final_bias):
         raise ValueError(f"final_bias must be a finite number, not {final_bias!r}")
-    classifier = nn.Dense(num_classes, kernel_init=kernel_init, bias_init=nn.initializers.constant(final_bias))
+    if head not in HEADS:
+        raise ValueError(f"head must be one of {', '.join(HEADS)}, not {head!r}")
+    classifier = (
+        nn.Dense(num_classes, kernel_init=kernel_init, bias_init=nn.initializers.constant(final_bias))
+        if head == "linear"
+        else Cosines(num_classes)
+    )
 
     def init(key, images):
         backbone_key, head_key = jax.random.split(key)
@@ -54,14 +88,14 @@ def model(backbone: nn.Module, num_classes: int, kernel_init: Callable[..., Any]
             raise ValueError(f"images of shape {images.shape} do not fit the parameters: {error}") from error
         return outputs, updates.get("batch_stats", batch_stats)
 
-    def head(params, outputs):
+    def classify(params, outputs):
         return classifier.apply({"params": params["head"]}, outputs)
 
     def apply(params, batch_stats, images, train, key=None):
         outputs, batch_stats = features(params, batch_stats, images, train)
-        return head(params, outputs), batch_stats
+        return classify(params, outputs), batch_stats
 
-    return Model(init, features, head, apply)
+    return Model(init, features, classify, apply)
 
 
 def _check_rank(images):

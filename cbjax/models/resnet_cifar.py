@@ -21,6 +21,7 @@ def resnet_cifar(
     shortcut: str = "average",
     initialization: str = "glorot",
     final_bias: float = 0.0,
+    head: str = "linear",
     batch_norm_axis: str | None = None,
     batch_norm_size: int | None = None,
 ) -> Model:
@@ -34,6 +35,7 @@ def resnet_cifar(
         both add channels of zeros, half of them on each side. "projection": 1x1 convolution and BatchNorm (option B).
       initialization: "glorot" (the CB authors) or "he" (LDAM's and CDB's).
       final_bias: value at which the last biases start: 0, or -log(C - 1) for one-vs-rest losses.
+      head: "linear", or "normalized" (LDAM): cosines, without bias.
       batch_norm_axis: mesh axis over which BatchNorm's statistics are synchronised; None for each device's own.
       batch_norm_size: images of a group with statistics of its own; None for all that a device has.
 
@@ -50,7 +52,7 @@ def resnet_cifar(
     kernel_init = initializer(initialization)
     norm = functools.partial(BatchNorm, axis_name=batch_norm_axis, group_size=batch_norm_size)
     backbone = ResNet((depth - 2) // 6, shortcut, kernel_init, norm)
-    return linen.model(backbone, num_classes, kernel_init, final_bias)
+    return linen.model(backbone, num_classes, kernel_init, final_bias, head)
 
 
 class ResNet(nn.Module):

@@ -30,6 +30,7 @@ def resnet_imagenet(
     width: int = 64,
     initialization: str = "he",
     final_bias: float = 0.0,
+    head: str = "linear",
     zero_last_scale: bool = True,
     batch_norm_axis: str | None = None,
     batch_norm_size: int | None = None,
@@ -46,6 +47,7 @@ def resnet_imagenet(
       width: channels of the stem and of the first stage, 64 in the papers; each later stage has twice as many.
       initialization: "glorot" or "he", of the convolutions; the head's kernel is normal with deviation 0.01 (Goyal).
       final_bias: value at which the last biases start: 0, or -log(C - 1) for one-vs-rest losses.
+      head: "linear", or "normalized" (LDAM): cosines, without bias.
       zero_last_scale: whether the last BatchNorm scale of each block starts at 0, so that blocks start as identities
         (Goyal et al. 2017, section 5.1), or at 1.
       batch_norm_axis: mesh axis over which BatchNorm's statistics are synchronised; None for each device's own.
@@ -75,7 +77,7 @@ def resnet_imagenet(
         nn.initializers.zeros if zero_last_scale else nn.initializers.ones,
         remat,
     )
-    return linen.model(backbone, num_classes, nn.initializers.normal(0.01), final_bias)
+    return linen.model(backbone, num_classes, nn.initializers.normal(0.01), final_bias, head)
 
 
 class ResNet(nn.Module):

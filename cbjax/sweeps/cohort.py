@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from cbjax.config import class_groups
 from cbjax.data import Dataset
 from cbjax.parallel import sharding
-from cbjax.training import build, evaluate, programs
+from cbjax.training import build, evaluate, programs, resident
 from cbjax.training.build import Parts
 from cbjax.training.evaluate import Evaluation
 from cbjax.training.loop import Advance, Plan, leave_behind
@@ -116,18 +116,17 @@ def make_plan(
 
 def make_advance(members: Sequence[Member], compiled: CohortPrograms, mesh: Mesh) -> Advance:
     """Returns (state, first, last) -> (state, metrics [K, S]), which takes the steps first … last - 1 of each run."""
-    train = [member.dataset.train for member in members]
-    images, labels = (np.stack(part) for part in zip(*((one.images, one.labels) for one in train), strict=True))
-    data = sharding.spread({"image": images, "label": labels}, mesh)
+    streams = [member.parts.streams for member in members]
     steps_per_dispatch = members[0].parts.steps_per_dispatch
 
+    def together(trees):
+        return sharding.spread(jax.tree.map(lambda *leaves: np.stack(leaves), *trees), mesh)
+
+    data = together([resident.images_of(own) for own in streams])
+
     def advance(state, first, last):
-        order = np.stack([member.parts.batches.indices_between(first, last) for member in members]).astype(np.int32)
-        if steps_per_dispatch == 1:
-            return compiled.train(state, data, sharding.spread(order[:, 0], mesh))
-        padded = np.zeros((len(members), steps_per_dispatch, order.shape[2]), np.int32)
-        padded[:, : last - first] = order
-        return compiled.train(state, data, sharding.spread(padded, mesh), np.int32(last - first))
+        indices = together([resident.indices_of(own, first, last, steps_per_dispatch) for own in streams])
+        return compiled.train(state, data, indices, *([] if steps_per_dispatch == 1 else [np.int32(last - first)]))
 
     return advance
 

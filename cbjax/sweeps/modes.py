@@ -26,7 +26,7 @@ from cbjax.host.code import is_own
 from cbjax.parallel import processes, sharding
 from cbjax.sweeps import cohort
 from cbjax.sweeps.file import PlannedRun
-from cbjax.training import build
+from cbjax.training import build, resident
 from cbjax.training.build import Parts
 
 MODES = ("auto", "loop", "vmap", "devices")
@@ -148,7 +148,7 @@ def runs_that_fit(run: PlannedRun, devices: int, load: Callable[..., Source], st
     shape = (config.model.to_json_best_effort(), config.batch_size, config.optim.accumulation, config.loss.name)
     key = json.dumps([*shape, dataset.train.images.shape[1:], len(dataset.class_names), parts.steps_per_dispatch == 1])
     if key not in step_bytes:
-        step_bytes[key] = _step_bytes(parts, dataset)
+        step_bytes[key] = _step_bytes(parts)
     each = max(1, int(SHARE * device_bytes() / run_bytes(parts, dataset, step_bytes[key])))
     return each if jax.default_backend() == "cpu" else devices * each
 
@@ -173,17 +173,16 @@ def device_bytes() -> float:
     return machine.free_bytes()
 
 
-def _step_bytes(parts: Parts, dataset: Dataset) -> int:
-    mesh, size, count = parts.mesh, parts.batches.batch_size, parts.programs.steps_per_dispatch
-    train = dataset.train
-    images = {
-        "image": sharding.abstract(train.images.shape, train.images.dtype, mesh),
-        "label": sharding.abstract(train.labels.shape, train.labels.dtype, mesh),
-    }
-    order: tuple[Any, ...] = (sharding.abstract((size,), np.int32, mesh, 0),)
-    if count > 1:
-        order = (sharding.abstract((count, size), np.int32, mesh, 1), sharding.abstract((), np.int32, mesh))
-    lowered = parts.programs.train.lower(sharding.placed(parts.programs.state, mesh), images, *order)
+def _step_bytes(parts: Parts) -> int:
+    mesh, count = parts.mesh, parts.programs.steps_per_dispatch
+    whole = resident.images_of(parts.streams)
+    images = jax.tree.map(lambda leaf: sharding.abstract(leaf.shape, leaf.dtype, mesh), whole)
+    order: dict[str, Any] = {}
+    for name, (_, batches) in parts.streams.items():
+        shape = (batches.batch_size,) if count == 1 else (count, batches.batch_size)
+        order[name] = sharding.abstract(shape, np.int32, mesh, len(shape) - 1)
+    steps = () if count == 1 else (sharding.abstract((), np.int32, mesh),)
+    lowered = parts.programs.train.lower(sharding.placed(parts.programs.state, mesh), images, order, *steps)
     return lowered.compile().memory_analysis().temp_size_in_bytes
 
 

@@ -20,6 +20,7 @@ from cbjax.training import callbacks, components, inputs, reweight
 from cbjax.training.check_data import check_data
 from cbjax.training.evaluate import Evaluation
 from cbjax.training.programs import Programs, build_programs, program_key, settings
+from cbjax.training.resident import Streams
 from cbjax.training.reweight import Reweighting
 from cbjax.types import Array, Callback, Model, Run, Settings, TrainState
 from cbjax.workdir import memory
@@ -38,6 +39,7 @@ class Parts:
       pretrained: reads the weights that the first state is to have; None where they are those of `init`.
       advance: (state, first, last) -> (state, metrics), as `loop.Plan` wants it.
       batches: the order of the training images.
+      streams: what a step takes images from, where they lie in memory.
       steps_per_dispatch: how many steps `advance` takes at most.
       schedule: step -> learning rate.
       reweighting: the class weights of each epoch.
@@ -53,6 +55,7 @@ class Parts:
     pretrained: Callable[[], Pretrained] | None
     advance: Callable[[TrainState, int, int], tuple[TrainState, dict[str, Array]]]
     batches: Batches
+    streams: Streams
     steps_per_dispatch: int
     schedule: optax.Schedule
     reweighting: Reweighting
@@ -102,6 +105,7 @@ def build(
         settings=given,
         advance=inputs.build_advance(config, dataset, batches, programs, mesh, report_bad),
         batches=batches,
+        streams=inputs.build_streams(config, dataset, batches),
         steps_per_dispatch=programs.steps_per_dispatch,
         schedule=_known_at_epoch_ends(components.build_schedule(config, batches), batches, config.num_epochs),
         reweighting=reweighting,

@@ -50,6 +50,17 @@ def check_data(config: ConfigDict, dataset: Dataset) -> None:
         raise ConfigError(
             f"loss.name={config.loss.name!r} needs one label an image, and these are multi-hot; use sigmoid or focal"
         )
+    if components.loss_facts(config).needs_counts or config.evaluation.tau:
+        empty = [name for name, count in zip(dataset.class_names, dataset.counts, strict=True) if not count]
+        if empty:
+            key = "evaluation.tau" if config.evaluation.tau else f"loss.name={config.loss.name}"
+            raise ConfigError(
+                f"{key} needs a training image of every class, and {len(empty)} have none: {', '.join(empty[:10])}"
+            )
+    if config.evaluation.tau and dataset.multi_label:
+        raise ConfigError("evaluation.tau must be 0 when labels are multi-hot, because classes then have no shares")
+    if dataset.meta is not None and dataset.multi_label:
+        raise ConfigError("meta.name must be none when labels are multi-hot")
     check_own_code(config, dataset)
     if dataset.multi_label and config.loss.mean == "weight_sum":
         raise ConfigError(

@@ -14,7 +14,8 @@ from cbjax.config import ConfigError, learning_rates
 from cbjax.data.sampling import Batches
 from cbjax.host import code
 from cbjax.losses import LossFacts
-from cbjax.objectives.weighted import SettledLoss, weighted
+from cbjax.objectives import adjusted, ghm, l2rw, ldam, logit_adjusted, weighted
+from cbjax.objectives.weighted import SettledLoss
 from cbjax.parallel import sharding
 from cbjax.training import own_loss
 from cbjax.types import Array, Model, Objective
@@ -28,9 +29,13 @@ def build_model(config: ConfigDict, num_classes: int, axis: str | None = shardin
       num_classes: C.
       axis: the mesh axis that a batch is split over; None where a device has the whole batch.
     """
+    head = config.model.head
+    if head == "auto":
+        head = "normalized" if config.loss.name == "ldam" else "linear"
     one_vs_rest = loss_facts(config).one_vs_rest
     prior = config.model.final_bias == "prior" or (config.model.final_bias == "auto" and one_vs_rest)
     options = {
+        "head": head,
         "shortcut": config.model.shortcut,
         "initialization": config.model.initialization,
         "final_bias": -math.log(num_classes - 1) if prior else 0.0,
@@ -41,21 +46,28 @@ def build_model(config: ConfigDict, num_classes: int, axis: str | None = shardin
         "remat": config.model.remat,
     }
     if code.is_own(config.model.name):
-        return _build_own(config, num_classes, options["final_bias"])
+        return _build_own(config, num_classes, options["final_bias"], head)
     known = models.options_of(config.model.name)
     return models.build(
         config.model.name, num_classes, **{name: value for name, value in options.items() if name in known}
     )
 
 
-def _build_own(config: ConfigDict, num_classes: int, final_bias: float) -> Model:
-    """Builds a user's network, which is told of the last bias if its function takes `final_bias`."""
+def _build_own(config: ConfigDict, num_classes: int, final_bias: float, head: str) -> Model:
+    """Builds a user's network. A function that takes `final_bias` or `head` is given what the config says of them."""
     name, options = config.model.name, dict(config.model.options)
     try:
         if "final_bias" in models.own.options_of(name, config.model.code):
             options = {"final_bias": final_bias, **options}
         elif config.model.final_bias != "auto":
             raise ConfigError(f"model.final_bias={config.model.final_bias} needs a function that takes final_bias")
+        if head == "normalized":
+            if "head" not in models.own.options_of(name, config.model.code):
+                raise ConfigError(
+                    "loss.name=ldam needs a network whose last layer gives cosines: write a function that takes "
+                    "head='normalized'"
+                )
+            options = {"head": head, **options}
         return models.own.build(name, num_classes, options, config.model.code)
     except code.CodeError as error:
         raise ConfigError(f"model.name: {error}") from error
@@ -69,6 +81,20 @@ def build_objective(config: ConfigDict, model: Model, axis: str | None = shardin
       model: the network, built for the same axis.
       axis: the mesh axis that a batch is split over; None where a device has the whole batch.
     """
+    objective = _trained_by(config, model, axis)
+    return adjusted(objective) if config.evaluation.tau else objective
+
+
+def _trained_by(config, model, axis):
+    if config.meta.name == "l2rw":
+        return l2rw(model, build_loss(config), axis)
+    match config.loss.name:
+        case "ldam":
+            return ldam(model, config.loss.mean)
+        case "logit_adjusted":
+            return logit_adjusted(model, config.loss.mean)
+        case "ghm":
+            return ghm(model, config.loss.bins, axis)
     return weighted(model, build_loss(config), config.loss.mean)
 
 

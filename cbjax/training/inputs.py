@@ -58,9 +58,27 @@ def build_advance(
             num_steps=batches.epoch_end(config.num_epochs),
             mesh=mesh,
         )
-    return resident.make_advance(
-        programs.train, dataset.train, batches, steps_per_dispatch=programs.steps_per_dispatch, mesh=mesh
-    )
+    streams = build_streams(config, dataset, batches)
+    return resident.make_advance(programs.train, streams, steps_per_dispatch=programs.steps_per_dispatch, mesh=mesh)
+
+
+def build_streams(config: ConfigDict, dataset: Dataset, batches: Batches) -> resident.Streams:
+    """Returns what a step takes images from: the training images, and the meta images where the config has some.
+
+    Images that are read as they are needed come another way, and are the only stream.
+    """
+    if is_streamed(dataset):
+        return {}
+    streams = {resident.TRAIN: (dataset.train, batches)}
+    if dataset.meta is not None:
+        order = Batches(len(dataset.meta), config.meta.batch_size, config.seed, order=_meta_order(config, dataset))
+        streams["meta"] = (dataset.meta, order)
+    return streams
+
+
+def _meta_order(config, dataset):
+    # Each class as often as the others, whatever was held out of it.
+    return samplers.make_order("class_aware", dataset.meta.labels, config.seed + 1, images_per_class=1)
 
 
 def build_evaluate(

@@ -34,6 +34,7 @@ ARGUMENTS = (
     *("data.normalization", "data.sampler", "data.images_per_class", "data.validation", "data.test", "data.classes"),
     *("weights.name", "weights.beta", "weights.zero_count", "weights.start"),
     *("difficulty.tau", "difficulty.formula", "difficulty.floor", "difficulty.smoothing", "difficulty.scale"),
+    *("loss.max_margin", "loss.scale", "loss.tau", "loss.momentum", "evaluation.tau", "data.meta"),
     *("loss.gamma", "optim.learning_rate", "optim.warmup_from", "optim.weight_decay"),
     *("evaluation.test_every", "evaluation.groups", "checkpoint.every_epochs", "checkpoint.every_minutes"),
     *("log.tensorboard", "log.progress"),
@@ -68,7 +69,8 @@ def program_key(config: ConfigDict, batches: Batches, image_shape: Sequence[int]
         section, _, name = key.rpartition(".")
         (flat[section] if section else flat).pop(name)
     devices = [device.id for device in mesh.devices.flat]
-    return json.dumps([flat, batches.num_examples, list(image_shape), num_classes, devices])
+    answers_adjusted = bool(config.evaluation.tau)  # at 0 the program has no adjustment
+    return json.dumps([flat, answers_adjusted, batches.num_examples, list(image_shape), num_classes, devices])
 
 
 def settings(config: ConfigDict, mean: Sequence[float], std: Sequence[float], counts: Any) -> Settings:
@@ -80,7 +82,21 @@ def settings(config: ConfigDict, mean: Sequence[float], std: Sequence[float], co
       counts: training images of each class, [C].
     """
     rate, warmup_from = learning_rates(config)
-    given = Settings(rate, warmup_from, config.optim.weight_decay, config.loss.gamma, mean, std, counts)
+    loss = config.loss
+    given = Settings(
+        learning_rate=rate,
+        warmup_from=warmup_from,
+        weight_decay=config.optim.weight_decay,
+        gamma=loss.gamma,
+        max_margin=loss.max_margin,
+        scale=loss.scale,
+        tau=loss.tau,
+        answer_tau=config.evaluation.tau,
+        momentum=loss.momentum,
+        mean=mean,
+        std=std,
+        counts=counts,
+    )
     return Settings(*(np.asarray(numbers, np.float32) for numbers in given))
 
 

@@ -1,7 +1,7 @@
 """The resident input path: all images lie on the devices, where a dispatch of steps chooses and augments them."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,11 +14,13 @@ from cbjax.data.sampling import Batches
 from cbjax.parallel import sharding
 from cbjax.types import Array, Batch, TrainState
 
+TRAIN = "train"  # the stream of the training images, which an epoch counts
+Streams = Mapping[str, tuple[Split, Batches]]  # name -> images in memory, and their order
+
 
 def make_advance(
     program: Callable[..., tuple[TrainState, dict[str, Any]]],
-    examples: Split,
-    batches: Batches,
+    streams: Streams,
     *,
     steps_per_dispatch: int,
     mesh: Mesh,
@@ -27,8 +29,7 @@ def make_advance(
 
     Args:
       program: from `make_program`, with the same `steps_per_dispatch` and mesh.
-      examples: the training images, copied to every device at the first step.
-      batches: the order of the images.
+      streams: the images of each stream, copied to every device at the first step, and their order.
       steps_per_dispatch: the largest `last - first`.
       mesh: the devices.
 
@@ -38,17 +39,32 @@ def make_advance(
 
     @functools.cache
     def data():  # placed at the first step: an evaluation needs no training images
-        return sharding.replicate({"image": examples.images, "label": examples.labels}, mesh)
-
-    if steps_per_dispatch == 1:
-        return lambda state, first, last: program(state, data(), batches.indices(first).astype(np.int32))
+        return sharding.replicate(images_of(streams), mesh)
 
     def advance(state, first, last):
-        indices = np.zeros((steps_per_dispatch, batches.batch_size), np.int32)
-        indices[: last - first] = batches.indices_between(first, last)
-        return program(state, data(), indices, np.int32(last - first))
+        indices = indices_of(streams, first, last, steps_per_dispatch)
+        return program(state, data(), indices, *([] if steps_per_dispatch == 1 else [np.int32(last - first)]))
 
     return advance
+
+
+def images_of(streams: Streams) -> dict[str, dict[str, Any]]:
+    """Returns the images and labels of each stream, as the dispatch takes them."""
+    return {name: {"image": split.images, "label": split.labels} for name, (split, _) in streams.items()}
+
+
+def indices_of(streams: Streams, first: int, last: int, steps_per_dispatch: int) -> dict[str, np.ndarray]:
+    """Returns which images of each stream the steps first … last - 1 take.
+
+    For each stream [B] where a dispatch is one step, else [S, B], filled up with zeros after `last`.
+    """
+    if steps_per_dispatch == 1:
+        return {name: batches.indices(first).astype(np.int32) for name, (_, batches) in streams.items()}
+    found = {}
+    for name, (_, batches) in streams.items():
+        found[name] = np.zeros((steps_per_dispatch, batches.batch_size), np.int32)
+        found[name][: last - first] = batches.indices_between(first, last)
+    return found
 
 
 def make_program(
@@ -62,7 +78,8 @@ def make_program(
     """Returns the compiled dispatch, which needs no images to be made.
 
     Of one step it is (state, data, indices [B]) -> (state, metrics); of S > 1 steps (state, data, indices [S, B],
-    number of steps to take) -> (state, metrics [S]). data has "image" and "label".
+    number of steps to take) -> (state, metrics [S]). data has "image" and "label" of each stream, and indices an array
+    for each: "train" and those that the objective names.
 
     Args:
       train_step: from `train_step.make_train_step`, with the axis "data".
@@ -90,12 +107,12 @@ def make_dispatch(
 
     def steps(state, data, indices, count):
         # The number of steps is an argument: epochs differ by a step, and both lengths are one program.
-        shapes = jax.eval_shape(step, state, data, indices[0])[1]
-        metrics = jax.tree.map(lambda leaf: jnp.zeros(indices.shape[0], leaf.dtype), shapes)
+        shapes = jax.eval_shape(step, state, data, jax.tree.map(lambda leaf: leaf[0], indices))[1]
+        metrics = jax.tree.map(lambda leaf: jnp.zeros(indices["train"].shape[0], leaf.dtype), shapes)
 
         def body(index, carry):
             state, metrics = carry
-            state, row = step(state, data, indices[index])
+            state, row = step(state, data, jax.tree.map(lambda leaf: leaf[index], indices))
             return state, jax.tree.map(lambda rows, value: rows.at[index].set(value), metrics, row)
 
         return jax.lax.fori_loop(0, count, body, (state, metrics))
@@ -106,8 +123,16 @@ def make_dispatch(
 def _step(train_step, prepare, axis, state, data, indices):
     """Takes a step on this device's share, the images of `indices` [B]; every device has all of them, raw."""
     key = jax.random.fold_in(state.key, state.step)
-    # A key for each place in the global batch, so that an image's crop does not depend on the number of devices.
-    places = sharding.places_in_batch(indices.shape[0], axis)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, places)
-    batch = {"image": prepare(state.settings, keys, data["image"][indices]), "label": data["label"][indices]}
-    return train_step(state, batch)
+
+    def batch_of(name, key):
+        chosen = indices[name]
+        # A key for each place in the global batch, so that an image's crop does not depend on the number of devices.
+        places = sharding.places_in_batch(chosen.shape[0], axis)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, places)
+        image = prepare(state.settings, keys, data[name]["image"][chosen])
+        return {"image": image, "label": data[name]["label"][chosen]}
+
+    others = sorted(indices.keys() - {TRAIN})
+    # Numbers that no place in a batch has.
+    more = {name: batch_of(name, jax.random.fold_in(key, 2**32 - 1 - n)) for n, name in enumerate(others)}
+    return train_step(state, {**batch_of(TRAIN, key), **more})

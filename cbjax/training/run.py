@@ -215,6 +215,8 @@ def _make_mesh(config, num_devices):
     except ValueError as error:
         raise ConfigError(str(error)) from None
     configs.check_shares(config, mesh.devices.size)
+    if config.meta.name != "none":
+        configs.check_devices(config.meta.batch_size, mesh.devices.size, "meta.batch_size")
     if config.evaluation.batch_size is not None:
         configs.check_devices(config.evaluation.batch_size, mesh.devices.size, "evaluation.batch_size")
     return mesh

@@ -258,6 +258,8 @@ def check_environment(workdir: pathlib.Path, devices: str) -> list[str]:
 def describe_data(dataset: Dataset) -> dict[str, Any]:
     """Returns the facts that a report or a loaded model needs when the data are not there."""
     splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    if dataset.meta is not None:
+        splits["meta"] = dataset.meta
     present = {name: split for name, split in splits.items() if split is not None}
     num_classes = len(dataset.class_names)
     digest, sizes = hashlib.sha256(), hashlib.sha256()

@@ -224,3 +224,12 @@ def test_a_part_of_ones_own_split_is_said(own_arrays):
     assert prepare({**data, "test": 0, "validation": 0.2}, 0).notes == ()
     with pytest.raises(DataError, match=r"ask for more, or 0 for the whole of the source's own test split"):
         prepare({**data, "test": 0.01}, 0)
+
+
+def test_a_balanced_meta_set_is_held_out_and_moves_nothing_that_is_tested():
+    plain, dataset = prepare(DIGITS, seed=0), prepare({**DIGITS, "meta": 4}, seed=0)
+    assert np.bincount(dataset.meta.labels).tolist() == [4] * 10 and plain.meta is None
+    for name in ("test", "validation"):
+        np.testing.assert_array_equal(dataset.indices[name], plain.indices[name])
+    of_each = [dataset.indices[name] for name in ("train", "validation", "test", "meta")]
+    assert len(np.unique(np.concatenate(of_each))) == sum(map(len, of_each))

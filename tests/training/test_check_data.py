@@ -59,3 +59,14 @@ def test_a_dispatch_that_no_memory_holds_is_refused(digits):
     chosen = config.load("digits_lt", ["batch_size=1000000", "steps_per_dispatch=100000"])
     with pytest.raises(ConfigError, match=r"steps_per_dispatch: 100000 steps of 1000000 images take 400.0 GB"):
         check_data.check_data(chosen, small)
+
+
+@pytest.mark.parametrize("overrides", [["loss.name=ldam"], ["loss.name=logit_adjusted"], ["evaluation.tau=1"]])
+def test_methods_that_need_every_class_say_which_have_no_image(digits, overrides):
+    counts = digits.counts.copy()
+    counts[[3, 7]] = 0
+    few = dataclasses.replace(digits, counts=counts)
+    key = overrides[0].removesuffix("=1")
+    with pytest.raises(ConfigError, match=f"{key} needs a training image of every class, and 2 have none: 3, 7"):
+        check_data.check_data(config.load("digits_lt", overrides), few)
+    check_data.check_data(config.load("digits_lt", overrides), digits)

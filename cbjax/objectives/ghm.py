@@ -1,0 +1,68 @@
+"""GHM-C: one-vs-rest terms weighted by how rare the norm of their gradient is, from a histogram that is remembered."""
+
+import jax
+import jax.numpy as jnp
+
+from cbjax.losses import one_vs_rest_terms
+from cbjax.parallel.sharding import sum_over
+from cbjax.types import Array, Model, Objective, Terms
+
+
+def histogram(norms: Array, counted: Array, bins: int) -> tuple[Array, Array]:
+    """Sorts gradient norms into bins of equal width.
+
+    Args:
+      norms: [B, C] in [0, 1].
+      counted: [B], False for examples that count nowhere.
+      bins: their number.
+
+    Returns:
+      the bin of each norm [B, C], and how many each holds [bins].
+    """
+    places = jnp.clip(jnp.floor(norms * bins).astype(jnp.int32), 0, bins - 1)
+    amounts = jnp.broadcast_to(counted[:, None], norms.shape).astype(jnp.float32)
+    return places, jnp.zeros(bins).at[places].add(amounts)
+
+
+def ghm(model: Model, bins: int = 30, axis: str | None = "data") -> Objective:
+    """Returns GHM-C; `settings` has the momentum, and the state a count for each bin, equal on all devices.
+
+    A bin that a batch meets keeps `momentum` of its earlier count and takes 1 - momentum of the new one; others stay as
+    they are. A term's weight is the number of terms, over its bin's count, over the number of bins met. Counts start at
+    0, as in the published code. So the first weights of a bin are 1 / (1 - momentum) times too large.
+
+    Args:
+      model: the network.
+      bins: of gradient norms.
+      axis: the mesh axis that a batch is split over, or None.
+
+    Source: Li et al. 2019 (Gradient Harmonized Single-stage Detector), section 3.2, and mmdetection's GHMC.
+    """
+
+    def apply(params, state, batch):
+        logits, batch_stats = model.apply(params, state.batch_stats, batch["image"], train=True, key=batch.get("key"))
+        labels = batch["label"]
+        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        targets = jax.nn.one_hot(labels, logits.shape[1], dtype=logits.dtype) if labels.ndim == 1 else labels
+        norms = jax.lax.stop_gradient(jnp.abs(jax.nn.sigmoid(logits) - targets))
+        counted = batch["mask"] if "mask" in batch else jnp.ones(labels.shape[0], bool)
+        places, own = histogram(norms, counted, bins)
+        found = sum_over(axis, own)
+        total = found.sum()
+        momentum = state.settings.momentum
+        counts = jnp.where(found > 0, momentum * state.objective + (1 - momentum) * found, state.objective)
+        weights = jnp.where(found > 0, total / jnp.maximum(counts, 1e-30) / jnp.sum(found > 0), 0.0)
+        weights = weights[places] * _of_class(state.class_weights, labels)
+        losses = jnp.sum(weights * one_vs_rest_terms(logits, labels), axis=1)
+        amounts = jnp.full(labels.shape[0], float(logits.shape[1]))
+        return Terms(losses, amounts, logits, batch_stats, counts)
+
+    def logits(trained, images):
+        return model.apply(trained.params, trained.batch_stats, images, train=False)[0]
+
+    return Objective(lambda key, params, settings: jnp.zeros(bins), apply, logits)
+
+
+def _of_class(class_weights: Array, labels: Array) -> Array:
+    """Returns what each term is weighted by its class, as in `losses.sigmoid_cross_entropy`."""
+    return class_weights[labels][:, None] if labels.ndim == 1 else class_weights[None, :]

@@ -1,0 +1,50 @@
+"""L2RW: each image weighted by how well its gradient agrees with that of a balanced set of meta images."""
+
+import jax
+import jax.numpy as jnp
+
+from cbjax.objectives.weighted import SettledLoss
+from cbjax.parallel.sharding import mean_over, varying
+from cbjax.types import Model, Objective, Terms
+
+
+def l2rw(model: Model, loss: SettledLoss, axis: str | None = "data") -> Objective:
+    """Returns learning to reweight.
+
+    The weight of an image is max(0, <gradient of its loss, gradient of the mean meta loss>). Weights are scaled to sum
+    to 1 over the batch; a batch of which no image agrees has loss 0. This is the published method: it takes a virtual
+    step and weights each image by the derivative of the meta loss by its weight, at weights of 0. There the virtual
+    step does not move, so none is unrolled: the products of all images with one vector are one `jax.jvp`.
+
+    Both passes are in training mode; running statistics of BatchNorm are those of the training images alone.
+
+    Args:
+      model: the network.
+      loss: (logits, labels, class_weights, settings) -> [B]; that of meta images has no class weights.
+      axis: the mesh axis that a batch is split over, or None.
+
+    Source: Ren et al. 2018, algorithm 1; the authors' code has this form beside the unrolled one.
+    """
+
+    def apply(params, state, batch):
+        key = batch.get("key")
+
+        def of_meta(params):
+            meta = batch["meta"]
+            logits, _ = model.apply(params, state.batch_stats, meta["image"], train=True, key=key)
+            return jnp.mean(loss(logits, meta["label"], None, state.settings))
+
+        def of_each(params):
+            logits, batch_stats = model.apply(params, state.batch_stats, batch["image"], train=True, key=key)
+            return loss(logits, batch["label"], state.class_weights, state.settings), (logits, batch_stats)
+
+        fixed = jax.lax.stop_gradient(params)
+        direction = varying(mean_over(axis, jax.grad(of_meta)(fixed)), axis)
+        losses, agreement, (logits, batch_stats) = jax.jvp(of_each, (params,), (direction,), has_aux=True)
+        weights = jax.lax.stop_gradient(jnp.maximum(agreement, 0.0))
+        return Terms(weights * losses, weights, logits, batch_stats, state.objective)
+
+    def logits(trained, images):
+        return model.apply(trained.params, trained.batch_stats, images, train=False)[0]
+
+    return Objective(lambda key, params, settings: (), apply, logits, streams=("meta",))

@@ -1,0 +1,174 @@
+"""Every method in whole runs on digits: stopped and resumed, on several devices, and several runs as one program."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import cbjax
+from cbjax import config as configs
+from cbjax.config import ConfigError
+from cbjax.host.writers import read_rows
+from cbjax.sweeps.file import load
+from cbjax.sweeps.sweep import sweep
+from cbjax.workdir.memory import timeless
+from tests import processes
+
+META = ("meta.name=l2rw", "data.meta=4", "meta.batch_size=16")
+METHODS = {
+    "ldam": ("loss.name=ldam", "loss.mean=weight_sum", "weights.name=class_balanced", "weights.start=0.5"),
+    "logit_adjusted": ("loss.name=logit_adjusted",),
+    "post_hoc": ("evaluation.tau=1",),
+    "ghm": ("loss.name=ghm",),
+    "l2rw": META,
+}
+methods = pytest.mark.parametrize("name", METHODS)
+
+
+def digits(name, *more):
+    few = ("num_epochs=3", "data.validation=10", "data.test=20", "data.crop_padding=1", "checkpoint.every_epochs=1")
+    return configs.load("digits_lt", [*few, *METHODS[name], *more])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """name -> (run, work directory), each trained once."""
+    known = {}
+
+    def train(name):
+        if name not in known:
+            workdir = tmp_path_factory.mktemp(name)
+            known[name] = cbjax.train(digits(name, "devices=1"), workdir), workdir
+        return known[name]
+
+    return train
+
+
+def leaves(run):
+    state = run.state
+    return [np.asarray(leaf) for leaf in jax.tree.leaves((state.params, state.opt_state, state.objective))]
+
+
+@methods
+def test_a_run_that_goes_on_from_an_earlier_checkpoint_ends_the_same(finished, tmp_path, name):
+    whole, workdir = finished(name)
+    shutil.copytree(workdir, tmp_path / "run")
+    last = max(processes.checkpoints(workdir))
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / str(last))
+    (tmp_path / "run" / "results.json").unlink()
+    again = cbjax.train(digits(name, "devices=1"), tmp_path / "run")
+    for ours, theirs in zip(leaves(again), leaves(whole), strict=True):
+        assert ours.tobytes() == theirs.tobytes()
+    rows = [[timeless(row) for row in read_rows(place / "metrics.jsonl")] for place in (tmp_path / "run", workdir)]
+    assert rows[0] == rows[1]
+
+
+@methods
+@pytest.mark.parametrize("parallel", ["shard_map", "pmap"])
+def test_four_devices_give_what_one_gives(finished, tmp_path, name, parallel):
+    one, _ = finished(name)
+    four = cbjax.train(digits(name, "devices=4", f"parallel={parallel}"), tmp_path)
+    for ours, theirs in zip(leaves(four), leaves(one), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-2, atol=2e-3)
+    key = "test/last/loss"
+    assert four.metrics[key] == pytest.approx(one.metrics[key], rel=1e-3)
+
+
+@methods
+def test_load_answers_as_the_run_did(finished, name):
+    whole, workdir = finished(name)
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), np.uint8)
+    np.testing.assert_array_equal(cbjax.load(workdir).predict(images), whole.predict(images))
+
+
+def test_runs_of_every_method_are_trained_as_one_program(finished, tmp_path):
+    """Two seeds of each: runs that differ in their seed alone share a program."""
+    changes = {name: {} for name in METHODS}
+    for name, keys in METHODS.items():
+        resolved = configs.load("digits_lt", keys)
+        for key in (one.split("=")[0] for one in keys):
+            section, _, leaf = key.rpartition(".")
+            changes[name][key] = resolved[section][leaf]
+    path = tmp_path / "methods.py"
+    path.write_text(
+        "from cbjax.variants import Sweep, choices, product, seeds\n\n"
+        "def get_sweep():\n"
+        f'    return Sweep("digits_lt", product(choices("method", {changes!r}), seeds(2)))\n'
+    )
+    settings = ("num_epochs=3", "data.validation=10", "data.test=20", "data.crop_padding=1")
+    described, runs = load(path, settings)
+    _, failed = sweep("methods", described, runs, tmp_path / "runs", mode="vmap", group_size=2)
+    assert failed == {}
+    for name in METHODS:
+        _, workdir = finished(name)
+        results = [
+            json.loads((place / "results.json").read_text()) for place in (tmp_path / "runs" / name / "seed_0", workdir)
+        ]
+        ours, theirs = (result["last"]["test"]["loss"] for result in results)
+        assert ours == pytest.approx(theirs, rel=1e-3), name
+
+
+def test_numbers_of_a_method_compile_nothing_anew():
+    from cbjax.data import of_config
+    from cbjax.parallel import sharding
+    from cbjax.training import inputs
+    from cbjax.training.programs import program_key
+
+    mesh = sharding.make_mesh(1)
+
+    def key(name, *more):
+        config = digits(name, *more)
+        dataset = of_config(config)
+        batches = inputs.build_batches(config, dataset)
+        return program_key(config, batches, dataset.train.images.shape[1:], 10, mesh)
+
+    for name, number in (
+        ("ldam", "loss.max_margin=0.3"),
+        ("ldam", "loss.scale=10"),
+        ("logit_adjusted", "loss.tau=2"),
+        ("post_hoc", "evaluation.tau=0.5"),
+        ("ghm", "loss.momentum=0.5"),
+    ):
+        assert key(name) == key(name, number)
+    assert key("post_hoc") != key("post_hoc", "evaluation.tau=0")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("loss.name=ldam", "model.head=linear"), "model.head must be normalized, or auto, when loss.name is ldam"),
+        (("model.head=normalized",), "model.head must be linear, or auto, when loss.name is softmax; got normalized"),
+        (("loss.name=ghm", "loss.mean=weight_sum"), "loss.mean must be batch when loss.name is ghm"),
+        (("loss.name=focal", "evaluation.tau=1"), "evaluation.tau must be 0 when loss.name is focal"),
+        (("meta.name=l2rw",), "data.meta must be above 0 when meta.name is l2rw"),
+        ((*META, "loss.name=ldam"), "loss.name must be softmax, sigmoid or focal when meta.name is l2rw; got ldam"),
+        ((*META, "loss.mean=weight_sum"), "loss.mean must be batch when meta.name is l2rw"),
+        ((*META, "optim.accumulation=2"), "optim.accumulation must be 1 when meta.name is l2rw; got 2"),
+        ((*META, "devices=3", "batch_size=63"), "meta.batch_size must be a multiple of the number of devices, 3"),
+        (("loss.tau=2",), "loss.tau must stay at 1.0 unless loss.name is logit_adjusted"),
+        (("data.meta=4",), "data.meta must stay at 0 unless meta.name is l2rw"),
+    ],
+)
+def test_keys_that_do_not_go_together_are_refused(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        configs.load("digits_lt", overrides)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "ghm" else pytest.mark.slow) for name in METHODS]
+)
+def test_a_killed_process_ends_the_same(tmp_path, name):
+    given = [f"--config.{one}" for one in (*METHODS[name], "num_epochs=40", "checkpoint.every_epochs=1")]
+    command = ("train", "--config=digits_lt", *given)
+    done = processes.run(*command, f"--workdir={tmp_path / 'whole'}")
+    assert done.returncode == 0, done.stderr
+    process = processes.start(*command, f"--workdir={tmp_path / 'killed'}")
+    assert processes.wait_for_checkpoint(process, tmp_path / "killed", 60)
+    process.kill()
+    process.communicate()
+    done = processes.run(*command, f"--workdir={tmp_path / 'killed'}")
+    assert done.returncode == 0 and "resumed at step" in done.stdout
+    for ours, theirs in zip(*(leaves(cbjax.load(tmp_path / one)) for one in ("killed", "whole")), strict=True):
+        assert ours.tobytes() == theirs.tobytes()
