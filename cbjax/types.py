@@ -136,14 +136,14 @@ class Terms(NamedTuple):
       amounts: [B], what each example counts in the mean; no gradient flows through them.
       logits: [B, C], for the training accuracy.
       batch_stats: running statistics after this batch.
-      memory: the objective's next state, the same on all devices.
+      state: the objective's next state, the same on all devices.
     """
 
     losses: Array
     amounts: Array
     logits: Array
     batch_stats: Any
-    memory: Any
+    state: Any
 
 
 class Objective(NamedTuple):

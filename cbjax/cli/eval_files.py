@@ -16,7 +16,7 @@ from cbjax.host.text import one_line
 from cbjax.host.writers import plain, replace
 from cbjax.metrics import confusion_matrix
 from cbjax.report import class_tables
-from cbjax.training import inputs
+from cbjax.training import input_paths
 from cbjax.training.finish import CONFUSION_CLASSES
 from cbjax.training.restore import Examined
 
@@ -139,7 +139,7 @@ def _chances(found: Examined) -> Iterator[tuple[int, np.ndarray]]:
     """Yields the place of a batch's first image and the batch's probabilities [B, C]; NaN for unreadable images."""
     images, predict = found.split.images, found.run.predict
     assert predict is not None, "a restored run predicts"
-    transform = inputs.evaluation_transform(found.run.config)
+    transform = input_paths.evaluation_transform(found.run.config)
 
     def pixels(position):
         assert isinstance(images, Encoded) and transform is not None, "encoded images come from a streamed source"

@@ -22,7 +22,7 @@ from cbjax.data.sampling import Batches
 from cbjax.estimate import abstract_data, roofline, tpu
 from cbjax.estimate.abstract_data import AbstractData
 from cbjax.parallel import sharding
-from cbjax.training import resident
+from cbjax.training import input_paths, resident
 from cbjax.training.programs import Programs, build_programs
 from cbjax.types import Trained, TrainState
 
@@ -67,7 +67,7 @@ def _programs(config: ConfigDict, data: AbstractData, mesh: Mesh) -> tuple[Progr
         data.image_shape,
         len(data.counts),
         mesh,
-        streamed=not data.resident,
+        path=input_paths.RESIDENT if data.resident else input_paths.STREAMED,
         kind="shard_map",
     )
     return programs, sharding.placed(programs.state, mesh)

@@ -16,7 +16,7 @@ from cbjax.data.sampling import Batches
 from cbjax.models import pretrained
 from cbjax.models.pretrained import Pretrained
 from cbjax.parallel import sharding
-from cbjax.training import callbacks, components, inputs, reweight
+from cbjax.training import callbacks, components, input_paths, inputs, reweight
 from cbjax.training.check_data import check_data
 from cbjax.training.evaluate import Evaluation
 from cbjax.training.programs import Programs, build_programs, program_key, settings
@@ -67,7 +67,7 @@ def build(
     config: ConfigDict,
     dataset: Dataset,
     mesh: Mesh,
-    report_bad: inputs.ReportBad = lambda name, reason: None,
+    report_bad: input_paths.ReportBad = lambda name, reason: None,
     known: dict[str, Programs] | None = None,
 ) -> Parts:
     """Builds the parts of a run.
@@ -87,9 +87,9 @@ def build(
     shape, num_classes = dataset.train.images.shape[1:], len(dataset.counts)
     known = {} if known is None else known
     key = program_key(config, batches, shape, num_classes, mesh)
+    path = input_paths.of(dataset.train.images)
     if key not in known:
-        streamed = inputs.is_streamed(dataset)
-        known[key] = build_programs(config, batches, shape, num_classes, mesh, streamed=streamed)
+        known[key] = build_programs(config, batches, shape, num_classes, mesh, path=path)
     programs = known[key]
     reweighting = reweight.build(config, dataset.counts)
     first_weights = reweighting.next_weights(memory.start(num_classes))
@@ -103,13 +103,13 @@ def build(
         init=lambda: programs.init(jax.random.key(config.seed), first_weights, given),
         programs=programs,
         settings=given,
-        advance=inputs.build_advance(config, dataset, batches, programs, mesh, report_bad),
+        advance=path.advance(config, dataset, batches, programs.train, programs.steps_per_dispatch, mesh, report_bad),
         batches=batches,
-        streams=inputs.build_streams(config, dataset, batches),
+        streams=path.streams(config, dataset, batches),
         steps_per_dispatch=programs.steps_per_dispatch,
         schedule=_known_at_epoch_ends(components.build_schedule(config, batches), batches, config.num_epochs),
         reweighting=reweighting,
-        evaluate=inputs.build_evaluate(config, dataset, programs.evaluate, mesh, report_bad),
+        evaluate=inputs.build_evaluate(config, dataset, path, programs.evaluate, mesh, report_bad),
         has_validation=dataset.validation is not None,
     )
 

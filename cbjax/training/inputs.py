@@ -1,4 +1,4 @@
-"""The input path of a run: which images a step takes, how they reach the devices, what is done to them there."""
+"""What a run takes in: the order of its training images, its evaluations, and images that a person hands over."""
 
 import concurrent.futures
 import functools
@@ -9,26 +9,17 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cbjax.config import class_groups, schema
+from cbjax.config import class_groups
 from cbjax.data import DataError, Dataset, Encoded, samplers
-from cbjax.data.crops import EvalTransform, TrainTransform
 from cbjax.data.given import Fit
 from cbjax.data.sampling import Batches
-from cbjax.data.stream import Reading, make_image
+from cbjax.data.stream import make_image
 from cbjax.host import machine
 from cbjax.host.output import say
 from cbjax.parallel import processes
-from cbjax.training import resident, streaming
-from cbjax.training.evaluate import Evaluation, make_evaluate, make_streamed_evaluate
-from cbjax.training.programs import Programs
+from cbjax.training.evaluate import Evaluation
+from cbjax.training.input_paths import InputPath, ReportBad, evaluation_transform
 from cbjax.types import TrainState
-
-ReportBad = Callable[[str, str], None]  # (name of an image, reason why it was skipped)
-
-
-def is_streamed(dataset: Dataset) -> bool:
-    """Says whether the images are read as they are needed; else they lie on the devices."""
-    return isinstance(dataset.train.images, Encoded)
 
 
 def build_batches(config: ConfigDict, dataset: Dataset) -> Batches:
@@ -43,46 +34,8 @@ def build_batches(config: ConfigDict, dataset: Dataset) -> Batches:
     return Batches(len(dataset.train), config.batch_size, config.seed, order=order)
 
 
-def build_advance(
-    config: ConfigDict, dataset: Dataset, batches: Batches, programs: Programs, mesh: Mesh, report: ReportBad
-) -> Callable[..., Any]:
-    """Returns (state, first, last) -> (state, metrics), as `loop.Plan` wants it."""
-    data = config.data
-    if is_streamed(dataset):
-        return streaming.make_advance(
-            programs.train,
-            dataset.train,
-            batches,
-            TrainTransform(data.image_size, config.seed, data.crop_area, data.flip, data.color_jitter, data.max_pixels),
-            _reading(config, report),
-            num_steps=batches.epoch_end(config.num_epochs),
-            mesh=mesh,
-        )
-    streams = build_streams(config, dataset, batches)
-    return resident.make_advance(programs.train, streams, steps_per_dispatch=programs.steps_per_dispatch, mesh=mesh)
-
-
-def build_streams(config: ConfigDict, dataset: Dataset, batches: Batches) -> resident.Streams:
-    """Returns what a step takes images from: the training images, and the meta images where the config has some.
-
-    Images that are read as they are needed come another way, and are the only stream.
-    """
-    if is_streamed(dataset):
-        return {}
-    streams = {resident.TRAIN: (dataset.train, batches)}
-    if dataset.meta is not None:
-        order = Batches(len(dataset.meta), config.meta.batch_size, config.seed, order=_meta_order(config, dataset))
-        streams["meta"] = (dataset.meta, order)
-    return streams
-
-
-def _meta_order(config, dataset):
-    # Each class as often as the others, whatever was held out of it.
-    return samplers.make_order("class_aware", dataset.meta.labels, config.seed + 1, images_per_class=1)
-
-
 def build_evaluate(
-    config: ConfigDict, dataset: Dataset, program: Callable[..., Any], mesh: Mesh, report: ReportBad
+    config: ConfigDict, dataset: Dataset, path: InputPath, program: Callable[..., Any], mesh: Mesh, report: ReportBad
 ) -> Callable[[str], Callable[[TrainState], Evaluation]]:
     """Returns split -> state -> Evaluation, made at the first use of a split."""
 
@@ -97,12 +50,8 @@ def build_evaluate(
             "batch_size": batch_size,
             "mesh": mesh,
         }
-        if not isinstance(examples.images, Encoded):
-            return make_evaluate(program, examples.images, examples.labels, **options)
-        transform = evaluation_transform(config)
-        assert transform is not None, "encoded images come from a streamed source"
-        measured = make_streamed_evaluate(program, examples, transform, _reading(config, report), **options)
-        return _told(measured, split, examples.labels, dataset.class_names)
+        found = path.evaluate(config, program, examples, report, **options)
+        return _told(found, split, examples.labels, dataset.class_names)
 
     return evaluate
 
@@ -154,6 +103,16 @@ def check_readable(config: ConfigDict, dataset: Dataset) -> list[str]:
     return notes
 
 
+def fit_given(config: ConfigDict, facts: Mapping[str, Any]) -> Fit:
+    """Returns what brings given images to those of a run, from what `workdir.describe_data` said of its data."""
+    dtype, span = facts["image_dtype"], facts.get("image_span")
+    if span is None and dtype == "uint8":
+        span = (0, 255)
+    transform = evaluation_transform(config)
+    shape = tuple(facts["image_shape"]) if transform is None else (transform.image_size, transform.image_size, 3)
+    return Fit(shape, dtype, span and tuple(span), transform)
+
+
 def _told(evaluate: Callable[[TrainState], Evaluation], split: str, labels: np.ndarray, class_names: Sequence[str]):
     """Returns the evaluation, which says once how many images of each class were skipped."""
     told = False
@@ -172,30 +131,3 @@ def _told(evaluate: Callable[[TrainState], Evaluation], split: str, labels: np.n
         return found
 
     return evaluate_and_tell
-
-
-def evaluation_transform(config: ConfigDict) -> EvalTransform | None:
-    """Returns encoded image -> the network's input size; None where images were of one size from the start."""
-    if not schema.is_streamed(config.data.name):
-        return None
-    return EvalTransform(config.data.image_size, evaluation_resize(config), config.data.max_pixels)
-
-
-def fit_given(config: ConfigDict, facts: Mapping[str, Any]) -> Fit:
-    """Returns what brings given images to those of a run, from what `workdir.describe_data` said of its data."""
-    dtype, span = facts["image_dtype"], facts.get("image_span")
-    if span is None and dtype == "uint8":
-        span = (0, 255)
-    transform = evaluation_transform(config)
-    shape = tuple(facts["image_shape"]) if transform is None else (transform.image_size, transform.image_size, 3)
-    return Fit(shape, dtype, span and tuple(span), transform)
-
-
-def evaluation_resize(config: ConfigDict) -> int:
-    """Returns the shorter side in pixels that an image is resized to before its centre is cropped."""
-    return config.data.resize or round(config.data.image_size * 256 / 224)
-
-
-def _reading(config, report):
-    data = config.data
-    return Reading(data.threads, data.workers, data.on_bad_image, report)

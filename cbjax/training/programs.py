@@ -18,13 +18,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cbjax import config as configs
-from cbjax import models
 from cbjax.config import ConfigError, learning_rates
-from cbjax.data import augment
 from cbjax.data.sampling import Batches
 from cbjax.host.code import CodeError
 from cbjax.parallel import sharding
-from cbjax.training import components, evaluate, resident, streaming
+from cbjax.training import components, evaluate, resident
+from cbjax.training.input_paths import RESIDENT, InputPath, augmentation, normalize
 from cbjax.training.step import make_eval_step, make_train_step
 from cbjax.types import Array, Model, Objective, Settings, TrainState
 
@@ -50,8 +49,8 @@ class Programs:
       state: shapes of the state.
       init: (key, class weights [C], settings) -> the state before the first step, on the mesh.
       steps_per_dispatch: S, how many steps one call of `train` takes at most.
-      train: as `resident.make_program` makes it, for streamed images `streaming.make_program`.
-      evaluate: as `evaluate.make_program` makes it, for streamed images `evaluate.make_streamed_program`.
+      train: as `InputPath.train_program` makes it.
+      evaluate: as `InputPath.evaluation_program` makes it.
     """
 
     model: Model
@@ -107,7 +106,7 @@ def build_programs(
     num_classes: int,
     mesh: Mesh,
     *,
-    streamed: bool,
+    path: InputPath,
     kind: str | None = None,
 ) -> Programs:
     """Builds the programs of a run from the shape of its images [H, W, channels] and the number of its classes.
@@ -118,7 +117,7 @@ def build_programs(
       image_shape: [H, W, channels].
       num_classes: C.
       mesh: the devices.
-      streamed: whether images come batch by batch; else they lie on the devices.
+      path: how images reach the devices.
       kind: "shard_map" or "pmap"; None for what the config says.
 
     Raises:
@@ -126,21 +125,11 @@ def build_programs(
     """
     kind = kind or config.parallel
     steps = build_steps(config, batches, image_shape, num_classes)
-    count = 1 if streamed else steps_per_resident_dispatch(config, batches, mesh)
-    if streamed:
-        train = streaming.make_program(steps.train_step, _normalize, mesh, kind)
-    else:
-        prepare = _augmentation(config)
-        train = resident.make_program(steps.train_step, prepare, steps_per_dispatch=count, mesh=mesh, kind=kind)
-    evaluation = build_evaluation(steps, mesh, streamed=streamed, kind=kind)
+    count = path.steps_per_dispatch(config, batches, mesh)
+    train = path.train_program(steps.train_step, config, count, mesh, kind)
+    evaluation = path.evaluation_program(steps.eval_step, mesh, kind)
     init = jax.jit(steps.make_state, out_shardings=sharding.whole(mesh))
     return Programs(steps.model, steps.state, init, count, train, evaluation)
-
-
-def build_evaluation(steps: "Steps", mesh: Mesh, *, streamed: bool, kind: str) -> Any:
-    """Builds the evaluation alone; arguments as `build_programs`."""
-    make = evaluate.make_streamed_program if streamed else evaluate.make_program
-    return make(steps.eval_step, _normalize, mesh, kind)
 
 
 class CohortPrograms(NamedTuple):
@@ -161,9 +150,9 @@ def build_cohort_programs(
 ) -> CohortPrograms:
     """Builds the programs of runs that share a `program_key`, `per_device` of them on each device of the mesh."""
     steps = build_steps(config, batches, image_shape, num_classes, axis=None)
-    count = steps_per_resident_dispatch(config, batches, mesh)
-    dispatch = resident.make_dispatch(steps.train_step, _augmentation(config), steps_per_dispatch=count, axis=None)
-    evaluation = evaluate.make_batch_evaluation(steps.eval_step, _normalize)
+    count = RESIDENT.steps_per_dispatch(config, batches, mesh)
+    dispatch = resident.make_dispatch(steps.train_step, augmentation(config), steps_per_dispatch=count, axis=None)
+    evaluation = evaluate.make_batch_evaluation(steps.eval_step, normalize)
     return CohortPrograms(
         sharding.run_parallel(dispatch, mesh, per_device=per_device, shared=(3,), donate=(0,)),
         sharding.run_parallel(evaluation, mesh, per_device=per_device, shared=(2, 3)),
@@ -247,27 +236,3 @@ def initial_state(
         settings=jax.tree.map(jnp.asarray, given),
         objective=objective.init(jax.random.fold_in(params_key, 1), params, given),
     )
-
-
-def steps_per_resident_dispatch(config: ConfigDict, batches: Batches, mesh: Mesh) -> int:
-    """Returns how many steps a dispatch takes at most where the images lie on the devices."""
-    if config.steps_per_dispatch is not None:
-        return config.steps_per_dispatch
-    # One dispatch an epoch saves the host's time, but not with XLA's convolutions on CPU, which are slow inside a loop.
-    loops = sharding.on_accelerator(mesh) or config.model.name in models.OF_MATRIX_PRODUCTS
-    return batches.epoch_end(1) if loops else 1
-
-
-def _augmentation(config):
-    data = config.data
-
-    def prepare(given, keys, images):
-        if data.crop_padding or data.flip:
-            images = augment.crop_flip(keys, images, data.crop_padding, data.flip, data.padding_mode)
-        return _normalize(given, images)
-
-    return prepare
-
-
-def _normalize(given, images):
-    return augment.normalize(images, given.mean, given.std)

@@ -19,7 +19,7 @@ from cbjax.data.sampling import Batches
 from cbjax.host.output import say
 from cbjax.host.storage import Place
 from cbjax.parallel import processes, sharding
-from cbjax.training import build, components, inputs, programs
+from cbjax.training import build, components, input_paths, inputs, programs
 from cbjax.training.check_process import check_main_guard
 from cbjax.training.evaluate import Evaluation
 from cbjax.training.predict import make_predict
@@ -188,13 +188,13 @@ def _names(dataset, split):
 
 def _new_evaluate(config, examples, facts, mesh):
     size = config.batch_size
-    num_classes, streamed = len(facts["class_names"]), isinstance(examples.images, data.Encoded)
+    num_classes, path = len(facts["class_names"]), input_paths.of(examples.images)
     # Its evaluation does not depend on the order of training.
     steps = programs.build_steps(config, Batches(size, size, config.seed), examples.images.shape[1:], num_classes)
-    program = programs.build_evaluation(steps, mesh, streamed=streamed, kind=config.parallel)
+    program = path.evaluation_program(steps.eval_step, mesh, config.parallel)
     names, counts = tuple(facts["class_names"]), np.asarray(facts["counts"])
     dataset = data.Dataset(examples, None, examples, names, counts, {}, facts["mean"], facts["std"])
-    return inputs.build_evaluate(config, dataset, program, mesh, BadImages(None).add)("test")
+    return inputs.build_evaluate(config, dataset, path, program, mesh, BadImages(None).add)("test")
 
 
 def _about_new(given, facts):

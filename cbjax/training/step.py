@@ -46,15 +46,15 @@ def make_train_step(
         return jnp.where(share > 0, share, 1.0)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        def total(params, memory, part):
+        def total(params, remembered, part):
             """Sums the losses of a part of the batch; divided at once where the part is the whole."""
-            terms = objective.apply(params, dataclasses.replace(state, objective=memory), part)
+            terms = objective.apply(params, dataclasses.replace(state, objective=remembered), part)
             counted = _mask(part)
             amount = jax.lax.stop_gradient(jnp.sum(jnp.where(counted, terms.amounts, 0.0)))
             correct = jnp.sum(counted & _is_correct(terms.logits, part["label"]))
             value = jnp.sum(jnp.where(counted, terms.losses, 0.0))
             value = value / divisor(amount) if accumulation == 1 else value
-            return value, (terms.batch_stats, terms.memory, amount, correct)
+            return value, (terms.batch_stats, terms.state, amount, correct)
 
         # Replicated parameters are cast to per-device ones so that the gradient stays local until the one mean below;
         # without the cast shard_map sums it over devices first.
@@ -62,9 +62,9 @@ def make_train_step(
         gradient = functools.partial(jax.value_and_grad(total, has_aux=True), params)
         batch = {**batch, "key": _key(state, axis)}
         if accumulation == 1:
-            (value, (batch_stats, memory, _, correct)), grads = gradient(state.objective, batch)
+            (value, (batch_stats, remembered, _, correct)), grads = gradient(state.objective, batch)
         else:
-            sums, batch_stats, memory = _over_parts(gradient, state.objective, batch, accumulation, axis)
+            sums, batch_stats, remembered = _over_parts(gradient, state.objective, batch, accumulation, axis)
             (value, grads), amount, correct = sums
             value, grads = jax.tree.map(lambda leaf: leaf / divisor(amount), (value, grads))
         value, batch_stats, grads = mean_over(axis, (value, batch_stats, grads))
@@ -81,7 +81,7 @@ def make_train_step(
             params=optax.apply_updates(state.params, updates),
             batch_stats=batch_stats,
             opt_state=opt_state,
-            objective=memory,
+            objective=remembered,
         )
         return state, metrics
 
@@ -119,12 +119,14 @@ def make_eval_step(
     return eval_step
 
 
-def _over_parts(gradient: Callable[..., Any], memory: Any, batch: Batch, accumulation: int, axis: str | None) -> Any:
-    """Calls `gradient`, (memory, part) -> ((value, (batch_stats, memory, amount, correct)), grads), part after part.
+def _over_parts(
+    gradient: Callable[..., Any], remembered: Any, batch: Batch, accumulation: int, axis: str | None
+) -> Any:
+    """Calls `gradient`, (remembered, part) -> ((value, (stats, remembered, amount, correct)), grads), part after part.
 
     Returns:
       The sums ((value, grads), amount, correct), the mean of the parts' running statistics, each of which starts from
-      those before the step, and the memory after the last part.
+      those before the step, and what is remembered after the last part.
     """
     size = batch["image"].shape[0]
     if size % accumulation:
@@ -133,21 +135,21 @@ def _over_parts(gradient: Callable[..., Any], memory: Any, batch: Batch, accumul
     parts = jax.tree.map(lambda leaf: leaf.reshape(accumulation, -1, *leaf.shape[1:]), images)
     parts["key"] = jax.random.split(batch["key"], accumulation)
 
-    def one(memory, part):
-        (value, (batch_stats, memory, amount, correct)), grads = gradient(memory, part)
-        return memory, (((value, grads), amount, correct), batch_stats)
+    def one(remembered, part):
+        (value, (batch_stats, remembered, amount, correct)), grads = gradient(remembered, part)
+        return remembered, (((value, grads), amount, correct), batch_stats)
 
-    _, shapes = jax.eval_shape(one, memory, jax.tree.map(lambda leaf: leaf[0], parts))
+    _, shapes = jax.eval_shape(one, remembered, jax.tree.map(lambda leaf: leaf[0], parts))
     # Devices differ in what they sum, so that the sums start as per-device zeros.
     zeros = varying(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes), axis)
 
     def add(carry, part):
-        memory, sums = carry
-        memory, terms = one(memory, part)
-        return (memory, jax.tree.map(jnp.add, sums, terms)), None
+        remembered, sums = carry
+        remembered, terms = one(remembered, part)
+        return (remembered, jax.tree.map(jnp.add, sums, terms)), None
 
-    (memory, (sums, batch_stats)), _ = jax.lax.scan(add, (memory, zeros), parts)
-    return sums, jax.tree.map(lambda leaf: leaf / accumulation, batch_stats), memory
+    (remembered, (sums, batch_stats)), _ = jax.lax.scan(add, (remembered, zeros), parts)
+    return sums, jax.tree.map(lambda leaf: leaf / accumulation, batch_stats), remembered
 
 
 def _key(state: TrainState, axis: str | None) -> Array:

@@ -65,8 +65,8 @@ def test_terms_are_weighted_by_the_rarity_of_their_gradient(momentum, masked):
         terms = ghm(MODEL, BINS, axis=None).apply(now.params, now, {**given, **({"mask": mask} if masked else {})})
         losses, memory, _ = oracle(given["image"] @ np.eye(4, CLASSES), given["label"], memory, momentum, mask)
         np.testing.assert_allclose(np.asarray(terms.losses)[mask], losses[mask], rtol=1e-5)
-        np.testing.assert_allclose(terms.memory, memory, rtol=1e-6)
-        now = dataclasses.replace(now, objective=terms.memory)
+        np.testing.assert_allclose(terms.state, memory, rtol=1e-6)
+        now = dataclasses.replace(now, objective=terms.state)
 
 
 def test_alike_gradients_make_it_plain_cross_entropy():
@@ -84,7 +84,7 @@ def test_extreme_logits_stay_finite(logit, dtype):
 
     def total(params):
         terms = ghm(model, BINS, axis=None).apply(params, now, batch(0))
-        return terms.losses.sum(), terms.memory
+        return terms.losses.sum(), terms.state
 
     (value, memory), grads = jax.value_and_grad(total, has_aux=True)(now.params)
     assert np.isfinite(value) and np.isfinite(grads.astype(jnp.float32)) and memory.sum() == 0.25 * 8 * CLASSES

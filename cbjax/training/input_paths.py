@@ -1,0 +1,160 @@
+"""The two ways by which images reach the devices, each with its programs and what feeds them: resident and streamed.
+
+Resident images lie on the devices, where a dispatch of steps chooses and augments them. Streamed ones are read, decoded
+and cropped on the host, batch by batch. Which way a run goes is asked once, of its images (`of`).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from cbjax import models
+from cbjax.config import schema
+from cbjax.data import Dataset, Encoded, augment, samplers
+from cbjax.data.crops import EvalTransform, TrainTransform
+from cbjax.data.sampling import Batches
+from cbjax.data.stream import Reading
+from cbjax.parallel import sharding
+from cbjax.training import evaluate, resident, streaming
+
+ReportBad = Callable[[str, str], None]  # (name of an image, reason why it was skipped)
+
+
+class InputPath(NamedTuple):
+    """A way by which images reach the devices.
+
+    Attributes:
+      steps_per_dispatch: (config, batches, mesh) -> how many steps one call of the training program takes at most.
+      train_program: (train_step, config, steps per dispatch, mesh, kind) -> the compiled training program.
+      evaluation_program: (eval_step, mesh, kind) -> the compiled evaluation of a batch.
+      streams: (config, dataset, batches) -> images in memory that a step takes, by the names of streams.
+      advance: (config, dataset, batches, training program, steps per dispatch, mesh, report) -> (state, first, last) ->
+        (state, metrics), as `loop.Plan` wants it; `report` is told of images that are skipped.
+      evaluate: (config, evaluation program, examples, report, **options of `evaluate.make_evaluate`) -> state ->
+        Evaluation.
+    """
+
+    steps_per_dispatch: Callable[[ConfigDict, Batches, Mesh], int]
+    train_program: Callable[..., Any]
+    evaluation_program: Callable[..., Any]
+    streams: Callable[[ConfigDict, Dataset, Batches], resident.Streams]
+    advance: Callable[..., Any]
+    evaluate: Callable[..., Any]
+
+
+def of(images: Any) -> InputPath:
+    """Returns the way of these images: streamed where they are encoded, else resident."""
+    return STREAMED if isinstance(images, Encoded) else RESIDENT
+
+
+def augmentation(config: ConfigDict) -> Callable[..., Any]:
+    """Returns (settings, keys [B], images) -> the network's input, for images on the device."""
+    data = config.data
+
+    def prepare(given, keys, images):
+        if data.crop_padding or data.flip:
+            images = augment.crop_flip(keys, images, data.crop_padding, data.flip, data.padding_mode)
+        return normalize(given, images)
+
+    return prepare
+
+
+def normalize(given: Any, images: Any) -> Any:
+    """Returns the network's input, by the mean and the deviation in the settings."""
+    return augment.normalize(images, given.mean, given.std)
+
+
+def evaluation_transform(config: ConfigDict) -> EvalTransform | None:
+    """Returns encoded image -> the network's input size; None where images were of one size from the start."""
+    if not schema.is_streamed(config.data.name):
+        return None
+    return EvalTransform(config.data.image_size, evaluation_resize(config), config.data.max_pixels)
+
+
+def evaluation_resize(config: ConfigDict) -> int:
+    """Returns the shorter side in pixels that an image is resized to before its centre is cropped."""
+    return config.data.resize or round(config.data.image_size * 256 / 224)
+
+
+def _resident_steps(config: ConfigDict, batches: Batches, mesh: Mesh) -> int:
+    if config.steps_per_dispatch is not None:
+        return config.steps_per_dispatch
+    # One dispatch an epoch saves the host's time, but not with XLA's convolutions on CPU, which are slow inside a loop.
+    loops = sharding.on_accelerator(mesh) or config.model.name in models.OF_MATRIX_PRODUCTS
+    return batches.epoch_end(1) if loops else 1
+
+
+def _resident_program(train_step, config, steps_per_dispatch, mesh, kind):
+    prepare = augmentation(config)
+    return resident.make_program(train_step, prepare, steps_per_dispatch=steps_per_dispatch, mesh=mesh, kind=kind)
+
+
+def _resident_streams(config: ConfigDict, dataset: Dataset, batches: Batches) -> resident.Streams:
+    """Returns what a step takes images from: the training images, and the meta images where there are some."""
+    streams = {resident.TRAIN: (dataset.train, batches)}
+    if dataset.meta is not None:
+        order = Batches(len(dataset.meta), config.meta.batch_size, config.seed, order=_meta_order(config, dataset))
+        streams["meta"] = (dataset.meta, order)
+    return streams
+
+
+def _meta_order(config, dataset):
+    # Each class as often as the others, whatever was held out of it.
+    return samplers.make_order("class_aware", dataset.meta.labels, config.seed + 1, images_per_class=1)
+
+
+def _resident_advance(config, dataset, batches, program, steps_per_dispatch, mesh, report):
+    streams = _resident_streams(config, dataset, batches)
+    return resident.make_advance(program, streams, steps_per_dispatch=steps_per_dispatch, mesh=mesh)
+
+
+def _resident_evaluate(config, program, examples, report, **options):
+    return evaluate.make_evaluate(program, examples.images, examples.labels, **options)
+
+
+def _streamed_program(train_step, config, steps_per_dispatch, mesh, kind):
+    return streaming.make_program(train_step, normalize, mesh, kind)
+
+
+def _streamed_advance(config, dataset, batches, program, steps_per_dispatch, mesh, report):
+    data = config.data
+    return streaming.make_advance(
+        program,
+        dataset.train,
+        batches,
+        TrainTransform(data.image_size, config.seed, data.crop_area, data.flip, data.color_jitter, data.max_pixels),
+        _reading(config, report),
+        num_steps=batches.epoch_end(config.num_epochs),
+        mesh=mesh,
+    )
+
+
+def _streamed_evaluate(config, program, examples, report, **options):
+    transform = evaluation_transform(config)
+    assert transform is not None, "encoded images come from a streamed source"
+    return evaluate.make_streamed_evaluate(program, examples, transform, _reading(config, report), **options)
+
+
+def _reading(config, report):
+    data = config.data
+    return Reading(data.threads, data.workers, data.on_bad_image, report)
+
+
+RESIDENT = InputPath(
+    steps_per_dispatch=_resident_steps,
+    train_program=_resident_program,
+    evaluation_program=lambda eval_step, mesh, kind: evaluate.make_program(eval_step, normalize, mesh, kind),
+    streams=_resident_streams,
+    advance=_resident_advance,
+    evaluate=_resident_evaluate,
+)
+STREAMED = InputPath(
+    steps_per_dispatch=lambda config, batches, mesh: 1,
+    train_program=_streamed_program,
+    evaluation_program=lambda eval_step, mesh, kind: evaluate.make_streamed_program(eval_step, normalize, mesh, kind),
+    streams=lambda config, dataset, batches: {},
+    advance=_streamed_advance,
+    evaluate=_streamed_evaluate,
+)
