@@ -196,8 +196,10 @@ def test_no_smoothing_is_cross_entropy():
     # The loss is least, the entropy of the label, where the prediction is the label.
     share, least = 0.3, np.r_[1 - 0.3 + 0.3 / 5, [0.3 / 5] * 4]
     logits = jnp.log(jnp.asarray(least, jnp.float32))[None, :]
-    loss, gradient = jax.value_and_grad(
-        lambda logits: losses.softmax_cross_entropy(logits, jnp.array([0]), label_smoothing=share).sum()
+    loss, gradient = jax.jit(
+        jax.value_and_grad(
+            lambda logits: losses.softmax_cross_entropy(logits, jnp.array([0]), label_smoothing=share).sum()
+        )
     )(logits)
     np.testing.assert_allclose(loss, -(least * np.log(least)).sum(), rtol=1e-6)
     np.testing.assert_allclose(gradient, 0, atol=1e-6)
@@ -267,8 +269,9 @@ def _focal_of_gamma(logits, gamma):
 def test_gamma_may_be_traced_mapped_and_differentiated():
     logits, labels, weights = _inputs("focal_0.5")
     gammas = jnp.array([0.0, 0.5, 3.0])
-    mapped = jax.vmap(lambda gamma: losses.focal_loss(logits, labels, weights, gamma=gamma))(gammas)
-    slopes = jax.vmap(jax.grad(lambda gamma: losses.focal_loss(logits, labels, weights, gamma=gamma).sum()))(gammas)
+    mapped = jax.jit(jax.vmap(lambda gamma: losses.focal_loss(logits, labels, weights, gamma=gamma)))(gammas)
+    slope = jax.grad(lambda gamma: losses.focal_loss(logits, labels, weights, gamma=gamma).sum())
+    slopes = jax.jit(jax.vmap(slope))(gammas)
     for value, slope, gamma in zip(mapped, slopes, np.asarray(gammas, np.float64), strict=True):
         assert _close(
             value, _oracle(functools.partial(oracles.focal_loss, gamma=gamma), logits, labels, weights)[0], logits
@@ -287,8 +290,8 @@ def test_second_derivatives_in_forward_and_reverse_mode(case, scale):
     loss, oracle = CASES[case][:2]
     direction = jnp.asarray(np.random.default_rng(2).normal(size=logits.shape), jnp.float32)
     gradient = jax.grad(lambda logits: loss(logits, labels, weights).sum())
-    forward = jax.jvp(gradient, (logits,), (direction,))[1]
-    reverse = jax.grad(lambda logits: (gradient(logits) * direction).sum())(logits)
+    forward = jax.jit(lambda logits: jax.jvp(gradient, (logits,), (direction,))[1])(logits)
+    reverse = jax.jit(jax.grad(lambda logits: (gradient(logits) * direction).sum()))(logits)
     step, exact = 1e-6 * np.asarray(direction, np.float64), np.asarray(logits, np.float64)
     up, down = (_oracle(oracle, exact + change, labels, weights)[1] for change in (step, -step))
     truth = (up - down) / 2e-6
@@ -326,7 +329,7 @@ def test_transformations_agree_with_the_plain_call(case):
     sharded = jax.jit(jax.shard_map(loss, mesh=mesh, in_specs=(batch, batch, PartitionSpec()), out_specs=batch))
     results = {
         "jit": jax.jit(loss)(logits, labels, weights),
-        "vmap": jax.vmap(loss, in_axes=(0, 0, None))(*split, weights).reshape(BATCH),
+        "vmap": jax.jit(jax.vmap(loss, in_axes=(0, 0, None)))(*split, weights).reshape(BATCH),
         "pmap": np.asarray(jax.pmap(loss, in_axes=(0, 0, None))(*split, weights)).reshape(BATCH),
         "shard_map": sharded(logits, labels, weights),
     }
@@ -363,9 +366,9 @@ def test_gradients_under_pmap_and_shard_map(case):
 def test_gradient_of_the_class_weights(case):
     logits, labels, weights = _inputs(case)
     loss = CASES[case][0]
-    gradient = jax.grad(lambda weights: loss(logits, labels, weights).sum())(weights)
+    gradient = jax.jit(jax.grad(lambda weights: loss(logits, labels, weights).sum()))(weights)
     # Losses are linear in the weights.
-    parts = [loss(logits, labels, weight).sum() for weight in jnp.eye(CLASSES)]
+    parts = [_compiled(case)[0](logits, labels, weight).sum() for weight in jnp.eye(CLASSES)]
     np.testing.assert_allclose(gradient, jnp.stack(parts), rtol=1e-5, atol=1e-6)
 
 
@@ -421,17 +424,18 @@ def test_labels_of_no_class_have_no_loss_and_no_gradient():
     logits, labels = jnp.asarray(_inputs("softmax")[0][:5, :3]), jnp.array([1, -100, 3, -1, 2])
     weights, there = jnp.array([1.0, 2.0, 3.0]), np.array([0, 4])
     for loss in (CASES[name][0] for name in ("softmax", "softmax_smoothed_0.1", "sigmoid", "focal_0.5")):
-        value, gradient = jax.value_and_grad(
-            lambda logits, loss=loss: jnp.where(labels >= 0, loss(logits, labels, weights), 0.0).sum()
+        both = jax.jit(jax.value_and_grad(lambda logits, labels, loss=loss: loss(logits, labels, weights).sum()))
+        value, gradient = jax.jit(
+            jax.value_and_grad(
+                lambda logits, loss=loss: jnp.where(labels >= 0, loss(logits, labels, weights), 0.0).sum()
+            )
         )(logits)
-        alone, slope = jax.value_and_grad(lambda part, loss=loss: loss(part, labels[there], weights).sum())(
-            logits[there]
-        )
+        alone, slope = both(logits[there], labels[there])
         np.testing.assert_allclose(value, alone, rtol=1e-6)
         np.testing.assert_allclose(gradient[there], slope, rtol=1e-6)
         np.testing.assert_array_equal(np.delete(gradient, there, axis=0), np.zeros((3, 3)))
         broken = logits.at[1].set(jnp.nan).at[2, 0].set(jnp.inf).at[3, 1].set(-jnp.inf)
-        same, other = jax.value_and_grad(lambda part, loss=loss: loss(part, labels, weights).sum())(broken)
+        same, other = both(broken, labels)
         np.testing.assert_allclose(same, value, rtol=1e-6)
         np.testing.assert_allclose(other, gradient, rtol=1e-6)
 
@@ -440,7 +444,7 @@ def test_masked_logits_are_those_of_optax():
     logits, labels = jnp.asarray(INFINITE[:3]), jnp.array([1, 1, 1])
 
     def both(loss):
-        return loss(logits, labels), jax.grad(lambda logits: loss(logits, labels).sum())(logits)
+        return jax.jit(loss)(logits, labels), jax.jit(jax.grad(lambda logits: loss(logits, labels).sum()))(logits)
 
     for ours, truth in zip(
         both(losses.softmax_cross_entropy), both(optax.softmax_cross_entropy_with_integer_labels), strict=True
@@ -452,7 +456,7 @@ def test_masked_logits_are_those_of_optax():
 @pytest.mark.parametrize("gamma", [None, 0.0, 0.5, 2.0])
 def test_infinite_logits_of_the_sigmoid_losses(labels, gamma):
     loss = losses.sigmoid_cross_entropy if gamma is None else functools.partial(losses.focal_loss, gamma=gamma)
-    value, gradient = jax.vmap(jax.value_and_grad(lambda row, label: loss(row[None], label[None])[0]))(
+    value, gradient = jax.jit(jax.vmap(jax.value_and_grad(lambda row, label: loss(row[None], label[None])[0])))(
         jnp.asarray(INFINITE), jnp.asarray(labels)
     )
     # The limits: those of logits so large that nothing is left of the exponential.
@@ -473,7 +477,8 @@ def test_labels_between_zero_and_one_are_not_hardened(gamma):
     for compute in (loss, jax.jit(loss)):
         ours = compute(jnp.float32(logits), jnp.float32(labels), jnp.float32(weights))
         np.testing.assert_allclose(ours, oracle(logits), rtol=2e-5)
-    slope = jax.grad(lambda logits: loss(logits, jnp.float32(labels), jnp.float32(weights)).sum())(jnp.float32(logits))
+    slope = jax.grad(lambda logits: loss(logits, jnp.float32(labels), jnp.float32(weights)).sum())
+    slope = jax.jit(slope)(jnp.float32(logits))
     for c in range(4):
         step = 1e-6 * np.eye(4)[c]
         np.testing.assert_allclose(
@@ -509,12 +514,14 @@ def test_jax_s_strict_settings_hold(dtype, x64):
     strict = jax.numpy_dtype_promotion("strict")
     with jax.enable_x64(x64), strict, jax.debug_nans(True), jax.debug_infs(True):
         logits = jnp.asarray([[90.0, -90.0, 0.0], [1.0, 2.0, 3.0]], dtype)
+        # float32's numbers on the way are the same with and without x64: there promotion is all that can differ.
+        differentiate = jax.jit if (dtype, x64) == (jnp.float32, True) else lambda function: function
         for name in ("softmax", "softmax_smoothed_0.1", "sigmoid", "focal_0.5"):
             hot = [] if name.startswith("softmax") else [np.eye(3)[:2], np.eye(3, dtype=np.int8)[:2] > 0]
             for labels in (np.array([0, 2]), np.array([0, -100], np.int8), *hot):
                 for weights in (None, np.ones(3, np.float32), np.ones(3)):
-                    value, gradient = jax.value_and_grad(
-                        lambda logits, *rest, loss=CASES[name][0]: loss(logits, *rest).sum()
+                    value, gradient = differentiate(
+                        jax.value_and_grad(lambda logits, *rest, loss=CASES[name][0]: loss(logits, *rest).sum())
                     )(logits, jnp.asarray(labels), weights)
                     assert np.isfinite(value) and gradient.dtype == logits.dtype
 

@@ -29,7 +29,7 @@ def _split(size=200, seed=0):
 
 def _sums(logits, labels, losses, confidence, mask=None):
     mask = np.ones(len(labels), bool) if mask is None else mask
-    return metrics.ClassificationSums.from_outputs(*map(jnp.asarray, (logits, labels, losses, mask, confidence)))
+    return _compiled_sums(logits, labels, losses, mask, confidence)
 
 
 _compiled_sums = jax.jit(metrics.ClassificationSums.from_outputs)
@@ -278,10 +278,8 @@ def test_classes_that_are_none_count_nowhere():
 def test_sums_join_a_collection_and_are_the_same_on_the_device():
     logits, labels, _, _ = _split(30)
     together = clu.metrics.Collection.create(accuracy=clu.metrics.Accuracy, sums=metrics.ClassificationSums)
-    updates = [
-        together.single_from_model_output(logits=jnp.asarray(logits[part]), labels=jnp.asarray(labels[part]))
-        for part in (slice(0, 13), slice(13, 30))
-    ]
+    update = jax.jit(together.single_from_model_output)
+    updates = [update(logits=logits[part], labels=labels[part]) for part in (slice(0, 15), slice(15, 30))]
     found = functools.reduce(lambda one, other: one.merge(other), updates, together.empty())
     chances = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
     losses = -np.log(chances[np.arange(30), labels])
@@ -301,6 +299,8 @@ def test_jax_s_strict_settings_hold(x64):
     with jax.enable_x64(x64), strict, jax.debug_nans(True), jax.debug_infs(True):
         for labels in (np.array([0, 2, 1], np.int8), np.array([0, 2, 1])):
             for dtype in (np.float32, jnp.bfloat16):
-                sums = _sums(np.eye(3, dtype=dtype), labels, np.ones(3), np.ones(3, dtype), np.ones(3, np.float32))
+                arrays = (np.eye(3, dtype=dtype), labels, np.ones(3), np.ones(3, np.float32), np.ones(3, dtype))
+                # Not compiled as one, so that each operation's result is looked at.
+                sums = metrics.ClassificationSums.from_outputs(*map(jnp.asarray, arrays))
                 assert metrics.summarize(sums.merge(sums), [3, 2, 1])["accuracy"] == 1 / 3
                 assert float(sums.compute()) == pytest.approx(1 / 3)
