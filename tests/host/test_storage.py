@@ -49,6 +49,7 @@ RUN = (
     "--config.data.test=20",
     "--config.data.validation=10",
     "--config.checkpoint.every_epochs=1",
+    "--config.num_epochs=5",
 )
 
 
@@ -102,9 +103,9 @@ def served(bucket, folder):
 
 def test_a_run_in_a_bucket_is_killed_resumed_and_loaded(bucket, tmp_path):
     """It ends as the same run on a disk does, with the same files."""
-    here = processes.run("train", f"--workdir={tmp_path / 'here'}", *RUN, "--config.num_epochs=10")
+    here = processes.run("train", f"--workdir={tmp_path / 'here'}", *RUN)
     assert here.returncode == 0, here.stderr
-    there = ("train", "--workdir=gs://bucket/runs/there", *RUN, "--config.num_epochs=10")
+    there = ("train", "--workdir=gs://bucket/runs/there", *RUN)
     process = subprocess.Popen(
         processes.command(*there),
         env={**processes.environment(), **bucket},
@@ -121,13 +122,15 @@ def test_a_run_in_a_bucket_is_killed_resumed_and_loaded(bucket, tmp_path):
     local = {path.name for path in (tmp_path / "here").iterdir() if not path.name.startswith((".", "events"))}
     assert local <= {name.split("/")[2] for name in served(bucket, "runs/there/")}
     assert "steps: gs://bucket/runs/there/profile" in done.stdout
-    listing = "import json; from etils import epath; folder = epath.Path('gs://bucket/runs/there/profile'); "
-    assert python(listing + "print(json.dumps([str(p) for p in folder.glob('plugins/profile/*/*.xplane.pb')]))", bucket)
     program = (
         "import json, jax, numpy as np, cbjax; run = cbjax.load('gs://bucket/runs/there'); "
-        "print(json.dumps([run.metrics, [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(run.state.params)]]))"
+        "from etils import epath; folder = epath.Path('gs://bucket/runs/there/profile'); "
+        "traces = [str(path) for path in folder.glob('plugins/profile/*/*.xplane.pb')]; "
+        "leaves = [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(run.state.params)]; "
+        "print(json.dumps([run.metrics, leaves, traces]))"
     )
-    metrics, leaves = python(program, bucket)
+    metrics, leaves, traces = python(program, bucket)
+    assert traces
     expected = cbjax.load(tmp_path / "here")
     assert metrics == expected.metrics
     for found, leaf in zip(leaves, jax.tree.leaves(expected.state.params), strict=True):

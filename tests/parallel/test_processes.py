@@ -23,7 +23,10 @@ RUN = (
     "--config.weights.name=difficulty",
     "--config.loss.mean=weight_sum",
     "--config.log.tensorboard=false",
+    "--config.checkpoint.every_epochs=1",
 )
+EPOCHS = "--config.num_epochs=5"
+PMAP = "--config.parallel=pmap"
 
 
 def free_port():
@@ -58,44 +61,49 @@ def timeless(workdir):
 def one(tmp_path_factory):
     """A run of one process with four devices."""
     workdir = tmp_path_factory.mktemp("one")
-    done = processes.run("train", f"--workdir={workdir}", *RUN, "--config.num_epochs=3", devices=4)
+    done = processes.run("train", f"--workdir={workdir}", *RUN, EPOCHS, devices=4)
     assert done.returncode == 0, done.stderr
     return workdir
 
 
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """The same run of two processes, and how they ended."""
+    workdir = tmp_path_factory.mktemp("two")
+    return workdir, end(start_two(workdir, EPOCHS))
+
+
 @pytest.mark.parametrize("parallel", ["shard_map", "pmap"])
-def test_two_processes_are_one_with_as_many_devices(one, tmp_path, parallel):
-    ends = end(start_two(tmp_path, "--config.num_epochs=3", f"--config.parallel={parallel}"))
+def test_two_processes_are_one_with_as_many_devices(one, two, tmp_path, parallel):
+    workdir, ends = two if parallel == "shard_map" else (tmp_path, end(start_two(tmp_path, EPOCHS, PMAP)))
     assert [status for status, _, _ in ends] == [0, 0], ends
     (_, first, _), (_, second, _) = ends
     assert "4 x cpu of 2 processes" in first and "report: " in first
     # Gloo's threads write into each other's lines.
     said = [line for line in second.splitlines() if "[Gloo]" not in line and "peer ranks" not in line]
     assert not said, "the first process speaks"
-    for ours, theirs in zip(parameters(tmp_path), parameters(one), strict=True):
+    for ours, theirs in zip(parameters(workdir), parameters(one), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
     for name in ("metrics", "per_class", "class_weights"):
-        ours, theirs = (read_rows(folder / f"{name}.jsonl") for folder in (tmp_path, one))
+        ours, theirs = (read_rows(folder / f"{name}.jsonl") for folder in (workdir, one))
         assert [row["step"] for row in ours] == [row["step"] for row in theirs]
-    weights = [row["class_weights"] for row in read_rows(tmp_path / "class_weights.jsonl")]
+    weights = [row["class_weights"] for row in read_rows(workdir / "class_weights.jsonl")]
     np.testing.assert_allclose(
         weights, [row["class_weights"] for row in read_rows(one / "class_weights.jsonl")], rtol=1e-4
     )
-    assert json.loads((tmp_path / "results.json").read_text())["finished"]
+    assert json.loads((workdir / "results.json").read_text())["finished"]
 
 
-def test_sigterm_of_one_saves_the_same_step_on_all_and_the_restart_ends_bit_equal(tmp_path):
-    plain, stopped = tmp_path / "plain", tmp_path / "stopped"
-    epochs = "--config.num_epochs=10"
-    assert [status for status, _, _ in end(start_two(plain, epochs))] == [0, 0]
-    both = start_two(stopped, epochs)
+def test_sigterm_of_one_saves_the_same_step_on_all_and_the_restart_ends_bit_equal(two, tmp_path):
+    plain, stopped = two[0], tmp_path / "stopped"
+    both = start_two(stopped, EPOCHS)
     assert processes.wait_for_checkpoint(both[0], stopped)
     both[1].send_signal(signal.SIGTERM)
     ends = end(both)
     assert [status for status, _, _ in ends] == [128 + signal.SIGTERM] * 2, ends
     steps = [error.split("stopped by SIGTERM; step ")[1].split()[0] for _, _, error in ends]
     assert steps[0] == steps[1] and int(steps[0]) == processes.checkpoints(stopped)[-1]
-    ends = end(start_two(stopped, epochs))
+    ends = end(start_two(stopped, EPOCHS))
     assert [status for status, _, _ in ends] == [0, 0], ends
     assert f"resumed at step {steps[0]} of" in ends[0][1]
     for ours, theirs in zip(parameters(stopped), parameters(plain), strict=True):
@@ -126,8 +134,8 @@ def test_a_mistake_is_said_by_all(one, tmp_path):
     workdir = shutil.copytree(one, tmp_path / "run")
     (status, _, first), (status2, _, second) = end(start_two(workdir, "--config.num_epochs=2"))
     assert (status, status2) == (2, 2)
-    assert "num_epochs: 3 there, 2 here" in first and "Traceback" not in first
-    assert "the first process says:" in second and "num_epochs: 3 there, 2 here" in second
+    assert "num_epochs: 5 there, 2 here" in first and "Traceback" not in first
+    assert "the first process says:" in second and "num_epochs: 5 there, 2 here" in second
 
 
 def test_processes_that_differ_end_at_once_with_the_keys(tmp_path):
