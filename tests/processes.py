@@ -12,11 +12,9 @@ def command(*arguments):
 
 
 def environment(devices=1, **variables):
-    count = "--xla_force_host_platform_device_count="
-    others = [flag for flag in os.environ["XLA_FLAGS"].split() if not flag.startswith(count)]
     return {
         **os.environ,
-        "XLA_FLAGS": " ".join([*others, f"{count}{devices}"]),
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "JAX_NUMPY_RANK_PROMOTION": "raise",
         **variables,
     }

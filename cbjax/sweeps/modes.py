@@ -145,10 +145,11 @@ def runs_that_fit(run: PlannedRun, devices: int, load: Callable[..., Source], st
     config = configs.change(run.config, ["parallel=shard_map"])
     dataset = data.of_config(config, load)
     parts = build.build(config, dataset, sharding.make_mesh(1))
-    shape = (config.model.to_json_best_effort(), config.batch_size, config.optim.accumulation, config.loss.name)
+    objective = (config.loss.name, config.meta.to_json_best_effort())
+    shape = (config.model.to_json_best_effort(), config.batch_size, config.optim.accumulation, *objective)
     key = json.dumps([*shape, dataset.train.images.shape[1:], len(dataset.class_names), parts.steps_per_dispatch == 1])
     if key not in step_bytes:
-        step_bytes[key] = _step_bytes(parts)
+        step_bytes[key] = memory_of_a_step(parts)
     each = max(1, int(SHARE * device_bytes() / run_bytes(parts, dataset, step_bytes[key])))
     return each if jax.default_backend() == "cpu" else devices * each
 
@@ -173,7 +174,8 @@ def device_bytes() -> float:
     return machine.free_bytes()
 
 
-def _step_bytes(parts: Parts) -> int:
+def memory_of_a_step(parts: Parts) -> int:
+    """Asks the compiler how many bytes of working memory a step of a run alone needs."""
     mesh, count = parts.mesh, parts.programs.steps_per_dispatch
     whole = resident.images_of(parts.streams)
     images = jax.tree.map(lambda leaf: sharding.abstract(leaf.shape, leaf.dtype, mesh), whole)

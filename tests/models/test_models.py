@@ -395,7 +395,7 @@ def test_init_maps_over_keys():
             "resnet20",
             10,
             {"depth": 8},
-            r"resnet20 has no option depth; it has shortcut, initialization, final_bias, batch_",
+            r"resnet20 has no option depth; it has shortcut, initialization, final_bias, head, batch_",
         ),
         ("resnet20", 10, {"shortcut": "B"}, r"shortcut must be one of average, subsample, projection, not 'B'"),
         ("resnet20", 10, {"initialization": "xavier"}, r"initialization must be one of glorot, he, not 'xavier'"),

@@ -65,17 +65,19 @@ def test_the_memory_of_a_cohort_is_estimated_and_a_cohort_that_does_not_fit_is_r
     _, runs = file.load("digits_lt", ["devices=1"])
     dataset, mesh = data.of_config(runs[0].config), sharding.make_mesh(1)
     parts = build.build(runs[0].config, dataset, mesh)
-    size = modes.run_bytes(parts, dataset, modes._step_bytes(parts, dataset))
+    size = modes.run_bytes(parts, dataset, modes.memory_of_a_step(parts))
     shape, num_classes = dataset.train.images.shape[1:], len(dataset.class_names)
     cohort = programs.build_cohort_programs(runs[0].config, parts.batches, shape, num_classes, mesh, 4)
     states = sharding.placed(
         jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((4, *leaf.shape), leaf.dtype), parts.programs.state), mesh
     )
     images = {
-        "image": jax.ShapeDtypeStruct((4, *dataset.train.images.shape), np.uint8),
-        "label": jax.ShapeDtypeStruct((4, len(dataset.train)), np.int32),
+        "train": {
+            "image": jax.ShapeDtypeStruct((4, *dataset.train.images.shape), np.uint8),
+            "label": jax.ShapeDtypeStruct((4, len(dataset.train)), np.int32),
+        }
     }
-    order = jax.ShapeDtypeStruct((4, parts.steps_per_dispatch, parts.batches.batch_size), np.int32)
+    order = {"train": jax.ShapeDtypeStruct((4, parts.steps_per_dispatch, parts.batches.batch_size), np.int32)}
     needed = cohort.train.lower(states, images, order, np.int32(1)).compile().memory_analysis()
     needed = needed.argument_size_in_bytes + needed.temp_size_in_bytes
     assert needed < 4 * size < 10 * needed
