@@ -131,20 +131,20 @@ class LossFacts(NamedTuple):
       one_vs_rest: whether each class is a separate yes-or-no answer. If True, probabilities are sigmoids, labels may be
         multi-hot, and the last biases start at the prior of a class, -log(C - 1), and do not decay (CB). If False, one
         class is right: probabilities are a softmax, and the last biases start at 0 and decay like all others.
-      settings: options that are numbers of the run, by their names in `types.Settings`.
+      numbers: options of the function that are numbers of the config, in `types.Settings.loss`.
       needs_counts: whether every class must have a training image.
     """
 
     function: Callable[..., Array]
     one_vs_rest: bool = False
-    settings: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
     needs_counts: bool = False
 
 
 LOSSES: dict[str, LossFacts] = {
     "softmax": LossFacts(softmax_cross_entropy),
     "sigmoid": LossFacts(sigmoid_cross_entropy, one_vs_rest=True),
-    "focal": LossFacts(focal_loss, one_vs_rest=True, settings=("gamma",)),
+    "focal": LossFacts(focal_loss, one_vs_rest=True, numbers=("gamma",)),
     "ldam": LossFacts(softmax_cross_entropy, needs_counts=True),
     "logit_adjusted": LossFacts(softmax_cross_entropy, needs_counts=True),
     "ghm": LossFacts(sigmoid_cross_entropy, one_vs_rest=True),

@@ -29,11 +29,8 @@ class Settings(NamedTuple):
       learning_rate: [] after the warm-up.
       warmup_from: [] learning rate of step 0, where there is a warm-up.
       weight_decay: [].
-      gamma: [] of focal loss.
-      max_margin, scale: [] of LDAM.
-      tau: [] of the logit-adjusted loss.
+      loss: numbers of the loss, each [], by the names of their keys (`config.schema.LOSS_NUMBERS`).
       answer_tau: [] of the adjustment of answers.
-      momentum: [] of GHM's histogram.
       mean, std: [channels] by which images are normalised.
       counts: [C] training images of each class, for margins, priors and masks.
     """
@@ -41,15 +38,17 @@ class Settings(NamedTuple):
     learning_rate: Any
     warmup_from: Any
     weight_decay: Any
-    gamma: Any
-    max_margin: Any
-    scale: Any
-    tau: Any
+    loss: Mapping[str, Any]
     answer_tau: Any
-    momentum: Any
     mean: Any
     std: Any
     counts: Any
+
+    @classmethod
+    def of(cls, *, loss: Mapping[str, Any], **others: Any) -> "Settings":
+        """Returns settings of these numbers, as float32 arrays; those that are not given are 0."""
+        given = {name: np.asarray(others.pop(name, 0.0), np.float32) for name in cls._fields if name != "loss"}
+        return cls(**given, loss={name: np.asarray(number, np.float32) for name, number in loss.items()}, **others)
 
 
 class NonFiniteLoss(FloatingPointError):

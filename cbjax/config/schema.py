@@ -50,6 +50,8 @@ MODELS: dict[str, tuple[int, int] | None] = {"digits_cnn": (8, 8), "lenet5": (28
 SHORTCUTS = ("average", "subsample", "projection")
 LOSSES = ("softmax", "sigmoid", "focal", "ldam", "logit_adjusted", "ghm")
 META_METHODS = ("none", "l2rw")
+# Numbers of losses that programs take as arguments: a sweep over them compiles once.
+LOSS_NUMBERS = ("gamma", "max_margin", "scale", "tau", "momentum")
 COUNT_WEIGHTS = ("inverse_frequency", "inverse_sqrt_frequency", "class_balanced")
 WEIGHTS = ("uniform", *COUNT_WEIGHTS, "difficulty")
 TAU_FORMULAS = ("paper", "authors_code", "authors_code_imagenet")

@@ -26,7 +26,7 @@ def logit_adjusted(model: Model, mean: str = "batch") -> Objective:
     """
 
     def loss(logits, labels, class_weights, settings):
-        shift = settings.tau * log_prior(settings.counts)
+        shift = settings.loss["tau"] * log_prior(settings.counts)
         return softmax_cross_entropy(logits.astype(shift.dtype) + shift[None, :], labels, class_weights)
 
     return weighted(model, loss, mean)

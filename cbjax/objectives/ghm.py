@@ -49,7 +49,7 @@ def ghm(model: Model, bins: int = 30, axis: str | None = "data") -> Objective:
         places, own = histogram(norms, counted, bins)
         found = sum_over(axis, own)
         total = found.sum()
-        momentum = state.settings.momentum
+        momentum = state.settings.loss["momentum"]
         counts = jnp.where(found > 0, momentum * state.objective + (1 - momentum) * found, state.objective)
         weights = jnp.where(found > 0, total / jnp.maximum(counts, 1e-30) / jnp.sum(found > 0), 0.0)
         weights = weights[places] * _of_class(state.class_weights, labels)

@@ -49,12 +49,12 @@ def ldam(model: Model, mean: str = "batch") -> Objective:
     """
 
     def loss(cosines, labels, class_weights, settings):
-        own = margins(settings.counts, settings.max_margin)
-        return ldam_loss(cosines, labels, class_weights, margins=own, scale=settings.scale)
+        own = margins(settings.counts, settings.loss["max_margin"])
+        return ldam_loss(cosines, labels, class_weights, margins=own, scale=settings.loss["scale"])
 
     objective = weighted(model, loss, mean)
 
     def logits(trained, images):
-        return trained.settings.scale * objective.logits(trained, images)
+        return trained.settings.loss["scale"] * objective.logits(trained, images)
 
     return objective._replace(logits=logits)

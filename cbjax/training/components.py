@@ -120,7 +120,7 @@ def build_loss(config: ConfigDict, *, smooth: bool = True) -> SettledLoss:
         options["label_smoothing"] = config.loss.label_smoothing
 
     def loss(logits, labels, class_weights, settings):
-        given = {name: getattr(settings, name) for name in facts.settings}
+        given = {name: settings.loss[name] for name in facts.numbers}
         return facts.function(logits, labels, class_weights, **options, **given)
 
     return loss

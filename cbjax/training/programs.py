@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cbjax import config as configs
-from cbjax.config import ConfigError, learning_rates
+from cbjax.config import ConfigError, learning_rates, schema
 from cbjax.data.sampling import Batches
 from cbjax.host.code import CodeError
 from cbjax.parallel import sharding
@@ -33,8 +33,9 @@ ARGUMENTS = (
     *("data.normalization", "data.sampler", "data.images_per_class", "data.validation", "data.test", "data.classes"),
     *("weights.name", "weights.beta", "weights.zero_count", "weights.start"),
     *("difficulty.tau", "difficulty.formula", "difficulty.floor", "difficulty.smoothing", "difficulty.scale"),
-    *("loss.max_margin", "loss.scale", "loss.tau", "loss.momentum", "evaluation.tau", "data.meta"),
-    *("loss.gamma", "optim.learning_rate", "optim.warmup_from", "optim.weight_decay"),
+    *(f"loss.{name}" for name in schema.LOSS_NUMBERS),
+    *("evaluation.tau", "data.meta"),
+    *("optim.learning_rate", "optim.warmup_from", "optim.weight_decay"),
     *("evaluation.test_every", "evaluation.groups", "checkpoint.every_epochs", "checkpoint.every_minutes"),
     *("log.tensorboard", "log.progress"),
 )
@@ -81,22 +82,16 @@ def settings(config: ConfigDict, mean: Sequence[float], std: Sequence[float], co
       counts: training images of each class, [C].
     """
     rate, warmup_from = learning_rates(config)
-    loss = config.loss
-    given = Settings(
+    return Settings.of(
         learning_rate=rate,
         warmup_from=warmup_from,
         weight_decay=config.optim.weight_decay,
-        gamma=loss.gamma,
-        max_margin=loss.max_margin,
-        scale=loss.scale,
-        tau=loss.tau,
+        loss={name: config.loss[name] for name in schema.LOSS_NUMBERS},
         answer_tau=config.evaluation.tau,
-        momentum=loss.momentum,
         mean=mean,
         std=std,
         counts=counts,
     )
-    return Settings(*(np.asarray(numbers, np.float32) for numbers in given))
 
 
 def build_programs(

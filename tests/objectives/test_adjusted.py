@@ -17,9 +17,8 @@ WEIGHTS = np.array([0.5, 1.0, 1.5], np.float32)
 MODEL = Model(None, None, None, lambda params, batch_stats, images, train, key=None: (images + 0 * params, batch_stats))
 
 
-def settings(counts=COUNTS, **numbers):
-    fields = dict.fromkeys(Settings._fields, np.float32(0)) | {"counts": np.float32(counts)}
-    return Settings(**fields | {name: np.float32(number) for name, number in numbers.items()})
+def settings(counts=COUNTS, tau=0.0, answer_tau=0.0):
+    return Settings.of(loss={"tau": tau}, answer_tau=answer_tau, counts=counts)
 
 
 def losses_of(objective, given, weights=WEIGHTS):

@@ -24,7 +24,7 @@ MODEL = Model(None, None, None, linear)
 
 
 def state(momentum=0.75):
-    settings = Settings(*[np.float32(0)] * len(Settings._fields))._replace(momentum=np.float32(momentum))
+    settings = Settings.of(loss={"momentum": momentum})
     params = jnp.eye(4, CLASSES)
     opt_state = optax.sgd(1.0).init(params)
     return TrainState(

@@ -12,7 +12,7 @@ from cbjax.parallel import sharding
 from cbjax.training.step import make_train_step
 from cbjax.types import Model, Settings, TrainState
 
-SETTINGS = Settings(*[np.float32(0)] * len(Settings._fields))
+SETTINGS = Settings.of(loss={})
 
 
 def network(params, batch_stats, images, train, key=None):

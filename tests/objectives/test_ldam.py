@@ -79,6 +79,6 @@ def test_answers_are_scaled_cosines():
     model = models.build("digits_cnn", 5, head="normalized")
     images = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype(np.float32)
     params, batch_stats = model.init(jax.random.key(0), images)
-    settings = Settings(*[np.float32(0)] * len(Settings._fields))._replace(scale=np.float32(30))
+    settings = Settings.of(loss={"scale": 30})
     found = method(model).logits(Trained(params, batch_stats, settings), images)
     np.testing.assert_allclose(found, 30 * model.apply(params, batch_stats, images, train=False)[0], rtol=1e-6)

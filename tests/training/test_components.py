@@ -126,7 +126,7 @@ def test_only_training_smooths_labels():
     np.testing.assert_array_equal(components.build_loss(config, smooth=False)(*arguments, None), plain)
     np.testing.assert_allclose(components.build_loss(config)(*arguments, None), plain + 0.1 * (2 - 1 / 3), rtol=1e-6)
     focal = components.build_loss(configs.load("cifar_lt:cui"))
-    assert focal(*arguments, Settings(*[1.0] * len(Settings._fields))).shape == (1,)
+    assert focal(*arguments, Settings.of(loss={"gamma": 1.0})).shape == (1,)
 
 
 def test_fractions_are_those_that_were_written():
