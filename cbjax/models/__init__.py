@@ -1,7 +1,7 @@
 """Networks as records of pure functions: `build(name, num_classes, **options) -> Model`.
 
-Linen is seen in here alone; how networks are trained is in `training/`. Begin with `linen.py`, which turns a module
-into a `Model`, and `layers.py`, which they are built of. `own.py` makes one of a user's function.
+Only this room knows Linen. Training is in `training/`. Begin with `linen.py`, which turns a module into a `Model`, and
+`layers.py`, which has the parts of networks. `own.py` makes a `Model` from a user's function.
 """
 
 import functools
@@ -23,7 +23,7 @@ MODELS: dict[str, Callable[..., Model]] = {
     **{f"resnet{depth}": functools.partial(resnet_cifar, depth=depth) for depth in (20, 32, 44, 56, 110)},
     **{f"resnet{depth}": functools.partial(resnet_imagenet, depth=depth) for depth in DEPTHS},
 }
-# Networks without a convolution of XLA's, which on CPU is some ten times slower inside a loop of steps.
+# Networks that use no XLA convolution: on CPU it is some ten times slower inside a loop of steps.
 OF_MATRIX_PRODUCTS = ("digits_cnn", "lenet5")
 
 

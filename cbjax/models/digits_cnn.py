@@ -23,7 +23,7 @@ def digits_cnn(num_classes: int, *, initialization: str = "he", final_bias: floa
       The model for images [B, 8, 8, channels]; its features are [B, 64].
 
     Raises:
-      ValueError: if an option is not one of those above, and in use if images are not 8x8.
+      ValueError: if an option is not one of those above; when the model is used, if images are not 8x8.
     """
     kernel_init = initializer(initialization)
     return linen.model(DigitsCNN(kernel_init), num_classes, kernel_init, final_bias, head)

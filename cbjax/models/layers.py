@@ -10,9 +10,9 @@ from jax.typing import DTypeLike
 
 from cbjax.types import Array
 
-# "glorot": TensorFlow's default for convolutions and dense layers, which the CB authors' CIFAR code keeps; uniform.
-# "he": PyTorch's kaiming_normal_ with its defaults (fan-in, a normal that is not truncated), which the LDAM and CDB
-# authors apply to convolutions and dense layers.
+# "glorot": uniform, TensorFlow's default for convolutions and dense layers. The CB authors' CIFAR code keeps it.
+# "he": PyTorch's kaiming_normal_ with its defaults (fan-in, a normal that is not truncated). The LDAM and CDB authors
+# use it for convolutions and dense layers.
 INITIALIZATIONS: dict[str, Callable[..., Any]] = {
     "glorot": nn.initializers.glorot_uniform(),
     "he": nn.initializers.variance_scaling(2.0, "fan_in", "normal"),
@@ -47,8 +47,8 @@ def convolution(
 def relu(inputs: Array) -> Array:
     """Computes max(x, 0); the gradient at 0 is 0 and NaN stays NaN, as in `jax.nn.relu`.
 
-    On CPU, XLA hands `maximum` to a library on its own, but fuses a selection with the BatchNorm and the sum around
-    it: a step of ResNet-32 takes 0.6 of the time.
+    On CPU, XLA gives `maximum` to a library as a call of its own, but fuses `where` with the BatchNorm and the sum
+    around it. A step of ResNet-32 then takes 0.6 of the time.
     """
     return jnp.where(inputs <= 0, 0, inputs)
 
@@ -58,10 +58,10 @@ class BatchNorm(nn.Module):
 
     Written out because a step of ResNet-32 on CPU takes 1.15 times as long with Flax's own.
 
-    Running statistics are `momentum * running + (1 - momentum) * batch`, with the variance of the batch divided by n,
-    as in Flax. TensorFlow's fused kernel (the CB authors') and PyTorch (CDB's and LDAM's) divide by n - 1 there, a
-    factor of at most 1.0002 for batches of 128 images of 32x32. No gradient flows through them. Groups of images each
-    have their own statistics, whose mean the running ones take in.
+    Running statistics are `momentum * running + (1 - momentum) * batch`. The variance of the batch divides by n, as in
+    Flax. TensorFlow's fused kernel (the CB authors) and PyTorch (the CDB and LDAM authors) divide by n - 1, which
+    differs by a factor of at most 1.0002 for batches of 128 images of 32x32. No gradient flows through running
+    statistics. If the batch is cut into groups, each group has its own statistics, and the running ones use their mean.
 
     Activations may be bfloat16; parameters, statistics and the arithmetic are float32 at least.
 
@@ -69,7 +69,7 @@ class BatchNorm(nn.Module):
       momentum: share of the running statistics that a step keeps.
       epsilon: added to the variance.
       axis_name: mesh axis over whose devices the statistics are taken; None for each device's own (Goyal et al. 2017).
-      group_size: images of a group, which must divide B in training; None for one group, all of the device's.
+      group_size: images of a group; it must divide B in training. None for one group of all the device's images.
       scale_init: initialiser of the scale.
 
     Source: Ioffe and Szegedy 2015, algorithms 1 and 2; groups: Goyal et al. 2017 (32 images), Hoffer et al. 2017.
@@ -127,9 +127,9 @@ class BatchNorm(nn.Module):
 
 
 def _moments(values: Array, grouped: bool, axis_name: str | None) -> tuple[Array, Array]:
-    """Returns mean and variance, [groups, D] or [D], over all devices of the axis where one is named."""
+    """Returns mean and variance, [groups, D] or [D]; over all devices of the axis if there is one."""
     axes = tuple(range(int(grouped), values.ndim - 1))
-    # Both in one pass over the activations; rounding can take the difference of the two below zero.
+    # Both sums take one pass over the activations. Rounding can make their difference negative.
     moments = jnp.mean(values, axes), jnp.mean(jnp.square(values), axes)
     mean, mean_of_squares = moments if axis_name is None else jax.lax.pmean(moments, axis_name)
     return mean, jnp.maximum(mean_of_squares - jnp.square(mean), 0.0)

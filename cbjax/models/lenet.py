@@ -1,4 +1,4 @@
-"""LeNet-5 for 28x28 images (LeCun et al. 1998, in the form that is usual since: max-pooling, ReLU, dense layers)."""
+"""LeNet-5 for 28x28 images (LeCun et al. 1998, in today's usual form: max-pooling, ReLU, dense layers)."""
 
 from flax import linen as nn
 
@@ -23,7 +23,7 @@ def lenet5(num_classes: int, *, initialization: str = "glorot", final_bias: floa
       The model for images [B, 28, 28, channels]; its features are [B, 84].
 
     Raises:
-      ValueError: if an option is not one of those above, and in use if images are not 28x28.
+      ValueError: if an option is not one of those above; when the model is used, if images are not 28x28.
     """
     kernel_init = initializer(initialization)
     return linen.model(LeNet5(kernel_init), num_classes, kernel_init, final_bias, head)

@@ -1,4 +1,4 @@
-"""From Linen modules to the record of pure functions that the rest of cbjax sees."""
+"""Turns Linen modules into `Model`, the record of pure functions that the rest of cbjax uses."""
 
 import math
 from collections.abc import Callable
@@ -27,12 +27,12 @@ class Cosines(nn.Module):
 
 
 def _unit_columns(key: Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
-    # As the LDAM authors have it: uniform, then of length 1.
+    # As in the LDAM authors' code: drawn uniformly, then scaled to length 1.
     return _unit(jax.random.uniform(key, shape, dtype, -1.0, 1.0), axis=0)
 
 
 def _unit(vectors: Array, axis: int) -> Array:
-    """Scales vectors to length 1; one of length 0 stays, with a finite gradient."""
+    """Scales vectors to length 1. A vector of length 0 stays 0, and its gradient is finite."""
     squared = jnp.sum(vectors * vectors, axis=axis, keepdims=True)
     return vectors * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))
 
@@ -40,7 +40,7 @@ def _unit(vectors: Array, axis: int) -> Array:
 def model(
     backbone: nn.Module, num_classes: int, kernel_init: Callable[..., Any], final_bias: float, head: str = "linear"
 ) -> Model:
-    """Joins a backbone and a classifier, whose parameters are params["head"]["kernel"] and, if linear, ["bias"].
+    """Joins a backbone and a classifier with parameters params["head"]["kernel"] and, if linear, ["bias"].
 
     Args:
       backbone: module (images [B, H, W, channels], train) -> features [B, D]; a ValueError for images it cannot take.

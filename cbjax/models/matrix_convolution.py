@@ -1,8 +1,8 @@
 """A convolution and its 2x2 max-pool as one matrix product, for small images.
 
-XLA's convolutions on CPU are slow for kernels with few channels, some four times slower inside `lax.scan`, and
-become grouped ones under `vmap` over models. A matrix product is fast in all three. It does about twice the arithmetic
-of the convolution and copies its input several times, so it is for LeNet-sized layers only.
+XLA's convolutions on CPU are slow for kernels with few channels. They are some four times slower inside `lax.scan`, and
+become grouped ones under `vmap` over models. A matrix product is fast in all three cases. It does about twice the
+arithmetic of the convolution and copies its input several times, so it is for LeNet-sized layers only.
 """
 
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ class ConvolutionAndPool(nn.Module):
         shape = (self.size, self.size, inputs.shape[-1], self.width)
         kernel = self.param("kernel", self.kernel_init, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.width,))
-        # The maximum over a window is the same before and after adding one number to all of it.
+        # Adding one number to a whole window moves its maximum by that number, so the bias can come after pooling.
         return convolve_and_pool(inputs, kernel, self.padding) + bias[None, None, None]
 
 
@@ -33,11 +33,11 @@ def convolve_and_pool(images: Array, kernel: Array, padding: int) -> Array:
     """Computes the 2x2 max-pool, stride 2, of a convolution with stride 1.
 
     A tile of two output rows and 2t output columns (t = 2 where the pooled width is even, else 1) sees k + 1 input rows
-    and 2t + k - 1 input columns. Those pixels, flattened, times a banded matrix give the whole tile at once: small
-    tiles waste little arithmetic on the band's zeros, wide ones copy fewer pixels twice. The matrix's columns are
-    ordered by the position of an output in its 2x2 window first, so that pooling is the maximum of four slices.
+    and 2t + k - 1 input columns. These pixels, flattened, times a banded matrix give the whole tile at once. Small
+    tiles waste little arithmetic on the band's zeros; wide tiles copy fewer pixels twice. The matrix's columns are
+    sorted first by an output's position in its 2x2 window, so that pooling is the maximum of four slices.
 
-    Equal values in a window share its gradient, where XLA's own pooling gives it to the first.
+    Equal values in a window share its gradient; XLA's own pooling gives all of it to the first.
 
     Args:
       images: [B, H, W, D]; the convolution's output height and width must be even.

@@ -1,4 +1,4 @@
-"""A user's own network: from what their function returns to a `Model` whose mistakes are told before it is compiled.
+"""A user's own network: turns what their function returns into a `Model`, and finds mistakes before it is compiled.
 
 The function takes (num_classes, **options) and returns a Linen module, a `Model`, or, if it also takes `rngs`, an NNX
 module.
@@ -19,11 +19,11 @@ from cbjax.host import code
 from cbjax.models import own_linen
 from cbjax.types import Array, Model
 
-IMAGES = 2  # of the batch that a network is tried with, by its shapes alone
+IMAGES = 2  # in the batch of shapes that a network is tried with
 
 
 def options_of(name: str, expected: str | None = None) -> dict[str, Any]:
-    """Returns the options of the function called `name` with their defaults, `inspect.Parameter.empty` without one.
+    """Returns option -> default of the function called `name`; `inspect.Parameter.empty` for no default.
 
     Args:
       name: "FILE.py:function" or "package.module:function".
@@ -79,11 +79,11 @@ def _about_type(made, name):
 
 
 def _complete(model: Model, name: str) -> Model:
-    """Gives a record what it may leave out: features and head, and the key of `apply`."""
+    """Adds what a user's record may leave out: features, head, and the key of `apply`."""
 
     def refuse(*arguments: Any, **named: Any) -> Any:
         raise code.CodeError(
-            f"{name} gives its logits alone, and this needs the features before its last layer: a Linen module can "
+            f"{name} gives only logits, but this needs the features before its last layer: a Linen module can "
             "have methods features(images, train) and head(features), a Model functions of these names"
         )
 
@@ -97,7 +97,7 @@ def _complete(model: Model, name: str) -> Model:
 
 
 def _checked(model: Model, num_classes: int, path: Path) -> Model:
-    """Returns the model with an `init` that tries it, by shapes alone, and whose errors name the user's file."""
+    """Returns the model with an `init` that tries it by shapes alone first. Its errors name the user's file."""
 
     def told(function):
         @functools.wraps(function)
@@ -109,7 +109,7 @@ def _checked(model: Model, num_classes: int, path: Path) -> Model:
 
     def init(key: Array, images: Array) -> tuple[Any, Any]:
         with code.reported(path):
-            made = model.init(key, jnp.zeros(images.shape, jnp.float32))  # a record's may read more than the shape
+            made = model.init(key, jnp.zeros(images.shape, jnp.float32))  # a record may read more than the shape
             if not isinstance(made, tuple) or len(made) != 2:
                 raise code.CodeError(f"init must return (params, batch_stats); got {type(made).__name__}")
             params, batch_stats = made

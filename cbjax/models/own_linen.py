@@ -1,4 +1,4 @@
-"""From a user's Linen module, (images) or (images, train) -> logits, to the record of pure functions."""
+"""Turns a user's Linen module, (images) or (images, train) -> logits, into a record of pure functions."""
 
 import inspect
 from typing import Any
@@ -18,7 +18,7 @@ def model(module: nn.Module, name: str) -> Model:
     """Makes the record of a module.
 
     Args:
-      module: takes images [B, H, W, channels], and `train` if it behaves otherwise in training.
+      module: takes images [B, H, W, channels], and `train` if it behaves differently in training.
       name: of the user's function, for messages.
 
     Raises:
@@ -46,7 +46,7 @@ def model(module: nn.Module, name: str) -> Model:
         others = [collection for collection in made if collection not in KEPT]
         if others:
             raise CodeError(
-                f"{name}: of what a module keeps, training carries params and batch_stats on; it also has "
+                f"{name}: training can keep only params and batch_stats of a module; this one also has "
                 f"{', '.join(others)}"
             )
         return made.get("params", {}), made.get("batch_stats", {})

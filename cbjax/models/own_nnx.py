@@ -1,4 +1,4 @@
-"""From a user's function that makes an NNX module to the record of pure functions."""
+"""Turns a user's function that makes an NNX module into a record of pure functions."""
 
 import inspect
 from collections.abc import Callable
@@ -13,11 +13,11 @@ from cbjax.types import Model
 
 
 def model(make: Callable[..., nnx.Module], name: str) -> Model:
-    """Makes the record of an NNX module, whose structure is found without any arithmetic.
+    """Makes the record of an NNX module. Its structure is found without any arithmetic.
 
     Args:
-      make: (rngs) -> module; the module takes images [B, H, W, channels], and `train` if it wants to be told by that,
-        beside `train()` and `eval()` which NNX sets for Dropout and BatchNorm.
+      make: (rngs) -> module. The module takes images [B, H, W, channels], and may take `train`. NNX's `train()` and
+        `eval()` are called too, for Dropout and BatchNorm.
       name: of the user's function, for messages.
 
     Raises:
@@ -28,7 +28,7 @@ def model(make: Callable[..., nnx.Module], name: str) -> Model:
     params_like, stats_like, keys_like, others = kinds
     if found := nnx.to_flat_state(others):
         names = ", ".join(sorted({type(variable).__name__ for _, variable in found}))
-        raise CodeError(f"{name}: of what a module keeps, training carries Param and BatchStat on; it also has {names}")
+        raise CodeError(f"{name}: training can keep only Param and BatchStat of a module; this one also has {names}")
     takes_train = "train" in inspect.signature(type(shapes).__call__).parameters
 
     def init(key, images):
@@ -56,7 +56,7 @@ def _made(make, rngs, name):
 
 
 def _to_dict(state: Any) -> dict[str, Any]:
-    """Returns nested dicts of arrays; the number of a module in a list becomes text, as in checkpoints."""
+    """Returns nested dicts of arrays. The number of a module in a list becomes text, as in checkpoints."""
     tree: dict[str, Any] = {}
     for path, variable in nnx.to_flat_state(state):
         node = tree
@@ -77,7 +77,7 @@ def _to_state(like: Any, tree: Any) -> Any:
 
 
 def _keys(like: Any, key: Any) -> Any:
-    """Gives each stream of a module a key of its own, at its start."""
+    """Sets each random stream of a module to its start, with a key of its own."""
     filled = []
     for number, (path, variable) in enumerate(nnx.to_flat_state(like)):
         new = jax.random.fold_in(key, number) if isinstance(variable, nnx.RngKey) else jnp.uint32(0)

@@ -8,7 +8,8 @@ share (i from 0, k from 1):
     layer{1-4}.{i}.downsample.0.weight · layer{1-4}.{i}.downsample.1.{weight, bias, running_mean, running_var}
     fc.weight [C, D] · fc.bias [C]
 
-`num_batches_tracked` is not used; what wrappers put before the names, `module.` or `_orig_mod.model.`, is dropped.
+`num_batches_tracked` is not used. Prefixes that wrappers put before names, `module.` or `_orig_mod.model.`, are
+dropped.
 """
 
 import io
@@ -32,21 +33,21 @@ LAYERS = {
     "head": "fc",
 }
 LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
-# What tells a network's names from those of its blocks and of anything else in the file.
+# A file has a network under a prefix if both of these names follow it. A block alone has only the first.
 FIRST = ("conv1.weight", "layer1.0.conv1.weight")
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pkl")
 CONVERT = (
     "cbjax reads no pickle, which may run code: write its tensors with safetensors.torch.save_file("
     "torch.load(FILE, map_location='cpu', weights_only=True), 'weights.safetensors')"
 )
-SHOWN = 3  # tensors that a message names of each kind of misfit
+SHOWN = 3  # the most tensors of a kind that a message names
 
 
 class Pretrained(NamedTuple):
     """Weights read from a file.
 
     Attributes:
-      params: as the model's, without "head" where that starts fresh.
+      params: as the model's; without "head" if the head starts fresh.
       batch_stats: as the model's.
       notes: lines for the user.
     """
@@ -62,14 +63,15 @@ def load(path: str, params: Mapping[str, Any], batch_stats: Mapping[str, Any]) -
     Args:
       path: a `.safetensors` or `.npz` file, local or at a URL that etils.epath opens, such as gs://.
       params: the model's parameters, or their shapes.
-      batch_stats: the same of its running statistics.
+      batch_stats: the model's running statistics, or their shapes.
 
     Returns:
       The weights, float32. The head is left out if the file has none or one for another number of classes.
 
     Raises:
-      ValueError: if the file cannot be read, its tensors are not those of the model but for the head, or one is of
-        whole numbers, not finite, or a variance below 0; the message names the first of them.
+      ValueError: if the file cannot be read; if its tensors, except the head's, are not those of the model; or if a
+        tensor has whole numbers, numbers that are not finite, or variances below 0. The message names the first of
+        them.
     """
     tensors, dropped = _without_prefix(path, read(path))
     wanted = {**flatten_dict(params), **flatten_dict(batch_stats)}
@@ -104,7 +106,7 @@ def read(path: str) -> dict[str, np.ndarray]:
         tensors = npz.read(io.BytesIO(content)) if epath.Path(path).suffix == ".npz" else _safetensors(content)
     except npz.NpzError as error:
         raise ValueError(f"{path} {error}") from None
-    except Exception as error:  # one of the reader's own, or of a damaged head
+    except Exception as error:  # the reader's own kinds, and those of a damaged file header
         raise ValueError(f"{path} is not readable as .safetensors: {error}") from None
     return {name: tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
 
@@ -120,7 +122,7 @@ def _content(path):
             f"{path} must end in .safetensors or .npz; safetensors.torch.save_file writes a PyTorch state dict so"
         )
     try:
-        if not is_remote(path) and file.exists() and not os.path.isfile(file):  # an epath's own `is_file` takes devices
+        if not is_remote(path) and file.exists() and not os.path.isfile(file):  # epath calls a device a file
             raise ValueError(f"{path} must be a file, and is a folder, a pipe or a device")
         size, free = file.stat().length, machine.free_bytes()
         if size > free:
@@ -136,7 +138,7 @@ def _safetensors(content):
     import ml_dtypes
     import safetensors  # only here: few runs start from a file
 
-    # Its reader for NumPy lacks the kinds that NumPy lacks.
+    # Its own reader for NumPy fails for types that NumPy lacks.
     kinds = {
         "F64": np.float64,
         "F32": np.float32,
@@ -154,13 +156,13 @@ def _safetensors(content):
             raise ValueError(f"{name} is of the type {tensor['dtype']}; save it as float32")
         kind = np.dtype(kinds[tensor["dtype"]])
         values = np.frombuffer(tensor["data"], kind.newbyteorder("<") if kind.kind != "V" else kind)
-        # Narrow kinds of real numbers are held by float32, without a loss.
+        # float32 holds the types that NumPy lacks without a loss.
         tensors[name] = (values.astype(np.float32) if kind.kind == "V" else values).reshape(tensor["shape"])
     return tensors
 
 
 def _without_prefix(path, tensors):
-    """Returns the tensors of the network in a file, without what wrappers put before every name, and notes."""
+    """Returns the network's tensors, their names without the prefix of a wrapper, and notes."""
     prefixes = [name.removesuffix(FIRST[0]) for name in tensors if name.endswith(FIRST[0])]
     prefixes = [prefix for prefix in prefixes if f"{prefix}{FIRST[1]}" in tensors]
     if "" in prefixes or not prefixes:
@@ -174,7 +176,7 @@ def _without_prefix(path, tensors):
     others = [name for name in tensors if not name.startswith(prefix)]
     notes = [f"{path}: the names of its tensors begin with {prefix}, which is dropped"]
     if others:
-        notes.append(f"{path}: tensors that do not are not used: {_first(others)}")
+        notes.append(f"{path}: tensors with other names are not used: {_first(others)}")
     return inside, tuple(notes)
 
 

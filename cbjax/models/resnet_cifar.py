@@ -102,7 +102,7 @@ class Block(nn.Module):
 def _shrink(inputs: Array, width: int, stride: int, shortcut: str) -> Array:
     """Makes [B, H, W, D] into [B, ceil(H/stride), ceil(W/stride), width] without parameters."""
     if shortcut == "average":
-        # An odd size leaves a window of one pixel at the edge, which is the mean of what it holds.
+        # With an odd size, windows at the edge hold fewer pixels; their mean is over the pixels they hold.
         window = (stride, stride)
         inputs = nn.avg_pool(inputs, window, window, padding="SAME", count_include_pad=False)
     else:

@@ -45,23 +45,23 @@ def resnet_imagenet(
       num_classes: C, at least 2.
       depth: one of DEPTHS.
       width: channels of the stem and of the first stage, 64 in the papers; each later stage has twice as many.
-      initialization: "glorot" or "he", of the convolutions; the head's kernel is normal with deviation 0.01 (Goyal).
+      initialization: "glorot" or "he", for the convolutions; the head's kernel is normal with deviation 0.01 (Goyal).
       final_bias: value at which the last biases start: 0, or -log(C - 1) for one-vs-rest losses.
       head: "linear", or "normalized" (LDAM): cosines, without bias.
       zero_last_scale: whether the last BatchNorm scale of each block starts at 0, so that blocks start as identities
         (Goyal et al. 2017, section 5.1), or at 1.
       batch_norm_axis: mesh axis over which BatchNorm's statistics are synchronised; None for each device's own.
       batch_norm_size: images of a group with statistics of its own; None for all that a device has.
-      dtype: "float32" or "bfloat16", of activations and convolutions. Parameters, BatchNorm's statistics, features and
-        logits are float32 in both.
-      remat: whether the backward pass computes the inside of blocks again, not to keep it: less memory, more time.
+      dtype: "float32" or "bfloat16", for activations and convolutions. Parameters, BatchNorm's statistics, features and
+        logits are always float32.
+      remat: whether the backward pass computes the inside of blocks again and does not keep it: less memory, more time.
 
     Returns:
-      The model for images [B, H, W, channels], H and W at least 32; its features are [B, 8 width], of bottlenecks
+      The model for images [B, H, W, channels], H and W at least 32; its features are [B, 8 width], with bottlenecks
       [B, 32 width].
 
     Raises:
-      ValueError: if an option is not one of those above, and in use if images are smaller.
+      ValueError: if an option is not one of those above; when the model is used, if images are smaller.
     """
     if depth not in DEPTHS:
         raise ValueError(f"depth must be one of {', '.join(map(str, DEPTHS))}, not {depth}")

@@ -1,4 +1,4 @@
-"""Logit adjustment by the shares of the classes: in the loss, or afterwards in what the model answers."""
+"""Logit adjustment by the shares of the classes: in the loss, or after training in the model's answers."""
 
 import jax.numpy as jnp
 
@@ -8,7 +8,7 @@ from cbjax.types import Array, Model, Objective
 
 
 def log_prior(counts: Array) -> Array:
-    """Returns the logarithm of each class's share of the training images [C]; each must have one."""
+    """Returns the logarithm of each class's share of the training images [C]; no class may be empty."""
     counts = jnp.asarray(counts, jnp.float32)
     return jnp.log(counts) - jnp.log(counts.sum())
 
@@ -33,7 +33,7 @@ def logit_adjusted(model: Model, mean: str = "batch") -> Objective:
 
 
 def adjusted(objective: Objective) -> Objective:
-    """Returns the objective with answers from which answer_tau log prior is taken; its training stays as it is.
+    """Returns the objective with `answer_tau * log prior` subtracted from its answers. Its training stays the same.
 
     `settings` has counts and answer_tau.
 

@@ -1,4 +1,4 @@
-"""GHM-C: one-vs-rest terms weighted by how rare the norm of their gradient is, from a histogram that is remembered."""
+"""GHM-C: weights each one-vs-rest term by how rare its gradient norm is, in a histogram that it remembers."""
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +13,11 @@ def histogram(norms: Array, counted: Array, bins: int) -> tuple[Array, Array]:
 
     Args:
       norms: [B, C] in [0, 1].
-      counted: [B], False for examples that count nowhere.
-      bins: their number.
+      counted: [B], False for examples that do not count.
+      bins: number of bins.
 
     Returns:
-      the bin of each norm [B, C], and how many each holds [bins].
+      The bin of each norm [B, C], and the number of norms in each bin [bins].
     """
     places = jnp.clip(jnp.floor(norms * bins).astype(jnp.int32), 0, bins - 1)
     amounts = jnp.broadcast_to(counted[:, None], norms.shape).astype(jnp.float32)
@@ -25,15 +25,15 @@ def histogram(norms: Array, counted: Array, bins: int) -> tuple[Array, Array]:
 
 
 def ghm(model: Model, bins: int = 30, axis: str | None = "data") -> Objective:
-    """Returns GHM-C; `settings` has the momentum, and the state a count for each bin, equal on all devices.
+    """Returns GHM-C. `settings` has the momentum; the state is a count for each bin, equal on all devices.
 
-    A bin that a batch meets keeps `momentum` of its earlier count and takes 1 - momentum of the new one; others stay as
-    they are. A term's weight is the number of terms, over its bin's count, over the number of bins met. Counts start at
-    0, as in the published code. So the first weights of a bin are 1 / (1 - momentum) times too large.
+    If a batch has terms in a bin, the bin's count becomes momentum * count + (1 - momentum) * terms in the bin. Other
+    counts stay. The weight of a term is (terms of the batch) / (count of its bin) / (number of bins with terms). Counts
+    start at 0, as in the published code. So the first weights of a bin are 1 / (1 - momentum) times too large.
 
     Args:
       model: the network.
-      bins: of gradient norms.
+      bins: number of bins of gradient norms.
       axis: the mesh axis that a batch is split over, or None.
 
     Source: Li et al. 2019 (Gradient Harmonized Single-stage Detector), section 3.2, and mmdetection's GHMC.
@@ -64,5 +64,5 @@ def ghm(model: Model, bins: int = 30, axis: str | None = "data") -> Objective:
 
 
 def _of_class(class_weights: Array, labels: Array) -> Array:
-    """Returns what each term is weighted by its class, as in `losses.sigmoid_cross_entropy`."""
+    """Returns the class weight of each term, as in `losses.sigmoid_cross_entropy`."""
     return class_weights[labels][:, None] if labels.ndim == 1 else class_weights[None, :]

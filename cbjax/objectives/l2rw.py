@@ -1,4 +1,4 @@
-"""L2RW: each image weighted by how well its gradient agrees with that of a balanced set of meta images."""
+"""L2RW: weights each image by how well its gradient agrees with the gradient of a balanced set of meta images."""
 
 import jax
 import jax.numpy as jnp
@@ -12,15 +12,17 @@ def l2rw(model: Model, loss: SettledLoss, axis: str | None = "data") -> Objectiv
     """Returns learning to reweight.
 
     The weight of an image is max(0, <gradient of its loss, gradient of the mean meta loss>). Weights are scaled to sum
-    to 1 over the batch; a batch of which no image agrees has loss 0. This is the published method: it takes a virtual
-    step and weights each image by the derivative of the meta loss by its weight, at weights of 0. There the virtual
-    step does not move, so none is unrolled: the products of all images with one vector are one `jax.jvp`.
+    to 1 over the batch. If no image agrees, the batch has loss 0.
 
-    Both passes are in training mode; running statistics of BatchNorm are those of the training images alone.
+    This is the published method. That takes a virtual step, and weights each image by the derivative of the meta loss
+    with respect to its weight, at weights of 0. At 0 the virtual step does not move the parameters, so it need not be
+    taken: one `jax.jvp` gives the products of all images' gradients with the meta gradient.
+
+    Both passes are in training mode. BatchNorm's running statistics come from the training images alone.
 
     Args:
       model: the network.
-      loss: (logits, labels, class_weights, settings) -> [B]; that of meta images has no class weights.
+      loss: (logits, labels, class_weights, settings) -> [B]; meta images have no class weights.
       axis: the mesh axis that a batch is split over, or None.
 
     Source: Ren et al. 2018, algorithm 1; the authors' code has this form beside the unrolled one.

@@ -12,7 +12,7 @@ def margins(counts: Array, max_margin: float | Array = 0.5) -> Array:
 
     Args:
       counts: [C] training images, each above 0.
-      max_margin: [] of the rarest class.
+      max_margin: [] margin of the rarest class.
     """
     rarity = jnp.asarray(counts, jnp.float32) ** -0.25
     return rarity * (max_margin / rarity.max())
@@ -21,14 +21,14 @@ def margins(counts: Array, max_margin: float | Array = 0.5) -> Array:
 def ldam_loss(
     cosines: Array, labels: Array, class_weights: Array | None = None, *, margins: Array, scale: float | Array = 30.0
 ) -> Array:
-    """Computes the softmax cross entropy of scaled cosines, after the margin is taken from that of the true class.
+    """Computes the softmax cross entropy of scaled cosines. The true class's cosine loses its margin first.
 
     Args:
       cosines: [B, C] of a normalised head.
       labels: [B] integers in [0, C).
       class_weights: [C]; None for equal weights.
       margins: [C].
-      scale: [] by which cosines become logits.
+      scale: [] factor that turns cosines into logits.
 
     Returns:
       [B] losses in nats, not reduced.

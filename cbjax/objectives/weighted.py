@@ -13,7 +13,7 @@ SettledLoss = Callable[
 
 
 def weighted(model: Model, loss: SettledLoss, mean: str = "batch") -> Objective:
-    """Returns the objective whose losses are those of `loss`, weighted by the state's class weights.
+    """Returns the objective that trains with `loss`, weighted by the state's class weights.
 
     Args:
       model: the network.

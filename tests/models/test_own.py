@@ -104,7 +104,7 @@ def test_methods_of_a_module_give_features_and_a_network_without_them_says_so():
     logits = model.apply(params, batch_stats, images, train=False)[0]
     np.testing.assert_allclose(model.head(params, features), logits, rtol=1e-5, atol=1e-6)
     model, params, batch_stats, images = started("wide")
-    with pytest.raises(ValueError, match=r"own_nets\.py:wide gives its logits alone, and this needs the features"):
+    with pytest.raises(ValueError, match=r"own_nets\.py:wide gives only logits, but this needs the features"):
         model.features(params, batch_stats, images, train=False)
 
 
@@ -127,7 +127,7 @@ def test_what_is_wrong_with_a_function_is_said(name, options, message):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("remembering", "training carries params and batch_stats on; it also has memory"),
+        ("remembering", "can keep only params and batch_stats of a module; this one also has memory"),
         ("random", "asks for a random key in evaluation, which must be deterministic: let __call__ take train"),
         ("few_logits", r"must return logits \[B, 10\], floating point; got float32 \[2, 9\] for 2 images"),
         ("without_parameters", "has no parameters to train"),

@@ -184,7 +184,7 @@ def test_other_tensors_beside_a_network_with_a_prefix_are_said_and_two_networks_
     tensors = {f"model.{name}": tensor for name, tensor in draw(10).items()}
     path = save({**tensors, "criterion.weight": np.ones(5, np.float32)}, tmp_path, "mine.npz")
     found = pretrained.load(path, *of_ten())
-    assert found.notes[1] == f"{path}: tensors that do not are not used: criterion.weight"
+    assert found.notes[1] == f"{path}: tensors with other names are not used: criterion.weight"
     both = tensors | {f"teacher.{name}": tensor for name, tensor in draw(10).items()}
     with pytest.raises(ValueError, match=r"has several networks, below model\., teacher\.: write the tensors of one"):
         pretrained.load(save(both, tmp_path, "mine.npz"), *of_ten())

@@ -190,7 +190,7 @@ def test_a_mistake_in_one_run_of_a_sweep_is_told_before_the_first(tmp_path):
         "    return Sweep('digits_lt', values('net', 'model.name', names))\n"
     )
     described, runs = sweep_file.load(tmp_path / "sweep.py", QUICK)
-    with pytest.raises(ConfigError, match=r"run .*remembering: model\.name=.* training carries params and batch_stats"):
+    with pytest.raises(ConfigError, match=r"run .*remembering: model\.name=.* training can keep only params"):
         sweep("own", described, runs, tmp_path / "sweep", mode="loop")
     assert not (tmp_path / "sweep").exists()
 
