@@ -1,4 +1,4 @@
-"""Keys that name users' own functions: which file is meant, what it holds, and the options that are handed to it."""
+"""Keys that name users' own functions: their file, its SHA-256, and the options of the function."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ CODE_KEYS = {"model.name": "model.code", "loss.name": "loss.code"}
 
 
 def fold_options(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Puts options that are given by themselves, "model.options.width", to the others of "model.options"."""
+    """Moves options with keys of their own, such as "model.options.width", into "model.options"."""
     folded = {key: value for key, value in values.items() if not is_option(key)}
     for options in OPTIONS:
         own = {key.rpartition(".")[2]: value for key, value in values.items() if key.rpartition(".")[0] == options}
@@ -22,16 +22,16 @@ def fold_options(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def look_beside(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Makes the paths of files with functions absolute that lie in the folder of the file that names them."""
+    """Makes paths of users' files absolute. The folder of the file that names them is looked in first."""
     names = {key: values[key] for key in CODE_KEYS if code.is_own(values.get(key))}
     return {**values, **{key: code.absolute(name, beside=path) for key, name in names.items()}}
 
 
 def find_code(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Makes the paths of files with functions absolute, and fills in the SHA-256 of their content; runs nothing.
+    """Makes paths of users' files absolute and fills in their SHA-256. Runs nothing.
 
     Raises:
-      ConfigError: if there is no such file, or it is not the one whose SHA-256 is given.
+      ConfigError: if there is no such file, or the given SHA-256 is another file's.
     """
     found = dict(values)
     for key, code_key in CODE_KEYS.items():
@@ -46,21 +46,21 @@ def find_code(values: Mapping[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"{key}: {error}") from error
         if known not in (None, found[code_key]):
             raise ConfigError(
-                f"{code_key} is filled in by cbjax; got {known}, which is not the SHA-256 of the file of {name}: it "
-                "has changed since, or it is another; set the key to none to take the file as it is"
+                f"{code_key} is filled in by cbjax; got {known}, which is not the SHA-256 of the file of {name}: "
+                "the file has changed, or is another one; set the key to none to take it as it is"
             )
     _check_names(found)
     return found
 
 
 def identities(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Replaces names of functions by what they say beside the SHA-256 of their file: where it lies does not count."""
+    """Leaves the folder out of the names of users' functions: the SHA-256 is enough."""
     own = {key: code.identity(values[key]) for key in CODE_KEYS if code.is_own(values[key])}
     return {**values, **own}
 
 
 def _check_names(values: Mapping[str, Any]) -> None:
-    """Refuses two files of one name: a work directory keeps them side by side."""
+    """Refuses two different files with the same name, because a work directory keeps them side by side."""
     files = {values[code_key]: code.file_name(values[key]) for key, code_key in CODE_KEYS.items() if values[code_key]}
     if len({*files.values()}) < len(files):
         listed = " and ".join(f"{key}={values[key]}" for key in CODE_KEYS)

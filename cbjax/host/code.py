@@ -1,7 +1,7 @@
 """Users' own functions, named "FILE.py:function" or "package.module:function": found, known by their SHA-256, run.
 
-Finding a function and taking its checksum runs nothing, and imports no package around it. A file is run as it was when
-its checksum was taken, or not at all.
+Finding a function and taking its checksum runs nothing and imports no package. A file runs only if it is as it was when
+its checksum was taken.
 """
 
 import contextlib
@@ -41,24 +41,24 @@ class Code(NamedTuple):
 
 
 def is_own(name: Any) -> bool:
-    """Says whether a name has the form of a user's own function, whether that is there or not."""
+    """Says whether a name has the form of a user's own function. The function need not exist."""
     place, colon, function = name.rpartition(":") if isinstance(name, str) else ("", "", "")
     dotted = all(part.isidentifier() for part in place.split("."))
     return bool(colon) and function.isidentifier() and (is_file(name) or dotted)
 
 
 def is_file(name: str) -> bool:
-    """Says whether a name that `is_own` takes names a file by its path."""
+    """Says whether the name of a user's own function gives a file by its path."""
     return name.rpartition(":")[0].endswith(".py")
 
 
 def identity(name: str) -> str:
-    """Returns the part of a name that says what is run, beside the checksum: a file may lie anywhere."""
+    """Returns what a name says besides the checksum: for a file only the function, because a file may lie anywhere."""
     return name.rpartition(":")[2] if is_file(name) else name
 
 
 def absolute(name: str, beside: Path | None = None) -> str:
-    """Returns the name with the absolute path of its file, that in the folder of `beside` rather than the current one.
+    """Returns the name with the absolute path of its file, found as in `existing`.
 
     The name of a module, or of a file that is not there, stays as it is.
     """
@@ -68,7 +68,7 @@ def absolute(name: str, beside: Path | None = None) -> str:
 
 
 def existing(name: str, beside: Path | None = None) -> Path | None:
-    """Returns the file of a path, that in the folder of `beside` rather than that in the current one; None for none."""
+    """Returns the file of a path, or None: in the folder of the file `beside` first, then in the current folder."""
     try:
         path = Path(name).expanduser()
         for one in (beside.parent / path, path) if beside else (path,):
@@ -96,30 +96,30 @@ def find(name: str) -> Code:
 
 
 def sha256(name: str) -> str:
-    """Returns the SHA-256 of the file that has a function, as hexadecimal digits; raises CodeError without one."""
+    """Returns the SHA-256 of a function's file, as hexadecimal digits; raises CodeError if there is no such file."""
     return hashlib.sha256(_read(find(name).path)).hexdigest()
 
 
 def file_name(name: str) -> str:
-    """Returns the name, without folders, of the file that has a function."""
+    """Returns the name of a function's file, without folders."""
     place = name.rpartition(":")[0]
     return Path(place).name if is_file(name) else f"{place.rpartition('.')[2]}.py"
 
 
 def source(name: str, expected: str) -> bytes:
-    """Returns the content that the file of a function had when its SHA-256 was `expected`; else raises CodeError."""
+    """Returns the content of a function's file with the SHA-256 `expected`; raises CodeError if it is another."""
     return _SOURCES[expected] if expected in _SOURCES else _checked(find(name), expected)
 
 
 def load(name: str, expected: str | None = None) -> Callable[..., Any]:
-    """Runs the file of a function, once in this process while it stays as it is, and returns the function.
+    """Runs the file of a function and returns the function. An unchanged file runs only once in a process.
 
     Args:
       name: of the function.
       expected: SHA-256 that the file must have; None for any.
 
     Raises:
-      CodeError: if the file is missing, is another or cannot be run, or has no such function.
+      CodeError: if the file is missing, has another SHA-256, cannot be run, or has no such function.
     """
     code = find(name)
     content = _checked(code, expected)
@@ -153,7 +153,7 @@ def check_arguments(name: str, function: Callable[..., Any], first: Sequence[str
     Args:
       name: of the function, for messages.
       function: what `load` gave.
-      first: what the first arguments are called in messages.
+      first: names of the first arguments, for messages.
       options: names with values.
 
     Raises:
@@ -179,7 +179,7 @@ def check_arguments(name: str, function: Callable[..., Any], first: Sequence[str
 
 @contextlib.contextmanager
 def reported(path: str | os.PathLike, kind: type[ValueError] = CodeError) -> Iterator[None]:
-    """Turns whatever a user's file raises into an error of one kind, whose message begins with the file and line."""
+    """Turns whatever a user's file raises into one kind of error. Its message begins with the file and line."""
     try:
         yield
     except kind:
@@ -192,7 +192,7 @@ def reported(path: str | os.PathLike, kind: type[ValueError] = CodeError) -> Ite
         raise kind(f"{where}: {type(error).__name__}: {error}") from error
 
 
-# SHA-256 -> content of the files that were run, for the copy in a work directory: the file may change meanwhile.
+# SHA-256 -> content of each file that was run. A work directory gets this content, even if the file changed since.
 _SOURCES: dict[str, bytes] = {}
 
 
@@ -225,7 +225,7 @@ def _read(path: Path) -> bytes:
 
 
 def _module_file(name: str) -> Path | None:
-    """Returns the file of an installed module. Packages around it are not imported: that would run their files."""
+    """Returns the file of an installed module. Its packages are not imported: that would run them."""
     top, *rest = name.split(".")
     try:
         spec = importlib.util.find_spec(top)

@@ -1,4 +1,4 @@
-"""Many runs: the file that names them, the plan of which are trained together, their training, their figures.
+"""Many runs: the file that names them, the plan of which train together, their training, their figures.
 
-What runs may differ in is `cbjax/variants.py`; tables and pictures are in `report/`. Begin with `sweep.py`.
+`cbjax/variants.py` says what runs may differ in. Tables and pictures are in `report/`. Begin with `sweep.py`.
 """

@@ -1,7 +1,7 @@
 """Several runs of one shape as one program, a cohort: each with its own data, order, class weights and files.
 
-What happens to a run in a cohort is what happens to it alone. One that diverges is marked and left behind; its
-neighbours do not notice. The cohort's state is saved whole, and each run ends with a work directory of its own.
+A run in a cohort goes the same way as alone. A run that diverges is marked and left behind; the others do not notice.
+The cohort's state is saved whole, and each run ends with a work directory of its own.
 """
 
 import dataclasses
@@ -48,8 +48,8 @@ def make_member(
     known: dict[str, Programs] | None = None,
     write: Callable[[Run], None] = lambda run: None,
 ) -> Member:
-    """Builds a member from a resolved config and its data; `known` is as of `build.build`."""
-    # The parts of a run alone, on one device; of its programs only the first state is made.
+    """Builds a member from a resolved config and its data; `known` is as for `build.build`."""
+    # The parts of a run alone, on one device. A cohort uses only the first state of its programs.
     parts = build.build(config, dataset, sharding.make_mesh(1), known=known)
     begun = memory.start(len(dataset.class_names))
     run = Run(config, parts.model, parts.programs.state, {}, dataset.class_names, memory=begun)
@@ -59,7 +59,7 @@ def make_member(
 def build_programs(
     members: Sequence[Member], mesh: Mesh, per_device: int, known: dict[str, CohortPrograms] | None = None
 ) -> CohortPrograms:
-    """Builds the programs of a cohort, unless they are among those `known` by their key, which gain them."""
+    """Returns the programs of a cohort: from `known` by their key, or built and then added to `known`."""
     first, known = members[0], {} if known is None else known
     shape, num_classes = first.dataset.train.images.shape[1:], len(first.dataset.class_names)
     arguments = (first.run.config, first.parts.batches, shape, num_classes, mesh)
@@ -152,7 +152,7 @@ def make_evaluate(members: Sequence[Member], compiled: CohortPrograms, mesh: Mes
 def evaluate_test(cohort: Cohort, evaluate_all: EvaluateAll) -> list[dict[int, Evaluation]]:
     """Evaluates the test split of each run on its last and on its best state; returns step -> Evaluation of each."""
     found: list[dict[int, Evaluation]] = [{} for _ in cohort.runs]
-    for state in (cohort.best, cohort.state):  # where the last is the best, the last counts: both are the same
+    for state in (cohort.best, cohort.state):  # if the last is the best, both are the same
         if state is not None:
             steps = np.asarray(state.step)
             for place, evaluation in enumerate(evaluate_all("test")(state)):
@@ -168,7 +168,7 @@ def save(cohort: Cohort, members: Sequence[Member], checkpoints: Checkpoints) ->
 
 
 def restore(cohort: Cohort, members: Sequence[Member], checkpoints: Checkpoints) -> Cohort:
-    """Returns a cohort as its newest checkpoint has it; as it is if there is none."""
+    """Returns a cohort in the state of its newest checkpoint; unchanged if there is none."""
     restored: Any = checkpoints.restore(_saved(cohort))
     if restored is None:
         return cohort
@@ -196,7 +196,7 @@ def _make_end_epoch(
 ) -> Callable[[Cohort], Cohort]:
     """Returns what each run alone does after an epoch, but for its checkpoints: evaluates, reweights, writes rows.
 
-    The evaluations are those of all runs together, and so is the state of each one's best epoch.
+    All runs are evaluated together, and the states of their best epochs are kept together.
     """
     found: dict[str, list[Evaluation]] = {}
     after = [_callbacks(place, member, found, tell) for place, member in enumerate(members)]
@@ -232,7 +232,7 @@ def _make_end_epoch(
 def _callbacks(
     place: int, member: Member, found: dict[str, list[Evaluation]], tell: Callable[[str], None]
 ) -> list[Callback]:
-    """What a run alone does after an epoch, with the evaluations that are found for all and without its checkpoints."""
+    """Returns what a run alone does after an epoch, but with the evaluations in `found` and without checkpoints."""
 
     def evaluate(split):
         return lambda state: found[split][place]

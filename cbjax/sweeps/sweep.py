@@ -54,7 +54,7 @@ def sweep(
     Args:
       name: name of the sweep, for its rows.
       described: the sweep, for its table.
-      runs: all runs of the sweep, as from `sweep_file.load`.
+      runs: all runs of the sweep, as from `file.load`.
       workdir: the folder of all runs.
       mode: one of `modes.MODES`; "auto" measures once and writes its choice to `workdir/plan*.json`.
       group_size: number of runs in a cohort; None to choose.

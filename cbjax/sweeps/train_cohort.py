@@ -51,21 +51,21 @@ def train_cohort(
     known: dict[str, CohortPrograms],
     shared: Shared,
 ) -> dict[str, Exception]:
-    """Trains runs of one shape as one program, and leaves in `workdir/NAME` of each what it would leave alone.
+    """Trains runs of one shape as one program. Each leaves in `workdir/NAME` what it would leave if trained alone.
 
     Args:
-      planned: the runs, as many as the devices of the mesh times `per_device`; one that is finished, as a kill while
-        the cohort's runs were being finished leaves it, is left as it is.
+      planned: the runs, `per_device` for each device of the mesh. A run that is finished is left as it is; a kill at
+        the end of a cohort can leave some runs finished and others not.
       workdir: the sweep's folder.
       folder: the cohort's own, for its checkpoints; empty once all its runs have ended.
       mesh: the devices over which the runs are spread.
       per_device: runs side by side on a device.
-      known: programs of earlier cohorts by their key, which this one takes if it can, and adds its own to.
+      known: programs of earlier cohorts by their key. This cohort uses them if they fit, or adds its own.
       shared: what it shares with other cohorts and runs.
 
     Returns:
-      name -> error of the runs that diverged, or could not be evaluated or written at the end. The latter are tried
-      again by the next call, from the checkpoint.
+      name -> error of the runs that diverged, or could not be evaluated or written at the end. The next call tries to
+      finish these last ones again, from the checkpoint.
 
     Raises:
       ConfigError, DataError: if a run's config does not fit its data, or a work directory holds another run.
@@ -76,7 +76,7 @@ def train_cohort(
         places = [workdir / run.name for run in planned]
         for place in places:
             stack.enter_context(workdirs.lock(place))
-        # Known for certain now: another process may have ended some since the sweep began.
+        # Certain only under the locks: another process may have finished some runs since the sweep began.
         over = [workdirs.is_finished(place, run.config) for run, place in zip(planned, places, strict=True)]
         if all(over):
             return {}
@@ -122,7 +122,7 @@ def _member(planned: PlannedRun, place: pathlib.Path, logs: Mapping[int, Logs], 
     workdirs.check_same_data(place, workdirs.describe_data(dataset), config.data.on_bad_image)
 
     def write(run: Run) -> None:
-        if index in logs:  # opened after the runs' histories are known; not of a run that is over
+        if index in logs:  # opened once the histories are known; never for a run that is over
             logs[index].write(run)
 
     return make_member(planned.name, config, dataset, shared.known, write)

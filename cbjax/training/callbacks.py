@@ -17,7 +17,7 @@ Evaluate = Callable[[TrainState], Evaluation]
 
 
 def evaluate_validation(evaluate: Evaluate, smooth: Smooth) -> Callback:
-    """Measures the held-out split; remembers each class's accuracy and the earliest epoch of the best balanced one."""
+    """Measures the held-out split; remembers each class's accuracy and the first epoch with the best balanced one."""
 
     def callback(run: Run) -> Run:
         result = evaluate(run.state).check(_when("validation", run))
@@ -67,8 +67,10 @@ def set_weights(run: Run, rule: Reweighting, place: Callable[[np.ndarray], jax.A
 
 
 def log_tau(rule: Reweighting, formula: str) -> Callback:
-    """Adds the dynamic tau of the epoch's class weights to its metrics, if they were not equal; comes before the
-    evaluation that sets the next."""
+    """Adds the dynamic tau of the epoch's class weights to its metrics, unless the weights were equal.
+
+    Comes before the evaluation, which sets the next tau.
+    """
     tau = dynamic_tau(formula)
 
     def callback(run: Run) -> Run:
@@ -80,8 +82,10 @@ def log_tau(rule: Reweighting, formula: str) -> Callback:
 
 
 def log_moved(run: Run) -> Run:
-    """Adds to the epoch's metrics how far its class weights moved from those of the epoch before; comes before
-    `reweight`."""
+    """Adds to the epoch's metrics how far its class weights moved since the epoch before.
+
+    Comes before `reweight`.
+    """
     before = run.memory.history["class_weights"]
     if not before:
         return run
@@ -90,7 +94,7 @@ def log_moved(run: Run) -> Run:
 
 
 def warn_of_swing(smoothing: float, tell: Callable[[str], None]) -> Callback:
-    """Tells the user at the first epoch at which the class weights are seen to swing; comes after `log_moved`."""
+    """Tells the user once that the class weights swing, as soon as it is seen. Comes after `log_moved`."""
 
     def callback(run: Run) -> Run:
         rows = [*run.memory.history["metrics"][-swings.EPOCHS :], {"epoch": run.memory.epoch, **run.metrics}]
@@ -113,7 +117,7 @@ def log(write: Callable[[Run], None]) -> Callback:
 
 
 def checkpoint(save: Callable[[Run], None], every_epochs: int, num_epochs: int) -> Callback:
-    """Saves every so many epochs, at each new best one and at the end."""
+    """Saves every `every_epochs` epochs, after each new best epoch and at the end."""
 
     def callback(run: Run) -> Run:
         epoch, best = run.memory.epoch, run.memory.best
@@ -125,7 +129,7 @@ def checkpoint(save: Callable[[Run], None], every_epochs: int, num_epochs: int) 
 
 
 def save_to(checkpoints: Checkpoints) -> Callable[[Run], None]:
-    """Returns run -> None, which saves its state and memory; what the clock says is left out of the history."""
+    """Returns run -> None, which saves the run's state and memory. The saved history has no times."""
 
     def save(run: Run) -> None:
         best = run.memory.best

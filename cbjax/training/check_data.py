@@ -100,7 +100,7 @@ def _check_steps(config: ConfigDict, size: int) -> None:
 
 
 def _check_memory(config: ConfigDict, dataset: Dataset) -> None:
-    """Refuses what this machine can't hold, for Linux ends a process that takes too much without a word."""
+    """Refuses what does not fit into memory: Linux ends a process that takes too much, without a message."""
     free = machine.free_bytes()
     shape = dataset.train.images.shape[1:]
     image = 4 * math.prod(shape)  # as float32
@@ -112,7 +112,7 @@ def _check_memory(config: ConfigDict, dataset: Dataset) -> None:
                 f"{key}: {batch_size} images of {' x '.join(map(str, shape))} take {needed / 1e9:,.1f} GB, and this "
                 f"machine has {free / 1e9:,.1f} GB free: use a smaller batch or smaller images"
             )
-    # The places of the images of each step of a dispatch, 4 bytes each.
+    # The indices of all images of a dispatch, 4 bytes each.
     needed = 4 * (config.steps_per_dispatch or 1) * config.batch_size
     if needed > free:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Checks of the process that trains: what must have been set, or written, before JAX started."""
+"""Checks of the process that trains: XLA's flags for a GPU, and the main guard of a script with workers."""
 
 import ast
 import os
@@ -12,7 +12,7 @@ DETERMINISTIC_FLAGS = ("--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_l
 
 
 def check_deterministic(platform_name: str) -> None:
-    """Raises ConfigError unless a GPU, which adds up in any order, was told to use one; other devices always do."""
+    """Raises ConfigError if a GPU was not told to add in a fixed order. Other devices always do."""
     missing = [flag for flag in DETERMINISTIC_FLAGS if flag not in os.environ.get("XLA_FLAGS", "")]
     if platform_name == "gpu" and missing:
         raise ConfigError(
@@ -22,7 +22,7 @@ def check_deterministic(platform_name: str) -> None:
 
 
 def check_main_guard(workers: int) -> None:
-    """Raises ConfigError where worker processes, which import the script that trains, would train as well."""
+    """Raises ConfigError if worker processes would train too, because each imports the script that trains."""
     main = sys.modules.get("__main__")
     path = getattr(main, "__file__", None)
     frame = sys._current_frames().get(threading.main_thread().ident or 0)

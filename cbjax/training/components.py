@@ -1,4 +1,4 @@
-"""What a config says, as objects: the network, the loss, the optimiser."""
+"""Makes what a config asks for: the network, the loss, the optimiser."""
 
 import fractions
 import math
@@ -22,7 +22,7 @@ from cbjax.types import Array, Model, Objective
 
 
 def build_model(config: ConfigDict, num_classes: int, axis: str | None = sharding.AXIS) -> Model:
-    """Builds the config's network; options that it does not have were checked to be at their defaults.
+    """Builds the config's network. Keys that it does not have are at their defaults; the config's rules check this.
 
     Args:
       config: resolved.
@@ -54,7 +54,7 @@ def build_model(config: ConfigDict, num_classes: int, axis: str | None = shardin
 
 
 def _build_own(config: ConfigDict, num_classes: int, final_bias: float, head: str) -> Model:
-    """Builds a user's network. A function that takes `final_bias` or `head` is given what the config says of them."""
+    """Builds a user's network. A function that takes `final_bias` or `head` gets them from the config."""
     name, options = config.model.name, dict(config.model.options)
     try:
         if "final_bias" in models.own.options_of(name, config.model.code):
@@ -99,7 +99,7 @@ def _trained_by(config, model, axis):
 
 
 def loss_facts(config: ConfigDict) -> LossFacts:
-    """Returns the config's loss and what follows from it; a ConfigError where a user's own is wrong."""
+    """Returns the config's loss and what follows from it. Raises ConfigError if a user's own loss is wrong."""
     chosen = config.loss
     if not code.is_own(chosen.name):
         return losses.LOSSES[chosen.name]
@@ -139,7 +139,7 @@ def build_schedule(
     Args:
       config: resolved.
       batches: the order of the training images.
-      rates: after the warm-up, and of step 0 where there is one; None for the config's.
+      rates: the rate after the warm-up, and the rate at step 0 if there is a warm-up; None for the config's.
 
     Raises:
       ConfigError: if the warm-up is longer than training.
@@ -171,7 +171,7 @@ def build_schedule(
 def build_optimizer(
     config: ConfigDict, schedule: optax.Schedule, params: Any, weight_decay: float | Array
 ) -> optax.GradientTransformation:
-    """Returns SGD as configured; the last bias of a sigmoid loss, which starts at its prior, does not decay (CB)."""
+    """Returns SGD as configured. With a one-vs-rest loss the last bias starts at its prior and does not decay (CB)."""
     mask = optim.decay_mask(params, rule=config.optim.decay_rule, last_bias=not loss_facts(config).one_vs_rest)
     return optim.sgd(
         schedule,
@@ -183,5 +183,5 @@ def build_optimizer(
 
 
 def exactly(number):
-    """Returns the number that was written: in binary 0.55 * 100 is above 55, and a switch would come too late."""
+    """Returns the number as it was written: 0.55 * 100 in floats is above 55, so a switch would come too late."""
     return fractions.Fraction(str(number))

@@ -1,4 +1,4 @@
-"""Evaluation of a whole split: every example once, counted in sums and divided once at the end."""
+"""Evaluation of a whole split: every example counts once; sums are divided once, at the end."""
 
 import dataclasses
 import math
@@ -26,11 +26,11 @@ class Evaluation:
       per_class: [C] accuracy of each class (average precision for multi-hot labels), NaN for a class without examples.
       outputs: [N] predicted classes, or [N, C] probabilities for multi-hot labels, in the order of the split; -1, or
         NaN, for an image that was skipped or has no answer.
-      calibration: [3, bins] examples, their confidences and those predicted rightly, summed by bin of confidence; None
-        for multi-hot labels.
+      calibration: [3, bins]; for each bin of confidence the number of examples, the sum of their confidences and the
+        number predicted rightly. None for multi-hot labels.
       class_count: [C] examples of each class that were read.
       count: examples that were read.
-      unanswered: those of them for which the network's highest output is NaN or infinite.
+      unanswered: how many of these have a highest output that is NaN or infinite.
     """
 
     metrics: dict[str, float]
@@ -76,7 +76,7 @@ def make_evaluate(
       images: [N, H, W, channels], N at least 1.
       labels: [N] integers or [N, C] multi-hot.
       counts: [C] training images, for the groups many, medium and few.
-      groups: name -> classes, the groups to give beside these.
+      groups: name -> classes, for further groups.
       batch_size: a multiple of the number of devices; the last batch is filled up with masked examples.
       mesh: the devices.
     """
@@ -148,7 +148,7 @@ def make_program(
     data has "image" and "label" of the whole split, on every device.
 
     Args:
-      eval_step: (state, batch) -> (sums, outputs), as from `train_step.make_eval_step`, with the axis "data".
+      eval_step: (state, batch) -> (sums, outputs), as from `step.make_eval_step`, with the axis "data".
       normalize: (settings of the state, raw images) -> the model's input.
       mesh: the devices.
       kind: "shard_map" or "pmap".
@@ -181,14 +181,16 @@ def make_streamed_evaluate(
     batch_size: int,
     mesh: Mesh,
 ) -> Callable[[TrainState], Evaluation]:
-    """As `make_evaluate`, of encoded images that are read anew each time; every image once on any number of processes.
+    """As `make_evaluate`, for encoded images that are read again each time.
+
+    All processes together read each image once.
 
     Args:
       program: from `make_streamed_program`, on the same mesh.
       examples: the images with their labels.
       transform: (encoded image, position) -> image of the network's size.
       reading: how images are read; one that is skipped counts nowhere.
-      The others are those of `make_evaluate`.
+      Others: as for `make_evaluate`.
     """
     sweep = Sweep(len(examples), batch_size)
     index, count = place_among_processes(mesh)
@@ -219,7 +221,7 @@ def make_streamed_program(
 
 
 def _summarize(sums, outputs, labels, counts, groups):
-    # In float64, where the sum of many float32 batches loses nothing.
+    # In float64, so that the sum over many float32 batches loses nothing.
     total = jax.tree.map(lambda *parts: np.sum(np.asarray(parts), axis=0, dtype=_wide(parts[0])), *sums)
     total = total if labels.ndim > 1 else vars(total)
     count, unanswered = int(total["count"]), int(total["unanswered"])

@@ -1,4 +1,4 @@
-"""The end of a run: the test split, read for the first time, on the last state and on the best."""
+"""The end of a run: evaluates the test split on the last state and on the best."""
 
 import dataclasses
 import pathlib
@@ -27,8 +27,9 @@ CONFUSION_CLASSES = 200  # a larger matrix is too large to read
 def finish(
     run: Run, parts: Parts, dataset: Dataset, checkpoints: Checkpoints, logs: Logs | None, workdir: pathlib.Path
 ) -> Run:
-    """Evaluates the test split on the last and on the best state; where there are logs, adds to them and writes
-    `results.json`.
+    """Evaluates the test split on the last and on the best state.
+
+    With logs, adds to them and writes `results.json`.
 
     Returns:
       The run with its final metrics: "validation/last/…", "test/last/…" and, with held-out validation, "…/best/…".
@@ -76,7 +77,7 @@ def finish(
     if logs is not None:
         logs.write(run)
         results["seconds"] = logs.train_seconds()
-        (workdir / "report.md").unlink(missing_ok=True)  # of an earlier end, or of the run unfinished
+        (workdir / "report.md").unlink(missing_ok=True)  # from an earlier end, or from the unfinished run
         checked_json.vouch(workdir, [f"{name}.jsonl" for name in LOGS])  # from here on a report checks them
         write_json(workdir / "results.json", results)
         class_files.write(read_run(workdir), workdir)

@@ -1,6 +1,6 @@
-"""The training loop: dispatches of steps, epochs that end where their last image was used, what follows each.
+"""The training loop: dispatches of steps; epochs, which end when their last image was used; what follows an epoch.
 
-One loop trains a run alone and runs side by side, a cohort. What differs between them comes with the plan.
+One loop trains a run alone and runs side by side, a cohort. A plan says what differs between the two.
 """
 
 import collections
@@ -33,15 +33,15 @@ class Plan:
 
     Attributes:
       advance: (state, first, last) -> (state, metrics): takes the steps first … last - 1 as one dispatch. Metrics
-        ("loss", "correct", "count", "gradient_norm") are arrays [K, S], S possibly above the number of steps; an axis
-        of one run, or of one step, may be left out.
+        ("loss", "correct", "count", "gradient_norm") are arrays [K, S]; S may be above the number of steps. An axis of
+        one run or one step may be left out.
       epoch_end: epoch (from 1) -> the number of steps taken when it is complete.
       num_epochs: how many epochs to train.
-      steps_per_dispatch: the largest `last - first`; fewer are taken where they would last for too long.
+      steps_per_dispatch: the largest `last - first`. A dispatch takes fewer steps if they would take too long.
       learning_rates: of each run, step -> its rate, for logs and messages.
-      after_epoch: what follows an epoch, whose rows are in the runs' `metrics`.
+      after_epoch: what follows an epoch, from runs whose `metrics` have its rows.
       save: saves a cohort.
-      diverged: what follows where a loss or a gradient is not finite: `give_up` or `leave_behind`.
+      diverged: what follows if a loss or a gradient is not finite: `give_up` or `leave_behind`.
       is_save_due: says, in the middle of an epoch, whether the last save is too long ago.
       agreement: makes several processes stop and save at the same step.
     """
@@ -62,7 +62,7 @@ def fit(cohort: Cohort, plan: Plan, interrupts: Interrupts, progress: Silent) ->
     """Trains until `plan.num_epochs` epochs are complete or every run has failed, from wherever the cohort stands.
 
     Raises:
-      NonFiniteLoss: where a run that diverged ends the training; nothing of that dispatch or epoch is saved.
+      NonFiniteLoss: if a run diverged and this ends the training. Nothing of that dispatch or epoch is saved.
       Interrupted: after a signal, once the state is saved.
     """
     pace = Pace(plan.steps_per_dispatch, plan.agreement)
@@ -83,7 +83,7 @@ def _train_epoch(cohort, plan, interrupts, progress, pace):
     """Takes the steps that are left of an epoch; returns the cohort with each run's row of the epoch."""
     step, epoch = cohort.step, cohort.epoch + 1
     end, images = plan.epoch_end(epoch), [run.memory.images for run in cohort.runs]
-    unread: collections.deque = collections.deque()  # dispatches that `state` has taken, and the runs don't know of yet
+    unread: collections.deque = collections.deque()  # dispatches that were taken and not read yet
     pace.start()
     started = time.perf_counter()
 
@@ -105,7 +105,7 @@ def _train_epoch(cohort, plan, interrupts, progress, pace):
         state, metrics = plan.advance(cohort.state, first, step)
         cohort = dataclasses.replace(cohort, state=state)
         unread.append((first, step, metrics))
-        read(all_but=1)  # the device works on the newest meanwhile
+        read(all_but=1)  # the device works on the newest one meanwhile
         agreed = plan.agreement(_wish(interrupts, plan.is_save_due))
         if agreed and step < end:
             read(all_but=0)
@@ -131,7 +131,7 @@ def _remember(cohort, plan, first, last, values):
 
 
 def _end_epoch(cohort, plan, images, seconds):
-    """Ends the epoch of each run: its row, of so many images [K] in so many seconds, and sums for the next."""
+    """Ends the epoch of each run, which drew images [K] in `seconds` together: gives it its row and new sums."""
     alive = cohort.alive
     share = seconds / max(1, len(alive))  # so that the times of runs add up
     for place in alive:
@@ -154,12 +154,12 @@ def _end_epoch(cohort, plan, images, seconds):
 
 
 def _drawn(cohort, images):
-    """Returns how many images each run has drawn since it had drawn so many."""
+    """Returns how many images each run has drawn since it had drawn `images` [K]."""
     return [run.memory.images - before for run, before in zip(cohort.runs, images, strict=True)]
 
 
 def _wish(interrupts, is_save_due=lambda: False):
-    """Returns what this process wants, of which the greatest counts: 0 to go on, 1 to save, 1 + a signal's number."""
+    """Returns what this process wants; the greatest wins: 0 to go on, 1 to save, 1 + a signal's number to stop."""
     if interrupts.signum is not None:
         return 1 + interrupts.signum
     return int(is_save_due())
@@ -170,7 +170,7 @@ def _signum(wish):
 
 
 def in_order(callbacks: Sequence[Callback]) -> Callable[[Cohort], Cohort]:
-    """Returns what follows an epoch of a run alone: callbacks, each with the run that the one before it returned."""
+    """Returns what follows an epoch of a run alone: each callback gets the run that the one before it returned."""
 
     def after_epoch(cohort: Cohort) -> Cohort:
         run = cohort.run
@@ -182,7 +182,7 @@ def in_order(callbacks: Sequence[Callback]) -> Callable[[Cohort], Cohort]:
 
 
 def give_up(cohort: Cohort, place: int, error: NonFiniteLoss) -> Cohort:
-    """Ends the training where a run diverged."""
+    """Ends the training because a run diverged."""
     raise error
 
 
@@ -195,14 +195,14 @@ class Pace:
     """How many steps to take in one dispatch, so that a signal is heeded within seconds."""
 
     SECONDS = 5.0
-    FIRST = 16  # steps, while nothing is known
+    FIRST = 16  # steps, while their time is not known
 
     def __init__(self, limit: int, agreement: Agreement, clock: Callable[[], float] = time.perf_counter):
         self.size = min(limit, self.FIRST)
         self._limit, self._agreement, self._clock, self._read = limit, agreement, clock, clock()
 
     def start(self) -> None:
-        """Says that the device has nothing to do until now."""
+        """Starts the clock: until now the device had nothing to do."""
         self._read = self._clock()
 
     def measure(self, steps: int) -> None:
@@ -211,7 +211,7 @@ class Pace:
         seconds, self._read = (now - self._read) / steps, now
         if self._limit > 1:
             size = min(self._limit, max(1, int(self.SECONDS / max(seconds, 1e-9))))
-            self.size = self._agreement.now(size)  # of all processes the same
+            self.size = self._agreement.now(size)  # the same on all processes
 
 
 def fetch(metrics: Any) -> Any:
@@ -231,7 +231,7 @@ def add(sums: Sums, values: Mapping[str, np.ndarray]) -> Sums:
 def divergence(
     values: Mapping[str, np.ndarray], first: int, learning_rate: Callable[[int], Any]
 ) -> NonFiniteLoss | None:
-    """Returns the error of a dispatch, from step `first` on; None if its losses and gradients are finite."""
+    """Returns the error of the dispatch that starts at step `first`; None if its losses and gradients are finite."""
     finite = np.isfinite(values["loss"]) & np.isfinite(values["gradient_norm"])
     if finite.all():
         return None

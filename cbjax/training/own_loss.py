@@ -1,4 +1,4 @@
-"""A user's own loss: what follows from it, and what is wrong with it, told before anything compiles."""
+"""A user's own loss: what follows from it, and checks that find its mistakes before anything compiles."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from cbjax.losses import LossFacts
 from cbjax.types import Array
 
 ARGUMENTS = ("logits", "labels", "class_weights")
-EXAMPLES = 2  # of the batch that a loss is tried with, by its shapes alone
+EXAMPLES = 2  # in the batch of shapes that a loss is tried with
 
 
 def facts(name: str, options: Mapping[str, Any], expected: str | None = None) -> LossFacts:

@@ -12,7 +12,7 @@ from cbjax.data.given import Fit
 from cbjax.metrics import has_answer
 from cbjax.types import Array, NonFiniteLoss, Trained
 
-LEAST = 8  # images of a batch: on a CPU the last bits of fewer can differ from those of many
+LEAST = 8  # images of a batch: on a CPU, smaller batches can give other last bits
 
 
 def make_predict(
@@ -32,8 +32,8 @@ def make_predict(
       fit: brings images to the model's size.
       normalize: images -> the network's input.
       probabilities: logits -> [B, C].
-      batch_size: the most images at a time. Batches are filled up to a power of two, so that few images are little work
-        and any N is a few programs.
+      batch_size: the most images at a time. Batches are filled up to a power of two, so that few images take little
+        work and all N share a few programs.
     """
 
     @jax.jit
@@ -46,19 +46,19 @@ def make_predict(
 
         Args:
           images: an array [N, H, W] or [N, H, W, channels]; a path or a Pillow image; or a list of paths, Pillow images
-            and arrays, each of its own size. An array of the model's own size is taken as it is; what has another size
-            is resized, and cropped, as for evaluation.
-          allow_nan: gives an image for which the network's outputs are NaN a row of NaN instead of raising.
+            and arrays, each of its own size. An array of the model's own size is taken as it is. Other sizes are
+            resized and cropped as for evaluation.
+          allow_nan: gives a row of NaN for an image whose outputs are NaN, instead of raising.
 
         Raises:
           NonFiniteLoss: if the network's outputs for an image are NaN; an argmax of them would be class 0.
-          ValueError: if an image cannot be read, or its numbers or channels are not those of the training. Arrays that
-            may be in other units bring a warning.
+          ValueError: if an image cannot be read, or its range of numbers or its channels differ from the training's.
+            Arrays that may be in other units bring a warning.
         """
         rows: list[np.ndarray] = []
         fitted = fit.all(images)
         while part := list(itertools.islice(fitted, batch_size)):
-            # Behind a whole batch the program of whole ones is there already.
+            # After a whole batch, the program for whole batches is compiled, so the rest uses it too.
             size = batch_size if rows else min(batch_size, max(LEAST, 1 << (len(part) - 1).bit_length()))
             padded = np.zeros((size, *fit.shape), fit.dtype)
             padded[: len(part)] = part

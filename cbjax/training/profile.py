@@ -14,10 +14,10 @@ SKIPPED = 2  # dispatches at the start of a process: compilation, and the first 
 def trace(
     advance: Callable[..., Any], steps: int, folder: pathlib.Path, shown: Any, tell: Callable[[str], None]
 ) -> Iterator[Callable[..., Any]]:
-    """Yields `advance` (see `loop.Plan`), which writes one trace of at least `steps` steps, whole dispatches, once.
+    """Yields an `advance` (see `loop.Plan`) that writes one trace: whole dispatches, at least `steps` steps.
 
-    A run that ends before has a shorter trace, and none if it ends before its third dispatch. `shown` is the folder
-    that is named to the user: that in a bucket, to which `folder` is sent.
+    A run that ends earlier has a shorter trace, or none if it ends before its third dispatch. `shown` is the folder as
+    messages name it. If the work directory is in a bucket, `folder` is sent there.
     """
     dispatches, traced, running = 0, 0, False
 

@@ -1,4 +1,4 @@
-"""The resident input path: all images lie on the devices, where a dispatch of steps chooses and augments them."""
+"""The resident input path: all images lie on the devices; a dispatch of steps chooses and augments them there."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -34,7 +34,7 @@ def make_advance(
       mesh: the devices.
 
     Returns:
-      The function; its metrics are those of the steps in order, behind which there may be surplus entries.
+      The function. Its metrics are those of the steps, in order; surplus entries may follow.
     """
 
     @functools.cache
@@ -56,7 +56,7 @@ def images_of(streams: Streams) -> dict[str, dict[str, Any]]:
 def indices_of(streams: Streams, first: int, last: int, steps_per_dispatch: int) -> dict[str, np.ndarray]:
     """Returns which images of each stream the steps first … last - 1 take.
 
-    For each stream [B] where a dispatch is one step, else [S, B], filled up with zeros after `last`.
+    For each stream: [B] if a dispatch is one step, else [S, B], with zeros after `last`.
     """
     if steps_per_dispatch == 1:
         return {name: batches.indices(first).astype(np.int32) for name, (_, batches) in streams.items()}
@@ -75,14 +75,15 @@ def make_program(
     mesh: Mesh,
     kind: str,
 ) -> Callable[..., tuple[TrainState, dict[str, Any]]]:
-    """Returns the compiled dispatch, which needs no images to be made.
+    """Returns the compiled dispatch. No images are needed to make it.
 
-    Of one step it is (state, data, indices [B]) -> (state, metrics); of S > 1 steps (state, data, indices [S, B],
-    number of steps to take) -> (state, metrics [S]). data has "image" and "label" of each stream, and indices an array
-    for each: "train" and those that the objective names.
+    With one step it is (state, data, indices [B]) -> (state, metrics).
+    With S > 1 steps it is (state, data, indices [S, B], number of steps to take) -> (state, metrics [S]).
+    data has "image" and "label" of each stream; indices has an array for each stream. The streams are "train" and those
+    that the objective names.
 
     Args:
-      train_step: from `train_step.make_train_step`, with the axis "data".
+      train_step: from `step.make_train_step`, with the axis "data".
       prepare: (settings of the state, keys [B], raw images) -> the network's input.
       steps_per_dispatch: S.
       mesh: the devices.
@@ -106,7 +107,7 @@ def make_dispatch(
         return step
 
     def steps(state, data, indices, count):
-        # The number of steps is an argument: epochs differ by a step, and both lengths are one program.
+        # The number of steps is an argument: epochs can differ by a step, and one program serves both lengths.
         shapes = jax.eval_shape(step, state, data, jax.tree.map(lambda leaf: leaf[0], indices))[1]
         metrics = jax.tree.map(lambda leaf: jnp.zeros(indices["train"].shape[0], leaf.dtype), shapes)
 
@@ -121,7 +122,7 @@ def make_dispatch(
 
 
 def _step(train_step, prepare, axis, state, data, indices):
-    """Takes a step on this device's share, the images of `indices` [B]; every device has all of them, raw."""
+    """Takes a step on this device's share of the batch, the images at `indices` [B]. Each device has all raw images."""
     key = jax.random.fold_in(state.key, state.step)
 
     def batch_of(name, key):

@@ -35,7 +35,7 @@ class Reweighting:
     method: Callable[[Memory], np.ndarray]
 
     def is_equal(self, epochs: int) -> bool:
-        """Says whether the epoch that comes after so many has equal weights."""
+        """Says whether the epoch after so many complete ones has equal weights."""
         return epochs < self.start_epoch
 
     def next_weights(self, memory: Memory) -> np.ndarray:
@@ -94,7 +94,7 @@ def weights_moved(before: Any, after: Any) -> float:
 
 
 def _on_host(function: Callable[..., jax.Array]) -> Callable[..., np.ndarray]:
-    """Compiles a function of a few numbers for the CPU: they are not worth the way to an accelerator and back."""
+    """Compiles a function of a few numbers for the CPU: sending them to an accelerator and back takes longer."""
     compiled = jax.jit(function)
 
     def call(*args):
@@ -108,7 +108,7 @@ def _on_host(function: Callable[..., jax.Array]) -> Callable[..., np.ndarray]:
 def _cpu():
     try:
         return jax.local_devices(backend="cpu")[0]
-    except RuntimeError:  # JAX_PLATFORMS leaves it out
+    except RuntimeError:  # JAX_PLATFORMS leaves the CPU out
         return None
 
 

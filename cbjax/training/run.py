@@ -67,15 +67,15 @@ def train(
     """Trains as the config says, from wherever the work directory stands, and leaves results and a report there.
 
     Call it again after an interrupt, a kill or a lost machine, with the same config and work directory: it goes on from
-    the last checkpoint and ends with the same parameters and metrics, to the bit. Of several processes
-    (`cbjax.parallel.processes`) all must call it, with a work directory that all can reach; the first one writes.
+    the last checkpoint and ends with the same parameters and metrics, to the bit. With several processes
+    (`cbjax.parallel.processes`), each must call it, with a work directory that all can reach. The first process writes.
 
     Args:
       config: from `config.load` or `config.default`; checked before anything else happens.
       workdir: where the run is kept, a folder or gs://BUCKET/FOLDER; made if it does not exist.
       extend: allows `num_epochs` to be larger than that of the run in the work directory.
       profile: writes a trace of at least so many steps to `workdir/profile`; 0 for none.
-      shared: given by a sweep, which also writes a report of all its runs in the place of each one's.
+      shared: given by a sweep, which writes one report on all its runs instead of one for each.
 
     Returns:
       The finished run: the state after the last step, and the final metrics.
@@ -154,7 +154,7 @@ def train(
         else:
             noted += processes.from_first(lambda: workdirs.check_environment(place, sharding.describe(mesh)))
             _each(tell, f"resumed at step {step} of {total}", *(f"noted: {line}" for line in noted))
-            # Of an extended run the moment may lie before deferred weights begin, again.
+            # After an extension, the run may be before the start of its deferred weights again.
             put = functools.partial(_place_weights, mesh=mesh)
             run = callbacks.set_weights(run, parts.reweighting, put) if extend else run
         _each(tell, *unreadable)
@@ -185,16 +185,16 @@ def train(
 def _report(home):
     try:
         report([home.files], home.files)
-    except Exception as error:  # the results are on disk: whatever is wrong with their page, the run is finished
+    except Exception as error:  # the results are on disk: the run is finished even without its report
         say(f"the report could not be written: {error}; `cbjax report {home.root}` tries again", error=True)
 
 
 def _data_facts(facts, indices, on_bad_image):
-    """Returns what must be the same on all processes, by a name that a person knows."""
+    """Returns what must be the same on all processes, by names for messages."""
     same = dict(facts)
     same["labels, order and names or content of images (sha256)"] = same.pop("sha256")
     sizes = same.pop("sizes_sha256")
-    if on_bad_image == "error":  # where bad ones are skipped, one process may lack a file
+    if on_bad_image == "error":  # if bad images are skipped, one process may lack a file
         same["sizes of image files (sha256)"] = sizes
     chosen = {name: hashlib.sha256(np.ascontiguousarray(rows).data).hexdigest() for name, rows in indices.items()}
     return {f"data: {key}": value for key, value in same.items()} | {
@@ -203,8 +203,8 @@ def _data_facts(facts, indices, on_bad_image):
 
 
 def _close(checkpoints, kind, error, trace):
-    # Of several processes one may fail alone, at an image of its share: what the others take part in would never end,
-    # or mix with the step that they are in.
+    # One of several processes may fail alone, at an image of its share. Closing needs all processes: it would never
+    # end, or mix with the step that the others are in.
     if kind is None or jax.process_count() == 1 or issubclass(kind, (Interrupted, NonFiniteLoss)):
         checkpoints.close()
 
@@ -282,4 +282,4 @@ def _each(tell: Callable[[str], None], *lines: str) -> None:
 
 
 def _say_nothing(line: str) -> None:
-    """Of several processes the first one speaks."""
+    """Takes the place of `tell` on all processes but the first."""

@@ -1,4 +1,4 @@
-"""The streaming input path: batches that the host decodes, on their way while the devices use the one before."""
+"""The streaming input path: the host decodes and sends a batch while the devices use the one before."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -31,11 +31,11 @@ def make_advance(
       batches: the order of the images.
       transform: (encoded image, place in the training sequence) -> image of the network's size.
       reading: how images are read.
-      num_steps: of the whole training; nothing behind them is read.
+      num_steps: steps of the whole training; nothing after them is read.
       mesh: the devices.
 
     Returns:
-      The function. It reads ahead for the step behind the one that it took; asked for another, it starts there anew.
+      The function. It reads ahead for the next step. If another step is asked for, it starts again there.
     """
     index, count = sharding.place_among_processes(mesh)
     reader = _Reader(
@@ -66,7 +66,7 @@ def make_program(
     """Returns the compiled (state, batch of raw images) -> (state, metrics).
 
     Args:
-      train_step: from `train_step.make_train_step`, with the axis "data".
+      train_step: from `step.make_train_step`, with the axis "data".
       normalize: (settings of the state, uint8 images) -> the network's input.
       mesh: the devices.
       kind: "shard_map" or "pmap".
@@ -79,7 +79,7 @@ def make_program(
 
 
 def with_stand_ins(batch: dict[str, np.ndarray], share: int) -> dict[str, np.ndarray]:
-    """Gives the places of skipped images other images, so that BatchNorm's statistics are those of real ones alone.
+    """Replaces skipped images by other ones, so that BatchNorm's statistics come from real images alone.
 
     The places stay masked: nothing else counts them. A stand-in comes from the same device's share, so that the number
     of processes does not matter; a share without any image stays black.
@@ -89,7 +89,7 @@ def with_stand_ins(batch: dict[str, np.ndarray], share: int) -> dict[str, np.nda
       share: images of a device.
 
     Returns:
-      The batch with, in each masked place, the image before it, or the first of the share where there is none.
+      The batch. A masked place has the image before it, or the first of the share if there is none before it.
     """
     if batch["mask"].all():
         return batch
@@ -108,7 +108,7 @@ class _Reader:
     def __init__(self, open_at: Callable[[int], Iterator[dict[str, Any]]], mesh: Mesh, share: int):
         self._open_at, self._mesh, self._share = open_at, mesh, share
         self._iterator: Any = None
-        self._step = -1  # of the batch that `_next` would return
+        self._step = -1  # whose batch the iterator gives next
         self._ahead: Any = None
 
     def take(self, step: int) -> Batch:
@@ -125,7 +125,7 @@ class _Reader:
         return batch
 
     def look_ahead(self) -> None:
-        """Waits for the next batch, if it is not there, and sends it; an error waits for the step that needs it."""
+        """Waits for the next batch and sends it, if that is not done yet. An error is raised only by `take`."""
         if self._ahead is not None:
             return
         try:

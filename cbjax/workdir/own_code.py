@@ -1,4 +1,4 @@
-"""The files of users' functions that a work directory keeps, and who may run them: `load` asks before it does."""
+"""Copies of users' files in a work directory. `load` runs a copy only if the user says that it may."""
 
 import hashlib
 import pathlib
@@ -15,7 +15,7 @@ from cbjax.host.writers import replace
 
 
 def keep(workdir: pathlib.Path, config: ConfigDict) -> None:
-    """Copies the file of each function that the config names, as it is run, into the work directory."""
+    """Copies the file of each function in the config into the work directory, with the content that is run."""
     for _, name, sha256 in _named(config):
         folder = workdir / FOLDER
         folder.mkdir(exist_ok=True)
@@ -29,7 +29,7 @@ def lacks(workdir: pathlib.Path, config: ConfigDict) -> list[str]:
 
 
 def allow(workdir: pathlib.Path, config: ConfigDict, trust_code: bool) -> ConfigDict:
-    """Returns the config of a run to be loaded, whose functions are installed modules or copies that are trusted.
+    """Returns the config of a run to be loaded. Its functions are in installed modules or in trusted copies.
 
     Args:
       workdir: of the run.
@@ -37,7 +37,7 @@ def allow(workdir: pathlib.Path, config: ConfigDict, trust_code: bool) -> Config
       trust_code: whether the copies may be run. An installed module with the SHA-256 of the run needs no trust.
 
     Raises:
-      ConfigError: if a copy would have to be run and is not trusted; nothing was run then.
+      ConfigError: if a copy would have to run and is not trusted. Nothing has run then.
     """
     changed = config.copy_and_resolve_references()
     for key, name, sha256 in _named(config):
@@ -64,7 +64,7 @@ def _named(config: ConfigDict) -> Iterator[tuple[str, str, str]]:
 
 
 def _is_installed(name: str, sha256: str) -> bool:
-    # A work directory of someone else's could name any function of Python itself, such as one that removes files.
+    # Someone else's work directory could name any function of Python itself, such as one that removes files.
     if code.is_file(name) or name.partition(".")[0].partition(":")[0] in sys.stdlib_module_names:
         return False
     try:

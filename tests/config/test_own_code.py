@@ -31,7 +31,7 @@ def test_the_file_is_found_and_hashed_and_not_run(nets):
     assert config.resolve(resolved) == resolved == config.from_json(config.to_json(resolved))
     assert load("model.name=digits_cnn").model.code is None
     nets.write_text(NET + "\n")
-    with pytest.raises(ConfigError, match=r"model\.code is filled in by cbjax; got .* it has changed since"):
+    with pytest.raises(ConfigError, match=r"model\.code is filled in by cbjax; got .* the file has changed"):
         config.resolve(resolved)
     assert config.change(resolved, ["evaluation.batch_size=8"]).model.code == resolved.model.code
 
