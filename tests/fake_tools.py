@@ -140,7 +140,7 @@ class Machine:
         path.chmod(0o755)
 
     def plan(self, *runs):
-        """Says how one run of cbjax (of the job, for Slurm) after the other ends; those that follow succeed."""
+        """Says how the runs of cbjax (of the job, for Slurm) end, one after another. Later runs succeed."""
         (self.fake / "runs").write_text("".join(f"{run}\n" for run in runs))
 
     def environment(self, **variables):

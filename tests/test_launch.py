@@ -243,7 +243,7 @@ def test_slurm_submits_a_job_that_starts_a_process_a_gpu(machine):
 
 
 @pytest.mark.parametrize(("end", "again"), [("limit", True), ("cancelled", False), ("mistake", False)])
-def test_a_slurm_job_is_queued_again_at_its_limit_alone(machine, end, again):
+def test_a_slurm_job_is_queued_again_only_at_its_time_limit(machine, end, again):
     machine.plan(end)
     done = machine.run("slurm_job.sh", str(machine.clone), "train", SLURM_JOB_ID="7")
     assert done.returncode == (2 if end == "mistake" else 143)

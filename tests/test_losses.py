@@ -193,7 +193,7 @@ def test_no_smoothing_is_cross_entropy():
     np.testing.assert_allclose(traced(0.0), plain, rtol=1e-6)
     truth = _oracle(_smoothed(0.3)[1], *arguments)[0]
     assert _close(traced(0.3), truth, arguments[0])
-    # The loss is least, the entropy of the label, where the prediction is the label.
+    # The loss is smallest if the prediction is the label. Then it is the entropy of the label.
     share, least = 0.3, np.r_[1 - 0.3 + 0.3 / 5, [0.3 / 5] * 4]
     logits = jnp.log(jnp.asarray(least, jnp.float32))[None, :]
     loss, gradient = jax.jit(
@@ -219,7 +219,7 @@ def test_equal_weights_are_none(case):
     np.testing.assert_allclose(loss(logits, labels), loss(logits, labels, jnp.ones(CLASSES)), rtol=1e-6)
 
 
-def test_multi_hot_with_one_class_is_the_integer_label_where_weights_are_equal():
+def test_multi_hot_with_one_class_is_the_integer_label_if_weights_are_equal():
     logits, labels, _ = _inputs("focal_0.5")
     one_hot = jax.nn.one_hot(labels, CLASSES)
     for labels_of_a_kind in (one_hot, one_hot.astype(bool), one_hot.astype(jnp.int32)):
@@ -514,7 +514,7 @@ def test_jax_s_strict_settings_hold(dtype, x64):
     strict = jax.numpy_dtype_promotion("strict")
     with jax.enable_x64(x64), strict, jax.debug_nans(True), jax.debug_infs(True):
         logits = jnp.asarray([[90.0, -90.0, 0.0], [1.0, 2.0, 3.0]], dtype)
-        # float32's numbers on the way are the same with and without x64: there promotion is all that can differ.
+        # float32 numbers are the same with and without x64: only promotion can differ.
         differentiate = jax.jit if (dtype, x64) == (jnp.float32, True) else lambda function: function
         for name in ("softmax", "softmax_smoothed_0.1", "sigmoid", "focal_0.5"):
             hot = [] if name.startswith("softmax") else [np.eye(3)[:2], np.eye(3, dtype=np.int8)[:2] > 0]

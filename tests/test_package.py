@@ -72,7 +72,7 @@ def test_losses_weights_and_networks_need_a_small_installation():
     assert without_train(program) == "(3,)"
 
 
-def test_what_else_needs_more_says_which_installation_has_it():
+def test_parts_that_need_more_packages_say_which_installation_has_them():
     told = r'needs what pip install "cbjax\[train\]" brings; missing here: array_record, clu, grain, '
     program = "import cbjax\nfor name in ('train', 'config'):\n    try: getattr(cbjax, name)\n"
     found = without_train(program + "    except ImportError as error: print(error)").splitlines()

@@ -25,7 +25,7 @@ CLASSES = ("ant", "bee", "cat")
 
 
 def recipes(name):
-    """Names the recipes of a file: what it says when none is given."""
+    """Returns the recipes of a file, from the message for an unknown one."""
     try:
         configs.load(f"{name}:?")
     except ConfigError as error:
@@ -61,7 +61,7 @@ def images(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def quickly_compiled():
-    """What a program computes is other tests' matter."""
+    """Other tests check what a program computes."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
@@ -94,7 +94,7 @@ def reduced(recipe, root):
 
 
 def program(recipe):
-    """Returns what tells a recipe's reduced program from others: all but what is an argument or a constant of it."""
+    """Returns what makes a recipe's reduced program different from others: all but its arguments and constants."""
     config = reduced(recipe, "images")
     data = None if config.model.name == "resnet10" and config.data.name != "list" else config.data.name
     return data, config.model.to_json(), config.loss.to_json(), config.weights.name
@@ -105,7 +105,7 @@ def test_every_recipe_is_found():
     assert {recipe.partition(":")[0] for recipe in ALL} == {path.stem for path in CONFIGS.glob("*.py")}
 
 
-# Of recipes with the same program at reduced size the first.
+# Only the first of the recipes that have the same program at reduced size.
 @pytest.mark.parametrize("recipe", list({program(recipe): recipe for recipe in reversed(ALL)}.values()))
 def test_a_step_at_reduced_size(recipe, images):
     config = reduced(recipe, images)
@@ -117,14 +117,14 @@ def test_a_step_at_reduced_size(recipe, images):
     metrics = {key: np.atleast_1d(values)[0] for key, values in loop.fetch(metrics).items()}
     assert np.isfinite(metrics["loss"]) and metrics["gradient_norm"] > 0 and metrics["count"] == 8
     changed = jax.tree.map(lambda old, new: bool(np.any(old != np.asarray(new))), before, jax.device_get(state.params))
-    # A warm-up from zero leaves all as it was, at this first step.
+    # With a warm-up from zero, this first step changes nothing.
     assert any(jax.tree.leaves(changed)) == (float(parts.schedule(0)) > 0)
     assert parts.has_validation == (config.weights.name == "difficulty" or config.data.validation > 0)
     found = parts.evaluate("test")(state)
     assert len(found.outputs) == len(dataset.test) and np.isfinite(list(found.metrics.values())).all()
 
 
-# Of recipes with the same network the last: that of the most classes and the largest input.
+# Only the last of the recipes with the same network: it has the most classes and the largest input.
 @pytest.mark.parametrize(
     "recipe", list({configs.load(recipe).model.name: recipe for recipe in ALL if recipe not in OWN}.values())
 )
@@ -136,6 +136,6 @@ def test_a_step_at_full_size_keeps_the_shapes_of_its_state(recipe):
     after, metrics = lower().out_info
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
     assert state.class_weights.shape == data.counts.shape
-    # Of networks without convolutions a dispatch takes an epoch here too.
+    # For networks without convolutions a dispatch is an epoch here too.
     steps = math.ceil(data.counts.sum() / config.batch_size)
     assert metrics["loss"].shape == ((steps,) if config.model.name in models.OF_MATRIX_PRODUCTS else ())

@@ -1,7 +1,7 @@
 """Trains a sweep of many tiny runs, and says what a run costs beside its training, how memory grows, and the report.
 
 Run by hand: python tests/benchmarks/sweep_cost.py --runs=650 --epochs=1
-A run of one epoch is almost nothing but overhead: what is measured is its time in seconds, which a long run has too.
+A run of one epoch is almost only overhead, which a long run has too: its seconds are measured.
 Memory is this process's resident set when a tenth of the runs, half of them and all but the last have ended.
 """
 

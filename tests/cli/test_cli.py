@@ -339,7 +339,7 @@ def test_cores_become_devices_unless_the_user_says_how_many(variables, expected)
         (("--coordinator=localhost:1", "--processes=2", "--process=0"), False),
     ],
 )
-def test_a_sweep_spreads_its_runs_over_cores_where_it_may_choose(monkeypatch, tmp_path, options, expected):
+def test_a_sweep_spreads_its_runs_over_cores_if_it_may_choose(monkeypatch, tmp_path, options, expected):
     called = []
     monkeypatch.setattr("cbjax.cli.startup.make_cores_devices", lambda: called.append(True))
     monkeypatch.setattr("cbjax.parallel.processes.start", lambda *args: None)

@@ -1,4 +1,4 @@
-"""Tests of settings of the environment that a person can mend: one message and exit status 2, or no matter at all."""
+"""Settings of the environment that a person can correct: one message and exit status 2, or no effect."""
 
 import os
 import re

@@ -102,7 +102,7 @@ def test_other_records_are_read_anew(tmp_path, capsys):
     assert after.images[np.arange(6)].fingerprint() != before
 
 
-def test_of_read_only_data_labels_are_kept_elsewhere(tmp_path, cache, monkeypatch):
+def test_labels_of_read_only_data_are_kept_elsewhere(tmp_path, cache, monkeypatch):
     version = write_encoded(tmp_path, "insects", {"train": ROWS}, NAMES)
     write = array_records._write
 
@@ -174,7 +174,7 @@ def test_what_is_missing_or_of_another_kind_is_said(tmp_path):
         sources.load("tfds:insects", data_dir=tmp_path)
 
 
-def test_a_configuration_of_a_set_has_a_name_of_its_own(tmp_path, capsys):
+def test_each_configuration_of_a_data_set_has_its_own_name(tmp_path, capsys):
     version = write_encoded(tmp_path, "insects", {"train": ROWS}, NAMES)
     shutil.copytree(version, tmp_path / "insects" / "small" / "1.0.0")
     shutil.rmtree(version)

@@ -97,7 +97,7 @@ def test_a_training_image_is_its_box_resized_and_perhaps_mirrored(position):
     if draws[40] < 0.5:
         expected = expected[:, ::-1]
     assert np.abs(transform(PNG, position) - expected).max() <= 1
-    # Of a JPEG half, a quarter or an eighth is decoded where the box is large enough.
+    # A JPEG is decoded at a half, a quarter or an eighth of its size if the box is large enough.
     assert np.abs(transform(JPEG, position) - expected).mean() < 3
     assert transform(JPEG, position).dtype == np.uint8
 

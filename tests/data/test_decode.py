@@ -213,7 +213,7 @@ def test_the_rows_that_are_needed_do_not_depend_on_the_others(kind):
             np.testing.assert_array_equal(part[:rows], whole[:rows])
 
 
-def test_rows_are_left_out_of_no_file_whose_pixels_are_not_in_their_order():
+def test_rows_are_not_left_out_of_files_whose_pixels_are_in_another_order():
     large = COLOUR.resize((530, 410))
     assert jpeg_head(encode(large, "JPEG")).height_at
     for options in ({"progressive": True}, {"restart_marker_rows": 4}):
@@ -257,7 +257,7 @@ def png_head(width, height):
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
 
 
-def test_a_large_image_is_refused_by_its_head_and_a_limit_above_pillows_holds(monkeypatch):
+def test_a_large_image_is_refused_by_its_header_and_a_limit_above_pillows_holds(monkeypatch):
     jpeg = bytearray(FILES["jpeg"])
     at = jpeg_head(bytes(jpeg)).height_at
     jpeg[at : at + 4] = b"\xff\xff\xff\xff"

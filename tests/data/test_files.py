@@ -486,7 +486,7 @@ def test_another_path_to_a_listed_file_is_the_same_image(three):
     assert len(sources.load("csv", train_list=table(three / "t.csv", rows)).train) == 3
 
 
-def test_images_that_are_trained_and_measured_on_are_refused_or_noted(three):
+def test_images_in_two_splits_are_refused_or_noted(three):
     train = table(three / "t.csv", ["a.jpg,cat", "b.jpg,dog", "c.jpg,dog"])
     with pytest.raises(DataError, match=r"all 3 images of validation are also trained on, .*/a.jpg.*data.validation=0"):
         sources.load("csv", train_list=train, validation_list=train)

@@ -43,7 +43,7 @@ def test_held_out_images_are_taken_before_the_imbalance():
     st.integers(0, 2**60),
 )
 def test_natural_splits_use_every_image_once_and_keep_one_of_each_class(counts, test, validation, seed):
-    # One class with enough for any amount: where no class has, the amount is refused.
+    # One class has enough images for any amount. An amount that no class can give is refused.
     labels = make_labels([*counts, 50])
     indices, _ = split(labels, {"test": test, "validation": validation}, seed=seed)
     assert np.sort(np.concatenate(list(indices.values()))).tolist() == list(range(len(labels)))
@@ -65,7 +65,7 @@ def test_fractions_are_exact_and_truncated():
     assert notes == ()
 
 
-def test_what_is_tested_does_not_depend_on_what_else_is_asked():
+def test_the_test_split_does_not_depend_on_other_settings():
     labels = make_labels([60, 50, 40])
     base, _ = split(labels, {"test": 10, "validation": 5})
     for held_out, options in (

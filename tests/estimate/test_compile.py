@@ -253,7 +253,7 @@ def test_collectives_of_a_real_program():
     assert figures["fits"] and figures["num_chips"] == 8
     gradients, *others = [one for one in figures["train"]["collectives"] for _ in range(one["times"])]
     assert gradients["kind"] == "all-reduce"
-    # With the loss beside them, or whatever else of a few numbers the compiler puts into the same message.
+    # The compiler may put the loss, or another few numbers, into the same message.
     assert 4 * figures["parameters"] <= gradients["size"] <= 4 * figures["parameters"] + 64
     for one in others + figures["evaluation"]["collectives"]:
         assert one["kind"] == "all-reduce" and one["size"] <= 4 * 16 * classes < 4 * classes**2

@@ -33,7 +33,7 @@ def test_runs_add_up_and_share_what_is_alike(monkeypatch):
     assert text.startswith(f"2 runs: {costs[0].steps + costs[1].steps:,} steps, ")
 
 
-def test_hours_are_told_where_the_arithmetic_decides_at_the_rate_of_its_type():
+def test_hours_are_told_for_large_steps_at_the_rate_of_their_type():
     large = cost.Cost(steps=10, images=10, flops=3.6e18, float32=0.0)
     assert "one H100 3, " in cost.describe([large._replace(flops=3600 * 989e12)])
     assert "one H100 6, " in cost.describe([large._replace(flops=3600 * 989e12, float32=3600 * 989e12)])

@@ -42,7 +42,7 @@ def test_a_program_for_one_device_has_none():
 
 
 def test_least_times_of_resnet50_by_hand():
-    # v5e: 197 TFLOP/s, 819 GB/s, 200 GB/s of links one way. Of 8 chips each sends 2 * 7/8 of the gradients.
+    # v5e: 197 TFLOP/s, 819 GB/s, 200 GB/s of links one way. Each of 8 chips sends 2 * 7/8 of the gradients.
     gradients = [Collective("all-reduce", 102_400_000, 160, 1), Collective("all-reduce", 4, 1, 2)]
     times = roofline.bound(tpu.CHIPS["v5e"], 8, flops=3.084e12, bytes_accessed=50.6e9, collectives=gradients)
     assert times.compute == pytest.approx(15.6548e-3, rel=1e-4)

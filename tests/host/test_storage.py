@@ -16,7 +16,7 @@ import cbjax
 from cbjax.cli import main
 from tests import processes
 
-# Reading, Google's storage says which generation of an object it gives, and TensorStore wants to know.
+# Google's storage says which generation of an object it gives to a reader. TensorStore needs to know.
 SERVER = """
 import sys, time
 from gcp_storage_emulator.handlers import objects

@@ -55,7 +55,7 @@ def test_numbers_stay_numbers(number):
     assert text.csv_line([number, "a"]) == f"{number},a"
 
 
-def test_a_cell_is_one_in_programs_that_divide_at_semicolons_or_tabs_too():
+def test_a_cell_stays_one_cell_in_programs_that_split_at_semicolons_or_tabs():
     assert text.csv_line(["a;=1", "b\tc", 'say "no"', "it's", None, 0.25]) == '"a;=1","b\tc","say ""no""",it\'s,,0.25'
 
 

@@ -16,7 +16,7 @@ from cbjax.parallel import sharding
 from cbjax.training.step import make_train_step
 from cbjax.types import TrainState
 
-# With 1,000 classes; those of torchvision's networks where it has them.
+# With 1,000 classes; torchvision's numbers for the networks that it has.
 PARAMETERS = {
     10: 5_418_792,
     18: 11_689_512,
@@ -80,7 +80,7 @@ def gradient(**options):
 
 
 def leaves(tree, name):
-    """Returns path -> leaf of the leaves whose path ends so."""
+    """Returns path -> leaf for the leaves whose path ends with `name`."""
     found = {
         jax.tree_util.keystr(p, simple=True, separator="/"): x for p, x in jax.tree_util.tree_leaves_with_path(tree)
     }
@@ -209,7 +209,7 @@ def test_all_options_together_over_devices(kind):
     batch = {"image": images[:, :32, :32], "label": np.arange(8) % 5}
     after, metrics = step(sharding.replicate(state, mesh), batch)
     assert np.isfinite(metrics["loss"]) and metrics["gradient_norm"] > 0 and metrics["count"] == 8
-    # Two images of a group are all that their statistics see, so one device with the same groups takes the same step.
+    # Statistics see only the two images of a group, so one device with the same groups takes the same step.
     alone = jax.jit(make_train_step(objective, tx, axis=None))(state, batch)[0]
     for ours, theirs in zip(jax.tree.leaves(after.params), jax.tree.leaves(alone.params), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=0.02 * np.abs(theirs).max() + 1e-3)

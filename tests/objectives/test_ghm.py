@@ -70,7 +70,7 @@ def test_terms_are_weighted_by_the_rarity_of_their_gradient(momentum, masked):
 
 
 def test_alike_gradients_make_it_plain_cross_entropy():
-    """Where one bin has all terms and nothing is remembered, each weight is 1."""
+    """If one bin has all terms and nothing is remembered, each weight is 1."""
     given = {"image": np.zeros((8, 4), np.float32), "label": batch(0)["label"]}
     terms = ghm(MODEL, BINS, axis=None).apply(state(0.0).params, state(0.0), given)
     np.testing.assert_allclose(terms.losses, CLASSES * np.log(2), rtol=1e-6)

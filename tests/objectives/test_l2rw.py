@@ -39,7 +39,7 @@ def make(dtype, model=network):
 
 
 def unrolled(state, batch, model=network):
-    """The paper's algorithm: a virtual step of rate 1, the meta loss after it, and its slope by each weight."""
+    """The paper's algorithm: a virtual step of rate 1, the meta loss after it, and its derivative by each weight."""
 
     def meta_loss(amounts):
         def weighted(params):
@@ -82,9 +82,9 @@ def test_no_gradient_flows_through_the_weights():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, theirs)
 
 
-def test_a_batch_that_no_image_of_agrees_teaches_nothing():
+def test_a_batch_teaches_nothing_if_no_image_agrees():
     state, batch, _ = make("float32")
-    # The meta images have the other labels: whatever lowers the one loss raises the other.
+    # The meta images have the opposite labels: what lowers one loss raises the other.
     one = {"image": batch["image"][:1].repeat(16, axis=0), "label": jnp.zeros(16, jnp.int32)}
     linear = Model(
         None, None, None, lambda params, stats, images, train, key=None: (images @ params["first"][:, :3], {})

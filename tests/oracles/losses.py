@@ -43,7 +43,7 @@ def focal_loss(logits, labels, class_weights, gamma):
 
 
 def authors_focal_loss(logits, labels, class_weights, gamma):
-    """Returns losses [B] as the CB authors' code has them, for moderate logits and integer labels."""
+    """Returns losses [B] as in the CB authors' code, for moderate logits and integer labels."""
     one_hot = np.eye(logits.shape[1])[labels]
     cross_entropy = np.maximum(logits, 0) - logits * one_hot + np.log1p(np.exp(-np.abs(logits)))
     modulator = np.exp(-gamma * one_hot * logits - gamma * np.log1p(np.exp(-logits)))
@@ -51,7 +51,7 @@ def authors_focal_loss(logits, labels, class_weights, gamma):
 
 
 def soft_focal_loss(logits, labels, class_weights, gamma):
-    """Returns losses [B] for labels [B, C] in [0, 1], as torchvision's and optax's sigmoid_focal_loss have them."""
+    """Returns losses [B] for labels [B, C] in [0, 1], as in torchvision's and optax's sigmoid_focal_loss."""
     p = 1 / (1 + np.exp(-logits))
     cross_entropy = labels * np.logaddexp(0, -logits) + (1 - labels) * np.logaddexp(0, logits)
     missed = labels / (1 + np.exp(logits)) + (1 - labels) * p

@@ -49,7 +49,7 @@ def wait_until(condition):
         time.sleep(0.02)
 
 
-def test_all_go_when_the_last_one_is_there_and_the_missing_one_is_named_meanwhile(coordinator):
+def test_processes_wait_for_the_last_one_and_name_the_missing_one(coordinator):
     members = [Member(coordinator, 3, index) for index in (2, 0)]
     for member in members:
         wait_until(lambda lines=member.lines: any("waiting for process 1 of 3" in line for line in lines))
@@ -57,7 +57,7 @@ def test_all_go_when_the_last_one_is_there_and_the_missing_one_is_named_meanwhil
     assert [member.end() for member in members] == [None] * 3
 
 
-def test_one_that_does_not_come_ends_the_others_with_its_name(coordinator):
+def test_a_process_that_does_not_come_is_named_and_the_others_end(coordinator):
     members = [Member(coordinator, 4, index, seconds=1.0) for index in (0, 2)]
     for member in members:
         assert member.end().startswith("processes 1, 3 of 4 did not come in 1 s: start all of them")
@@ -84,7 +84,7 @@ def test_two_with_one_index_are_told(coordinator):
         assert "two processes were started as process 1" in member.end()
 
 
-def test_one_that_ends_is_named_and_may_come_again_and_strangers_do_not_count(coordinator):
+def test_a_process_that_ends_is_named_and_may_come_again_and_strangers_do_not_count(coordinator):
     first = Member(coordinator, 2, 0)
     host, port = coordinator.split(":")
     wait_until(lambda: len(first.lines) > 1)
@@ -98,7 +98,7 @@ def test_one_that_ends_is_named_and_may_come_again_and_strangers_do_not_count(co
     assert first.end() is None
 
 
-def test_one_that_ends_before_all_are_there_is_named(coordinator):
+def test_a_process_that_ends_before_all_are_there_is_named(coordinator):
     first = Member(coordinator, 3, 0, seconds=3.0)
     host, port = coordinator.split(":")
     wait_until(lambda: len(first.lines) > 1)

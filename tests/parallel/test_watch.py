@@ -62,7 +62,7 @@ def test_processes_that_live_or_left_in_order_are_not_lost(store):
         one.close()
 
 
-def test_of_two_failures_the_first_is_told(store):
+def test_the_first_of_two_failures_is_told(store):
     watch = Watch(store, 1, 2, NoWitness())
     store.key_value_set("cbjax/gone/0", "1")
     watch.tell("cbjax: process 1 failed, so all end: bad data", 2)

@@ -58,7 +58,7 @@ def test_cells_hold_mean_deviation_n_and_the_paper_s_figure():
     ("printed", "columns"),
     [(("20", "10"), ["2", "5", "10", "20"]), (("20", "10", "5", "2", "1"), ["20", "10", "5", "2", "1"]), ((), None)],
 )
-def test_rows_and_columns_are_the_paper_s_where_it_has_all_and_else_the_sweep_s(printed, columns):
+def test_rows_and_columns_are_the_paper_s_if_it_has_all_of_them_else_the_sweep_s(printed, columns):
     paper = {("CDB",): dict.fromkeys(printed, (5.0, None)), ("CE",): {}, ("EQL",): {}}
     runs = product(
         choices("method", {"CE": {}, "CDB": {}}), choices("imbalance", {name: {} for name in ("2", "5", "10", "20")})
@@ -93,7 +93,7 @@ def test_every_figure_of_the_paper_has_its_row_and_column(path):
             continue
         own = {(tuple(run.labels[axis] for axis in layout["rows"]), run.labels[layout["columns"]]) for run in runs}
         for one in layout["paper"]:
-            # A method that cbjax does not have yet is the paper's alone.
+            # A method that cbjax does not have yet has only the paper's figures.
             same_method = {row for row, _ in own if row[0] == one["row"][0]}
             assert not same_method or (tuple(one["row"]), one["column"]) in own, (name, one)
 
@@ -233,7 +233,7 @@ def test_rows_are_found_in_a_folder_that_moved(swept, file):
     assert "105 runs; 7.0 hours" in page and "Rows are missing" not in page
 
 
-def test_where_the_rows_of_finished_runs_are_gone_the_report_stays(swept, capsys):
+def test_the_report_stays_if_the_rows_of_finished_runs_are_gone(swept, capsys):
     run = json.loads((swept / "sweep.json").read_text())["runs"][1]["name"]
     assert main(["report", str(swept)]) == 0
     before = {path.name: path.read_bytes() for path in swept.glob("*.*") if path.suffix in (".md", ".png")}

@@ -72,7 +72,7 @@ def test_columns_with_one_value_of_the_setting_are_left_out_and_named(tmp_path, 
     assert "settings.png" not in drawn and shown[-1].endswith("values: ratio 1, 2."), "no column has two values"
 
 
-def test_a_grid_of_two_settings_has_a_line_for_each_value_of_the_one(tmp_path, drawn):
+def test_a_grid_of_two_settings_has_a_line_for_each_value_of_one_setting(tmp_path, drawn):
     settings = ["", *(f"beta {beta}, tau {tau}" for beta in (0.9, 0.99) for tau in (1, 2, 5))]
     table = {
         "metric": "error",

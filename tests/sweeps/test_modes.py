@@ -39,7 +39,7 @@ def test_what_is_left_of_the_last_cohort_still_fills_the_devices(count, mode, si
     assert [len(cohort) for cohort in plan._cut(list(range(count)), size, mode)] == expected
 
 
-def test_a_run_alone_stays_on_one_device_where_shares_of_a_batch_would_change_it(monkeypatch):
+def test_a_run_alone_stays_on_one_device_if_shares_of_a_batch_would_change_it(monkeypatch):
     def devices(name, *overrides):
         return modes.devices_alone(cbjax.config.load(name, list(overrides)))
 
@@ -53,11 +53,11 @@ def test_a_run_alone_stays_on_one_device_where_shares_of_a_batch_would_change_it
     assert devices("cifar_lt:cdb", "model.batch_norm_size=16") is None
 
 
-def test_statistics_over_the_whole_batch_stay_within_a_run_of_a_cohort():
+def test_statistics_over_the_whole_batch_do_not_mix_the_runs_of_a_cohort():
     config = cbjax.config.load("cifar_lt:cdb", ["model.name=resnet20", "model.batch_norm_size=all"])
     steps = programs.build_steps(config, Batches(256, 128, 0), (32, 32, 3), 10, axis=None)
     batch = {"image": np.zeros((2, 32, 32, 3), np.float32), "label": np.zeros(2, np.int32)}
-    # An axis of devices would be unbound here; in a cohort it is that of the runs.
+    # An axis of devices would be unbound here; in a cohort it is the axis of the runs.
     jax.eval_shape(steps.train_step, steps.state, {**batch, "mask": np.ones(2, bool)})
 
 
@@ -129,7 +129,7 @@ def test_fewer_runs_than_devices_are_spread_too(monkeypatch):
 
 
 @pytest.mark.parametrize(("most", "expected"), [(100, [8, 4]), (7, [7, 5]), (3, [3, 3, 3, 3])])
-def test_a_cohort_on_the_devices_that_memory_has_room_for_has_as_many_runs_on_each(monkeypatch, most, expected):
+def test_every_device_gets_equally_many_runs_of_a_cohort_that_memory_limits(monkeypatch, most, expected):
     _, runs = file.load("digits_lt", ["devices=1"])
     monkeypatch.setattr(modes, "runs_that_fit", lambda *args: most)
     found = plan._cohorts([runs], runs, Choice("devices", 16, []), None, {}, lambda line: None)

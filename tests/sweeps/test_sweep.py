@@ -88,7 +88,7 @@ def test_a_cohort_gives_each_run_what_it_gets_alone(described, loop, tmp_path, m
     _, failed = train(described, tmp_path / "runs", *overrides, mode=mode, group_size=4)
     assert failed == {} and json.loads((tmp_path / "runs" / "plan.json").read_text())["mode"] == mode
     assert_equal(logs(tmp_path / "runs"), logs(loop))
-    # Its work directories are a run's own: its files, the last and the best checkpoint, and what loads them.
+    # Each run has the work directory that it has alone: its files, the last and the best checkpoint, and it loads.
     files = [{path.name for path in (place / "cdb" / "seed_1").iterdir()} for place in (tmp_path / "runs", loop)]
     assert files[0] == files[1]
     for checkpoint in ("last", "best"):
@@ -295,7 +295,7 @@ def test_a_row_that_cannot_be_added_yet_stops_no_other_run(described, tmp_path, 
     assert len(rows.read(tmp_path / "runs" / "results.csv")) == 2
 
 
-def test_of_runs_without_a_table_whose_work_directories_are_gone_the_rows_are_told(described, loop, tmp_path):
+def test_a_sweep_without_a_table_tells_of_rows_whose_work_directories_are_gone(described, loop, tmp_path):
     place, told = shutil.copytree(loop, tmp_path / "runs"), []
     shutil.rmtree(place / "cdb")
     path, failed = train(described, place, tell=told.append)
@@ -428,7 +428,7 @@ def test_runs_that_a_plan_lacks_join_it_in_cohorts(described, tmp_path, monkeypa
 
     first, second = ["ce/seed_0", "ce/seed_1"], ["cdb/seed_0", "cdb/seed_1"]
     assert planned(runs[:2]) == [first] and planned(runs) == [first, second]
-    # A cohort that was begun goes on whole; of any other those that are left.
+    # A cohort that was begun goes on whole. Another one goes on with the runs that are left.
     (tmp_path / plan.folder(first) / "checksums").mkdir(parents=True)
     (tmp_path / plan.folder(first) / "checksums" / "3.json").touch()
     assert planned([runs[1], runs[3]]) == [first, ["cdb/seed_1"]]
@@ -493,7 +493,7 @@ def test_a_run_of_other_data_is_not_over(tmp_path, monkeypatch):
     _, failed = train(path, tmp_path / "runs", *settings, f"data.file={tmp_path / 'b.npz'}", mode="loop")
     assert list(failed) == ["ce"] and "was started with other data" in failed["ce"]
     assert len(rows.read(tmp_path / "runs" / "results.csv")) == 1
-    # By a relative path, too, from another folder.
+    # Also by a relative path from another folder.
     (tmp_path / "other").mkdir()
     shutil.copy(tmp_path / "b.npz", tmp_path / "other" / "a.npz")
     for folder, problems in ((tmp_path, []), (tmp_path / "other", ["ce"])):
@@ -512,7 +512,7 @@ def test_a_sweep_of_variants_needs_no_file(tmp_path):
 
 
 def test_runs_that_differ_in_numbers_share_their_programs(tmp_path):
-    """What a run of a sweep is built of is what it is built of alone, and only the first of a shape compiles."""
+    """A run of a sweep has the parts that it has alone, and only the first run of a shape compiles."""
     path = tmp_path / "mine.py"
     path.write_text(
         "from cbjax.variants import *\n"

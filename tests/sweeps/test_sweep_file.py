@@ -200,7 +200,8 @@ def test_what_runs_differ_in_cannot_be_changed_for_all_of_them():
         ConfigError, match=r"weights.name cannot .*: it is 'uniform' in ce/.* and 'class_balanced' in cb"
     ):
         file.load("digits_lt", ["weights.name=inverse_frequency"])
-    # One value of all runs can, and a run's key that the others leave alone or that has no effect in them.
+    # A key can be changed if all runs have one value, or if only one run changes it, or if it has no effect in the
+    # others.
     assert file.load("cdb_table3:short", ["num_epochs=2"])[1][0].config.num_epochs == 2
     assert file.load("digits_lt", ["difficulty.tau=2"])[1][-1].config.difficulty.tau == 2
 

@@ -175,7 +175,7 @@ def plan_of(count, advance, **changes):
 
 
 def side_by_side(*steps):
-    """Takes the steps of several runs as one dispatch, its metrics behind each other: [K, S]."""
+    """Takes the steps of several runs as one dispatch; returns metrics [K, S]."""
 
     def advance(state, first, last):
         taken = [one(state[k], first, last) for k, one in enumerate(steps)]

@@ -28,7 +28,7 @@ def predict_and_sizes(probabilities=jax.nn.softmax):
     return make_predict(logits, Trained({}, {}, ()), **options), sizes
 
 
-def test_few_images_are_little_work_and_any_number_few_programs():
+def test_few_images_take_little_work_and_all_numbers_few_programs():
     predict, sizes = predict_and_sizes()
     images = np.random.default_rng(0).normal(size=(600, 1, 1, 2)).astype(np.float32)
     whole = predict(images)
@@ -40,7 +40,7 @@ def test_few_images_are_little_work_and_any_number_few_programs():
 
 
 @pytest.mark.parametrize("probabilities", [jax.nn.softmax, jax.nn.sigmoid])
-def test_outputs_that_are_not_finite_are_no_class_and_named(probabilities):
+def test_images_with_outputs_that_are_not_finite_are_named_and_get_no_class(probabilities):
     predict, _ = predict_and_sizes(probabilities)
     nan, inf = np.nan, np.inf
     images = np.float32([[1, 2], [nan, 0], [nan, nan], [inf, inf], [2, 1], [-inf, 1]])[:, None, None]

@@ -63,7 +63,7 @@ def test_killed_at_random_moments_it_ends_the_same(uninterrupted, tmp_path, atte
     while kills < 3:
         before = processes.checkpoints(tmp_path)
         process = processes.start(*train(tmp_path))
-        # Wherever it is after some more checkpoints: in a step, in an evaluation, or in the middle of saving.
+        # After some more checkpoints, wherever it is then: in a step, in an evaluation, or in the middle of saving.
         goal = (before[-1] if before else 0) + chance.randint(5, 40)
         reached = processes.wait_for_checkpoint(process, tmp_path, goal)
         time.sleep(chance.uniform(0, 0.05))

@@ -22,7 +22,7 @@ LOSSES = {"softmax": losses.softmax_cross_entropy, "focal": functools.partial(lo
 
 
 def plain(loss):
-    """A loss that no number of the run changes."""
+    """A loss that uses none of the run's numbers."""
     return lambda logits, labels, class_weights, settings: loss(logits, labels, class_weights)
 
 
@@ -35,7 +35,7 @@ def eval_step(model, loss, probabilities, **options):
 
 
 def linear_model():
-    """The least model that a step can be checked on: it compiles in no time."""
+    """The smallest model that a step can be checked on: it compiles fast."""
 
     def init(key, images):
         size = images[0].size

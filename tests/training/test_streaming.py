@@ -282,7 +282,7 @@ def test_a_skipped_image_is_not_in_the_statistics_of_batch_norm(tmp_path):
     for name in ("whole", "one bad"):
         root = tmp_path / name
         write_tree(root, SPLITS)
-        # All alike, so that a stand-in is what would have been there.
+        # All images are alike, so a stand-in equals the image that it replaces.
         for path in root.rglob("*.jpg"):
             path.write_bytes(photo(1, 1))
         if name == "one bad":
@@ -333,5 +333,5 @@ def test_a_run_goes_on_where_a_listed_image_is_gone_or_repaired(tmp_path):
     run = cbjax.train(settings(*config, "num_epochs=4"), workdir, extend=True)
     assert run.memory.epoch == 4
     assert [row["image"] for row in read_rows(workdir / "bad_images.jsonl")] == [str(gone)]
-    # What it went on with are its data from then on.
+    # From then on, its data are those that it went on with.
     cbjax.train(settings(*config[:-1], "num_epochs=4"), workdir)

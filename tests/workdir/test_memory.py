@@ -1,4 +1,4 @@
-"""What a run remembers, and the JSON in which its checkpoints have it."""
+"""What a run remembers, and its JSON form in checkpoints."""
 
 import dataclasses
 import json
@@ -8,7 +8,7 @@ import pytest
 from cbjax.types import Best, Memory, Sums
 from cbjax.workdir import memory
 
-# As a checkpoint of the first release has it.
+# As in a checkpoint of the first release.
 SAVED = """{"step": 7, "epoch": 2, "images": 28, "sums": {"loss": 1.5, "correct": 3, "count": 4},
 "accuracy": [0.5, null], "best": {"step": 3, "epoch": 1, "balanced_accuracy": 0.75},
 "history": {"metrics": [{"step": 3, "epoch": 1, "train/loss": 0.25}], "per_class": [], "class_weights": []}}"""
