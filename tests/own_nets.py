@@ -150,7 +150,7 @@ def remembering(num_classes):
 
 
 class Random(nn.Module):
-    """Has dropout in evaluation, too."""
+    """Has dropout in evaluation too."""
 
     @nn.compact
     def __call__(self, images):

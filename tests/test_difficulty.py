@@ -227,7 +227,7 @@ def test_weights_moved():
     np.testing.assert_allclose(moved(jnp.array([2.0, 0.0]), jnp.array([0.0, 2.0])), 1.0, rtol=1e-6)
     before, after = np.random.default_rng(0).dirichlet(np.ones(7), 2)
     expected = np.abs(7 * after - 7 * before).sum() / 2 / 7  # half the sum of changes of weights that sum to C, over C
-    for scale in (7, 1, 1e-4):  # unscaled weights are those of the paper's equation
+    for scale in (7, 1, 1e-4):  # unscaled weights are the paper's
         np.testing.assert_allclose(moved(jnp.array(scale * before), jnp.array(scale * after)), expected, rtol=1e-5)
     assert moved(before, before) == jax.jit(moved)(before, before) == 0
     np.testing.assert_allclose(moved(jnp.ones((2, 2)), jnp.array([[2.0, 0.0], [1.0, 1.0]])), [0.5, 0.0], rtol=1e-6)

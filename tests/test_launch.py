@@ -258,7 +258,7 @@ def test_a_slurm_job_is_queued_again_only_at_its_time_limit(machine, end, again)
 
 
 def test_local_runs_what_it_is_given_where_it_was_called(machine):
-    # With CDPATH, cd to a relative folder may go elsewhere.
+    # With CDPATH, `cd` to a relative folder may go to another place.
     (machine.fake / "launch").mkdir()
     done = subprocess.run(
         [machine.bin / "bash", "launch/local.sh", "train", "--workdir=my runs", ODD],

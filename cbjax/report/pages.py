@@ -198,7 +198,7 @@ def _description(path: pathlib.Path) -> dict[str, Any]:
     try:
         return read_json(path)
     except ValueError as error:
-        raise ReportError(f"{path.parent}: {error}; run the sweep's command again to write it anew") from error
+        raise ReportError(f"{path.parent}: {error}; run the sweep's command again to write a new one") from error
 
 
 def _failed(place: pathlib.Path, description: dict[str, Any], rows: Sequence[dict[str, str]]) -> dict[str, str]:

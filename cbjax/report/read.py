@@ -181,7 +181,7 @@ def read_run(path: pathlib.Path) -> RunRecord:
         except FileNotFoundError:
             continue
         except checked_json.RecordError as error:
-            raise ValueError(f"{error}; or run the same `cbjax train` command again, which makes it anew") from error
+            raise ValueError(f"{error}; or run the same `cbjax train` command again, which makes a new one") from error
     environment = path / "environment.json"
     return RunRecord(
         path=path,

@@ -34,7 +34,7 @@ def draw(path: pathlib.Path, sums: Mapping[str, np.ndarray], errors: Mapping[str
     Args:
       path: the PNG to write.
       sums: method -> [3, bins]: images, sum of confidences, images predicted right.
-      errors: method -> its calibration error in per cent, as the table of results has it.
+      errors: method -> its calibration error in per cent, as in the table of results.
       title: above all panels.
 
     Source: Guo et al. 2017, figure 1.

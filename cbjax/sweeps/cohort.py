@@ -194,7 +194,7 @@ def _saved(cohort: Cohort) -> Any:
 def _make_end_epoch(
     members: Sequence[Member], evaluate_all: EvaluateAll, mesh: Mesh, tell: Callable[[str], None]
 ) -> Callable[[Cohort], Cohort]:
-    """Returns what each run alone does after an epoch, but for its checkpoints: evaluates, reweights, writes rows.
+    """Returns what each run alone does after an epoch, except checkpoints: evaluates, reweights, writes rows.
 
     All runs are evaluated together, and the states of their best epochs are kept together.
     """

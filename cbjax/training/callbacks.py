@@ -46,7 +46,7 @@ def evaluate_test(evaluate: Evaluate, every_epochs: int) -> Callback:
 
 
 def reweight(rule: Reweighting, place: Callable[[np.ndarray], jax.Array]) -> Callback:
-    """Logs the class weights of the epoch that ended, and sets those of the next.
+    """Logs the class weights of the epoch that ended, and sets the class weights of the next.
 
     Args:
       rule: of the run's class weights.

@@ -22,7 +22,7 @@ Smooth = Callable[[Accuracies, Accuracies], list[float | None]]
 
 @dataclasses.dataclass(frozen=True)
 class Reweighting:
-    """The class weights of a run: equal in its first epochs, then those of its method (deferred reweighting, DRW).
+    """The class weights of a run: equal in its first epochs, then as its method says (deferred reweighting, DRW).
 
     Attributes:
       num_classes: C.

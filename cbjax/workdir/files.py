@@ -110,7 +110,7 @@ def read_final_metrics(workdir: pathlib.Path) -> dict[str, float]:
     except RecordError as error:
         if not path.exists():  # a run that goes on has just removed it
             return {}
-        raise WorkdirError(f"{error}; or run the same `cbjax train` command again, which makes it anew") from error
+        raise WorkdirError(f"{error}; or run the same `cbjax train` command again, which makes a new one") from error
     final: dict[str, float] = {}
     try:
         for name in ("last", "best"):

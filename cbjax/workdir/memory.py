@@ -21,7 +21,7 @@ def record(run: Run, log: str, row: Row) -> Run:
 
 
 def to_json(memory: Memory) -> dict[str, Any]:
-    """Returns a memory as a checkpoint has it: JSON values, without what the clock said."""
+    """Returns a memory as JSON values for a checkpoint, without times."""
     return {
         **vars(memory),
         "sums": dict(vars(memory.sums)),
@@ -32,7 +32,7 @@ def to_json(memory: Memory) -> dict[str, Any]:
 
 
 def from_json(saved: Mapping[str, Any]) -> Memory:
-    """Returns the memory that `to_json` was given, but for what the clock said."""
+    """Returns the memory that `to_json` was given, without its times."""
     fields: dict[str, Any] = {
         "sums": Sums(**saved["sums"]),
         "accuracy": tuple(saved["accuracy"]),
@@ -48,7 +48,7 @@ def numbers(values: Any) -> list[float | None]:
 
 
 def at_best(memory: Memory, smooth: Callable[[Sequence, Sequence], Sequence]) -> Memory:
-    """Returns the memory that a run had when its best epoch ended, from that of a later one.
+    """Returns the memory that a run had when its best epoch ended, made from a later memory.
 
     Args:
       memory: of the run, which has a best epoch.

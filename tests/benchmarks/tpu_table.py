@@ -5,7 +5,8 @@ Needs: pip install 'cbjax[tpu]'; no TPU. A program takes 3 to 8 minutes on two c
     compiled again, and --print compiles none.
 Time of a step at least: max(FLOPs / peak, bytes / HBM bandwidth) where links wait for nothing, and + links where
     everything waits for them; links = 2 (n - 1) / n x all-reduced bytes / bandwidth of a chip's links, one way.
-    Efficiency is the one over the other: how a slice compares at worst with as many chips that do not talk.
+    Efficiency is the first time over the second: the worst case of a slice against as many chips that do not
+    communicate.
 """
 
 import argparse

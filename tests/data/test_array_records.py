@@ -92,7 +92,7 @@ def test_labels_are_read_once(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().out == ""
 
 
-def test_other_records_are_read_anew(tmp_path, capsys):
+def test_other_records_are_read_again(tmp_path, capsys):
     version = write_encoded(tmp_path, "insects", {"train": ROWS}, NAMES)
     before = sources.load("tfds:insects", data_dir=tmp_path).train.images.fingerprint()
     shutil.rmtree(version)
@@ -118,7 +118,7 @@ def test_labels_of_read_only_data_are_kept_elsewhere(tmp_path, cache, monkeypatc
     assert not list(version.glob(".cbjax*"))
 
 
-def test_a_damaged_file_of_labels_is_read_anew(tmp_path):
+def test_a_damaged_file_of_labels_is_read_again(tmp_path):
     version = write_encoded(tmp_path, "insects", {"train": ROWS}, NAMES)
     sources.load("tfds:insects", data_dir=tmp_path)
     (kept,) = version.glob(".cbjax-labels-train-*.npy")

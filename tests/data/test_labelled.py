@@ -10,7 +10,7 @@ from tests.photos import write_csv, write_list, write_tree
 
 FILES = Fit((24, 24, 3), "uint8", (0, 255), EvalTransform(24, 28))
 ARRAYS = Fit((8, 8, 1), "uint8", (0, 255), None)
-NAMES = ("cat", "ant", "dog", "bee")  # of the run; new data have some of them
+NAMES = ("cat", "ant", "dog", "bee")  # the run's classes; new data have some of them
 
 
 def save(folder, **arrays):

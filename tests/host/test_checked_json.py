@@ -80,7 +80,7 @@ def test_other_files_are_one_error(tmp_path, content):
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"a.json": 1}', b"[" * 100_000])
-def test_damaged_checksums_are_said_and_written_anew(tmp_path, content):
+def test_damaged_checksums_are_said_and_written_again(tmp_path, content):
     path = tmp_path / "a.json"
     checked_json.write(path, VALUE)
     (tmp_path / "checksums.json").write_bytes(content)

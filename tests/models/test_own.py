@@ -156,7 +156,7 @@ def test_a_typo_is_told_with_its_file_and_line(tmp_path, text, message):
     assert not [*tmp_path.glob("__pycache__")]
 
 
-def test_a_file_that_changed_is_run_anew_and_an_installed_module_is_found(tmp_path, monkeypatch):
+def test_a_file_that_changed_is_run_again_and_an_installed_module_is_found(tmp_path, monkeypatch):
     source = "from __future__ import annotations\n" + NETS.read_text()
     path = tmp_path / "pack" / "nets.py"
     path.parent.mkdir()

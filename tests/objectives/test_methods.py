@@ -110,7 +110,7 @@ def test_runs_of_every_method_are_trained_as_one_program(finished, tmp_path):
         assert ours == pytest.approx(theirs, rel=1e-3), name
 
 
-def test_numbers_of_a_method_compile_nothing_anew():
+def test_numbers_of_a_method_compile_nothing_again():
     from cbjax.data import of_config
     from cbjax.parallel import sharding
     from cbjax.training import inputs

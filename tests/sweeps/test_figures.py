@@ -40,7 +40,7 @@ def test_rows_take_the_names_of_the_sweep_that_asks_and_count_only_with_its_metr
     again, renamed = sweep("error", ("cross entropy", {}))
     assert figures.known(path, "mine", again, renamed)[0]["method"] == "cross entropy"
     assert figures.known(path, "mine", *sweep("accuracy", ("CE", {}))) == []
-    beside.write_bytes(line(last="abc"))  # figures of runs, which may be this sweep's: to train them anew takes long
+    beside.write_bytes(line(last="abc"))  # figures of runs, which may be this sweep's: to train them again takes long
     with pytest.raises(rows.RowsError, match=r"other.csv, line 2: last must be a finite number.*; got abc; repair"):
         figures.known(path, "mine", described, runs)
 

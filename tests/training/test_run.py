@@ -452,7 +452,7 @@ def test_the_rows_of_a_finished_run_are_checked_by_a_report_and_made_again(finis
     history = {"metrics": read_rows(place / "metrics.jsonl")}
     assert read_run(place).results and lacks(place, history, tensorboard=False) == []
     change(place / "metrics.jsonl", '"time/train_seconds": ', '"time/train_seconds": 1')
-    with pytest.raises(ValueError, match=r"metrics.jsonl was edited or damaged.* command again, which makes it anew"):
+    with pytest.raises(ValueError, match=r"metrics.jsonl was edited or damaged.* command again, which makes a new one"):
         read_run(place)
     assert lacks(place, history, tensorboard=False) == ["metrics.jsonl"]
     for path in place.glob("events*"):
