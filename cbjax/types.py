@@ -30,6 +30,7 @@ class Settings(NamedTuple):
       warmup_from: [] learning rate of step 0, where there is a warm-up.
       weight_decay: [].
       loss: numbers of the loss, each [], by the names of their keys (`config.schema.LOSS_NUMBERS`).
+      method: numbers of what is around the loss, each [], by their whole keys (`config.schema.METHOD_NUMBERS`).
       answer_tau: [] of the adjustment of answers.
       mean, std: [channels] by which images are normalised.
       counts: [C] training images of each class, for margins, priors and masks.
@@ -39,16 +40,22 @@ class Settings(NamedTuple):
     warmup_from: Any
     weight_decay: Any
     loss: Mapping[str, Any]
+    method: Mapping[str, Any]
     answer_tau: Any
     mean: Any
     std: Any
     counts: Any
 
     @classmethod
-    def of(cls, *, loss: Mapping[str, Any], **others: Any) -> "Settings":
+    def of(cls, *, loss: Mapping[str, Any], method: Mapping[str, Any] | None = None, **others: Any) -> "Settings":
         """Returns settings of these numbers, as float32 arrays; those that are not given are 0."""
-        given = {name: np.asarray(others.pop(name, 0.0), np.float32) for name in cls._fields if name != "loss"}
-        return cls(**given, loss={name: np.asarray(number, np.float32) for name, number in loss.items()}, **others)
+        maps = ("loss", "method")
+        given = {name: np.asarray(others.pop(name, 0.0), np.float32) for name in cls._fields if name not in maps}
+        return cls(**given, loss=_floats(loss), method=_floats(method or {}), **others)
+
+
+def _floats(numbers: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    return {name: np.asarray(number, np.float32) for name, number in numbers.items()}
 
 
 class NonFiniteLoss(FloatingPointError):

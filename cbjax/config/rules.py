@@ -30,6 +30,8 @@ EFFECTS = (
     ("loss.momentum", "loss.name", ("ghm",)),
     ("meta.batch_size", "meta.name", ("l2rw",)),
     ("data.meta", "meta.name", ("l2rw",)),
+    ("sharpness.radius", "sharpness.name", ("sam", "imbsam")),
+    ("sharpness.tail_below", "sharpness.name", ("imbsam",)),
     ("weights.beta", "weights.name", ("class_balanced",)),
     ("weights.zero_count", "weights.name", COUNT_WEIGHTS),
     ("weights.start", "weights.name", (*COUNT_WEIGHTS, "difficulty")),

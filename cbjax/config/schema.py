@@ -50,8 +50,11 @@ MODELS: dict[str, tuple[int, int] | None] = {"digits_cnn": (8, 8), "lenet5": (28
 SHORTCUTS = ("average", "subsample", "projection")
 LOSSES = ("softmax", "sigmoid", "focal", "ldam", "logit_adjusted", "ghm")
 META_METHODS = ("none", "l2rw")
+SHARPNESS = ("none", "sam", "imbsam")
 # Numbers of losses that programs take as arguments: a sweep over them compiles once.
 LOSS_NUMBERS = ("gamma", "max_margin", "scale", "tau", "momentum")
+# The same of what is around the loss, by their whole keys.
+METHOD_NUMBERS = ("sharpness.radius", "sharpness.tail_below")
 COUNT_WEIGHTS = ("inverse_frequency", "inverse_sqrt_frequency", "class_balanced")
 WEIGHTS = ("uniform", *COUNT_WEIGHTS, "difficulty")
 TAU_FORMULAS = ("paper", "authors_code", "authors_code_imagenet")
@@ -163,6 +166,11 @@ KEYS: dict[str, Key] = {
     "difficulty.scale": Key(True, boolean(), "scale the weights to sum to the number of classes"),
     "meta.name": Key("none", choice(*META_METHODS), "weights of each image from a step on meta images"),
     "meta.batch_size": Key(100, integer(1, 10**6), "meta images in a step, a multiple of the number of devices"),
+    "sharpness.name": Key("none", choice(*SHARPNESS), "gradients where the loss is higher, for a flat minimum"),
+    "sharpness.radius": Key(0.05, number(low=0, high=1e3), "how far from the parameters that gradient is taken"),
+    "sharpness.tail_below": Key(
+        20, integer(1, 10**9), "a class with fewer training images is a tail class, the only ones to flatten (imbsam)"
+    ),
     "optim.learning_rate": Key(0.1, number(low=1e-30, high=1e30), "base learning rate"),
     "optim.reference_batch_size": Key(
         None,

@@ -61,6 +61,16 @@ def check_data(config: ConfigDict, dataset: Dataset) -> None:
         raise ConfigError("evaluation.tau must be 0 when labels are multi-hot, because classes then have no shares")
     if dataset.meta is not None and dataset.multi_label:
         raise ConfigError("meta.name must be none when labels are multi-hot")
+    if config.sharpness.name == "imbsam":
+        if dataset.multi_label:
+            raise ConfigError(
+                "sharpness.name must not be imbsam when labels are multi-hot: an image has several classes"
+            )
+        if not any(count < config.sharpness.tail_below for count in dataset.counts):
+            raise ConfigError(
+                f"sharpness.tail_below must be above the smallest class, of {min(dataset.counts)} training images, or "
+                f"imbsam has no tail class; got {config.sharpness.tail_below}"
+            )
     check_own_code(config, dataset)
     if dataset.multi_label and config.loss.mean == "weight_sum":
         raise ConfigError(

@@ -14,7 +14,7 @@ from cbjax.config import ConfigError, learning_rates
 from cbjax.data.sampling import Batches
 from cbjax.host import code
 from cbjax.losses import LossFacts
-from cbjax.objectives import adjusted, ghm, l2rw, ldam, logit_adjusted, weighted
+from cbjax.objectives import adjusted, ghm, l2rw, ldam, logit_adjusted, sharpness, weighted
 from cbjax.objectives.weighted import SettledLoss
 from cbjax.parallel import sharding
 from cbjax.training import own_loss
@@ -96,6 +96,11 @@ def _trained_by(config, model, axis):
         case "ghm":
             return ghm(model, config.loss.bins, axis)
     return weighted(model, build_loss(config), config.loss.mean)
+
+
+def build_around(config: ConfigDict) -> sharpness.Around:
+    """Returns how a step takes the gradient of its objective: once, or as sharpness-aware minimisation does."""
+    return {"none": sharpness.once, "sam": sharpness.sam, "imbsam": sharpness.imbsam}[config.sharpness.name]
 
 
 def loss_facts(config: ConfigDict) -> LossFacts:

@@ -34,6 +34,7 @@ ARGUMENTS = (
     *("weights.name", "weights.beta", "weights.zero_count", "weights.start"),
     *("difficulty.tau", "difficulty.formula", "difficulty.floor", "difficulty.smoothing", "difficulty.scale"),
     *(f"loss.{name}" for name in schema.LOSS_NUMBERS),
+    *schema.METHOD_NUMBERS,
     *("evaluation.tau", "data.meta"),
     *("optim.learning_rate", "optim.warmup_from", "optim.weight_decay"),
     *("evaluation.test_every", "evaluation.groups", "checkpoint.every_epochs", "checkpoint.every_minutes"),
@@ -87,6 +88,7 @@ def settings(config: ConfigDict, mean: Sequence[float], std: Sequence[float], co
         warmup_from=warmup_from,
         weight_decay=config.optim.weight_decay,
         loss={name: config.loss[name] for name in schema.LOSS_NUMBERS},
+        method={key: config[key.partition(".")[0]][key.partition(".")[2]] for key in schema.METHOD_NUMBERS},
         answer_tau=config.evaluation.tau,
         mean=mean,
         std=std,
@@ -200,7 +202,8 @@ def build_steps(
         given = state.settings
         schedule = components.build_schedule(config, batches, (given.learning_rate, given.warmup_from))
         tx = components.build_optimizer(config, schedule, state.params, given.weight_decay)
-        return make_train_step(objective, tx, accumulation=config.optim.accumulation, axis=axis)(state, batch)
+        options = {"around": components.build_around(config), "accumulation": config.optim.accumulation}
+        return make_train_step(objective, tx, axis=axis, **options)(state, batch)
 
     loss = components.build_loss(config, smooth=False)
     eval_step = make_eval_step(objective, loss, components.build_probabilities(config), axis=axis)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from cbjax.metrics import ClassificationSums, has_answer
+from cbjax.objectives.sharpness import Around, Found, once
 from cbjax.objectives.weighted import SettledLoss
 from cbjax.parallel.sharding import mean_over, places_in_batch, sum_over, varying
 from cbjax.types import Array, Batch, Objective, Trained, TrainState
@@ -18,7 +19,12 @@ DROPOUT = 2**32 - 1  # no image has this place in a batch: images' keys are fold
 
 
 def make_train_step(
-    objective: Objective, tx: optax.GradientTransformation, *, accumulation: int = 1, axis: str | None = "data"
+    objective: Objective,
+    tx: optax.GradientTransformation,
+    *,
+    around: Around = once,
+    accumulation: int = 1,
+    axis: str | None = "data",
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
     """Returns the pure step (state, batch) -> (state, metrics), one device's share of it where `axis` is a mesh axis.
 
@@ -27,6 +33,7 @@ def make_train_step(
     Args:
       objective: the method; built for the same axis.
       tx: the optimiser.
+      around: how often and where the gradient is taken (`objectives.sharpness`).
       accumulation: into how many parts a device's share of the batch is cut, which are taken one after another so that
         one part's activations are in memory at a time. The gradient is that of the whole batch, except that BatchNorm
         normalises each part by its own statistics; the running ones take in their mean. What the objective remembers
@@ -35,8 +42,8 @@ def make_train_step(
 
     Returns:
       The step. Its metrics are scalars over the global batch: "loss" (the reduced, weighted loss), "correct" and
-      "count" (examples whose highest logit is a true class, and all), "gradient_norm". A use of it raises ValueError if
-      `accumulation` does not divide a device's share.
+      "count" (examples whose highest logit is a true class, and all), "gradient_norm" (of what the optimiser gets). A
+      use of it raises ValueError if `accumulation` does not divide a device's share.
     """
 
     def divisor(amount):
@@ -46,28 +53,35 @@ def make_train_step(
         return jnp.where(share > 0, share, 1.0)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        def total(params, remembered, part):
+        batch = {**batch, "key": _key(state, axis)}
+
+        def total(chosen, params, remembered, part):
             """Sums the losses of a part of the batch; divided at once where the part is the whole."""
             terms = objective.apply(params, dataclasses.replace(state, objective=remembered), part)
             counted = _mask(part)
             amount = jax.lax.stop_gradient(jnp.sum(jnp.where(counted, terms.amounts, 0.0)))
             correct = jnp.sum(counted & _is_correct(terms.logits, part["label"]))
-            value = jnp.sum(jnp.where(counted, terms.losses, 0.0))
+            summed = counted if chosen is None else counted & chosen(part["label"])
+            value = jnp.sum(jnp.where(summed, terms.losses, 0.0))
             value = value / divisor(amount) if accumulation == 1 else value
             return value, (terms.batch_stats, terms.state, amount, correct)
 
-        # Replicated parameters are cast to per-device ones so that the gradient stays local until the one mean below;
-        # without the cast shard_map sums it over devices first.
-        params = varying(state.params, axis)
-        gradient = functools.partial(jax.value_and_grad(total, has_aux=True), params)
-        batch = {**batch, "key": _key(state, axis)}
-        if accumulation == 1:
-            (value, (batch_stats, remembered, _, correct)), grads = gradient(state.objective, batch)
-        else:
-            sums, batch_stats, remembered = _over_parts(gradient, state.objective, batch, accumulation, axis)
-            (value, grads), amount, correct = sums
-            value, grads = jax.tree.map(lambda leaf: leaf / divisor(amount), (value, grads))
-        value, batch_stats, grads = mean_over(axis, (value, batch_stats, grads))
+        def gradient(params, chosen):
+            """Makes one pass over the batch, on all devices."""
+            # Replicated parameters are cast to per-device ones so that the gradient stays local until the one mean
+            # below; without the cast shard_map sums it over devices first.
+            own = varying(params, axis)
+            of_part = functools.partial(jax.value_and_grad(functools.partial(total, chosen), has_aux=True), own)
+            if accumulation == 1:
+                (value, (batch_stats, remembered, _, correct)), grads = of_part(state.objective, batch)
+            else:
+                sums, batch_stats, remembered = _over_parts(of_part, state.objective, batch, accumulation, axis)
+                (value, grads), amount, correct = sums
+                value, grads = jax.tree.map(lambda leaf: leaf / divisor(amount), (value, grads))
+            value, batch_stats, grads = mean_over(axis, (value, batch_stats, grads))
+            return Found(value, grads, batch_stats, remembered, correct)
+
+        value, grads, batch_stats, remembered, correct = around(gradient, state)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         metrics = {
             "loss": value,

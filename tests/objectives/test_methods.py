@@ -23,6 +23,8 @@ METHODS = {
     "post_hoc": ("evaluation.tau=1",),
     "ghm": ("loss.name=ghm",),
     "l2rw": META,
+    "sam": ("sharpness.name=sam",),
+    "imbsam": ("sharpness.name=imbsam", "sharpness.radius=0.1"),
 }
 methods = pytest.mark.parametrize("name", METHODS)
 
@@ -130,6 +132,8 @@ def test_numbers_of_a_method_compile_nothing_again():
         ("logit_adjusted", "loss.tau=2"),
         ("post_hoc", "evaluation.tau=0.5"),
         ("ghm", "loss.momentum=0.5"),
+        ("sam", "sharpness.radius=0.2"),
+        ("imbsam", "sharpness.tail_below=30"),
     ):
         assert key(name) == key(name, number)
     assert key("post_hoc") != key("post_hoc", "evaluation.tau=0")
@@ -148,6 +152,7 @@ def test_numbers_of_a_method_compile_nothing_again():
         ((*META, "optim.accumulation=2"), "optim.accumulation must be 1 when meta.name is l2rw; got 2"),
         ((*META, "devices=3", "batch_size=63"), "meta.batch_size must be a multiple of the number of devices, 3"),
         (("loss.tau=2",), "loss.tau must stay at 1.0 unless loss.name is logit_adjusted"),
+        (("sharpness.radius=0.1",), "sharpness.radius must stay at 0.05 unless sharpness.name is sam or imbsam"),
         (("data.meta=4",), "data.meta must stay at 0 unless meta.name is l2rw"),
     ],
 )
