@@ -41,6 +41,7 @@ LATER_KEYS: tuple[str, ...] = (
     *("model.head", "loss.max_margin", "loss.scale", "loss.tau", "loss.bins", "loss.momentum"),
     *("meta.name", "meta.batch_size", "data.meta", "evaluation.tau"),
     *("sharpness.name", "sharpness.radius", "sharpness.tail_below"),
+    *("data.sampler_beta", "data.sampler_start"),
 )
 
 

@@ -20,6 +20,8 @@ from cbjax.config.schema import (
 from cbjax.host.code import FORM, is_own
 
 OWN = (FORM,)
+# Samplers that can begin late. "progressive" begins with the images' frequencies anyway.
+DEFERRED = ("class_aware", "square_root", "oversample", "undersample", "class_balanced")
 # A key in the first column has an effect only if the key in the second has one of the values in the third.
 EFFECTS = (
     ("loss.gamma", "loss.name", ("focal",)),
@@ -55,6 +57,8 @@ EFFECTS = (
     ("data.threads", "data.name", STREAMED),
     ("data.workers", "data.name", STREAMED),
     ("data.images_per_class", "data.sampler", ("class_aware",)),
+    ("data.sampler_beta", "data.sampler", ("class_balanced",)),
+    ("data.sampler_start", "data.sampler", DEFERRED),
     ("data.imbalance", "data.longtail", ("exponential", "step")),
     ("data.counts", "data.longtail", ("counts",)),
     ("data.majority_ratio", "data.longtail", ("majority",)),
@@ -77,6 +81,7 @@ EFFECTS = (
 # They are refused only if they are given for this very run.
 STATEMENTS = (
     "weights.start",
+    "data.sampler_start",
     "data.file",
     "data.root",
     "data.train_list",

@@ -59,7 +59,7 @@ COUNT_WEIGHTS = ("inverse_frequency", "inverse_sqrt_frequency", "class_balanced"
 WEIGHTS = ("uniform", *COUNT_WEIGHTS, "difficulty")
 TAU_FORMULAS = ("paper", "authors_code", "authors_code_imagenet")
 LONGTAILS = ("natural", "exponential", "step", "counts", "majority")
-SAMPLERS = ("instance", "class_aware", "square_root", "progressive")
+SAMPLERS = ("instance", "class_aware", "square_root", "progressive", "oversample", "undersample", "class_balanced")
 NORMALIZATIONS = ("unit", "symmetric", "cifar", "imagenet", "standardize", "none")
 
 
@@ -122,6 +122,8 @@ KEYS: dict[str, Key] = {
     "data.workers": Key(0, integer(0, 256), "processes that decode images, about one for 4 cores (0: threads only)"),
     "data.sampler": Key("instance", choice(*SAMPLERS), "which images an epoch holds"),
     "data.images_per_class": Key(4, integer(1, 10**6), "images taken from a class in a row (class_aware)"),
+    "data.sampler_beta": Key(0.9999, number(low=0, high=1), "beta of the effective number (sampler class_balanced)"),
+    "data.sampler_start": Key(0.0, number(low=0, below=1), "fraction of training with the sampler instance first"),
     "model.name": Key(None, either(choice(*MODELS), own_code()), "network"),
     "model.options": Key((), options("model.options.width=2"), "keyword arguments of your own network"),
     "model.code": Key(None, text("a SHA-256"), "that of the file of your own network; cbjax fills it in"),

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from cbjax.data.stream import make_image
 from cbjax.host import machine
 from cbjax.host.output import say
 from cbjax.parallel import processes
+from cbjax.training import components
 from cbjax.training.evaluate import Evaluation
 from cbjax.training.input_paths import InputPath, ReportBad, evaluation_transform
 from cbjax.types import TrainState
@@ -30,6 +32,8 @@ def build_batches(config: ConfigDict, dataset: Dataset) -> Batches:
         config.seed,
         images_per_class=config.data.images_per_class,
         num_epochs=config.num_epochs,
+        beta=config.data.sampler_beta,
+        start_epoch=math.ceil(components.exactly(config.data.sampler_start) * config.num_epochs),
     )
     return Batches(len(dataset.train), config.batch_size, config.seed, order=order)
 

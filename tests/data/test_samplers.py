@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cbjax.data import DataError
-from cbjax.data.samplers import SAMPLERS, by_shares, class_aware, make_order, progressive_shares
+from cbjax.data.samplers import SAMPLERS, by_shares, class_aware, class_balanced_shares, make_order, progressive_shares
 from cbjax.data.sampling import Batches, epoch_order
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(4), [400, 80, 16, 4])).astype(np.int32)
@@ -25,7 +25,7 @@ def test_an_epoch_has_as_many_places_as_images_and_repeats_itself(labels, name, 
 
 
 @settings(deadline=None)
-@given(labels_strategy, st.sampled_from(SAMPLERS), st.integers(0, 4))
+@given(labels_strategy, st.sampled_from([name for name in SAMPLERS if name != "undersample"]), st.integers(0, 4))
 def test_every_image_of_a_class_comes_before_one_comes_again(labels, name, epoch):
     positions = make_order(name, labels, 0, num_epochs=5)(epoch)
     times = np.bincount(positions, minlength=len(labels))
@@ -83,6 +83,43 @@ def test_progressive_goes_from_the_images_frequencies_to_equal_classes():
     np.testing.assert_array_equal(last, [125] * 4)
     np.testing.assert_array_equal(after, [125] * 4)
     assert len(np.unique(order(0))) == 500
+
+
+def test_oversampling_gives_equal_classes():
+    np.testing.assert_array_equal(np.bincount(LABELS[make_order("oversample", LABELS, 1)(3)]), [125] * 4)
+
+
+def test_undersampling_keeps_the_same_few_images_of_each_class():
+    order = make_order("undersample", LABELS, 1)
+    times = [np.bincount(order(epoch), minlength=500) for epoch in range(3)]
+    kept = np.flatnonzero(times[0])
+    np.testing.assert_array_equal(np.bincount(LABELS[kept]), [4] * 4)
+    for count in times:
+        np.testing.assert_array_equal(np.flatnonzero(count), kept)
+        assert set(count[kept].tolist()) == {31, 32}  # 500 places for 16 images
+    for start in range(0, 496, 16):
+        assert len(set(order(0)[start : start + 16].tolist())) == 16
+    assert set(np.flatnonzero(np.bincount(make_order("undersample", LABELS, 2)(0)))) != set(kept)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.9, 0.9999, 1.0])
+def test_class_balanced_sampling_draws_images_by_the_weights_of_their_classes(beta):
+    """As in LDAM-DRW's code: the weight of an image is (1 - beta) / (1 - beta^n) of its class."""
+    counts = np.array([400, 80, 16, 4])
+    effective = counts if beta == 1 else (1 - beta**counts) / (1 - beta)
+    by_image = (1 / effective)[LABELS]
+    expected = np.bincount(LABELS, by_image / by_image.sum())
+    np.testing.assert_allclose(class_balanced_shares(counts, beta), expected, rtol=1e-6)
+    drawn = np.bincount(LABELS[make_order("class_balanced", LABELS, 1, beta=beta)(0)])
+    assert np.abs(drawn - 500 * expected).max() < 1 + 1e-4
+
+
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "instance"])
+def test_a_deferred_sampler_begins_with_the_plain_order(name):
+    order = make_order(name, LABELS, 5, num_epochs=9, start_epoch=3)
+    for epoch in range(5):
+        other = make_order("instance" if epoch < 3 else name, LABELS, 5, num_epochs=9)
+        np.testing.assert_array_equal(order(epoch), other(epoch))
 
 
 def test_a_class_without_images_is_never_drawn():
