@@ -1,6 +1,6 @@
 """Methods as objectives: how each turns a batch into losses, what it remembers, and what its model answers.
 
-Each method has a file; `sharpness.py` (SAM) goes around any of them. The losses are in `losses.py`. `training/step.py`
+Each method has a file; `sharpness.py` (SAM) goes around any of them. The losses are in `losses/`. `training/step.py`
 takes the gradient of an objective, and `training/components.py` chooses the objective of a run. Begin with
 `weighted.py`: cross entropy, CB, CDB and deferred weights.
 """

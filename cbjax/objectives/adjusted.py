@@ -1,16 +1,8 @@
 """Logit adjustment by the shares of the classes: in the loss, or after training in the model's answers."""
 
-import jax.numpy as jnp
-
-from cbjax.losses import softmax_cross_entropy
+from cbjax.losses import log_prior, logit_adjusted_loss
 from cbjax.objectives.weighted import weighted
-from cbjax.types import Array, Model, Objective
-
-
-def log_prior(counts: Array) -> Array:
-    """Returns the logarithm of each class's share of the training images [C]; no class may be empty."""
-    counts = jnp.asarray(counts, jnp.float32)
-    return jnp.log(counts) - jnp.log(counts.sum())
+from cbjax.types import Model, Objective
 
 
 def logit_adjusted(model: Model, mean: str = "batch") -> Objective:
@@ -22,12 +14,12 @@ def logit_adjusted(model: Model, mean: str = "batch") -> Objective:
       model: the network.
       mean: as in `weighted`.
 
-    Source: Menon et al. 2021, eq. 10; Ren et al. 2020 for a tau of 1.
+    Source: Menon et al. 2021, eq. 10; Ren et al. 2020 for a tau of 1; the loss itself is `losses.logit_adjusted_loss`.
     """
 
     def loss(logits, labels, class_weights, settings):
-        shift = settings.loss["tau"] * log_prior(settings.counts)
-        return softmax_cross_entropy(logits.astype(shift.dtype) + shift[None, :], labels, class_weights)
+        given = {"counts": settings.counts, "tau": settings.loss["tau"]}
+        return logit_adjusted_loss(logits, labels, class_weights, **given)
 
     return weighted(model, loss, mean)
 

@@ -7,7 +7,6 @@ import pytest
 
 from cbjax import losses, models
 from cbjax.objectives import ldam as method
-from cbjax.objectives.ldam import ldam_loss, margins
 
 COUNTS = np.array([500.0, 40.0, 7.0])
 
@@ -25,7 +24,7 @@ def oracle(cosines, labels, weights, margins, scale):
 
 
 def test_margins_fall_with_the_fourth_root_of_the_count():
-    found = margins(COUNTS, 0.5)
+    found = losses.ldam_margins(COUNTS, 0.5)
     np.testing.assert_allclose(found, 0.5 * (COUNTS / 7) ** -0.25, rtol=1e-6)
     assert found.max() == 0.5
 
@@ -34,19 +33,19 @@ def test_margins_fall_with_the_fourth_root_of_the_count():
 def test_the_loss_is_that_of_the_formula(scale):
     values, labels = cosines()
     weights, own = np.array([0.5, 1.0, 1.5]), 0.5 * (COUNTS / 7) ** -0.25
-    found = ldam_loss(values, labels, weights, margins=jnp.asarray(own, jnp.float32), scale=scale)
+    found = losses.ldam_loss(values, labels, weights, margins=jnp.asarray(own, jnp.float32), scale=scale)
     np.testing.assert_allclose(found, oracle(values, labels, weights, own, scale), rtol=2e-5, atol=1e-6)
 
 
 def test_without_margins_it_is_cross_entropy_of_scaled_cosines():
     values, labels = cosines()
-    found = ldam_loss(values, labels, margins=jnp.zeros(3), scale=30.0)
+    found = losses.ldam_loss(values, labels, margins=jnp.zeros(3), scale=30.0)
     np.testing.assert_array_equal(found, losses.softmax_cross_entropy(30 * values, labels))
 
 
 def test_a_larger_margin_is_a_larger_loss():
     values, labels = cosines()
-    of = [ldam_loss(values, labels, margins=jnp.full(3, margin)) for margin in (0.0, 0.2, 0.5)]
+    of = [losses.ldam_loss(values, labels, margins=jnp.full(3, margin)) for margin in (0.0, 0.2, 0.5)]
     assert (of[0] < of[1]).all() and (of[1] < of[2]).all()
 
 
