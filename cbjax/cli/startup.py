@@ -207,7 +207,7 @@ def keep_compiled_programs() -> None:
     if "://" not in folder:
         remove_unreadable_programs(pathlib.Path(folder))
     jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 

@@ -32,6 +32,7 @@ HOW_KEYS = (
     "checkpoint.every_epochs",
     "checkpoint.every_minutes",
     "log.tensorboard",
+    "log.report",
     "log.progress",
 )
 # Keys added after figures were published. At its default such a key changes nothing, so fingerprints leave it out.

@@ -210,6 +210,7 @@ KEYS: dict[str, Key] = {
         10.0, number(above=0), "minutes between checkpoints within an epoch, and of runs trained at once"
     ),
     "log.tensorboard": Key(True, boolean(), "write TensorBoard event files"),
+    "log.report": Key(True, boolean(), "write report.md and its pictures at the end"),
     "log.progress": Key(
         "auto",
         choice("auto", "on", "lines", "off"),

@@ -63,8 +63,8 @@ def sweep(
       tell: called with a line for each event if there is no terminal.
 
     Returns:
-      The path of the report, or None if the sweep has no table and only rows are left; and name -> error for the runs
-      that failed, now or before.
+      The path of the report, or None if there is none (log.report=false, or no table and only rows are left); and name
+      -> error for the runs that failed, now or before.
 
     Raises:
       ConfigError: before anything is trained, if a work directory holds a run of another config, the folder holds a run
@@ -119,6 +119,8 @@ def sweep(
             rows.add(path, [figures.row(name, described, run, place / run.name) for run in late])
         with contextlib.suppress(OSError):  # not empty if a cohort failed
             (place / "groups").rmdir()
+        if not any(run.config.log.report for run in mine):
+            return None, failed
         try:
             if described.table is not None:
                 report_sweep(place)

@@ -39,7 +39,7 @@ ARGUMENTS = (
     *("evaluation.tau", "data.meta"),
     *("optim.learning_rate", "optim.warmup_from", "optim.weight_decay"),
     *("evaluation.test_every", "evaluation.groups", "checkpoint.every_epochs", "checkpoint.every_minutes"),
-    *("log.tensorboard", "log.progress"),
+    *("log.tensorboard", "log.report", "log.progress"),
 )
 
 

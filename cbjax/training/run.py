@@ -143,7 +143,7 @@ def train(
             _each(tell, f"restored step {step}: finished, but missing or damaged and made again: {', '.join(lost)}")
         elif step == total and has_results:
             _each(tell, f"restored step {step}: finished", *(f"noted: {line}" for line in noted))
-            if shared is None and processes.is_first() and not is_whole(place):
+            if shared is None and config.log.report and processes.is_first() and not is_whole(place):
                 _report(home)
                 home.send()
             return with_predict(dataclasses.replace(run, metrics=workdirs.read_final_metrics(place)), facts)
@@ -176,7 +176,7 @@ def train(
         run = finish(run, parts, dataset, checkpoints, logs, place)
         bad_images.share()
     if processes.is_first():
-        if shared is None:
+        if shared is None and config.log.report:
             _report(home)
         home.send()
     return with_predict(run, facts)

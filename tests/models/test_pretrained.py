@@ -260,6 +260,7 @@ def settings(tmp_path, monkeypatch):
         "devices=1",
         "optim.learning_rate=1e-20",
         "log.tensorboard=false",
+        "log.report=false",
     ]
 
 

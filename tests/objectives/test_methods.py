@@ -30,7 +30,14 @@ methods = pytest.mark.parametrize("name", METHODS)
 
 
 def digits(name, *more):
-    few = ("num_epochs=3", "data.validation=10", "data.test=20", "data.crop_padding=1", "checkpoint.every_epochs=1")
+    few = (
+        "num_epochs=3",
+        "data.validation=10",
+        "data.test=20",
+        "data.crop_padding=1",
+        "checkpoint.every_epochs=1",
+        "log.report=false",
+    )
     return configs.load("digits_lt", [*few, *METHODS[name], *more])
 
 

@@ -32,7 +32,8 @@ METHODS = {
         "evaluation.test_every": 2,
     },
 }
-QUICK = ["data.test=20", "log.tensorboard=false", "devices=1", "num_epochs=2"]
+REPORT = "log.report=true"
+QUICK = ["data.test=20", "log.tensorboard=false", "log.report=false", "devices=1", "num_epochs=2"]
 TEXT = f"""
 from cbjax.types import Run
 from cbjax.variants import Sweep, choices, product, seeds
@@ -298,12 +299,12 @@ def test_a_row_that_cannot_be_added_yet_stops_no_other_run(described, tmp_path, 
 def test_a_sweep_without_a_table_tells_of_rows_whose_work_directories_are_gone(described, loop, tmp_path):
     place, told = shutil.copytree(loop, tmp_path / "runs"), []
     shutil.rmtree(place / "cdb")
-    path, failed = train(described, place, tell=told.append)
+    path, failed = train(described, place, REPORT, tell=told.append)
     page = path.read_text().replace("\\", "")
     assert failed == {} and "| cdb/seed_0 | only its row in results.csv is left |" in page and "| ce |" in page
     assert any(" are left of 2 finished runs: " in line for line in told)
     shutil.rmtree(place / "ce")
-    assert train(described, place) == (None, {}) and path.read_text().replace("\\", "") == page
+    assert train(described, place, REPORT) == (None, {}) and path.read_text().replace("\\", "") == page
 
 
 def test_the_last_run_of_a_cohort_and_a_config_by_its_path_are_trained(described, loop, tmp_path):
@@ -504,7 +505,7 @@ def test_a_run_of_other_data_is_not_over(tmp_path, monkeypatch):
 
 def test_a_sweep_of_variants_needs_no_file(tmp_path):
     described = Sweep("digits_lt", product(choices("method", {"ce": {}}), seeds(1)))
-    config = cbjax.config.load("digits_lt", [*QUICK, "num_epochs=1"])
+    config = cbjax.config.load("digits_lt", [*QUICK, "num_epochs=1", REPORT])
     _, failed = sweep(
         "mine", described, [file.PlannedRun("ce/seed_0", {"method": "ce", "seed": "0"}, config)], tmp_path
     )

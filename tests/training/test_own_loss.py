@@ -16,7 +16,7 @@ from cbjax.types import NonFiniteLoss
 from cbjax.workdir.memory import timeless
 
 LOSSES = pathlib.Path(__file__).parents[1] / "own_losses.py"
-QUICK = ("num_epochs=2", "data.validation=10", "data.test=20", "devices=1", "log.tensorboard=false")
+QUICK = ("num_epochs=2", "data.validation=10", "data.test=20", "devices=1", "log.tensorboard=false", "log.report=false")
 
 
 def digits(loss, *overrides):

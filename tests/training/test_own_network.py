@@ -24,7 +24,7 @@ from cbjax.workdir.memory import timeless
 from tests import processes
 
 NETS = pathlib.Path(__file__).parents[1] / "own_nets.py"
-QUICK = ("num_epochs=2", "data.validation=10", "data.test=20", "devices=1", "log.tensorboard=false")
+QUICK = ("num_epochs=2", "data.validation=10", "data.test=20", "devices=1", "log.tensorboard=false", "log.report=false")
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 8, 8)).astype(np.uint8)
 
 

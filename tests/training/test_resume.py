@@ -23,6 +23,7 @@ SETTINGS = (
     "--config.weights.name=difficulty",
     "--config.difficulty.smoothing=0.9",
     "--config.data.crop_padding=1",
+    "--config.log.report=false",
     "--config.checkpoint.every_epochs=1",
 )
 LOGS = ("metrics.jsonl", "per_class.jsonl", "class_weights.jsonl")

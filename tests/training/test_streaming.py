@@ -39,6 +39,7 @@ SETTINGS = (
     "optim.warmup=0",
     "optim.learning_rate=0.01",
     "log.tensorboard=false",
+    "log.report=false",
 )
 
 

@@ -11,7 +11,9 @@ from cbjax.workdir import environment, files
 
 
 def test_64_bits_of_jax_change_nothing(tmp_path):
-    config = cbjax.config.load("digits_lt", ["num_epochs=1", "log.progress=off", "log.tensorboard=false", "devices=1"])
+    config = cbjax.config.load(
+        "digits_lt", ["num_epochs=1", "log.progress=off", "log.tensorboard=false", "log.report=false", "devices=1"]
+    )
     plain = cbjax.train(config, tmp_path / "plain")
     with jax.enable_x64(True):
         wide = cbjax.train(config, tmp_path / "wide")
@@ -35,7 +37,7 @@ def test_a_damaged_note_of_the_environment_is_said(tmp_path):
 
 
 def test_another_environment_is_said_once_and_kept(tmp_path, capsys):
-    args = ["num_epochs=1", "log.progress=off", "log.tensorboard=false", "devices=1"]
+    args = ["num_epochs=1", "log.progress=off", "log.tensorboard=false", "log.report=false", "devices=1"]
     cbjax.train(cbjax.config.load("digits_lt", args), tmp_path)
     path = tmp_path / "environment.json"
     first = json.loads(path.read_text())
