@@ -102,7 +102,7 @@ def make_dispatch(
     axis: str | None = sharding.AXIS,
 ) -> Callable[..., tuple[TrainState, dict[str, Any]]]:
     """Returns the pure dispatch that `make_program` compiles; `axis` is the mesh axis of the batch, or None."""
-    step = functools.partial(_step, train_step, prepare, axis)
+    step = jax.jit(functools.partial(_step, train_step, prepare, axis), inline=True)
     if steps_per_dispatch == 1:
         return step
 
