@@ -5,7 +5,7 @@ import pathlib
 import re
 from collections.abc import Sequence
 
-from cbjax.config.schema import show
+from cbjax.config.schema import KEYS, show
 from cbjax.host.storage import PathError, as_path, is_remote
 from cbjax.host.text import visible
 
@@ -134,7 +134,8 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     overrides = []
     for argument in rest:
         if options.name not in ("train", "sweep", "compile", "eval") or not argument.startswith("--config."):
-            commands.choices[options.name].error(f"unrecognized argument: {argument}")
+            hint = _as_key(argument) if options.name in ("train", "sweep", "compile", "eval") else ""
+            commands.choices[options.name].error(f"unrecognized argument: {argument}{hint}")
         if "=" not in argument:
             commands.choices[options.name].error(f"{argument} needs a value after an equals sign: {argument}=VALUE")
         overrides.append(argument.removeprefix("--config."))
@@ -142,6 +143,12 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     if options.name == "sweep" and options.mode == "loop" and options.group_size is not None:
         commands.choices["sweep"].error("--group-size is the number of runs at a time; --mode=loop trains one")
     return options, overrides
+
+
+def _as_key(argument: str) -> str:
+    """Returns the end of the message for "--seed=1": how a key is given, if the argument is one."""
+    key = argument.removeprefix("--").partition("=")[0]
+    return f"; keys of the config begin with --config.: --config.{argument.removeprefix('--')}" if key in KEYS else ""
 
 
 class _Parser(argparse.ArgumentParser):

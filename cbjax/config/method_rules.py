@@ -23,7 +23,7 @@ def problems(values: Mapping[str, Any]) -> Iterator[str]:
 
 def _meta(values, meta):
     if not values["data.meta"]:
-        yield f"data.meta must be above 0 when meta.name is {meta}, which learns from them; got 0: try data.meta=10"
+        yield f"data.meta must be above 0 when meta.name is {meta}, which needs meta images; got 0: try data.meta=10"
     if values["loss.name"] not in ("softmax", "sigmoid", "focal"):
         yield f"loss.name must be softmax, sigmoid or focal when meta.name is {meta}; got {values['loss.name']}"
     if values["loss.mean"] != "batch":

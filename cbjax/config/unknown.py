@@ -39,7 +39,12 @@ def show(value: Any) -> str:
 def did_you_mean(word: Any, names: Iterable[str]) -> str:
     """Returns the end of a message: the name most similar to the word, or nothing if none is similar."""
     short = isinstance(word, str) and len(word) <= LONGEST_NAME
-    nearest = difflib.get_close_matches(word, names, n=1) if short else []
+    known = list(names)
+    nearest = (
+        difflib.get_close_matches(word, known, n=1) or difflib.get_close_matches(word.lower(), known, n=1)
+        if short
+        else []
+    )
     return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
@@ -58,7 +63,7 @@ def unknown_key(key: Any, value: Any, keys: Collection[str]) -> str:
         meant = meant if len(meant) == 1 else []  # for optim.name there are four: other groups have a name
     else:
         group = next(iter(difflib.get_close_matches(section or leaf, sections, n=1, cutoff=0.7)), None)
-        meant = _meant(leaf, keys, near=True)
+        meant = [f"{group}.{leaf}"] if f"{group}.{leaf}" in keys else _meant(leaf, keys, near=True)
     if meant:
         hint = f"did you mean {' or '.join(meant)}?"
     elif group:

@@ -1,4 +1,4 @@
-"""Makes what a config asks for: the network, the loss, the optimiser."""
+"""Builds what a config names: the network, the loss, the method, the optimiser."""
 
 import fractions
 import math
@@ -64,8 +64,8 @@ def _build_own(config: ConfigDict, num_classes: int, final_bias: float, head: st
         if head == "normalized":
             if "head" not in models.own.options_of(name, config.model.code):
                 raise ConfigError(
-                    "loss.name=ldam needs a network whose last layer gives cosines: write a function that takes "
-                    "head='normalized'"
+                    f"loss.name=ldam needs a network whose last layer gives cosines. Let {name} take an argument head, "
+                    "and end in cbjax.models.linen.Cosines(num_classes) where it is 'normalized'"
                 )
             options = {"head": head, **options}
         return models.own.build(name, num_classes, options, config.model.code)
