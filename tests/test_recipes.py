@@ -105,8 +105,16 @@ def test_every_recipe_is_found():
     assert {recipe.partition(":")[0] for recipe in ALL} == {path.stem for path in CONFIGS.glob("*.py")}
 
 
-# Only the first of the recipes that have the same program at reduced size.
-@pytest.mark.parametrize("recipe", list({program(recipe): recipe for recipe in reversed(ALL)}.values()))
+def with_steps():
+    """Yields the first of the recipes that have the same program at reduced size; a network's second one is slow."""
+    networks = set()
+    for recipe in reversed({program(recipe): recipe for recipe in reversed(ALL)}.values()):
+        network = configs.load(recipe).model.name
+        yield pytest.param(recipe, marks=[pytest.mark.slow] if network in networks else [])
+        networks.add(network)
+
+
+@pytest.mark.parametrize("recipe", list(with_steps()))
 def test_a_step_at_reduced_size(recipe, images):
     config = reduced(recipe, images)
     dataset = prepare(config.data, config.seed)
