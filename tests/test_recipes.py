@@ -109,7 +109,7 @@ def with_steps():
     """Yields the first of the recipes that have the same program at reduced size; a network's second one is slow."""
     networks = set()
     for recipe in reversed({program(recipe): recipe for recipe in reversed(ALL)}.values()):
-        network = configs.load(recipe).model.name
+        network = reduced(recipe, "images").model.name
         yield pytest.param(recipe, marks=[pytest.mark.slow] if network in networks else [])
         networks.add(network)
 

@@ -285,11 +285,6 @@ def _method_settings(run: RunRecord) -> dict[str, Any]:
     }
 
 
-def _short(name: Any) -> str:
-    """Returns the name of a loss; that of a user's own without the folders of its file."""
-    return str(name).rpartition("/")[2]
-
-
 def _folders(path: pathlib.Path, given: str | os.PathLike, out: str | os.PathLike | None) -> tuple[str, ...]:
     """Returns the folders between the given directory and a run called seed_N; if there are none, its parent."""
     path, root = path.resolve(), pathlib.Path(given).resolve()
@@ -318,5 +313,6 @@ def _labels(groups: Sequence[Sequence[RunRecord]]) -> list[str]:
         if name:
             labels.append(f"{name} ({differences})" if differences else name)
         else:
-            labels.append(differences or f"{_short(own.get('loss.name'))}, {own.get('weights.name')} weights")
+            loss = str(own.get("loss.name")).rpartition("/")[2]  # a user's own without the folders of its file
+            labels.append(differences or f"{loss}, {own.get('weights.name')} weights")
     return labels
