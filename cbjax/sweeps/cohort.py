@@ -21,9 +21,9 @@ from cbjax.parallel import sharding
 from cbjax.training import build, evaluate, programs, resident
 from cbjax.training.build import Parts
 from cbjax.training.evaluate import Evaluation
-from cbjax.training.loop import Advance, Plan, leave_behind
+from cbjax.training.loop import Advance, Cohort, Plan, leave_behind
 from cbjax.training.programs import CohortPrograms, Programs
-from cbjax.types import Callback, Cohort, NonFiniteLoss, Run, TrainState
+from cbjax.types import Callback, NonFiniteLoss, Run, TrainState
 from cbjax.workdir import memory
 from cbjax.workdir.checkpoint import Checkpoints
 

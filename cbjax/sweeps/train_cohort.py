@@ -31,11 +31,11 @@ from cbjax.sweeps.file import PlannedRun
 from cbjax.training import callbacks
 from cbjax.training.check_process import check_deterministic
 from cbjax.training.finish import finish
-from cbjax.training.loop import fit
+from cbjax.training.loop import Cohort, fit
 from cbjax.training.programs import CohortPrograms
 from cbjax.training.reweight import smoothing
 from cbjax.training.run import Shared
-from cbjax.types import Cohort, NonFiniteLoss, Run, TrainState
+from cbjax.types import NonFiniteLoss, Run, TrainState
 from cbjax.workdir import files as workdirs
 from cbjax.workdir.checkpoint import Checkpoints
 from cbjax.workdir.logs import Logs

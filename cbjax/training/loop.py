@@ -16,7 +16,7 @@ from cbjax.data import DataError
 from cbjax.host.interrupts import Interrupted, Interrupts
 from cbjax.host.progress import Silent
 from cbjax.parallel.processes import Agreement
-from cbjax.types import Callback, Cohort, NonFiniteLoss, Sums, TrainState
+from cbjax.types import Callback, NonFiniteLoss, Run, Sums, TrainState
 
 Advance = Callable[[TrainState, int, int], tuple[TrainState, dict[str, Any]]]
 
@@ -25,6 +25,53 @@ class AllImagesSkipped(DataError):
     """An epoch went by without an image that could be read; every process says so."""
 
     of_all = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Cohort:
+    """Runs that are trained side by side, at one moment; a run alone is a cohort of one.
+
+    Attributes:
+      runs: [K] what each remembers, and the row of its last epoch. The loop does not read their own `state`.
+      state: of all runs, on the devices, with an axis of runs in front; of a run alone without one.
+      failed: the place of a run that diverged -> why. It is left behind, and its neighbours do not notice.
+      best: as `state`, of each run's best epoch; None where nobody keeps it.
+    """
+
+    runs: tuple[Run, ...]
+    state: TrainState
+    failed: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    best: TrainState | None = None
+
+    @property
+    def step(self) -> int:
+        """The steps taken."""
+        return max(run.memory.step for run in self.runs)
+
+    @property
+    def epoch(self) -> int:
+        """The epochs completed."""
+        return max(run.memory.epoch for run in self.runs)
+
+    @property
+    def alive(self) -> list[int]:
+        """The places of the runs that have not failed."""
+        return [place for place in range(len(self.runs)) if place not in self.failed]
+
+    @property
+    def run(self) -> Run:
+        """The run of a cohort of one, with its state."""
+        (run,) = self.runs
+        return dataclasses.replace(run, state=self.state)
+
+    def with_run(self, place: int, run: Run) -> "Cohort":
+        """Returns the cohort with another run in a place."""
+        return dataclasses.replace(self, runs=(*self.runs[:place], run, *self.runs[place + 1 :]))
+
+    @classmethod
+    def of_one(cls, run: Run) -> "Cohort":
+        """Returns the cohort of a run alone."""
+        return cls((run,), run.state)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,11 +24,11 @@ from cbjax.report import is_whole, report
 from cbjax.training import build, callbacks, inputs
 from cbjax.training.check_process import check_deterministic, check_main_guard
 from cbjax.training.finish import finish
-from cbjax.training.loop import AllImagesSkipped, Plan, fit, give_up, in_order
+from cbjax.training.loop import AllImagesSkipped, Cohort, Plan, fit, give_up, in_order
 from cbjax.training.profile import trace
 from cbjax.training.programs import Programs
 from cbjax.training.restore import open_workdir, with_predict
-from cbjax.types import Cohort, NonFiniteLoss, Run
+from cbjax.types import NonFiniteLoss, Run
 from cbjax.workdir import environment, memory, own_code
 from cbjax.workdir import files as workdirs
 from cbjax.workdir.bad_images import BadImages

@@ -20,7 +20,7 @@ from cbjax.host.interrupts import Interrupts
 from cbjax.host.progress import Silent
 from cbjax.parallel import sharding
 from cbjax.training import build, callbacks, loop, reweight
-from cbjax.types import Cohort, Run
+from cbjax.types import Run
 from cbjax.workdir import memory
 
 
@@ -52,7 +52,7 @@ class Epochs:
             diverged=loop.give_up,
         )
         started = time.perf_counter()
-        self.run = loop.fit(Cohort.of_one(self.run), plan, Interrupts(), Silent()).run
+        self.run = loop.fit(loop.Cohort.of_one(self.run), plan, Interrupts(), Silent()).run
         return time.perf_counter() - started
 
 

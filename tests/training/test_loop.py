@@ -11,8 +11,8 @@ from cbjax.host import progress
 from cbjax.host.interrupts import Interrupted, Interrupts
 from cbjax.host.progress import Silent
 from cbjax.parallel.processes import Agreement
-from cbjax.training.loop import Pace, Plan, fit, give_up, in_order, leave_behind
-from cbjax.types import Cohort, NonFiniteLoss, Run, Sums
+from cbjax.training.loop import Cohort, Pace, Plan, fit, give_up, in_order, leave_behind
+from cbjax.types import NonFiniteLoss, Run, Sums
 from cbjax.workdir import memory
 
 EXAMPLES, BATCH = 10, 4
