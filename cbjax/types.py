@@ -15,7 +15,7 @@ SHOWN_CLASSES = 10  # in the text of a run
 
 Array = jax.Array
 # "image" [B, H, W, channels], "label" [B] or [B, C], optional "mask" [B], 0 for padding; in a training step "key" [],
-# and batches of other streams by their names.
+# "place" [B] in the global batch, and batches of other streams by their names.
 Batch = Mapping[str, Any]
 Loss = Callable[[Array, Array, Array | None], Array]  # (logits, labels, class_weights) -> [B]
 

@@ -40,6 +40,7 @@ LATER_KEYS: tuple[str, ...] = (
     "difficulty.smoothing",
     *("model.options", "model.code", "loss.options", "loss.code"),
     *("model.head", "loss.max_margin", "loss.scale", "loss.tau", "loss.bins", "loss.momentum"),
+    *("loss.epsilon", "loss.divisor_power", "loss.rare_below", "loss.mask_chance"),
     *("meta.name", "meta.batch_size", "data.meta", "evaluation.tau"),
     *("sharpness.name", "sharpness.radius", "sharpness.tail_below"),
     *("data.sampler_beta", "data.sampler_start"),

@@ -13,9 +13,9 @@ def problems(values: Mapping[str, Any]) -> Iterator[str]:
     if head != "auto" and (head == "normalized") != (loss == "ldam"):
         needed = "normalized" if loss == "ldam" else "linear"
         yield f"model.head must be {needed}, or auto, when loss.name is {loss}; got {head}"
-    if loss == "ghm" and values["loss.mean"] != "batch":
-        yield f"loss.mean must be batch when loss.name is ghm, which counts all terms alike; got {values['loss.mean']}"
-    if tau and loss in ("sigmoid", "focal", "ghm"):
+    if loss in ("ghm", "ghm_softmax") and (mean := values["loss.mean"]) != "batch":
+        yield f"loss.mean must be batch when loss.name is {loss}, which has weights of its own; got {mean}"
+    if tau and loss in ("sigmoid", "focal", "eql", "ghm"):
         yield f"evaluation.tau must be 0 when loss.name is {loss}, whose answers are one-vs-rest; got {tau}"
     if meta != "none":
         yield from _meta(values, meta)

@@ -24,12 +24,16 @@ OWN = (FORM,)
 DEFERRED = ("class_aware", "square_root", "oversample", "undersample", "class_balanced")
 # A key in the first column has an effect only if the key in the second has one of the values in the third.
 EFFECTS = (
-    ("loss.gamma", "loss.name", ("focal",)),
+    ("loss.gamma", "loss.name", ("focal", "softmax_focal")),
+    ("loss.epsilon", "loss.name", ("poly",)),
     ("loss.max_margin", "loss.name", ("ldam",)),
     ("loss.scale", "loss.name", ("ldam",)),
-    ("loss.tau", "loss.name", ("logit_adjusted",)),
-    ("loss.bins", "loss.name", ("ghm",)),
-    ("loss.momentum", "loss.name", ("ghm",)),
+    ("loss.tau", "loss.name", ("logit_adjusted", "vs")),
+    ("loss.divisor_power", "loss.name", ("vs",)),
+    ("loss.rare_below", "loss.name", ("eql", "softmax_eql")),
+    ("loss.mask_chance", "loss.name", ("eql", "softmax_eql")),
+    ("loss.bins", "loss.name", ("ghm", "ghm_softmax")),
+    ("loss.momentum", "loss.name", ("ghm", "ghm_softmax")),
     ("meta.batch_size", "meta.name", ("l2rw",)),
     ("data.meta", "meta.name", ("l2rw",)),
     ("sharpness.radius", "sharpness.name", ("sam", "imbsam")),

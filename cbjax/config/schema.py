@@ -48,11 +48,16 @@ IMAGENET_RESNETS = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101",
 RESNETS = (*CIFAR_RESNETS, *IMAGENET_RESNETS)
 MODELS: dict[str, tuple[int, int] | None] = {"digits_cnn": (8, 8), "lenet5": (28, 28), **dict.fromkeys(RESNETS)}
 SHORTCUTS = ("average", "subsample", "projection")
-LOSSES = ("softmax", "sigmoid", "focal", "ldam", "logit_adjusted", "ghm")
+LOSSES = (
+    *("softmax", "sigmoid", "focal", "softmax_focal", "poly", "ldam", "logit_adjusted", "vs", "eql", "softmax_eql"),
+    *("ghm", "ghm_softmax"),
+)
 META_METHODS = ("none", "l2rw")
 SHARPNESS = ("none", "sam", "imbsam")
 # Numbers of losses that programs take as arguments: a sweep over them compiles once.
-LOSS_NUMBERS = ("gamma", "max_margin", "scale", "tau", "momentum")
+LOSS_NUMBERS = (
+    *("gamma", "epsilon", "max_margin", "scale", "tau", "divisor_power", "rare_below", "mask_chance", "momentum"),
+)
 # The same of what is around the loss, by their whole keys.
 METHOD_NUMBERS = ("sharpness.radius", "sharpness.tail_below")
 COUNT_WEIGHTS = ("inverse_frequency", "inverse_sqrt_frequency", "class_balanced")
@@ -149,12 +154,24 @@ KEYS: dict[str, Key] = {
     "loss.name": Key("softmax", either(choice(*LOSSES), own_code()), "loss"),
     "loss.options": Key((), options("loss.options.margin=2"), "keyword arguments of your own loss"),
     "loss.code": Key(None, text("a SHA-256"), "that of the file of your own loss; cbjax fills it in"),
-    "loss.gamma": Key(1.0, number(low=0, high=100), "focusing power of the focal loss"),
+    "loss.gamma": Key(1.0, number(low=0, high=100), "focusing power (focal, softmax_focal)"),
+    "loss.epsilon": Key(2.0, number(low=-1, high=100), "how much 1 - p of the true class adds (poly)"),
     "loss.max_margin": Key(0.5, number(low=0, high=100), "margin of the rarest class (ldam)"),
     "loss.scale": Key(30.0, number(above=0, high=1e4), "what the cosines are multiplied by (ldam)"),
-    "loss.tau": Key(1.0, number(low=0, high=100), "power of the classes' shares (logit_adjusted)"),
-    "loss.bins": Key(30, integer(2, 10**4), "bins of the gradients' norms (ghm)"),
-    "loss.momentum": Key(0.75, number(low=0, below=1), "share of a bin's earlier counts that is kept (ghm)"),
+    "loss.tau": Key(1.0, number(low=0, high=100), "power of the classes' shares (logit_adjusted, vs)"),
+    "loss.divisor_power": Key(
+        0.3, number(low=0, high=100), "power of largest count / count, which a class's logit is divided by (vs)"
+    ),
+    "loss.rare_below": Key(
+        0.5, number(low=0, high=1e6), "a class is rare with fewer images than this times the mean (eql, softmax_eql)"
+    ),
+    "loss.mask_chance": Key(
+        0.9, number(low=0, high=1), "chance that an image of another class does not teach a rare one (eql, softmax_eql)"
+    ),
+    "loss.bins": Key(30, integer(2, 10**4), "bins of the gradients' norms (ghm, ghm_softmax)"),
+    "loss.momentum": Key(
+        0.75, number(low=0, below=1), "share of a bin's earlier counts that is kept (ghm, ghm_softmax)"
+    ),
     "loss.label_smoothing": Key(0.0, number(low=0, below=1), "share of the label spread over all classes (softmax)"),
     "loss.mean": Key("batch", choice("batch", "weight_sum"), "what divides the sum of the losses"),
     "weights.name": Key("uniform", choice(*WEIGHTS), "class weights; difficulty is CDB"),

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from cbjax.losses.focal import focal_loss
+from cbjax.losses.focal import focal_loss, softmax_focal_loss
 from cbjax.losses.one_vs_rest import sigmoid_cross_entropy
-from cbjax.losses.softmax import softmax_cross_entropy
+from cbjax.losses.softmax import poly_loss, softmax_cross_entropy
 from cbjax.types import Array
 
 
@@ -32,7 +32,13 @@ LOSSES: dict[str, LossFacts] = {
     "softmax": LossFacts(softmax_cross_entropy),
     "sigmoid": LossFacts(sigmoid_cross_entropy, one_vs_rest=True),
     "focal": LossFacts(focal_loss, one_vs_rest=True, numbers=("gamma",)),
+    "softmax_focal": LossFacts(softmax_focal_loss, numbers=("gamma",)),
+    "poly": LossFacts(poly_loss, numbers=("epsilon",)),
     "ldam": LossFacts(softmax_cross_entropy, needs_counts=True),
     "logit_adjusted": LossFacts(softmax_cross_entropy, needs_counts=True),
+    "vs": LossFacts(softmax_cross_entropy, needs_counts=True),
+    "eql": LossFacts(sigmoid_cross_entropy, one_vs_rest=True),
+    "softmax_eql": LossFacts(softmax_cross_entropy),
     "ghm": LossFacts(sigmoid_cross_entropy, one_vs_rest=True),
+    "ghm_softmax": LossFacts(softmax_cross_entropy),
 }

@@ -9,10 +9,11 @@ A new method needs a file here, a line in `training/components.py`, which choose
 (`method_rules.py`). A new `loss.name` also needs its facts in `losses.LOSSES`.
 """
 
-from cbjax.objectives.adjusted import adjusted, logit_adjusted
-from cbjax.objectives.ghm import ghm
+from cbjax.objectives.adjusted import adjusted, logit_adjusted, vector_scaled
+from cbjax.objectives.equalized import equalized
+from cbjax.objectives.ghm import ghm, ghm_softmax
 from cbjax.objectives.l2rw import l2rw
 from cbjax.objectives.ldam import ldam
 from cbjax.objectives.weighted import weighted
 
-__all__ = ["adjusted", "ghm", "l2rw", "ldam", "logit_adjusted", "weighted"]
+__all__ = ["adjusted", "equalized", "ghm", "ghm_softmax", "l2rw", "ldam", "logit_adjusted", "vector_scaled", "weighted"]

@@ -14,7 +14,18 @@ from cbjax.config import ConfigError, learning_rates
 from cbjax.data.sampling import Batches
 from cbjax.host import code
 from cbjax.losses import LossFacts
-from cbjax.objectives import adjusted, ghm, l2rw, ldam, logit_adjusted, sharpness, weighted
+from cbjax.objectives import (
+    adjusted,
+    equalized,
+    ghm,
+    ghm_softmax,
+    l2rw,
+    ldam,
+    logit_adjusted,
+    sharpness,
+    vector_scaled,
+    weighted,
+)
 from cbjax.objectives.weighted import SettledLoss
 from cbjax.parallel import sharding
 from cbjax.training import own_loss
@@ -93,8 +104,16 @@ def _trained_by(config, model, axis):
             return ldam(model, config.loss.mean)
         case "logit_adjusted":
             return logit_adjusted(model, config.loss.mean)
+        case "vs":
+            return vector_scaled(model, config.loss.mean)
+        case "eql":
+            return equalized(model, losses.equalization_loss, config.loss.mean, axis)
+        case "softmax_eql":
+            return equalized(model, losses.softmax_equalization_loss, config.loss.mean, axis)
         case "ghm":
             return ghm(model, config.loss.bins, axis)
+        case "ghm_softmax":
+            return ghm_softmax(model, config.loss.bins, axis)
     return weighted(model, build_loss(config), config.loss.mean)
 
 

@@ -53,7 +53,9 @@ def make_train_step(
         return jnp.where(share > 0, share, 1.0)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        batch = {**batch, "key": _key(state, axis)}
+        # The places of a part's images, too, are those in the global batch.
+        places = places_in_batch(batch["label"].shape[0], axis)
+        batch = {**batch, "key": _key(state, axis), "place": places}
 
         def total(chosen, params, remembered, part):
             """Sums the losses of a part of the batch; divided at once where the part is the whole."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cbjax import losses
-from cbjax.objectives import adjusted, logit_adjusted, weighted
+from cbjax.objectives import adjusted, logit_adjusted, vector_scaled, weighted
 from cbjax.types import Model, Settings, Trained, TrainState
 
 COUNTS = np.array([500.0, 40.0, 7.0], np.float32)
@@ -17,8 +17,8 @@ WEIGHTS = np.array([0.5, 1.0, 1.5], np.float32)
 MODEL = Model(None, None, None, lambda params, batch_stats, images, train, key=None: (images + 0 * params, batch_stats))
 
 
-def settings(counts=COUNTS, tau=0.0, answer_tau=0.0):
-    return Settings.of(loss={"tau": tau}, answer_tau=answer_tau, counts=counts)
+def settings(counts=COUNTS, tau=0.0, answer_tau=0.0, power=0.0):
+    return Settings.of(loss={"tau": tau, "divisor_power": power}, answer_tau=answer_tau, counts=counts)
 
 
 def losses_of(objective, given, weights=WEIGHTS):
@@ -32,6 +32,17 @@ def test_the_loss_adds_the_logarithm_of_the_prior(tau):
     expected = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(5), LABELS]
     found = losses_of(logit_adjusted(MODEL), settings(tau=tau))
     np.testing.assert_allclose(found, WEIGHTS[LABELS] * expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("power", "tau"), [(0.3, 1.0), (0.0, 1.5), (0.5, 0.0)])
+def test_vector_scaling_divides_and_adds(power, tau):
+    scaled = np.float64(LOGITS) * (np.float64(COUNTS) / COUNTS.max()) ** power
+    scaled += tau * np.log(np.float64(COUNTS) / COUNTS.sum())
+    expected = np.log(np.exp(scaled).sum(axis=1)) - scaled[np.arange(5), LABELS]
+    found = losses_of(vector_scaled(MODEL), settings(tau=tau, power=power))
+    np.testing.assert_allclose(found, WEIGHTS[LABELS] * expected, rtol=1e-5)
+    if power == 0:
+        np.testing.assert_array_equal(found, losses_of(logit_adjusted(MODEL), settings(tau=tau)))
 
 
 @pytest.mark.parametrize(("tau", "counts"), [(0.0, COUNTS), (1.0, [20, 20, 20])])

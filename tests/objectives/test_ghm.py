@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from cbjax.objectives import ghm
+from cbjax.objectives import ghm, ghm_softmax
 from cbjax.parallel import sharding
 from cbjax.training.step import make_train_step
 from cbjax.types import Model, Settings, TrainState
@@ -77,17 +77,45 @@ def test_alike_gradients_make_it_plain_cross_entropy():
 
 
 @pytest.mark.parametrize("logit", [-1e4, 1e4])
+@pytest.mark.parametrize("form", [ghm, ghm_softmax])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_extreme_logits_stay_finite(logit, dtype):
+def test_extreme_logits_stay_finite(logit, form, dtype):
     model = Model(None, None, None, lambda params, *rest, **more: (jnp.full((8, CLASSES), logit, dtype) * params, {}))
     now = dataclasses.replace(state(), params=jnp.ones((), dtype))
 
     def total(params):
-        terms = ghm(model, BINS, axis=None).apply(params, now, batch(0))
+        terms = form(model, BINS, axis=None).apply(params, now, batch(0))
         return terms.losses.sum(), terms.state
 
     (value, memory), grads = jax.value_and_grad(total, has_aux=True)(now.params)
-    assert np.isfinite(value) and np.isfinite(grads.astype(jnp.float32)) and memory.sum() == 0.25 * 8 * CLASSES
+    assert (
+        np.isfinite(value)
+        and np.isfinite(grads.astype(jnp.float32))
+        and memory.sum() == 0.25 * 8 * (CLASSES if form is ghm else 1)
+    )
+
+
+def softmax_oracle(logits, labels, memory, momentum, weights):
+    """One example after the other."""
+    logits, rows = np.float64(logits), np.arange(len(labels))
+    p = np.exp(logits)[rows, labels] / np.exp(logits).sum(axis=1)
+    places = np.minimum(((1 - p) * BINS).astype(int), BINS - 1)
+    found = np.bincount(places, minlength=BINS)
+    after = np.where(found > 0, momentum * memory + (1 - momentum) * found, memory)
+    return -np.log(p) * len(labels) / after[places] / np.count_nonzero(found) * weights[labels], after
+
+
+def test_the_softmax_form_weights_examples_by_the_rarity_of_their_gradient():
+    class_weights = np.array([0.5, 1.0, 1.5])
+    now, memory = dataclasses.replace(state(), class_weights=jnp.asarray(class_weights, jnp.float32)), np.zeros(BINS)
+    for seed in range(3):
+        given = batch(seed)
+        terms = ghm_softmax(MODEL, BINS, axis=None).apply(now.params, now, given)
+        expected, memory = softmax_oracle(given["image"] @ np.eye(4, 3), given["label"], memory, 0.75, class_weights)
+        np.testing.assert_allclose(terms.losses, expected, rtol=1e-4)
+        np.testing.assert_allclose(terms.state, memory, rtol=1e-6)
+        np.testing.assert_array_equal(terms.amounts, 1)
+        now = dataclasses.replace(now, objective=terms.state)
 
 
 @pytest.mark.parametrize("kind", ["shard_map", "pmap"])
