@@ -17,7 +17,6 @@ Array = jax.Array
 # "image" [B, H, W, channels], "label" [B] or [B, C], optional "mask" [B], 0 for padding; in a training step "key" [],
 # "place" [B] in the global batch, and batches of other streams by their names.
 Batch = Mapping[str, Any]
-Loss = Callable[[Array, Array, Array | None], Array]  # (logits, labels, class_weights) -> [B]
 
 
 class Settings(NamedTuple):
@@ -49,8 +48,7 @@ class Settings(NamedTuple):
     @classmethod
     def of(cls, *, loss: Mapping[str, Any], method: Mapping[str, Any] | None = None, **others: Any) -> "Settings":
         """Returns settings of these numbers, as float32 arrays; those that are not given are 0."""
-        maps = ("loss", "method")
-        given = {name: np.asarray(others.pop(name, 0.0), np.float32) for name in cls._fields if name not in maps}
+        given = {name: np.asarray(others.pop(name, 0.0), np.float32) for name in {*cls._fields} - {"loss", "method"}}
         return cls(**given, loss=_floats(loss), method=_floats(method or {}), **others)
 
 
