@@ -123,6 +123,12 @@ def check_counts(counts: Any, logits: Array) -> Array:
     return jnp.asarray(counts, logits.dtype)
 
 
+def as_floats(numbers: Any) -> Array:
+    """Returns numbers as floats in at least float32."""
+    numbers = jnp.asarray(numbers)
+    return numbers if numbers.dtype == jnp.float64 else numbers.astype(jnp.float32)
+
+
 def one_hot(labels: Array, logits: Array) -> Array:
     """Returns which class an integer label names, [B, C]."""
     return labels[:, None] == jnp.arange(logits.shape[1], dtype=labels.dtype)[None, :]
@@ -161,12 +167,12 @@ def _arrays(logits: Array, labels: Array, class_weights: Array | None) -> tuple[
             "an example give labels of shape [B, 1], 0 or 1: write labels[:, None]"
         )
     # Explicit types, because jax_numpy_dtype_promotion="strict" refuses promotion.
-    dtype = jnp.float64 if logits.dtype == jnp.float64 else jnp.float32
+    logits = as_floats(logits)
+    dtype = logits.dtype
     if jnp.issubdtype(labels.dtype, jnp.floating):
         labels = labels.astype(dtype)
     elif labels.dtype.itemsize < 4:
         labels = labels.astype(jnp.int32)
-    logits = logits.astype(dtype)
     if class_weights is None:
         return logits, labels, None
     class_weights = jnp.asarray(class_weights, dtype)

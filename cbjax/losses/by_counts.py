@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from cbjax.losses.arguments import Given, check_counts, check_number
+from cbjax.losses.arguments import Given, as_floats, check_counts, check_number
 from cbjax.losses.softmax import by_shares, one_of_classes, others_over_own
 from cbjax.types import Array
 
@@ -60,8 +60,7 @@ def ldam_loss(
 
 def log_prior(counts: Array) -> Array:
     """Returns the logarithm of each class's share of the training images [C]; no class may be empty."""
-    counts = jnp.asarray(counts)
-    counts = counts.astype(jnp.promote_types(counts.dtype, jnp.float32))
+    counts = as_floats(counts)
     return jnp.log(counts) - jnp.log(counts.sum())
 
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from cbjax.losses.arguments import Given, checked
+from cbjax.losses.arguments import Given, as_floats, checked
 from cbjax.losses.one_vs_rest import one_vs_rest_terms, sum_over_classes
 from cbjax.losses.softmax import by_shares, one_of_classes, others_over_own
 from cbjax.types import Array
@@ -11,8 +11,7 @@ from cbjax.types import Array
 
 def rare_classes(counts: Array, share: float | Array) -> Array:
     """Returns which classes have less than `share` of the training images [C] (lambda of the papers, in [0, 1])."""
-    counts = jnp.asarray(counts)
-    counts = counts.astype(jnp.promote_types(counts.dtype, jnp.float32))
+    counts = as_floats(counts)
     return counts < jnp.asarray(share, counts.dtype) * counts.sum()
 
 

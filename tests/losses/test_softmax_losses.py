@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType, PartitionSpec
 from oracles import softmax_losses as oracles
 
 from cbjax import losses
@@ -271,6 +272,46 @@ def test_masks_are_drawn_for_each_element_and_only_of_rare_classes():
     assert abs(np.corrcoef(drawn[:, 2], drawn[:, 3])[0, 1]) < 0.05
     np.testing.assert_array_equal(drawn[5:9], losses.equalization_mask(keys[5:9], rare, 0.9))
     assert losses.equalization_mask(keys, rare, 1.0)[:, 2:].all() and not losses.equalization_mask(keys, rare, 0).any()
+
+
+def all_at_once(logits, labels, shares, weights):
+    """Returns the losses of every case for shares, and of the two equalization losses for labels, [B, cases]."""
+    found = [case.loss(logits, shares, weights) for case in CASES.values()]
+    for loss in (losses.softmax_equalization_loss, losses.equalization_loss):
+        found.append(loss(logits, labels, weights, masked=jnp.asarray(MASKED)))
+    return jnp.stack(found, axis=1)
+
+
+def test_transformations_agree_with_the_plain_call():
+    logits, labels, shares, weights = inputs()
+    plain = jax.jit(all_at_once)(logits, labels, shares, weights)
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    batch = PartitionSpec("data")
+    sharded = jax.shard_map(all_at_once, mesh=mesh, in_specs=(batch, batch, batch, PartitionSpec()), out_specs=batch)
+    np.testing.assert_allclose(jax.jit(sharded)(logits, labels, shares, weights), plain, rtol=1e-5)
+    split = [given.reshape(4, 3, *given.shape[1:]) for given in (logits, labels, shares)]
+    for mapped in (jax.jit(jax.vmap(all_at_once, (0, 0, 0, None))), jax.pmap(all_at_once, in_axes=(0, 0, 0, None))):
+        np.testing.assert_allclose(np.asarray(mapped(*split, weights)).reshape(plain.shape), plain, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float64])
+def test_jax_s_strict_settings_hold(dtype):
+    """No NaN on the way to a finite loss and its gradient, no promotion that is left to JAX, and float64 stays."""
+    with jax.enable_x64(dtype == jnp.float64), jax.numpy_dtype_promotion("strict"), jax.debug_nans(True):
+        logits, labels, shares, weights = inputs(30.0, dtype)
+
+        def total(logits):
+            found = all_at_once(logits, labels, shares, weights)
+            return found.sum(), found
+
+        gradient, found = jax.jit(jax.grad(total, has_aux=True))(logits)
+        assert gradient.dtype == dtype and np.isfinite(np.asarray(gradient, np.float64)).all()
+        assert found.dtype == (jnp.float64 if dtype == jnp.float64 else jnp.float32)
+        if dtype == jnp.float64:
+            given = np.asarray(logits), np.asarray(shares, np.float64), np.asarray(weights, np.float64)
+            for column, name in ((0, "cross_entropy"), (2, "focal_2"), (3, "poly")):
+                expected = oracles.of_labels(CASES[name].oracle, *given)[0]
+                np.testing.assert_allclose(found[:, column], expected, rtol=1e-12)
 
 
 def test_messages():
