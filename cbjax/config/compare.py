@@ -42,6 +42,7 @@ LATER_KEYS: tuple[str, ...] = (
     *("model.head", "loss.max_margin", "loss.scale", "loss.tau", "loss.bins", "loss.momentum"),
     *("loss.epsilon", "loss.divisor_power", "loss.rare_below", "loss.mask_chance"),
     *("meta.name", "meta.batch_size", "data.meta", "evaluation.tau"),
+    *("meta.variant", "meta.network_optimizer", "meta.network_rate", "meta.network_decay"),
     *("sharpness.name", "sharpness.radius", "sharpness.tail_below"),
     *("data.sampler_beta", "data.sampler_start"),
 )

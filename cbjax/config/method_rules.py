@@ -27,7 +27,7 @@ def _meta(values, meta):
     if values["loss.name"] not in ("softmax", "sigmoid", "focal"):
         yield f"loss.name must be softmax, sigmoid or focal when meta.name is {meta}; got {values['loss.name']}"
     if values["loss.mean"] != "batch":
-        yield f"loss.mean must be batch when meta.name is {meta}, whose weights sum to 1; got {values['loss.mean']}"
+        yield f"loss.mean must be batch when meta.name is {meta}, with a mean of its own; got {values['loss.mean']}"
     if values["optim.accumulation"] > 1:
         yield f"optim.accumulation must be 1 when meta.name is {meta}; got {values['optim.accumulation']}"
     if is_streamed(values["data.name"]):

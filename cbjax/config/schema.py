@@ -52,14 +52,14 @@ LOSSES = (
     *("softmax", "sigmoid", "focal", "softmax_focal", "poly", "ldam", "logit_adjusted", "vs", "eql", "softmax_eql"),
     *("ghm", "ghm_softmax"),
 )
-META_METHODS = ("none", "l2rw")
+META_METHODS = ("none", "l2rw", "mw_net")
 SHARPNESS = ("none", "sam", "imbsam")
 # Numbers of losses that programs take as arguments: a sweep over them compiles once.
 LOSS_NUMBERS = (
     *("gamma", "epsilon", "max_margin", "scale", "tau", "divisor_power", "rare_below", "mask_chance", "momentum"),
 )
 # The same of what is around the loss, by their whole keys.
-METHOD_NUMBERS = ("sharpness.radius", "sharpness.tail_below")
+METHOD_NUMBERS = ("meta.network_rate", "meta.network_decay", "sharpness.radius", "sharpness.tail_below")
 COUNT_WEIGHTS = ("inverse_frequency", "inverse_sqrt_frequency", "class_balanced")
 WEIGHTS = ("uniform", *COUNT_WEIGHTS, "difficulty")
 TAU_FORMULAS = ("paper", "authors_code", "authors_code_imagenet")
@@ -185,6 +185,12 @@ KEYS: dict[str, Key] = {
     "difficulty.scale": Key(True, boolean(), "scale the weights to sum to the number of classes"),
     "meta.name": Key("none", choice(*META_METHODS), "weights of each image from a step on meta images"),
     "meta.batch_size": Key(100, integer(1, 10**6), "meta images in a step, a multiple of the number of devices"),
+    "meta.variant": Key("imbalance", choice("imbalance", "noise"), "published code that is followed (mw_net)"),
+    "meta.network_optimizer": Key(
+        "sgd", choice("sgd", "adam"), "of the weighting network; sgd has Nesterov's 0.9 (mw_net)"
+    ),
+    "meta.network_rate": Key(1e-5, number(low=0, high=1e6), "of the weighting network, in all of training (mw_net)"),
+    "meta.network_decay": Key(5e-4, number(low=0, high=1e6), "of the weighting network (mw_net)"),
     "sharpness.name": Key("none", choice(*SHARPNESS), "gradients where the loss is higher, for a flat minimum"),
     "sharpness.radius": Key(0.05, number(low=0, high=1e3), "how far from the parameters that gradient is taken"),
     "sharpness.tail_below": Key(

@@ -14,6 +14,18 @@ from cbjax.objectives.equalized import equalized
 from cbjax.objectives.ghm import ghm, ghm_softmax
 from cbjax.objectives.l2rw import l2rw
 from cbjax.objectives.ldam import ldam
+from cbjax.objectives.mw_net import mw_net
 from cbjax.objectives.weighted import weighted
 
-__all__ = ["adjusted", "equalized", "ghm", "ghm_softmax", "l2rw", "ldam", "logit_adjusted", "vector_scaled", "weighted"]
+__all__ = [
+    "adjusted",
+    "equalized",
+    "ghm",
+    "ghm_softmax",
+    "l2rw",
+    "ldam",
+    "logit_adjusted",
+    "mw_net",
+    "vector_scaled",
+    "weighted",
+]

@@ -22,6 +22,7 @@ from cbjax.objectives import (
     l2rw,
     ldam,
     logit_adjusted,
+    mw_net,
     sharpness,
     vector_scaled,
     weighted,
@@ -29,7 +30,7 @@ from cbjax.objectives import (
 from cbjax.objectives.weighted import SettledLoss
 from cbjax.parallel import sharding
 from cbjax.training import own_loss
-from cbjax.types import Array, Model, Objective
+from cbjax.types import Array, Model, Objective, TrainState
 
 
 def build_model(config: ConfigDict, num_classes: int, axis: str | None = sharding.AXIS) -> Model:
@@ -84,21 +85,31 @@ def _build_own(config: ConfigDict, num_classes: int, final_bias: float, head: st
         raise ConfigError(f"model.name: {error}") from error
 
 
-def build_objective(config: ConfigDict, model: Model, axis: str | None = sharding.AXIS) -> Objective:
+def build_objective(
+    config: ConfigDict,
+    model: Model,
+    axis: str | None = sharding.AXIS,
+    rate: Callable[[TrainState], Array] | None = None,
+) -> Objective:
     """Returns the config's method.
 
     Args:
       config: resolved.
       model: the network, built for the same axis.
       axis: the mesh axis that a batch is split over; None where a device has the whole batch.
+      rate: state -> [] the learning rate of its step; only training needs it.
     """
-    objective = _trained_by(config, model, axis)
+    objective = _trained_by(config, model, axis, rate)
     return adjusted(objective) if config.evaluation.tau else objective
 
 
-def _trained_by(config, model, axis):
-    if config.meta.name == "l2rw":
-        return l2rw(model, build_loss(config), axis)
+def _trained_by(config, model, axis, rate):
+    match config.meta.name:
+        case "l2rw":
+            return l2rw(model, build_loss(config), axis)
+        case "mw_net":
+            options = {"variant": config.meta.variant, "optimizer": config.meta.network_optimizer}
+            return mw_net(model, build_loss(config), rate, axis=axis, **options)
     match config.loss.name:
         case "ldam":
             return ldam(model, config.loss.mean)

@@ -185,7 +185,12 @@ def build_steps(
 ) -> Steps:
     """Builds the steps of a run; arguments and errors as `build_programs`."""
     model = components.build_model(config, num_classes, axis)
-    objective = components.build_objective(config, model, axis)
+
+    def schedule(given):
+        return components.build_schedule(config, batches, (given.learning_rate, given.warmup_from))
+
+    rate = lambda state: schedule(state.settings)(state.step)  # noqa: E731
+    objective = components.build_objective(config, model, axis, rate)
     make_state = functools.partial(initial_state, config, model, objective, tuple(image_shape))
     channels = image_shape[-1]
     try:
@@ -201,8 +206,7 @@ def build_steps(
 
     def train_step(state, batch):
         given = state.settings
-        schedule = components.build_schedule(config, batches, (given.learning_rate, given.warmup_from))
-        tx = components.build_optimizer(config, schedule, state.params, given.weight_decay)
+        tx = components.build_optimizer(config, schedule(given), state.params, given.weight_decay)
         options = {"around": components.build_around(config), "accumulation": config.optim.accumulation}
         return make_train_step(objective, tx, axis=axis, **options)(state, batch)
 

@@ -25,6 +25,7 @@ METHODS = {
     "ghm": ("loss.name=ghm",),
     "ghm_softmax": ("loss.name=ghm_softmax",),
     "l2rw": META,
+    "mw_net": ("meta.name=mw_net", "meta.network_rate=1e-3", *META[1:]),
     "sam": ("sharpness.name=sam",),
     "imbsam": ("sharpness.name=imbsam", "sharpness.radius=0.1"),
 }
@@ -143,6 +144,7 @@ def test_numbers_of_a_method_compile_nothing_again():
         ("softmax_eql", "loss.rare_below=1"),
         ("softmax_eql", "loss.mask_chance=0.5"),
         ("ghm", "loss.momentum=0.5"),
+        ("mw_net", "meta.network_rate=1e-4"),
         ("sam", "sharpness.radius=0.2"),
         ("imbsam", "sharpness.tail_below=30"),
     ):
