@@ -5,6 +5,12 @@ name or path and applies overrides. Every mistake raises a `ConfigError` that sa
 What a key does in a run is not decided here: `training/components.py` turns most keys into objects.
 """
 
+# ruff: noqa: E402
+
+from cbjax.host import installed
+
+installed.check("cbjax.config")  # first, because what follows would only name a module that is missing
+
 from cbjax.config.compare import HOW_KEYS, READING_KEYS, check_resume, difference, fingerprint, of_all_processes
 from cbjax.config.reading import (
     change,

@@ -16,6 +16,7 @@ KEYS = (
     "data.name",  # for new data only
     "evaluation.batch_size",
     "evaluation.groups",
+    "evaluation.tau",
     "parallel",
     "devices",
     *configs.READING_KEYS,

@@ -1,6 +1,8 @@
 """Checks of a config that can be made only once its data are known."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,15 +52,9 @@ def check_data(config: ConfigDict, dataset: Dataset) -> None:
         raise ConfigError(
             f"loss.name={config.loss.name!r} needs one label an image, and these are multi-hot; use sigmoid or focal"
         )
-    if components.loss_facts(config).needs_counts or config.evaluation.tau:
-        empty = [name for name, count in zip(dataset.class_names, dataset.counts, strict=True) if not count]
-        if empty:
-            key = "evaluation.tau" if config.evaluation.tau else f"loss.name={config.loss.name}"
-            raise ConfigError(
-                f"{key} needs a training image of every class, and {len(empty)} have none: {', '.join(empty[:10])}"
-            )
-    if config.evaluation.tau and dataset.multi_label:
-        raise ConfigError("evaluation.tau must be 0 when labels are multi-hot, because classes then have no shares")
+    check_adjustment(config, dataset.class_names, dataset.counts, dataset.multi_label)
+    if components.loss_facts(config).needs_counts:
+        _check_every_class(f"loss.name={config.loss.name}", dataset.class_names, dataset.counts)
     if dataset.meta is not None and dataset.multi_label:
         raise ConfigError("meta.name must be none when labels are multi-hot")
     if config.sharpness.name == "imbsam":
@@ -75,6 +71,38 @@ def check_data(config: ConfigDict, dataset: Dataset) -> None:
     if dataset.multi_label and config.loss.mean == "weight_sum":
         raise ConfigError(
             "loss.mean='weight_sum' needs one label an image, and these are multi-hot; use loss.mean=batch"
+        )
+
+
+def check_adjustment(config: ConfigDict, class_names: Sequence[str], counts: Any, multi_label: bool) -> None:
+    """Checks, for a training or an evaluation, that answers can be adjusted by the classes' shares if they are to be.
+
+    Args:
+      config: resolved.
+      class_names: C names.
+      counts: training images of each class.
+      multi_label: whether labels are multi-hot.
+
+    Raises:
+      ConfigError: if classes have no shares, the loss is one-vs-rest, or a class has no training image.
+    """
+    tau = config.evaluation.tau
+    if not tau:
+        return
+    if multi_label:
+        raise ConfigError("evaluation.tau must be 0 when labels are multi-hot, because classes then have no shares")
+    if components.loss_facts(config).one_vs_rest:
+        raise ConfigError(
+            f"evaluation.tau must be 0 when loss.name is {config.loss.name}, whose answers are one-vs-rest; got {tau}"
+        )
+    _check_every_class("evaluation.tau", class_names, counts)
+
+
+def _check_every_class(key: str, class_names: Sequence[str], counts: Any) -> None:
+    empty = [name for name, count in zip(class_names, counts, strict=True) if not count]
+    if empty:
+        raise ConfigError(
+            f"{key} needs a training image of every class, and {len(empty)} have none: {', '.join(empty[:10])}"
         )
 
 

@@ -20,6 +20,7 @@ from cbjax.host.output import say
 from cbjax.host.storage import Place
 from cbjax.parallel import processes, sharding
 from cbjax.training import build, components, input_paths, inputs, programs
+from cbjax.training.check_data import check_adjustment
 from cbjax.training.check_process import check_main_guard
 from cbjax.training.evaluate import Evaluation
 from cbjax.training.predict import make_predict
@@ -229,6 +230,7 @@ def _restore(home, config, facts, mesh, checkpoint):
     if checkpoint not in ("last", "best"):
         raise ConfigError(f"checkpoint={checkpoint!r}: must be 'last' or 'best'")
     num_classes = len(facts["class_names"])
+    check_adjustment(config, facts["class_names"], facts["counts"], facts.get("multi_label", False))
     model = components.build_model(config, num_classes)
     given = programs.settings(config, facts["mean"], facts["std"], facts["counts"])
     objective = components.build_objective(config, model)

@@ -13,6 +13,7 @@ from cbjax.config import ConfigError
 from cbjax.host.writers import read_rows
 from cbjax.sweeps.file import load
 from cbjax.sweeps.sweep import sweep
+from cbjax.training.restore import evaluate
 from cbjax.workdir.memory import timeless
 from tests import processes
 
@@ -86,6 +87,17 @@ def test_four_devices_give_what_one_gives(finished, tmp_path, name, parallel):
         np.testing.assert_allclose(ours, theirs, rtol=2e-2, atol=2e-3)
     key = "test/last/loss"
     assert four.metrics[key] == pytest.approx(one.metrics[key], rel=1e-3)
+
+
+def test_answers_can_be_adjusted_after_training(finished):
+    """Nothing of a finished run changes: evaluated with the tau that it had, its figures are its own."""
+    run, workdir = finished("post_hoc")
+    plain, adjusted = (evaluate(workdir, overrides=[f"evaluation.tau={tau}"]) for tau in (0, 1))
+    assert adjusted == {key: run.metrics[f"test/last/{key}"] for key in adjusted}
+    assert plain["loss"] != adjusted["loss"]
+    _, one_vs_rest = finished("ghm")
+    with pytest.raises(ConfigError, match=r"evaluation\.tau must be 0 when loss\.name is ghm"):
+        evaluate(one_vs_rest, overrides=["evaluation.tau=1"])
 
 
 @methods

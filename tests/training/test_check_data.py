@@ -61,6 +61,14 @@ def test_a_dispatch_that_no_memory_holds_is_refused(digits):
         check_data.check_data(chosen, small)
 
 
+def test_answers_of_a_users_one_vs_rest_loss_are_not_adjusted(digits, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("def loss(logits, labels, class_weights):\n    return logits[:, 0]\n\n\nloss.one_vs_rest = True\n")
+    chosen = config.load("digits_lt", [f"loss.name={path}:loss", "evaluation.tau=1"])
+    with pytest.raises(ConfigError, match=r"evaluation.tau must be 0 when loss.name is .*, whose answers are one-vs-"):
+        check_data.check_data(chosen, digits)
+
+
 @pytest.mark.parametrize("overrides", [["loss.name=ldam"], ["loss.name=logit_adjusted"], ["evaluation.tau=1"]])
 def test_methods_that_need_every_class_say_which_have_no_image(digits, overrides):
     counts = digits.counts.copy()
