@@ -241,6 +241,13 @@ def test_softmax_equalization_leaves_masked_classes_out_of_the_sum(shared):
                 np.testing.assert_allclose(found, slope, rtol=1e-4, atol=1e-5)
 
 
+def test_an_example_whose_other_classes_are_all_left_out_teaches_nothing():
+    logits, labels, _, weights = inputs(30.0)
+    for given in (labels, jnp.eye(CLASSES)[labels]):
+        value, gradient = _equalized(logits, given, weights, np.ones(CLASSES, bool))
+        assert not value.any() and not gradient.any()
+
+
 def test_sigmoid_equalization_drops_the_noes_of_masked_classes():
     logits, labels, _, weights = inputs()
     z, y = np.float64(logits), np.asarray(labels)
