@@ -41,7 +41,8 @@ def load(workdir: str | os.PathLike, *, checkpoint: str = "last", trust_code: bo
       workdir: a work directory with at least one checkpoint.
       checkpoint: "last", or "best": that of the highest held-out balanced accuracy.
       trust_code: whether the work directory's copies of a user's network and loss may be run. Without it they are taken
-        from installed modules of equal SHA-256 alone.
+        from installed packages alone, from files of equal SHA-256: packages that use cbjax, JAX or Flax, or that are
+        worked on here (pip install -e). The current folder never counts.
 
     Returns:
       The run on this machine's first device: `predict` takes raw images, `metrics` are the final ones of a finished

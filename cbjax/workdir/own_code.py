@@ -1,15 +1,16 @@
 """Copies of users' files in a work directory. `load` runs a copy only if the user says that it may."""
 
+import ast
 import hashlib
+import os
 import pathlib
-import sys
 from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
 from cbjax.config import ConfigError
 from cbjax.config.own_code import CODE_KEYS
-from cbjax.host import code
+from cbjax.host import code, distributions
 from cbjax.host.storage import CODE as FOLDER
 from cbjax.host.writers import replace
 
@@ -34,14 +35,15 @@ def allow(workdir: pathlib.Path, config: ConfigDict, trust_code: bool) -> Config
     Args:
       workdir: of the run.
       config: of the run.
-      trust_code: whether the copies may be run. An installed module with the SHA-256 of the run needs no trust.
+      trust_code: whether the copies may be run. Trust means that the author of the work directory may do with this
+        machine what the user can. The unchanged file of a package that the user installed to train with needs no trust.
 
     Raises:
       ConfigError: if a copy would have to run and is not trusted. Nothing has run then.
     """
     changed = config.copy_and_resolve_references()
     for key, name, sha256 in _named(config):
-        if _is_installed(name, sha256):
+        if _is_installed(name, sha256, workdir):
             continue
         copy = workdir / FOLDER / code.file_name(name)
         if not trust_code:
@@ -63,14 +65,40 @@ def _named(config: ConfigDict) -> Iterator[tuple[str, str, str]]:
             yield key, name, sha256
 
 
-def _is_installed(name: str, sha256: str) -> bool:
-    # Someone else's work directory could name any function of Python itself, such as one that removes files.
-    if code.is_file(name) or name.partition(".")[0].partition(":")[0] in sys.stdlib_module_names:
+def _is_installed(name: str, sha256: str, workdir: pathlib.Path) -> bool:
+    """Says whether a name is that of a network or loss which the user has installed, unchanged.
+
+    Someone else's work directory chooses the function and its options. It could name any function on this machine, such
+    as one that removes files. So the module must belong to an installed distribution that uses cbjax, JAX or Flax, or
+    that is worked on here (pip install -e). The libraries that cbjax itself needs do not count: everyone has them, and
+    they hold functions that write files. The function must be the module's own, not one that it imports.
+    """
+    if code.is_file(name):
         return False
+    module, _, function = name.rpartition(":")
     try:
-        return code.sha256(name) == sha256
+        path = code.find(name).path
+        if code.sha256(name) != sha256:
+            return False
+        source = code.source(name, sha256)
     except code.CodeError:
         return False
+    if pathlib.Path(os.path.realpath(path)).is_relative_to(os.path.realpath(workdir)):
+        return False
+    owner = distributions.owner(module, path)
+    if owner is None or owner.name in distributions.needed_by("cbjax"):
+        return False
+    return (owner.editable or bool(owner.requires & {"cbjax", "flax", "jax"})) and _defines(source, function)
+
+
+def _defines(source: bytes, function: str) -> bool:
+    """Says whether a file defines a name at its top level. Runs nothing."""
+    try:
+        statements = ast.parse(source).body
+    except (SyntaxError, ValueError):
+        return False
+    functions = [one.name for one in statements if isinstance(one, (ast.FunctionDef, ast.ClassDef))]
+    return function in functions
 
 
 def _is(path: pathlib.Path, sha256: str) -> bool:

@@ -4,6 +4,7 @@ import json
 import pathlib
 import shutil
 import signal
+import site
 import threading
 import time
 
@@ -127,8 +128,13 @@ def test_a_function_that_takes_it_is_given_the_last_bias(tmp_path):
 
 def test_an_installed_module_is_loaded_without_trust_while_it_is_the_same(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(site, "getsitepackages", lambda: [str(tmp_path)])
     installed = tmp_path / "installed_nets.py"
     installed.write_text(NETS.read_text())
+    record = tmp_path / "installed_nets-1.0.dist-info"
+    record.mkdir()
+    (record / "METADATA").write_text("Name: installed_nets\nVersion: 1.0\nRequires-Dist: flax\n")
+    (record / "RECORD").write_text("installed_nets.py,,\n")
     overrides = [*QUICK, "num_epochs=1", "model.name=installed_nets:linear"]
     run = cbjax.train(configs.load("digits_lt", overrides), tmp_path / "run")
     answers = run.predict(IMAGES)
