@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from cbjax.config import class_groups
 from cbjax.data import Dataset
+from cbjax.host.code import is_own
 from cbjax.parallel import sharding
 from cbjax.training import build, evaluate, programs, resident
 from cbjax.training.build import Parts
@@ -87,7 +88,7 @@ def make_plan(
     tell: Callable[[str], None],
 ) -> Plan:
     """Returns what the training of a cohort does; `evaluate_all` is from `make_evaluate`, `tell` takes a line."""
-    first = members[0].parts
+    first, loss = members[0].parts, members[0].run.config.loss.name
     # The runs of a cohort may differ in when they are saved.
     seconds = 60 * min(member.run.config.checkpoint.every_minutes for member in members)
     num_epochs, end_epoch = members[0].run.config.num_epochs, _make_end_epoch(members, evaluate_all, mesh, tell)
@@ -111,6 +112,7 @@ def make_plan(
         save=lambda cohort: save(cohort, members, checkpoints),
         diverged=leave_behind,
         is_save_due=is_save_due,
+        own_loss=loss if is_own(loss) else None,
     )
 
 

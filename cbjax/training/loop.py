@@ -91,6 +91,7 @@ class Plan:
       diverged: what follows if a loss or a gradient is not finite: `give_up` or `leave_behind`.
       is_save_due: says, in the middle of an epoch, whether the last save is too long ago.
       agreement: makes several processes stop and save at the same step.
+      own_loss: name of the user's own loss, for messages; None for a loss of cbjax.
     """
 
     advance: Advance
@@ -103,6 +104,7 @@ class Plan:
     diverged: Callable[[Cohort, int, NonFiniteLoss], Cohort]
     is_save_due: Callable[[], bool] = lambda: False
     agreement: Agreement = dataclasses.field(default_factory=Agreement)
+    own_loss: str | None = None
 
 
 def fit(cohort: Cohort, plan: Plan, interrupts: Interrupts, progress: Silent) -> Cohort:
@@ -168,7 +170,7 @@ def _remember(cohort, plan, first, last, values):
     """Adds the metrics [K, S] of the steps first … last - 1 to what the runs remember."""
     for place in cohort.alive:
         run, own = cohort.runs[place], {key: value[place, : last - first] for key, value in values.items()}
-        error = divergence(own, first, plan.learning_rates[place])
+        error = divergence(own, first, plan.learning_rates[place], plan.own_loss)
         if error is not None:
             cohort = plan.diverged(cohort, place, error)
             continue
@@ -276,15 +278,28 @@ def add(sums: Sums, values: Mapping[str, np.ndarray]) -> Sums:
 
 
 def divergence(
-    values: Mapping[str, np.ndarray], first: int, learning_rate: Callable[[int], Any]
+    values: Mapping[str, np.ndarray], first: int, learning_rate: Callable[[int], Any], own_loss: str | None = None
 ) -> NonFiniteLoss | None:
-    """Returns the error of the dispatch that starts at step `first`; None if its losses and gradients are finite."""
+    """Returns the error of the dispatch that starts at step `first`; None if its losses and gradients are finite.
+
+    Args:
+      values: metrics, an entry a step.
+      first: steps that were taken before.
+      learning_rate: step -> learning rate.
+      own_loss: name of the user's own loss, or None.
+    """
     finite = np.isfinite(values["loss"]) & np.isfinite(values["gradient_norm"])
     if finite.all():
         return None
     at = int(np.argmin(finite))
-    step = first + at + 1
-    return NonFiniteLoss(
-        f"step {step}: loss {values['loss'][at]}, gradient norm {values['gradient_norm'][at]}, learning rate "
-        f"{float(learning_rate(step - 1)):.6g}; a smaller optim.learning_rate or a longer optim.warmup usually helps"
-    )
+    step, loss, norm = first + at + 1, values["loss"][at], values["gradient_norm"][at]
+    said = f"step {step}: loss {loss}, gradient norm {norm}, learning rate {float(learning_rate(step - 1)):.6g}"
+    if np.isfinite(loss):
+        said += f"; the loss is finite, and its gradient is {norm}"
+    if own_loss is not None:
+        said += f"; the loss {own_loss} gave it: look there for a root or logarithm of 0 or less, and for 0 / 0"
+    if step > 1:
+        said += "; a smaller optim.learning_rate or a longer optim.warmup usually helps"
+    elif own_loss is None:
+        said += "; no update came before it, so the images or the first parameters are the cause"
+    return NonFiniteLoss(said)

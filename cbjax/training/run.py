@@ -15,6 +15,7 @@ from cbjax import config as configs
 from cbjax import data
 from cbjax.config import ConfigError
 from cbjax.data import sources
+from cbjax.host.code import is_own
 from cbjax.host.interrupts import Interrupted, Interrupts
 from cbjax.host.output import say
 from cbjax.host.progress import Silent, shown
@@ -256,6 +257,7 @@ def _fit(
         save=lambda cohort: save(cohort.run),
         diverged=give_up,
         is_save_due=lambda: checkpoints.seconds_since_save() > 60 * config.checkpoint.every_minutes,
+        own_loss=config.loss.name if is_own(config.loss.name) else None,
     )
     total, step = parts.batches.epoch_end(config.num_epochs), run.memory.step
     try:
