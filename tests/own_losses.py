@@ -49,3 +49,83 @@ def two_arguments(logits, labels):
 
 def not_a_number(logits, labels, class_weights):
     return jnp.sqrt(-1.0 - plain(logits, labels) ** 2)
+
+
+def root(logits, labels, class_weights):
+    return jnp.sqrt(0.0 * plain(logits, labels))
+
+
+def only_pairs(logits, labels, class_weights):
+    return logits.reshape(2, -1)[:, 0]
+
+
+class Record:
+    def __init__(self, logits, labels, class_weights):
+        self.shape = "none"
+
+
+def one_by_one(logits, labels, class_weights):
+    yield plain(logits, labels)
+
+
+async def awaited(logits, labels, class_weights):
+    return plain(logits, labels)
+
+
+def branching(logits, labels, class_weights):
+    return logits[:, 0] if logits.sum() > 0 else logits[:, 1]
+
+
+def numpy_like(logits, labels, class_weights):
+    return float(logits[0, 0]) + logits[:, 0]
+
+
+def lengthy(logits, labels, class_weights):
+    raise ValueError("\n\nthe first line\n\n  and another\n")
+
+
+class SilentError(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
+def without_text(logits, labels, class_weights):
+    raise SilentError
+
+
+builtin, kind = max, dict
+
+
+def signed(logits, labels, class_weights):
+    return plain(logits, labels)
+
+
+signed.__signature__ = "none"
+
+
+class Shy:
+    def __call__(self, logits, labels, class_weights):
+        return plain(logits, labels)
+
+    @property
+    def one_vs_rest(self):
+        raise RuntimeError("ask me later")
+
+
+shy = Shy()
+
+
+@jax.custom_vjp
+def backward_only(logits, labels, class_weights):
+    return plain(logits, labels)
+
+
+backward_only.defvjp(
+    lambda *given: (plain(*given), given), lambda given, slope: (given[0] * slope[:, None], None, None)
+)
+
+
+def __getattr__(name):
+    if name == "raising":
+        raise KeyError("module attribute")
+    raise AttributeError(name)

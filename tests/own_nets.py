@@ -165,6 +165,10 @@ def few_logits(num_classes):
     return wide(num_classes - 1)
 
 
+def pairs(num_classes):
+    return nn.Sequential([wide(num_classes), lambda logits: logits.reshape(2, -1)])
+
+
 def failing(num_classes):
     return nn.Sequential([lambda images: images @ jnp.ones((3, 3))])
 

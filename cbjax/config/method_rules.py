@@ -5,6 +5,7 @@ from typing import Any
 
 from cbjax.config.batch_rules import divisible
 from cbjax.config.schema import is_streamed
+from cbjax.host.code import is_own
 
 
 def problems(values: Mapping[str, Any]) -> Iterator[str]:
@@ -24,8 +25,9 @@ def problems(values: Mapping[str, Any]) -> Iterator[str]:
 def _meta(values, meta):
     if not values["data.meta"]:
         yield f"data.meta must be above 0 when meta.name is {meta}, which needs meta images; got 0: try data.meta=10"
-    if values["loss.name"] not in ("softmax", "sigmoid", "focal"):
-        yield f"loss.name must be softmax, sigmoid or focal when meta.name is {meta}; got {values['loss.name']}"
+    loss = values["loss.name"]
+    if loss not in ("softmax", "sigmoid", "focal") and not is_own(loss):
+        yield f"loss.name must be softmax, sigmoid, focal or your own function when meta.name is {meta}; got {loss}"
     if values["loss.mean"] != "batch":
         yield f"loss.mean must be batch when meta.name is {meta}, with a mean of its own; got {values['loss.mean']}"
     if values["optim.accumulation"] > 1:

@@ -130,8 +130,8 @@ def load(name: str, expected: str | None = None) -> Callable[..., Any]:
         else:
             key = f"{code.path.stem}_{digest[:16]}_of_cbjax"
             module = sys.modules.get(key) or _run(code.path, content, key)
+        function = getattr(module, code.function, None)  # a module may have a __getattr__ of its own
     _SOURCES[digest] = content
-    function = getattr(module, code.function, None)
     if not callable(function):
         names = [one for one, value in vars(module).items() if callable(value) and not one.startswith("_")]
         nearest = difflib.get_close_matches(code.function, names, n=1)
@@ -140,11 +140,24 @@ def load(name: str, expected: str | None = None) -> Callable[..., Any]:
     return function
 
 
-def options_of(function: Callable[..., Any], skip: int = 1) -> dict[str, Any]:
-    """Returns the named parameters of a function after its first ones, and their defaults (or `Parameter.empty`)."""
-    parameters = list(inspect.signature(function).parameters.values())[skip:]
+def options_of(name: str, function: Callable[..., Any], skip: int = 1) -> dict[str, Any]:
+    """Returns the named parameters of a function after its first ones, and their defaults (or `Parameter.empty`).
+
+    Raises CodeError if Python cannot tell them; `name` is for its message.
+    """
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {one.name: one.default for one in parameters if one.kind in named}
+    return {one.name: one.default for one in parameters_of(name, function)[skip:] if one.kind in named}
+
+
+def parameters_of(name: str, function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """Returns the parameters of a function. Raises CodeError, with `name` in it, if Python cannot tell them."""
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except Exception as error:  # also what a __signature__ of the user's raises
+        raise CodeError(
+            f"{name} must be a function written with def: Python cannot tell the arguments of this one "
+            f"({type(error).__name__}: {_said(error)})"
+        ) from error
 
 
 def check_arguments(name: str, function: Callable[..., Any], first: Sequence[str], options: Mapping[str, Any]) -> None:
@@ -159,8 +172,8 @@ def check_arguments(name: str, function: Callable[..., Any], first: Sequence[str
     Raises:
       CodeError: if it takes fewer arguments, has no such option, or needs another one.
     """
-    parameters = inspect.signature(function).parameters.values()
-    known = {option: value for option, value in options_of(function, len(first)).items() if option != "rngs"}
+    parameters = parameters_of(name, function)
+    known = {option: value for option, value in options_of(name, function, len(first)).items() if option != "rngs"}
     listed = ", ".join(known) or "none"
     by_place = [one for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
     if len(by_place) < len(first) and not any(one.kind is one.VAR_POSITIONAL for one in parameters):
@@ -179,7 +192,7 @@ def check_arguments(name: str, function: Callable[..., Any], first: Sequence[str
 
 @contextlib.contextmanager
 def reported(path: str | os.PathLike, kind: type[ValueError] = CodeError) -> Iterator[None]:
-    """Turns whatever a user's file raises into one kind of error. Its message begins with the file and line."""
+    """Turns whatever a user's file raises into one kind of error, a line that begins with the file and line number."""
     try:
         yield
     except kind:
@@ -189,9 +202,26 @@ def reported(path: str | os.PathLike, kind: type[ValueError] = CodeError) -> Ite
     except (Exception, SystemExit) as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         where = f"{path}, line {lines[-1]}" if lines else str(path)
-        raise kind(f"{where}: {type(error).__name__}: {error}") from error
+        raise kind(f"{where}: {type(error).__name__}: {_said(error)}") from error
 
 
+def _said(error: BaseException) -> str:
+    """Returns what an error says, in one line."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if kinds & TRACER_ERRORS:  # JAX explains each in many lines, with links
+        return "JAX traces this code without values: choose with jnp.where, not with if; use jnp functions, not NumPy's"
+    try:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    except Exception:  # its __str__ fails
+        return "(it cannot be shown as text)"
+    return lines[0] if lines else ""
+
+
+# What JAX raises where code needs the value of an array that has none yet. By name: here JAX need not be there.
+TRACER_ERRORS = {
+    *("ConcretizationTypeError", "NonConcreteBooleanIndexError", "TracerArrayConversionError"),
+    *("TracerBoolConversionError", "TracerIntegerConversionError", "UnexpectedTracerError"),
+}
 # SHA-256 -> content of each file that was run. A work directory gets this content, even if the file changed since.
 _SOURCES: dict[str, bytes] = {}
 

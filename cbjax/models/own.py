@@ -13,13 +13,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from cbjax.host import code
 from cbjax.models import own_linen
 from cbjax.types import Array, Model
 
-IMAGES = 2  # in the batch of shapes that a network is tried with
+IMAGES = {False: 3, True: 2}  # in the batches of shapes that a network is tried with, in training and not
 
 
 def options_of(name: str, expected: str | None = None) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def options_of(name: str, expected: str | None = None) -> dict[str, Any]:
       name: "FILE.py:function" or "package.module:function".
       expected: SHA-256 of its file; None for any.
     """
-    known = code.options_of(code.load(name, expected))
+    known = code.options_of(name, code.load(name, expected))
     return {option: value for option, value in known.items() if option != "rngs"}
 
 
@@ -53,7 +54,7 @@ def build(name: str, num_classes: int, options: Mapping[str, Any], expected: str
     path = code.find(name).path
     make = functools.partial(function, num_classes, **options)
     with code.reported(path):
-        if "rngs" in inspect.signature(function).parameters:
+        if "rngs" in [one.name for one in code.parameters_of(name, function)]:
             from cbjax.models import own_nnx  # only where it is needed: its import takes a while
 
             made: Any = own_nnx.model(make, name)
@@ -63,7 +64,8 @@ def build(name: str, num_classes: int, options: Mapping[str, Any], expected: str
             made = own_linen.model(made, name)
         if not isinstance(made, Model):
             raise code.CodeError(_about_type(made, name))
-    return _checked(_complete(made, name), num_classes, path)
+        complete = _complete(made, name)
+    return _checked(complete, num_classes, path)
 
 
 def _about_type(made, name):
@@ -115,20 +117,27 @@ def _checked(model: Model, num_classes: int, path: Path) -> Model:
             params, batch_stats = made
             if not jax.tree.leaves(params):
                 raise code.CodeError("the network has no parameters to train")
-            few = jax.ShapeDtypeStruct((IMAGES, *images.shape[1:]), jnp.float32)
-            for train in (False, True):
-                apply = functools.partial(model.apply, train=train, key=key if train else None)
-                logits, after = jax.eval_shape(apply, params, batch_stats, few)
-                _check_outputs(logits, after, batch_stats, num_classes)
+            for train, count in IMAGES.items():
+
+                def tried(params, batch_stats, images, train=train):
+                    made = model.apply(params, batch_stats, images, train=train, key=key if train else None)
+                    _check_outputs(made, batch_stats, num_classes, len(images))
+
+                few = jax.ShapeDtypeStruct((count, *images.shape[1:]), jnp.float32)
+                jax.eval_shape(tried, params, batch_stats, few)
             return params, batch_stats
 
     return Model(init, told(model.features), told(model.head), told(model.apply))
 
 
-def _check_outputs(logits, after, batch_stats, num_classes):
-    shape = getattr(logits, "shape", None)
-    if shape != (IMAGES, num_classes) or not jnp.issubdtype(logits.dtype, jnp.floating):
-        got = type(logits).__name__ if shape is None else f"{logits.dtype} {list(shape)} for {IMAGES} images"
+def _check_outputs(made, batch_stats, num_classes, count):
+    """Checks while JAX traces: it could not say in our words that an output is no array."""
+    if not isinstance(made, tuple) or len(made) != 2:
+        raise code.CodeError(f"apply must return (logits, batch_stats); got {type(made).__name__}")
+    logits, after = made
+    is_array = isinstance(logits, (jax.Array, np.ndarray))
+    if not is_array or logits.shape != (count, num_classes) or not jnp.issubdtype(logits.dtype, jnp.floating):
+        got = f"{logits.dtype} {list(logits.shape)} for {count} images" if is_array else type(logits).__name__
         raise code.CodeError(f"the network must return logits [B, {num_classes}], floating point; got {got}")
     shapes = [jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf)), one) for one in (batch_stats, after)]
     if shapes[0] != shapes[1]:

@@ -116,14 +116,16 @@ def check_own_code(config: ConfigDict, dataset: Dataset) -> None:
     if code.is_own(config.loss.name):
         loss = components.loss_facts(config).function
         try:
-            own_loss.check(config.loss.name, loss, num_classes, dataset.multi_label)
+            forward_mode = config.meta.name == "l2rw"
+            own_loss.check(config.loss.name, loss, num_classes, dataset.multi_label, forward_mode)
         except code.CodeError as error:
             raise ConfigError(f"loss.name: {error}") from error
     if code.is_own(config.model.name):
         images = jax.ShapeDtypeStruct((1, *dataset.train.images.shape[1:]), jnp.float32)
         init = components.build_model(config, num_classes).init
         try:
-            jax.eval_shape(lambda key: init(key, images), jax.eval_shape(lambda: jax.random.key(0)))
+            with code.reported(code.find(config.model.name).path):
+                jax.eval_shape(lambda key: init(key, images), jax.eval_shape(lambda: jax.random.key(0)))
         except ValueError as error:
             raise ConfigError(f"model.name={config.model.name!r}: {error}") from error
 

@@ -129,7 +129,8 @@ def test_what_is_wrong_with_a_function_is_said(name, options, message):
     [
         ("remembering", "can keep only params and batch_stats of a module; this one also has memory"),
         ("random", "asks for a random key in evaluation, which must be deterministic: let __call__ take train"),
-        ("few_logits", r"must return logits \[B, 10\], floating point; got float32 \[2, 9\] for 2 images"),
+        ("few_logits", r"must return logits \[B, 10\], floating point; got float32 \[3, 9\] for 3 images"),
+        ("pairs", r"must return logits \[B, 10\], floating point; got float32 \[2, 15\] for 3 images"),
         ("without_parameters", "has no parameters to train"),
         ("failing", r"own_nets\.py, line \d+: TypeError: .*"),
     ],

@@ -175,7 +175,10 @@ def test_numbers_of_a_method_compile_nothing_again():
         (("loss.mask_chance=1",), "loss.mask_chance must stay at 0.9 unless loss.name is eql or softmax_eql"),
         (("loss.name=focal", "evaluation.tau=1"), "evaluation.tau must be 0 when loss.name is focal"),
         (("meta.name=l2rw",), "data.meta must be above 0 when meta.name is l2rw"),
-        ((*META, "loss.name=ldam"), "loss.name must be softmax, sigmoid or focal when meta.name is l2rw; got ldam"),
+        (
+            (*META, "loss.name=ldam"),
+            "loss.name must be softmax, sigmoid, focal or your own function when meta.name is",
+        ),
         ((*META, "loss.mean=weight_sum"), "loss.mean must be batch when meta.name is l2rw"),
         ((*META, "optim.accumulation=2"), "optim.accumulation must be 1 when meta.name is l2rw; got 2"),
         ((*META, "devices=3", "batch_size=63"), "meta.batch_size must be a multiple of the number of devices, 3"),

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 
 import jax
 import numpy as np
@@ -11,6 +12,8 @@ import cbjax
 from cbjax import config as configs
 from cbjax.config import ConfigError
 from cbjax.host.writers import read_rows
+from cbjax.sweeps import file as sweep_file
+from cbjax.sweeps.sweep import sweep
 from cbjax.training import components, restore
 from cbjax.types import NonFiniteLoss
 from cbjax.workdir.memory import timeless
@@ -83,9 +86,70 @@ def test_a_mistake_is_told_before_anything_is_written(tmp_path, name, overrides,
     assert not (tmp_path / "run").exists()
 
 
+RECORD = r"Record must return \[B\], one loss for each example, not reduced; got Record for 2 examples"
+TRACED = "JAX traces this code without values: choose with jnp.where, not with if; use jnp functions, not NumPy's"
+MISTAKES = {
+    "kind": r"kind must be a function written with def: .*",
+    "builtin": r"builtin must be a function written with def: .*",
+    "signed": r"signed must be a function written with def: .*",
+    "shy": r".*own_losses\.py, line \d+: RuntimeError: ask me later",
+    "raising": r".*own_losses\.py, line \d+: KeyError: 'module attribute'",
+    "Record": RECORD,
+    "one_by_one": r"one_by_one must return \[B\], .*; got generator for 2 examples",
+    "awaited": r"awaited must return \[B\], .*; got coroutine for 2 examples",
+    "only_pairs": r"only_pairs must return \[B\], .*; got shape \(2,\) for 3 examples",
+    "branching": rf".*own_losses\.py, line \d+: TracerBoolConversionError: {TRACED}",
+    "numpy_like": rf".*own_losses\.py, line \d+: ConcretizationTypeError: {TRACED}",
+    "lengthy": r".*own_losses\.py, line \d+: ValueError: the first line",
+    "without_text": r".*own_losses\.py, line \d+: SilentError: \(it cannot be shown as text\)",
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_in_a_sweep_is_one_line_with_the_name_of_the_run_before_the_first(tmp_path, name):
+    (tmp_path / "sweep.py").write_text(
+        "from cbjax.variants import Sweep, values\n\n\ndef get_sweep():\n"
+        f"    names = [f'{LOSSES}:{{name}}' for name in ('plain', '{name}')]\n"
+        "    return Sweep('digits_lt', values('loss', 'loss.name', names))\n"
+    )
+    described, runs = sweep_file.load(tmp_path / "sweep.py", QUICK)
+    with pytest.raises(ConfigError) as raised:
+        sweep("own", described, runs, tmp_path / "sweep", mode="loop")
+    message = str(raised.value)
+    assert re.fullmatch(rf"run .*{name}: loss\.name: (.*own_losses\.py:)?{MISTAKES[name]}", message), message
+    assert not (tmp_path / "sweep").exists()
+
+
 def test_a_loss_that_is_not_a_number_ends_as_any_other_does(tmp_path):
-    with pytest.raises(NonFiniteLoss, match=r"step 1: loss nan, .*; no checkpoint was saved before it"):
+    with pytest.raises(NonFiniteLoss, match=r"step 1: loss nan, .*; no checkpoint was saved before it") as raised:
         cbjax.train(own("not_a_number"), tmp_path / "run")
+    assert f"; the loss {LOSSES}:not_a_number gave it: look there for" in str(raised.value)
+    assert "learning_rate" not in str(raised.value)
+
+
+def test_a_loss_whose_gradient_is_not_a_number_is_named(tmp_path):
+    with pytest.raises(
+        NonFiniteLoss, match=r"step 1: loss 0\.0, .*; the loss is finite, and its gradient is nan; the l"
+    ):
+        cbjax.train(own("root"), tmp_path / "run")
+
+
+META = ("meta.name=l2rw", "data.meta=4", "meta.batch_size=16")
+
+
+def test_l2rw_takes_a_loss_of_ones_own_as_it_takes_ours(tmp_path):
+    runs = [
+        cbjax.train(config, tmp_path / str(place))
+        for place, config in enumerate((own("plain", *META), digits("softmax", *META)))
+    ]
+    for found, expected in zip(*(jax.tree.leaves(run.state.params) for run in runs), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_l2rw_needs_forward_derivatives_of_a_loss_of_ones_own(tmp_path):
+    with pytest.raises(ConfigError, match=r"loss\.name: .*backward_only needs forward-mode derivatives when"):
+        cbjax.train(own("backward_only", *META), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_files_of_one_name_are_refused(tmp_path):
