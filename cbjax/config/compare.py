@@ -44,6 +44,7 @@ LATER_KEYS: tuple[str, ...] = (
     *("meta.name", "meta.batch_size", "data.meta", "evaluation.tau"),
     *("meta.variant", "meta.network_optimizer", "meta.network_rate", "meta.network_decay"),
     *("sharpness.name", "sharpness.radius", "sharpness.tail_below"),
+    *("mix.name", "mix.alpha", "mix.kappa", "mix.tau", "mix.chance", "mix.start_epochs", "mix.end_epochs"),
     *("data.sampler_beta", "data.sampler_start"),
 )
 

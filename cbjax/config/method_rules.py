@@ -20,6 +20,26 @@ def problems(values: Mapping[str, Any]) -> Iterator[str]:
         yield f"evaluation.tau must be 0 when loss.name is {loss}, whose answers are one-vs-rest; got {tau}"
     if meta != "none":
         yield from _meta(values, meta)
+    if values["mix.name"] != "none":
+        yield from _mix(values, values["mix.name"])
+
+
+def _mix(values, mix):
+    if (loss := values["loss.name"]) in ("ghm", "ghm_softmax"):
+        yield f"mix.name must be none when loss.name is {loss}, whose histogram counts each image once; got {mix}"
+    if values["meta.name"] != "none":
+        yield f"mix.name must be none when meta.name is {values['meta.name']}, which weights single images; got {mix}"
+    if values["sharpness.name"] == "imbsam":
+        yield f"mix.name must be none when sharpness.name is imbsam, which parts images by class; got {mix}"
+    if is_streamed(values["data.name"]):
+        name = values["data.name"]
+        yield f"mix.name must be none when data.name is {name}, whose images do not lie in memory; got {mix}"
+    apart = values["mix.start_epochs"] + values["mix.end_epochs"]
+    if apart >= values["num_epochs"]:
+        yield (
+            f"mix.start_epochs + mix.end_epochs must be below num_epochs, {values['num_epochs']}, or nothing is mixed; "
+            f"got {apart}"
+        )
 
 
 def _meta(values, meta):

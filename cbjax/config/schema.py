@@ -54,12 +54,14 @@ LOSSES = (
 )
 META_METHODS = ("none", "l2rw", "mw_net")
 SHARPNESS = ("none", "sam", "imbsam")
+MIXES = ("none", "mixup", "cutmix", "remix", "cmo")
 # Numbers of losses that programs take as arguments: a sweep over them compiles once.
 LOSS_NUMBERS = (
     *("gamma", "epsilon", "max_margin", "scale", "tau", "divisor_power", "rare_below", "mask_chance", "momentum"),
 )
 # The same of what is around the loss, by their whole keys.
-METHOD_NUMBERS = ("meta.network_rate", "meta.network_decay", "sharpness.radius", "sharpness.tail_below")
+MIX_NUMBERS = ("mix.alpha", "mix.kappa", "mix.tau", "mix.chance")
+METHOD_NUMBERS = ("meta.network_rate", "meta.network_decay", "sharpness.radius", "sharpness.tail_below", *MIX_NUMBERS)
 COUNT_WEIGHTS = ("inverse_frequency", "inverse_sqrt_frequency", "class_balanced")
 WEIGHTS = ("uniform", *COUNT_WEIGHTS, "difficulty")
 TAU_FORMULAS = ("paper", "authors_code", "authors_code_imagenet")
@@ -196,6 +198,13 @@ KEYS: dict[str, Key] = {
     "sharpness.tail_below": Key(
         20, integer(1, 10**9), "a class with fewer training images is a tail class, the only ones to flatten (imbsam)"
     ),
+    "mix.name": Key("none", choice(*MIXES), "how training images are mixed in pairs"),
+    "mix.alpha": Key(1.0, number(low=1e-3, high=1e3), "the share of an image is drawn from Beta(alpha, alpha)"),
+    "mix.kappa": Key(3.0, number(low=1, high=1e9), "a class is rare if the other has so many times its images (remix)"),
+    "mix.tau": Key(0.5, number(low=0, high=1), "a rare label takes all if the other's share is below this (remix)"),
+    "mix.chance": Key(1.0, number(low=0, high=1), "probability that a batch is mixed"),
+    "mix.start_epochs": Key(0, integer(0, 10**6), "first epochs without mixing"),
+    "mix.end_epochs": Key(0, integer(0, 10**6), "last epochs without mixing"),
     "optim.learning_rate": Key(0.1, number(low=1e-30, high=1e30), "base learning rate"),
     "optim.reference_batch_size": Key(
         None,

@@ -9,6 +9,7 @@ import numpy as np
 
 from cbjax.data import shuffle
 
+_PARTNERS = 10  # key of the partners' random order, different from all other keys
 Order = Callable[[int], np.ndarray]  # epoch -> [N] positions of that epoch
 
 
@@ -73,6 +74,34 @@ class Batches:
     def epoch_end(self, epoch: int) -> int:
         """Returns the number of steps after which `epoch` epochs are complete."""
         return -(-epoch * self.num_examples // self.batch_size)
+
+
+class Partners:
+    """The images of `Batches` in another random order within each batch, for methods that mix images.
+
+    An order depends on the seed and the step alone.
+    """
+
+    def __init__(self, batches: Batches, seed: int):
+        self.batch_size = batches.batch_size
+        self._batches, self._seed = batches, seed
+
+    def places(self, step: int) -> np.ndarray:
+        """Returns [B]: for each place in a batch, the place of its partner in the same batch."""
+        return shuffle.permutation(self.batch_size, self._seed, _PARTNERS, step)
+
+    def places_between(self, start: int, stop: int) -> np.ndarray:
+        """Returns the [S, B] places of the steps start to stop - 1."""
+        places = [self.places(step) for step in range(start, stop)]
+        return np.stack(places) if places else np.zeros((0, self.batch_size), np.int64)
+
+    def indices(self, step: int) -> np.ndarray:
+        """Returns the [B] positions of the partners at one step."""
+        return self._batches.indices(step)[self.places(step)]
+
+    def indices_between(self, start: int, stop: int) -> np.ndarray:
+        """Returns the [S, B] positions of the partners at the steps start to stop - 1."""
+        return np.take_along_axis(self._batches.indices_between(start, stop), self.places_between(start, stop), axis=1)
 
 
 def _remembered(order: Order) -> Order:

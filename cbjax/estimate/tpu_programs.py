@@ -21,6 +21,7 @@ from cbjax.data import DataError
 from cbjax.data.sampling import Batches
 from cbjax.estimate import abstract_data, roofline, tpu
 from cbjax.estimate.abstract_data import AbstractData
+from cbjax.objectives.mixing import PARTNER
 from cbjax.parallel import sharding
 from cbjax.training import input_paths, resident
 from cbjax.training.programs import Programs, build_programs
@@ -41,6 +42,9 @@ def train_program(config: ConfigDict, data: AbstractData, mesh: Mesh) -> tuple[L
         per_class = int(max(1, config.data.meta))
         sizes["meta"] = (per_class * len(data.counts), config.meta.batch_size)
     images = {name: _images(total, data, mesh) for name, (total, _) in sizes.items()}
+    if config.mix.name != "none":  # partners are training images
+        taken = (PARTNER,) if config.mix.name == "cmo" else (PARTNER, resident.PLACES)
+        sizes |= dict.fromkeys(taken, sizes[resident.TRAIN])
     if count == 1:
         indices = {name: sharding.abstract((of_step,), jnp.int32, mesh, 0) for name, (_, of_step) in sizes.items()}
         return lambda: programs.train.lower(state, images, indices), state

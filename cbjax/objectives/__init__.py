@@ -1,8 +1,8 @@
 """Methods as objectives: how each turns a batch into losses, what it remembers, and how its model predicts.
 
-Each method has a file; `sharpness.py` (SAM) goes around any of them. The losses are in `losses/`. `training/step.py`
-takes the gradient of an objective. Begin with `weighted.py`: cross entropy, CB, CDB and deferred weights. `ghm.py` has
-a state, `l2rw.py` a second stream of images.
+Each method has a file; `mixing.py` (mixup) and `sharpness.py` (SAM) go around any of them. The losses are in
+`losses/`. `training/step.py` takes the gradient of an objective. Begin with `weighted.py`: cross entropy, CB, CDB and
+deferred weights. `ghm.py` has a state, `l2rw.py` a second stream of images.
 
 A new method needs a file here, a line in `training/components.py`, which chooses the objective of a run, and in
 `config/` its keys (`schema.py`), when they have an effect (`rules.py`, EFFECTS) and what goes together

@@ -145,7 +145,7 @@ def runs_that_fit(run: PlannedRun, devices: int, load: Callable[..., Source], st
     config = configs.change(run.config, ["parallel=shard_map"])
     dataset = data.of_config(config, load)
     parts = build.build(config, dataset, sharding.make_mesh(1))
-    objective = (config.loss.name, config.meta.to_json_best_effort())
+    objective = (config.loss.name, config.meta.to_json_best_effort(), config.mix.name)
     shape = (config.model.to_json_best_effort(), config.batch_size, config.optim.accumulation, *objective)
     key = json.dumps([*shape, dataset.train.images.shape[1:], len(dataset.class_names), parts.steps_per_dispatch == 1])
     if key not in step_bytes:
@@ -179,10 +179,8 @@ def memory_of_a_step(parts: Parts) -> int:
     mesh, count = parts.mesh, parts.programs.steps_per_dispatch
     whole = resident.images_of(parts.streams)
     images = jax.tree.map(lambda leaf: sharding.abstract(leaf.shape, leaf.dtype, mesh), whole)
-    order: dict[str, Any] = {}
-    for name, (_, batches) in parts.streams.items():
-        shape = (batches.batch_size,) if count == 1 else (count, batches.batch_size)
-        order[name] = sharding.abstract(shape, np.int32, mesh, len(shape) - 1)
+    indices = resident.indices_of(parts.streams, 0, 1, count)
+    order = {name: sharding.abstract(taken.shape, taken.dtype, mesh, taken.ndim - 1) for name, taken in indices.items()}
     steps = () if count == 1 else (sharding.abstract((), np.int32, mesh),)
     lowered = parts.programs.train.lower(sharding.placed(parts.programs.state, mesh), images, order, *steps)
     return lowered.compile().memory_analysis().temp_size_in_bytes

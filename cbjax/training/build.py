@@ -93,7 +93,7 @@ def build(
     programs = known[key]
     reweighting = reweight.build(config, dataset.counts)
     first_weights = reweighting.next_weights(memory.start(num_classes))
-    given = settings(config, dataset.mean, dataset.std, dataset.counts)
+    given = settings(config, dataset.mean, dataset.std, dataset.counts, batches)
     return Parts(
         model=programs.model,
         mesh=mesh,

@@ -57,6 +57,10 @@ def check_data(config: ConfigDict, dataset: Dataset) -> None:
         _check_every_class(f"loss.name={config.loss.name}", dataset.class_names, dataset.counts)
     if dataset.meta is not None and dataset.multi_label:
         raise ConfigError("meta.name must be none when labels are multi-hot")
+    if config.mix.name in ("remix", "cmo") and dataset.multi_label:
+        raise ConfigError(
+            f"mix.name must not be {config.mix.name} when labels are multi-hot, because it counts the images of a class"
+        )
     if config.sharpness.name == "imbsam":
         if dataset.multi_label:
             raise ConfigError(

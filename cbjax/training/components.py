@@ -1,6 +1,7 @@
 """Builds what a config names: the network, the loss, the method, the optimiser."""
 
 import fractions
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -27,6 +28,7 @@ from cbjax.objectives import (
     vector_scaled,
     weighted,
 )
+from cbjax.objectives.mixing import mixed
 from cbjax.objectives.weighted import SettledLoss
 from cbjax.parallel import sharding
 from cbjax.training import own_loss
@@ -99,11 +101,12 @@ def build_objective(
       axis: the mesh axis that a batch is split over; None where a device has the whole batch.
       rate: state -> [] the learning rate of its step; only training needs it.
     """
-    objective = _trained_by(config, model, axis, rate)
+    build = functools.partial(_trained_by, config, axis=axis, rate=rate)
+    objective = build(model) if config.mix.name == "none" else mixed(build, model, config.mix.name)
     return adjusted(objective) if config.evaluation.tau else objective
 
 
-def _trained_by(config, model, axis, rate):
+def _trained_by(config, model, *, axis, rate):
     match config.meta.name:
         case "l2rw":
             return l2rw(model, build_loss(config), axis)

@@ -12,10 +12,11 @@ from ml_collections import ConfigDict
 
 from cbjax import models
 from cbjax.config import schema
-from cbjax.data import Dataset, Encoded, augment, samplers
+from cbjax.data import Dataset, Encoded, Split, augment, samplers
 from cbjax.data.crops import EvalTransform, TrainTransform
-from cbjax.data.sampling import Batches
+from cbjax.data.sampling import Batches, Partners
 from cbjax.data.stream import Reading
+from cbjax.objectives.mixing import PARTNER
 from cbjax.parallel import sharding
 from cbjax.training import evaluate, resident, streaming
 
@@ -93,11 +94,22 @@ def _resident_program(train_step, config, steps_per_dispatch, mesh, kind):
 
 def _resident_streams(config: ConfigDict, dataset: Dataset, batches: Batches) -> resident.Streams:
     """Returns what a step takes images from: the training images, and the meta images where there are some."""
-    streams = {resident.TRAIN: (dataset.train, batches)}
+    streams: dict[str, tuple[Split, Batches | Partners]] = {resident.TRAIN: (dataset.train, batches)}
     if dataset.meta is not None:
         order = Batches(len(dataset.meta), config.meta.batch_size, config.seed, order=_meta_order(config, dataset))
         streams["meta"] = (dataset.meta, order)
+    if config.mix.name != "none":
+        streams[PARTNER] = (dataset.train, _partners(config, dataset, batches))
     return streams
+
+
+def _partners(config, dataset, batches):
+    """Returns the order of the images that are mixed into the training images."""
+    if config.mix.name != "cmo":
+        return Partners(batches, config.seed)
+    # Weights 1/n of each image: equal shares of the classes. A seed of its own, or it could be the training images'.
+    order = samplers.make_order("oversample", dataset.train.labels, config.seed + 2)
+    return Batches(len(dataset.train), batches.batch_size, config.seed, order=order)
 
 
 def _meta_order(config, dataset):

@@ -36,6 +36,7 @@ ARGUMENTS = (
     *("difficulty.tau", "difficulty.formula", "difficulty.floor", "difficulty.smoothing", "difficulty.scale"),
     *(f"loss.{name}" for name in schema.LOSS_NUMBERS),
     *schema.METHOD_NUMBERS,
+    *("mix.start_epochs", "mix.end_epochs"),
     *("evaluation.tau", "data.meta"),
     *("optim.learning_rate", "optim.warmup_from", "optim.weight_decay"),
     *("evaluation.test_every", "evaluation.groups", "checkpoint.every_epochs", "checkpoint.every_minutes"),
@@ -75,21 +76,27 @@ def program_key(config: ConfigDict, batches: Batches, image_shape: Sequence[int]
     return json.dumps([flat, answers_adjusted, batches.num_examples, list(image_shape), num_classes, devices])
 
 
-def settings(config: ConfigDict, mean: Sequence[float], std: Sequence[float], counts: Any) -> Settings:
+def settings(
+    config: ConfigDict, mean: Sequence[float], std: Sequence[float], counts: Any, batches: Batches | None = None
+) -> Settings:
     """Returns the numbers of a run that its programs take as arguments.
 
     Args:
       config: resolved.
       mean, std: of the images, [channels].
       counts: training images of each class, [C].
+      batches: the order of the training images; None if nothing is trained.
     """
+    method = {key: config[key.partition(".")[0]][key.partition(".")[2]] for key in schema.METHOD_NUMBERS}
+    method["mix.first_step"] = batches.epoch_end(config.mix.start_epochs) if batches else 0
+    method["mix.end_step"] = batches.epoch_end(config.num_epochs - config.mix.end_epochs) if batches else 0
     rate, warmup_from = learning_rates(config)
     return Settings.of(
         learning_rate=rate,
         warmup_from=warmup_from,
         weight_decay=config.optim.weight_decay,
         loss={name: config.loss[name] for name in schema.LOSS_NUMBERS},
-        method={key: config[key.partition(".")[0]][key.partition(".")[2]] for key in schema.METHOD_NUMBERS},
+        method=method,
         answer_tau=config.evaluation.tau,
         mean=mean,
         std=std,

@@ -10,12 +10,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cbjax.data import Split
-from cbjax.data.sampling import Batches
+from cbjax.data.sampling import Batches, Partners
 from cbjax.parallel import sharding
 from cbjax.types import Array, Batch, TrainState
 
 TRAIN = "train"  # the stream of the training images, which an epoch counts
-Streams = Mapping[str, tuple[Split, Batches]]  # name -> images in memory, and their order
+PLACES = "places"  # whose crops the partners have: the places [B] of those images in the batch
+Streams = Mapping[str, tuple[Split, Batches | Partners]]  # name -> images in memory, and their order
 
 
 def make_advance(
@@ -49,22 +50,27 @@ def make_advance(
 
 
 def images_of(streams: Streams) -> dict[str, dict[str, Any]]:
-    """Returns the images and labels of each stream, as the dispatch takes them."""
-    return {name: {"image": split.images, "label": split.labels} for name, (split, _) in streams.items()}
+    """Returns the images and labels of each stream, as the dispatch takes them; not twice if it has the same images."""
+    train = streams[TRAIN][0]
+    own = {name: split for name, (split, _) in streams.items() if name == TRAIN or split is not train}
+    return {name: {"image": split.images, "label": split.labels} for name, split in own.items()}
 
 
 def indices_of(streams: Streams, first: int, last: int, steps_per_dispatch: int) -> dict[str, np.ndarray]:
     """Returns which images of each stream the steps first … last - 1 take.
 
-    For each stream: [B] if a dispatch is one step, else [S, B], with zeros after `last`.
+    For each stream: [B] if a dispatch is one step, else [S, B], with zeros after `last`. If a stream has `Partners`,
+    also `PLACES`, of the same shape.
     """
+    last = first + 1 if steps_per_dispatch == 1 else last
+    found = {name: batches.indices_between(first, last) for name, (_, batches) in streams.items()}
+    for _, order in streams.values():
+        if isinstance(order, Partners):
+            found[PLACES] = order.places_between(first, last)
     if steps_per_dispatch == 1:
-        return {name: batches.indices(first).astype(np.int32) for name, (_, batches) in streams.items()}
-    found = {}
-    for name, (_, batches) in streams.items():
-        found[name] = np.zeros((steps_per_dispatch, batches.batch_size), np.int32)
-        found[name][: last - first] = batches.indices_between(first, last)
-    return found
+        return {name: taken[0].astype(np.int32) for name, taken in found.items()}
+    surplus = ((0, steps_per_dispatch - (last - first)), (0, 0))
+    return {name: np.pad(taken, surplus).astype(np.int32) for name, taken in found.items()}
 
 
 def make_program(
@@ -80,7 +86,7 @@ def make_program(
     With one step it is (state, data, indices [B]) -> (state, metrics).
     With S > 1 steps it is (state, data, indices [S, B], number of steps to take) -> (state, metrics [S]).
     data has "image" and "label" of each stream; indices has an array for each stream. The streams are "train" and those
-    that the objective names.
+    that the objective names. A stream that data lacks takes the training images.
 
     Args:
       train_step: from `step.make_train_step`, with the axis "data".
@@ -125,15 +131,18 @@ def _step(train_step, prepare, axis, state, data, indices):
     """Takes a step on this device's share of the batch, the images at `indices` [B]. Each device has all raw images."""
     key = jax.random.fold_in(state.key, state.step)
 
-    def batch_of(name, key):
-        chosen = indices[name]
+    def batch_of(name, key, places=None):
+        chosen, source = indices[name], data.get(name, data[TRAIN])
         # A key for each place in the global batch, so that an image's crop does not depend on the number of devices.
-        places = sharding.places_in_batch(chosen.shape[0], axis)
+        places = sharding.places_in_batch(chosen.shape[0], axis) if places is None else places
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, places)
-        image = prepare(state.settings, keys, data[name]["image"][chosen])
-        return {"image": image, "label": data[name]["label"][chosen]}
+        image = prepare(state.settings, keys, source["image"][chosen])
+        return {"image": image, "label": source["label"][chosen]}
 
-    others = sorted(indices.keys() - {TRAIN})
-    # Numbers that no place in a batch has.
-    more = {name: batch_of(name, jax.random.fold_in(key, 2**32 - 1 - n)) for n, name in enumerate(others)}
+    more = {}
+    for n, name in enumerate(sorted(indices.keys() - {TRAIN, PLACES})):
+        if PLACES in indices:  # a partner is an image of the same batch, so it has the same crop
+            more[name] = batch_of(name, key, indices[PLACES])
+        else:  # numbers that no place in a batch has
+            more[name] = batch_of(name, jax.random.fold_in(key, 2**32 - 1 - n))
     return train_step(state, {**batch_of(TRAIN, key), **more})

@@ -29,6 +29,10 @@ METHODS = {
     "mw_net": ("meta.name=mw_net", "meta.network_rate=1e-3", *META[1:]),
     "sam": ("sharpness.name=sam",),
     "imbsam": ("sharpness.name=imbsam", "sharpness.radius=0.1"),
+    "mixup": ("mix.name=mixup", "loss.name=ldam", "weights.name=class_balanced"),
+    "remix": ("mix.name=remix", "mix.alpha=0.5"),
+    "cutmix": ("mix.name=cutmix", "mix.chance=0.5"),
+    "cmo": ("mix.name=cmo", "mix.chance=0.5", "mix.start_epochs=1", "mix.end_epochs=1"),
 }
 methods = pytest.mark.parametrize("name", METHODS)
 
@@ -157,6 +161,10 @@ def test_numbers_of_a_method_compile_nothing_again():
         ("softmax_eql", "loss.mask_chance=0.5"),
         ("ghm", "loss.momentum=0.5"),
         ("mw_net", "meta.network_rate=1e-4"),
+        ("remix", "mix.kappa=2"),
+        ("remix", "mix.alpha=2"),
+        ("cmo", "mix.chance=0.1"),
+        ("cmo", "mix.start_epochs=0"),
         ("sam", "sharpness.radius=0.2"),
         ("imbsam", "sharpness.tail_below=30"),
     ):
@@ -182,6 +190,10 @@ def test_numbers_of_a_method_compile_nothing_again():
         ((*META, "loss.mean=weight_sum"), "loss.mean must be batch when meta.name is l2rw"),
         ((*META, "optim.accumulation=2"), "optim.accumulation must be 1 when meta.name is l2rw; got 2"),
         ((*META, "devices=3", "batch_size=63"), "meta.batch_size must be a multiple of the number of devices, 3"),
+        (("mix.name=mixup", "loss.name=ghm"), "mix.name must be none when loss.name is ghm, whose histogram"),
+        (("mix.name=mixup", *META), "mix.name must be none when meta.name is l2rw"),
+        (("mix.name=cmo", "num_epochs=6", "mix.start_epochs=4", "mix.end_epochs=2"), "below num_epochs, 6, .* got 6"),
+        (("mix.name=cutmix", "mix.kappa=2"), "mix.kappa must stay at 3.0 unless mix.name is remix"),
         (("loss.tau=2",), "loss.tau must stay at 1.0 unless loss.name is logit_adjusted"),
         (("sharpness.radius=0.1",), "sharpness.radius must stay at 0.05 unless sharpness.name is sam or imbsam"),
         (("data.meta=4",), "data.meta must stay at 0 unless meta.name is l2rw"),
