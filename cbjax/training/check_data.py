@@ -120,7 +120,7 @@ def check_own_code(config: ConfigDict, dataset: Dataset) -> None:
     if code.is_own(config.loss.name):
         loss = components.loss_facts(config).function
         try:
-            forward_mode = config.meta.name == "l2rw"
+            forward_mode = config.meta.name != "none"
             own_loss.check(config.loss.name, loss, num_classes, dataset.multi_label, forward_mode)
         except code.CodeError as error:
             raise ConfigError(f"loss.name: {error}") from error

@@ -52,7 +52,7 @@ def check(
       loss: the function.
       num_classes: C.
       multi_label: whether labels are [B, C].
-      forward_mode: whether its method also takes forward-mode derivatives, as L2RW does.
+      forward_mode: whether its method also takes forward-mode derivatives, as those with meta images do.
 
     Raises:
       CodeError: if it fails or does not return a floating-point loss for each example.
@@ -74,7 +74,7 @@ def check(
                 jax.grad(total)(logits)
             except code.CodeError as error:
                 raise code.CodeError(
-                    f"{name} needs forward-mode derivatives when meta.name is l2rw; jax.custom_vjp gives none"
+                    f"{name} needs forward-mode derivatives when meta.name is not none; jax.custom_vjp gives none"
                 ) from error
 
     with code.reported(code.find(name).path):

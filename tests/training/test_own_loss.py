@@ -146,9 +146,10 @@ def test_l2rw_takes_a_loss_of_ones_own_as_it_takes_ours(tmp_path):
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
 
 
-def test_l2rw_needs_forward_derivatives_of_a_loss_of_ones_own(tmp_path):
+@pytest.mark.parametrize("method", ["l2rw", "mw_net"])
+def test_meta_images_need_forward_derivatives_of_a_loss_of_ones_own(tmp_path, method):
     with pytest.raises(ConfigError, match=r"loss\.name: .*backward_only needs forward-mode derivatives when"):
-        cbjax.train(own("backward_only", *META), tmp_path / "run")
+        cbjax.train(own("backward_only", *META, f"meta.name={method}"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
