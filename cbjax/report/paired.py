@@ -10,12 +10,21 @@ from cbjax.report.table import COLUMNS, NOTHING, markdown_table
 
 RAREST = ("few_accuracy", "medium_accuracy")  # the first one that the runs have is used
 COMPARABLE = 6  # if there are more methods, each is compared only with the first
+ROUNDING = 1e-9  # differences that vary by less, in points, are equal but for rounding
+
+TEXT = (
+    "Each method minus another one, between runs with the same seed, in points of test accuracy at the last epoch: the "
+    "mean, in brackets its 95 % interval (Student's t over the pairs), and n, the number of pairs. If the interval "
+    "holds 0, these runs do not tell the two methods apart. One pair gives no interval, nor do pairs that all differ "
+    "by the same amount: they tell nothing apart either. Each interval stands for itself: of 20 comparisons between "
+    "equally good methods, about one excludes 0 by chance."
+)
 
 
 def section(methods: Sequence[Method]) -> list[str]:
     """Returns tables of paired differences in balanced accuracy and in the rarest group of classes.
 
-    The result is empty if no two methods share at least two seeds.
+    The result is empty if no two methods share a seed.
     """
     tables = []
     known = {key for method in methods for run in method.runs for key in run.test_metrics("last")}
@@ -29,14 +38,7 @@ def section(methods: Sequence[Method]) -> list[str]:
         if any(cell != NOTHING for row in rows for cell in row[1:]):
             header = ["method", *(f"minus {escape(methods[column].label)}" for column in others)]
             tables += [f"### Differences, {COLUMNS[key]}", markdown_table(header, rows)]
-    if not tables:
-        return []
-    text = (
-        "Each method minus another one, between runs with the same seed, in points of test accuracy at the last epoch: "
-        "the mean and, in brackets, its 95 % interval (Student's t over the seeds). If the interval excludes 0, "
-        "the difference is hardly chance."
-    )
-    return ["## Differences", text, *tables]
+    return ["## Differences", TEXT, *tables] if tables else []
 
 
 def interval(differences: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
@@ -48,6 +50,21 @@ def interval(differences: Sequence[float] | np.ndarray) -> tuple[float, float, f
     return mean, mean - half, mean + half
 
 
+def describe(differences: Sequence[float] | np.ndarray) -> str:
+    """Returns the mean of paired differences in words: with its interval, the pairs, and whether 0 is excluded.
+
+    Args:
+      differences: [n] in points, n at least 1.
+    """
+    pairs = f"n={len(differences)}"
+    if np.ptp(differences) <= ROUNDING:
+        why = "one pair" if len(differences) == 1 else "all pairs equal"
+        return f"{np.mean(differences):+.1f} ({pairs}), no interval: {why}"
+    mean, low, high = interval(differences)
+    apart = "" if low > 0 or high < 0 else ", not told apart"
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}] ({pairs}){apart}"
+
+
 def _by_seed(method: Method, key: str) -> dict[tuple, float]:
     found = {run.seeds: run.test_metrics("last").get(key) for run in method.runs}
     return {seeds: value for seeds, value in found.items() if value is not None}
@@ -55,8 +72,6 @@ def _by_seed(method: Method, key: str) -> dict[tuple, float]:
 
 def _cell(ours: dict[tuple, float], theirs: dict[tuple, float]) -> str:
     shared = sorted(ours.keys() & theirs.keys(), key=str)
-    if ours is theirs or len(shared) < 2:
+    if ours is theirs or not shared:
         return NOTHING
-    mean, low, high = interval([100 * (ours[seeds] - theirs[seeds]) for seeds in shared])
-    fewer = "" if len(shared) == len(ours) == len(theirs) else f" (n={len(shared)})"
-    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]{fewer}"
+    return describe([100 * (ours[seeds] - theirs[seeds]) for seeds in shared])

@@ -1,7 +1,10 @@
 """Differences between methods of a report: paired by seed, with intervals by Student's t."""
 
+import re
+
 import numpy as np
 import pytest
+from scipy import stats
 
 from cbjax.report import paired, report
 from tests.report.test_report import make_run, tables
@@ -26,12 +29,52 @@ def test_methods_are_compared_seed_by_seed(tmp_path):
     difference = 100 * (np.array(few["cdb"]) - np.array(few["ce"]))
     half = 4.302653 * difference.std(ddof=1) / 3**0.5
     mean = difference.mean()
-    assert second["minus ce"] == f"{mean:+.1f} [{mean - half:+.1f}, {mean + half:+.1f}] (n=3)"
+    apart = "" if abs(mean) > half else ", not told apart"
+    assert second["minus ce"] == f"{mean:+.1f} [{mean - half:+.1f}, {mean + half:+.1f}] (n=3){apart}"
     assert first["minus cdb"].startswith(f"{-mean:+.1f} [{-mean - half:+.1f}, ")
     assert first["minus ce"] == second["minus cdb"] == "–"
 
 
-def test_one_seed_has_no_interval(tmp_path):
+def test_one_pair_gives_no_interval(tmp_path):
     for method in ("ce", "cdb"):
         make_run(tmp_path / method, method=method)
+    page = report([tmp_path], tmp_path).read_text()
+    _, second = tables(page)["Differences, balanced"]
+    ((_, cell),) = [(name, cell) for name, cell in second.items() if name.startswith("minus") and cell != "–"]
+    assert re.fullmatch(r"[+-]\d+\.\d \(n=1\), no interval: one pair", cell)
+    assert "nan" not in page.lower()
+
+
+def test_no_shared_seed_has_no_differences(tmp_path):
+    for seed, method in enumerate(("ce", "cdb")):
+        make_run(tmp_path / method, method=method, seed=seed)
     assert "Differences" not in report([tmp_path], tmp_path).read_text()
+
+
+def test_told_apart_where_scipy_s_paired_test_says_so():
+    random, told = np.random.default_rng(0), set()
+    for n in (2, 3, 5, 10, 30):
+        for shift in (0.0, 1.0, 4.0):
+            ours, theirs = random.normal(50 + shift, 1, n), random.normal(50, 1, n)
+            test = stats.ttest_rel(ours, theirs)
+            low, high = test.confidence_interval(0.95)
+            assert paired.interval(ours - theirs) == pytest.approx((np.mean(ours - theirs), low, high), rel=1e-9)
+            said = paired.describe(ours - theirs)
+            assert f"(n={n})" in said and ("not told apart" in said) == (test.pvalue > 0.05)
+            told.add("not told apart" in said)
+    assert told == {True, False}
+
+
+@pytest.mark.parametrize(
+    ("differences", "said"),
+    [
+        ([0.0], "+0.0 (n=1), no interval: one pair"),
+        ([0.0, 0.0], "+0.0 (n=2), no interval: all pairs equal"),
+        # Equal but for rounding: an interval of no width would tell methods apart from two pairs.
+        ([100 * (0.3 - 0.2), 100 * (0.6 - 0.5), 10.0], "+10.0 (n=3), no interval: all pairs equal"),
+        ([-1.0, 1.0], "+0.0 [-12.7, +12.7] (n=2), not told apart"),
+        ([-2.0, -2.1, -2.2], "-2.1 [-2.3, -1.9] (n=3)"),
+    ],
+)
+def test_differences_in_words(differences, said):
+    assert paired.describe(differences) == said
