@@ -69,8 +69,8 @@ def class_columns(found: Examined) -> dict[str, np.ndarray]:
     columns: dict[str, np.ndarray] = {"train_images": found.counts, "images": found.evaluation.class_count}
     if labels.ndim == 2:
         return {**columns, "average_precision": found.evaluation.per_class}
-    precision = class_tables.by_class(outputs, labels, len(found.counts))["precision"]
-    return {**columns, "accuracy": found.evaluation.per_class, "precision": precision}
+    columns["accuracy"] = found.evaluation.per_class
+    return columns | class_tables.by_class(outputs, labels, found.evaluation.class_count)
 
 
 def check_out(out: pathlib.Path) -> None:

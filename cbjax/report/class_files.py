@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from cbjax.host.writers import replace
+from cbjax.metrics import f1
 from cbjax.report import class_tables
 from cbjax.report.read import CHECKPOINTS, RunRecord
 
@@ -15,9 +16,10 @@ FILES = ("classes.csv", "class_weights.csv", *(f"confusion_{checkpoint}.csv" for
 def write(run: RunRecord, out: pathlib.Path) -> None:
     """Writes what is known about a run's classes, finished or not. Older files that it no longer makes are removed.
 
-    classes.csv has a row for each class: its images, its weight in the last epoch, and its test accuracy and precision
-    in the last and the best state (average precision for multi-hot labels). class_weights.csv has a row for each epoch.
-    confusion_last.csv and confusion_best.csv count test images by true class (rows) and predicted class (columns).
+    classes.csv has a row for each class: its images, its weight in the last epoch, and its test accuracy, precision and
+    F1 in the last and the best state (average precision for multi-hot labels). class_weights.csv has a row for each
+    epoch. confusion_last.csv and confusion_best.csv count test images by true class (rows) and predicted class
+    (columns).
     """
     files = {"classes.csv": class_tables.table(run.class_names, _columns(run))}
     if run.weights:
@@ -48,6 +50,7 @@ def _columns(run: RunRecord) -> dict[str, Any]:
             predicted = matrix.sum(axis=0)
             share = np.divide(np.diag(matrix), predicted, out=np.full(len(predicted), np.nan), where=predicted > 0)
             columns[f"test_precision_{checkpoint}"] = share.tolist()
+            columns[f"test_f1_{checkpoint}"] = f1(np.diag(matrix), matrix.sum(axis=1), predicted).tolist()
     return columns
 
 

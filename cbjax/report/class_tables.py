@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from cbjax.host.text import csv_line
+from cbjax.metrics import f1
 
 
 def table(class_names: Sequence[str], columns: Mapping[str, Iterable[Any]]) -> str:
@@ -36,24 +37,22 @@ def csv(rows: Iterable[Iterable[Any]]) -> str:
     return "".join(csv_line(row) + "\n" for row in rows)
 
 
-def by_class(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
-    """Counts the images [N] of each class, and how many are predicted right.
+def by_class(predicted: np.ndarray, labels: np.ndarray, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns the precision and F1 of each class, [C].
 
     Args:
-      predicted: [N] classes; -1 for an image without an answer, which counts as wrong.
+      predicted: [N] classes; -1 for an image without an answer, which counts as wrong, or that was not read.
       labels: [N].
-      num_classes: C.
+      images: [C] images of each class that were read.
 
     Returns:
-      "images" [C]; "recall" [C], NaN for a class without images; "precision" [C], NaN for one that was never predicted.
+      "precision", NaN for a class that was never predicted; "f1", NaN for a class without images.
     """
-    answered = (predicted >= 0) & (predicted < num_classes)
-    right = np.bincount(labels[predicted == labels], minlength=num_classes).astype(float)
-    total = np.bincount(labels, minlength=num_classes)
-    as_class = np.bincount(predicted[answered], minlength=num_classes)
+    answered = (predicted >= 0) & (predicted < len(images))
+    right = np.bincount(labels[predicted == labels], minlength=len(images)).astype(float)
+    as_class = np.bincount(predicted[answered], minlength=len(images))
     with np.errstate(invalid="ignore"):
-        recall, precision = right / total, right / as_class
-    return {"images": total, "recall": recall, "precision": precision}
+        return {"precision": right / as_class, "f1": f1(right, images, as_class)}
 
 
 def _cell(value):

@@ -17,6 +17,9 @@ NAMES = {
     "top5_error": "top-5 test error, %",
     "macro_recall": "macro recall on test, %",
     "macro_precision": "macro precision on test, %",
+    "macro_f1": "macro F1 on test, %",
+    "geometric_mean": "geometric mean of the recalls on test, %",
+    "matthews": "Matthews' correlation on test, in hundredths",
 }
 
 

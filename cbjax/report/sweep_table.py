@@ -12,7 +12,10 @@ from cbjax.config import ConfigError
 from cbjax.config.schema import show
 
 T = TypeVar("T")
-METRICS = ("accuracy", "error", "balanced_accuracy", "top5_error", "macro_recall", "macro_precision")
+METRICS = (
+    *("accuracy", "error", "balanced_accuracy", "top5_error", "macro_recall", "macro_precision"),
+    *("macro_f1", "geometric_mean", "matthews"),
+)
 
 
 @dataclasses.dataclass(frozen=True)

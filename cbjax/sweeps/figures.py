@@ -20,6 +20,9 @@ MEASURES = {
     "top5_error": ("top5_accuracy", True),
     "macro_recall": ("macro_recall", False),
     "macro_precision": ("macro_precision", False),
+    "macro_f1": ("macro_f1", False),
+    "geometric_mean": ("geometric_mean", False),
+    "matthews": ("matthews", False),
 }
 
 

@@ -52,7 +52,7 @@ def test_the_runs_own_split_class_by_class_and_image_by_image(digits, tmp_path, 
     results = json.loads((folder / "run" / "results.json").read_text())
     matrix = np.array(results["confusion"]["last"])
     header, *rows = read(tmp_path / "out" / "classes.csv")
-    assert header == ["class", "train_images", "images", "accuracy", "precision"]
+    assert header == ["class", "train_images", "images", "accuracy", "precision", "f1"]
     assert [row[0] for row in rows] == ["nul", "one", "'+two", "'=three"], "no name starts a formula"
     assert [int(row[1]) for row in rows] == json.loads((folder / "run" / "data.json").read_text())["counts"]
     assert [row[2] for row in rows] == ["50"] * 4
@@ -60,6 +60,7 @@ def test_the_runs_own_split_class_by_class_and_image_by_image(digits, tmp_path, 
     predicted = matrix.sum(axis=0)
     expected = [f"{right / all_:.6g}" if all_ else "" for right, all_ in zip(np.diag(matrix), predicted, strict=True)]
     assert [row[4] for row in rows] == expected
+    np.testing.assert_allclose([float(row[5]) for row in rows], 2 * np.diag(matrix) / (50 + predicted), rtol=1e-5)
     table = read(tmp_path / "out" / "confusion.csv")
     assert table[0][1:] == [row[0] for row in table[1:]] == ["nul", "one", "'+two", "'=three"]
     assert [[int(cell) for cell in row[1:]] for row in table[1:]] == matrix.tolist()

@@ -15,7 +15,14 @@ def summary(logits, labels, losses, confidence):
         if mine:
             recall[c] = np.mean(mine)
             precision[c] = np.mean(named) if named else 0.0
+    f1 = [2 * precision[c] * recall[c] / (precision[c] + recall[c]) if recall[c] else 0.0 for c in recall]
+    # Matthews' coefficient is the correlation of one-hot predictions and labels, summed over classes.
+    ours, true = np.eye(num_classes)[predicted], np.eye(num_classes)[labels]
+    ours, true = ours - ours.mean(axis=0), true - true.mean(axis=0)
     return {
+        "macro_f1": np.mean(f1),
+        "geometric_mean": np.prod(list(recall.values())) ** (1 / len(recall)),
+        "matthews": (ours * true).sum() / np.sqrt((ours**2).sum() * (true**2).sum()),
         "accuracy": np.mean([p == label for p, label in zip(predicted, labels, strict=True)]),
         "top5_accuracy": np.mean(top5),
         "loss": np.mean(losses),

@@ -199,6 +199,8 @@ def test_the_classes_of_a_run_are_tables_with_their_names(finished):
         np.testing.assert_allclose(found, np.diag(matrix) / 20, rtol=1e-5)
         precision = [row[f"test_precision_{checkpoint}"] for row in rows]
         assert precision == [f"{m[i] / m.sum():.6g}" if m.sum() else "" for i, m in enumerate(matrix.T)]
+        f1 = [float(row[f"test_f1_{checkpoint}"]) for row in rows]
+        np.testing.assert_allclose(f1, 2 * np.diag(matrix) / (20 + matrix.sum(axis=0)), rtol=1e-5)
         with open(workdir / f"confusion_{checkpoint}.csv", newline="") as file:
             table = list(csv.reader(file))
         assert [[int(cell) for cell in row[1:]] for row in table[1:]] == matrix.tolist()

@@ -75,6 +75,7 @@ def test_agrees_with_scikit_learn():
     options = {"labels": present, "average": "macro", "zero_division": 0}
     assert figures["macro_precision"] == pytest.approx(sklearn.metrics.precision_score(labels, predicted, **options))
     assert figures["macro_recall"] == pytest.approx(sklearn.metrics.recall_score(labels, predicted, **options))
+    assert figures["macro_f1"] == pytest.approx(sklearn.metrics.f1_score(labels, predicted, **options))
     truth = sklearn.metrics.confusion_matrix(labels, predicted, labels=range(CLASSES))
     np.testing.assert_array_equal(metrics.confusion_matrix(predicted, labels, CLASSES), truth)
 
