@@ -34,7 +34,10 @@ METHODS = {
     "cutmix": ("mix.name=cutmix", "mix.chance=0.5"),
     "cmo": ("mix.name=cmo", "mix.chance=0.5", "mix.start_epochs=1", "mix.end_epochs=1"),
 }
-methods = pytest.mark.parametrize("name", METHODS)
+# One of each kind: other answers, random masks, a state, parameters of its own, a second gradient, a second stream.
+KINDS = ("post_hoc", "softmax_eql", "ghm", "mw_net", "imbsam", "cmo")
+every = [pytest.param(name, marks=[] if name in KINDS else pytest.mark.slow) for name in METHODS]
+methods = pytest.mark.parametrize("name", every)
 
 
 def digits(name, *more):
@@ -83,10 +86,17 @@ def test_a_run_that_goes_on_from_an_earlier_checkpoint_ends_the_same(finished, t
 
 
 @methods
-@pytest.mark.parametrize("parallel", ["shard_map", "pmap"])
+@pytest.mark.parametrize("parallel", ["shard_map", pytest.param("pmap", marks=pytest.mark.slow)])
 def test_four_devices_give_what_one_gives(finished, tmp_path, name, parallel):
-    one, _ = finished(name)
-    four = cbjax.train(digits(name, "devices=4", f"parallel={parallel}"), tmp_path)
+    assert_as_one(finished(name)[0], name, parallel, tmp_path)
+
+
+def test_four_devices_give_what_one_gives_with_pmap(finished, tmp_path):
+    assert_as_one(finished("cmo")[0], "cmo", "pmap", tmp_path)
+
+
+def assert_as_one(one, name, parallel, workdir):
+    four = cbjax.train(digits(name, "devices=4", f"parallel={parallel}"), workdir)
     for ours, theirs in zip(leaves(four), leaves(one), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=2e-2, atol=2e-3)
     key = "test/last/loss"
@@ -111,31 +121,29 @@ def test_load_answers_as_the_run_did(finished, name):
     np.testing.assert_array_equal(cbjax.load(workdir).predict(images), whole.predict(images))
 
 
-def test_runs_of_every_method_are_trained_as_one_program(finished, tmp_path):
-    """Two seeds of each: runs that differ in their seed alone share a program."""
-    changes = {name: {} for name in METHODS}
-    for name, keys in METHODS.items():
-        resolved = configs.load("digits_lt", keys)
-        for key in (one.split("=")[0] for one in keys):
-            section, _, leaf = key.rpartition(".")
-            changes[name][key] = resolved[section][leaf]
-    path = tmp_path / "methods.py"
+@methods
+def test_runs_that_differ_in_their_seed_are_trained_as_one_program(finished, tmp_path, name):
+    resolved = configs.load("digits_lt", METHODS[name])
+    changes = {key: value for key, _, value in (one.partition("=") for one in METHODS[name])}
+    for key in changes:
+        section, _, leaf = key.rpartition(".")
+        changes[key] = resolved[section][leaf]
+    path = tmp_path / "seeds.py"
     path.write_text(
         "from cbjax.variants import Sweep, choices, product, seeds\n\n"
         "def get_sweep():\n"
-        f'    return Sweep("digits_lt", product(choices("method", {changes!r}), seeds(2)))\n'
+        f'    return Sweep("digits_lt", product(choices("method", { ({name: changes})!r}), seeds(2)))\n'
     )
-    settings = ("num_epochs=3", "data.validation=10", "data.test=20", "data.crop_padding=1")
-    described, runs = load(path, settings)
-    _, failed = sweep("methods", described, runs, tmp_path / "runs", mode="vmap", group_size=2)
+    few = ("num_epochs=3", "data.validation=10", "data.test=20", "data.crop_padding=1", "log.report=false")
+    described, runs = load(path, few)
+    _, failed = sweep("seeds", described, runs, tmp_path / "runs", mode="vmap", group_size=2)
     assert failed == {}
-    for name in METHODS:
-        _, workdir = finished(name)
-        results = [
-            json.loads((place / "results.json").read_text()) for place in (tmp_path / "runs" / name / "seed_0", workdir)
-        ]
-        ours, theirs = (result["last"]["test"]["loss"] for result in results)
-        assert ours == pytest.approx(theirs, rel=1e-3), name
+    _, workdir = finished(name)
+    results = [
+        json.loads((place / "results.json").read_text()) for place in (tmp_path / "runs" / name / "seed_0", workdir)
+    ]
+    ours, theirs = (result["last"]["test"]["loss"] for result in results)
+    assert ours == pytest.approx(theirs, rel=1e-3)
 
 
 def test_numbers_of_a_method_compile_nothing_again():
@@ -205,7 +213,7 @@ def test_keys_that_do_not_go_together_are_refused(overrides, message):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name == "ghm" else pytest.mark.slow) for name in METHODS]
+    "name", [pytest.param(name, marks=[] if name == "mw_net" else pytest.mark.slow) for name in METHODS]
 )
 def test_a_killed_process_ends_the_same(tmp_path, name):
     given = [f"--config.{one}" for one in (*METHODS[name], "num_epochs=40", "checkpoint.every_epochs=1")]
