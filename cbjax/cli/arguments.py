@@ -80,6 +80,11 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         help="write classes.csv, confusion.csv, predictions.csv and evaluation.json",
     )
     evaluate.add_argument(
+        "--auc",
+        action="store_true",
+        help="also the areas under each class's ROC and precision-recall curve, against all other classes",
+    )
+    evaluate.add_argument(
         "--top",
         type=_up_to(10**6),
         default=5,

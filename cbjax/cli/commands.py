@@ -90,6 +90,7 @@ def _eval(options, overrides):
         eval_files.check_out(options.out)
     place = Place(options.workdir)
     _start(workdirs.read_config(place.files).deterministic)
+    from cbjax.training import scores
     from cbjax.training.restore import examine
 
     found = examine(
@@ -99,6 +100,8 @@ def _eval(options, overrides):
         overrides=overrides,
         trust_code=options.trust_code,
     )
+    if options.auc:
+        found = scores.with_areas(found)
     for line in eval_files.figures(found, options.split):
         say(line)
     _print_table(lambda width: eval_files.class_table(found), whole=True)

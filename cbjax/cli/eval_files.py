@@ -1,22 +1,18 @@
 """Prints and writes the results of `cbjax eval`: figures of each class, confusion, and every image's prediction."""
 
-import concurrent.futures
 import json
 import pathlib
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cbjax.config import ConfigError
-from cbjax.data import Encoded
-from cbjax.host import machine
 from cbjax.host.text import one_line
 from cbjax.host.writers import plain, replace
 from cbjax.metrics import confusion_matrix
 from cbjax.report import class_tables
-from cbjax.training import input_paths
+from cbjax.training import scores
 from cbjax.training.finish import CONFUSION_CLASSES
 from cbjax.training.restore import Examined
 
@@ -24,7 +20,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 SHOWN = 40  # most classes in the printed table; if there are more, the ones with the lowest accuracy
-BATCH = 256
 
 
 def figures(found: Examined, split: str) -> Iterator[str]:
@@ -68,9 +63,9 @@ def class_columns(found: Examined) -> dict[str, np.ndarray]:
     labels, outputs = found.split.labels, found.evaluation.outputs
     columns: dict[str, np.ndarray] = {"train_images": found.counts, "images": found.evaluation.class_count}
     if labels.ndim == 2:
-        return {**columns, "average_precision": found.evaluation.per_class}
+        return {**columns, "average_precision": found.evaluation.per_class, **found.areas}
     columns["accuracy"] = found.evaluation.per_class
-    return columns | class_tables.by_class(outputs, labels, found.evaluation.class_count)
+    return columns | class_tables.by_class(outputs, labels, found.evaluation.class_count) | found.areas
 
 
 def check_out(out: pathlib.Path) -> None:
@@ -135,32 +130,12 @@ def _predictions(found: Examined, top: int) -> Iterator[list]:
             yield [*cells, *ranking]
 
 
-def _chances(found: Examined) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields the place of a batch's first image and the batch's probabilities [B, C]; NaN for unreadable images."""
-    images, predict = found.split.images, found.run.predict
-    assert predict is not None, "a restored run predicts"
-    transform = input_paths.evaluation_transform(found.run.config)
-
-    def pixels(position):
-        assert isinstance(images, Encoded) and transform is not None, "encoded images come from a streamed source"
-        try:
-            return transform(images.read(position))
-        except (ValueError, OSError):  # the evaluation has reported it
-            return None
-
-    with concurrent.futures.ThreadPoolExecutor(machine.cores()) as pool, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the evaluation has reported it
-        for first in range(0, len(images), BATCH):
-            last = min(first + BATCH, len(images))
-            if not isinstance(images, Encoded):
-                yield first, predict(images[first:last], allow_nan=True)
-                continue
-            found_pixels = list(pool.map(pixels, range(first, last)))
-            there = [i for i, one in enumerate(found_pixels) if one is not None]
-            chances = np.full((last - first, len(found.counts)), np.nan)
-            if there:
-                chances[there] = predict(np.stack([found_pixels[i] for i in there]), allow_nan=True)
-            yield first, chances
+def _chances(found: Examined) -> Iterable[tuple[int, np.ndarray]]:
+    """Returns the place of each batch's first image and the batch's probabilities [B, C]; NaN if unreadable."""
+    if found.chances is not None:
+        return [(0, found.chances)]
+    assert found.run.predict is not None, "a restored run predicts"
+    return scores.in_batches(found, found.run.predict)
 
 
 def _percent(value):

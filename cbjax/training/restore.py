@@ -82,6 +82,8 @@ class Examined:
       names: [N] what to call each image: its file, or its place in its array.
       counts: [C] training images of each class.
       about: what was evaluated, for a file of results.
+      areas: further figures of each class, name -> [C] (`scores.with_areas`).
+      chances: [N, C] probabilities of all images, if they are known.
     """
 
     run: Run
@@ -90,6 +92,8 @@ class Examined:
     names: Sequence[str]
     counts: np.ndarray
     about: dict[str, Any]
+    areas: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    chances: np.ndarray | None = None
 
 
 def examine(

@@ -7,6 +7,7 @@ import types
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import sklearn.metrics
 
 import cbjax
 from cbjax import config as configs
@@ -77,6 +78,39 @@ def test_the_runs_own_split_class_by_class_and_image_by_image(digits, tmp_path, 
     assert written["step"] == results["step"] and "own test split" in written["data"]
 
 
+def test_areas_under_curves_are_scikit_learn_s(digits, tmp_path, capsys):
+    run, folder = digits
+    assert call(folder, "--auc", f"--out={tmp_path}") == 0
+    shown = capsys.readouterr().out
+    own, places = np.load(folder / "own.npz"), np.load(folder / "run" / "indices.npz")["test"]
+    labels, chances = own["labels"][places], run.predict(own["images"][places])
+    header, *rows = read(tmp_path / "classes.csv")
+    assert header[-2:] == ["roc_auc", "pr_auc"] and "roc auc" in shown
+    metrics = json.loads((tmp_path / "evaluation.json").read_text())["metrics"]
+    for column, name, truth in [
+        (-2, "macro_roc_auc", sklearn.metrics.roc_auc_score),
+        (-1, "macro_pr_auc", sklearn.metrics.average_precision_score),
+    ]:
+        areas = [truth(labels == c, chances[:, c]) for c in range(4)]
+        np.testing.assert_allclose([float(row[column]) for row in rows], areas, rtol=1e-5)
+        assert metrics[name] == pytest.approx(np.mean(areas)) and f"test/{name} {metrics[name]:.6g}\n" in shown
+    predictions = read(tmp_path / "predictions.csv")
+    assert call(folder, f"--out={tmp_path}") == 0
+    assert read(tmp_path / "predictions.csv") == predictions and "auc" not in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("error")
+def test_areas_of_images_of_one_class_are_nan(digits, tmp_path, capsys):
+    _, folder = digits
+    own = np.load(folder / "own.npz")
+    one = own["labels"] == 2
+    np.savez(tmp_path / "new.npz", images=own["images"][one], labels=own["labels"][one] * 0, class_names=["+two"])
+    assert call(folder, "--auc", f"--config.data.file={tmp_path / 'new.npz'}", f"--out={tmp_path}") == 0
+    shown = capsys.readouterr().out
+    assert "test/macro_roc_auc nan\n" in shown and "test/macro_pr_auc 1\n" in shown and "test/matthews nan" in shown
+    assert json.loads((tmp_path / "evaluation.json").read_text())["metrics"]["macro_roc_auc"] is None
+
+
 def test_new_data_are_found_by_the_names_of_their_classes(digits, tmp_path, capsys):
     run, folder = digits
     own = np.load(folder / "own.npz")
@@ -142,6 +176,7 @@ def test_skipped_images_count_nowhere_beside_images_without_an_answer():
     sums = ClassificationSums.from_outputs(*map(jnp.asarray, (logits, labels, np.zeros(5), mask, np.ones(5))))
     found = types.SimpleNamespace(
         counts=np.array([7, 3]),
+        areas={},
         split=Split(np.zeros((5, 1)), labels),
         evaluation=Evaluation({}, per_class_accuracy(sums), outputs, np.asarray(sums.total), None, 4, 1),
     )
