@@ -105,6 +105,17 @@ def sgd(
     )
 
 
+def of_part(tx: optax.GradientTransformation, trained: Any) -> optax.GradientTransformation:
+    """Returns `tx` for a part of the parameters. The others get updates of 0, and need no memory for momentum.
+
+    Args:
+      tx: the optimiser.
+      trained: pytree of bools in the shape of the parameters.
+    """
+    names = jax.tree.map(lambda on: "trained" if on else "frozen", trained)
+    return optax.partition({"trained": tx, "frozen": optax.set_to_zero()}, names)
+
+
 def decay_mask(params: Any, *, rule: str = "all", last_bias: bool = True) -> Any:
     """Returns which parameters decay, as a pytree of bools in the shape of `params`.
 

@@ -5,9 +5,11 @@ import pathlib
 import re
 from collections.abc import Sequence
 
-from cbjax.config.schema import KEYS, show
+from cbjax.config.schema import KEYS, STAGES, show
 from cbjax.host.storage import PathError, as_path, is_remote
 from cbjax.host.text import visible
+
+WITH_KEYS = ("train", "stage2", "sweep", "compile", "eval")  # commands that take --config.KEY=VALUE
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -27,6 +29,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         return commands.add_parser(name, help=text, description=text, allow_abbrev=False)
 
     train = add("train", "Train one run, or go on with it, and report on it.")
+    stage2 = add("stage2", "Train the head of a finished run again, balanced, with all else frozen, or go on with it.")
     sweep = add("sweep", "Train a list of runs, skip finished ones, and report on all.")
     for command in (train, sweep):
         command.add_argument(
@@ -44,14 +47,24 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         )
         command.epilog = "--config.KEY=VALUE changes a key, such as --config.data.imbalance=50"
         _add_processes(command)
-    train.add_argument("--extend", action="store_true", help="allow num_epochs to be larger than the work directory's")
-    train.add_argument(
-        "--profile",
-        type=_up_to(10**5),
-        default=0,
-        metavar="STEPS",
-        help="write a trace of STEPS steps to DIR/profile",
+    stage2.add_argument("--from", dest="source", required=True, metavar="DIR", type=_directory, help="the finished run")
+    stage2.add_argument(
+        "--method", required=True, choices=STAGES[1:], help="crt: a new head; lws: a scale for each class"
     )
+    stage2.add_argument("--workdir", required=True, metavar="DIR", type=_directory, help="as for train")
+    stage2.epilog = train.epilog
+    _add_processes(stage2)
+    for command in (train, stage2):
+        command.add_argument(
+            "--extend", action="store_true", help="allow num_epochs to be larger than the work directory's"
+        )
+        command.add_argument(
+            "--profile",
+            type=_up_to(10**5),
+            default=0,
+            metavar="STEPS",
+            help="write a trace of STEPS steps to DIR/profile",
+        )
     sweep.add_argument("--dry-run", action="store_true", help="list the runs and what they need; train none")
     sweep.add_argument(
         "--mode",
@@ -138,8 +151,8 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     options, rest = parser.parse_known_args(arguments)
     overrides = []
     for argument in rest:
-        if options.name not in ("train", "sweep", "compile", "eval") or not argument.startswith("--config."):
-            hint = _as_key(argument) if options.name in ("train", "sweep", "compile", "eval") else ""
+        if options.name not in WITH_KEYS or not argument.startswith("--config."):
+            hint = _as_key(argument) if options.name in WITH_KEYS else ""
             commands.choices[options.name].error(f"unrecognized argument: {argument}{hint}")
         if "=" not in argument:
             commands.choices[options.name].error(f"{argument} needs a value after an equals sign: {argument}=VALUE")

@@ -5,6 +5,7 @@ import os
 from cbjax import config as configs
 from cbjax.cli import startup
 from cbjax.config import ConfigError
+from cbjax.config.schema import show
 from cbjax.host.output import say
 from cbjax.host.storage import Place
 from cbjax.host.text import one_line
@@ -23,6 +24,18 @@ def _train(options, overrides):
         if (place.files / "report.md").exists():
             _print_report([place.files], options.workdir / "report.md")
     return 0
+
+
+def _stage2(options, overrides):
+    from cbjax.config import evaluation
+    from cbjax.workdir import files as workdirs
+
+    first = workdirs.read_config(Place(options.source).files)
+    options.read = configs.second_stage(first, options.method, str(options.source), overrides)
+    _, what = configs.difference(first, options.read)
+    shown = [f"{key}={show(evaluation.value_of(options.read, key))}" for key in what if key != "stage.checksum"]
+    say(f"other than in {options.source}: {', '.join(shown)}")
+    return _train(options, overrides)
 
 
 def _sweep(options, overrides):
@@ -224,6 +237,7 @@ def _print_table(make, whole=False):
 READERS = {"train": configs.load, "sweep": sweep_file.load}
 COMMANDS = {
     "train": _train,
+    "stage2": _stage2,
     "sweep": _sweep,
     "eval": _eval,
     "predict": _predict,

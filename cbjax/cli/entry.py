@@ -15,7 +15,7 @@ OUT_OF_MEMORY = (
     "optim.accumulation, which keeps the batch), or set model.remat=true or model.dtype=bfloat16"
 )
 
-FILED = ("train", "sweep", "predict", "report")  # their results are in files, so lost output does no harm
+FILED = ("train", "stage2", "sweep", "predict", "report")  # their results are in files, so lost output does no harm
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -104,5 +104,5 @@ def _disk_error(error, command):
     said = f"{error.filename or 'the disk'}: {error.strerror or error}"
     if error.errno not in FULL:
         return said
-    goes_on = "goes on from the last checkpoint" if command in ("train", "sweep") else "does it"
+    goes_on = "goes on from the last checkpoint" if command in ("train", "stage2", "sweep") else "does it"
     return f"could not write {said}; {FULL[error.errno]}, then the same command {goes_on}"

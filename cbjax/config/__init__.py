@@ -27,6 +27,7 @@ from cbjax.config.reading import (
     read,
     read_overrides,
     resolve,
+    second_stage,
     to_json,
 )
 from cbjax.config.schema import ConfigError
@@ -53,5 +54,6 @@ __all__ = [
     "read",
     "read_overrides",
     "resolve",
+    "second_stage",
     "to_json",
 ]

@@ -28,6 +28,7 @@ HOW_KEYS = (
     "deterministic",
     "steps_per_dispatch",
     *READING_KEYS,
+    "stage.source",  # stage.checksum says what the run there found
     "evaluation.batch_size",
     "checkpoint.every_epochs",
     "checkpoint.every_minutes",
@@ -46,6 +47,7 @@ LATER_KEYS: tuple[str, ...] = (
     *("sharpness.name", "sharpness.radius", "sharpness.tail_below"),
     *("mix.name", "mix.alpha", "mix.kappa", "mix.tau", "mix.chance", "mix.start_epochs", "mix.end_epochs"),
     *("data.sampler_beta", "data.sampler_start"),
+    *("stage.name", "stage.checksum", "stage.batch_norm"),
 )
 
 
@@ -97,6 +99,8 @@ def check_resume(old: Config, new: Config, extend: bool = False) -> list[str]:
             lines[code_key] += (
                 f": the file of {key}={after[key]} has changed; the one of the run is kept in its folder {CODE}"
             )
+    if "stage.checksum" in what:
+        lines["stage.checksum"] += ": the results of the run in stage.source are others"
     if what:
         advice = "use another work directory, or the same settings"
         if what == ["num_epochs"]:

@@ -98,9 +98,12 @@ def change(config: ConfigDict, overrides: Sequence[str]) -> tuple[ConfigDict, li
     changed = configs.change(config, overrides)
     how, what = configs.difference(config, changed)
     differing = (*what, *how)
-    return changed, [f"{key}={show(_value(changed, key))} instead of {show(_value(config, key))}" for key in differing]
+    return changed, [
+        f"{key}={show(value_of(changed, key))} instead of {show(value_of(config, key))}" for key in differing
+    ]
 
 
-def _value(config, key):
+def value_of(config: ConfigDict, key: str) -> Any:
+    """Returns the value of a dotted key."""
     section, _, name = key.rpartition(".")
     return (config[section] if section else config)[name]

@@ -22,6 +22,8 @@ def problems(values: Mapping[str, Any]) -> Iterator[str]:
         yield from _meta(values, meta)
     if values["mix.name"] != "none":
         yield from _mix(values, values["mix.name"])
+    if (stage := values["stage.name"]) != "none":
+        yield from _stage(values, stage)
 
 
 def _mix(values, mix):
@@ -57,3 +59,10 @@ def _meta(values, meta):
         yield f"meta.name must be none when data.name is {name}, whose images do not lie in memory; got {meta}"
     if values["devices"]:
         yield from divisible("meta.batch_size", values["meta.batch_size"], values["devices"])
+
+
+def _stage(values, stage):
+    if values["stage.source"] is None:
+        yield f"stage.source must be the work directory of a finished run when stage.name is {stage}; got None"
+    if (path := values["model.pretrained"]) is not None:
+        yield f"model.pretrained must be none when stage.name is {stage}, whose network comes from a run; got {path}"

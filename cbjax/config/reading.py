@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, TypeVar
 from ml_collections import ConfigDict
 from ml_collections.config_dict import RequiredValueError
 
-from cbjax.config import batch_rules, files, own_code, rules
+from cbjax.config import batch_rules, files, own_code, rules, stages
 from cbjax.config.schema import KEYS, REQUIRED, ConfigError, accept, did_you_mean, refuse, rule, show
 
 Config: TypeAlias = ConfigDict | Mapping[str, Any]
@@ -70,6 +70,22 @@ def change(config: Config, overrides: Sequence[str]) -> ConfigDict:
     return _resolve(values, given, find=not given.keys().isdisjoint(own_code.CODE_KEYS))
 
 
+def second_stage(first: Config, method: str, source: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """Returns the configuration of a second stage.
+
+    Args:
+      first: that of a finished run.
+      method: "crt" or "lws".
+      source: the work directory of the finished run.
+      overrides: as for `load`; they win over the keys that the method fills in.
+
+    Raises:
+      ConfigError: if there is no finished run, or a key or a combination is wrong.
+    """
+    values, given = stages.second_stage(complete(first), method, source), read_overrides(overrides)
+    return _resolve(values | given, given)
+
+
 def resolve(config: Config) -> ConfigDict:
     """Fills in defaults, gives each value its key's type and checks the whole; raises ConfigError."""
     return _resolve(complete(config))
@@ -123,7 +139,7 @@ def from_json(text: str) -> ConfigDict:
 def _resolve(values: dict[str, Any], given: Collection[str] = (), find: bool = True) -> ConfigDict:
     values = own_code.fold_options(values)
     refuse(rules.problems(values, given))
-    return _nested(own_code.find_code(values) if find else values)
+    return _nested(stages.find_source(own_code.find_code(values)) if find else values)
 
 
 def _nested(values: Mapping[str, Any]) -> ConfigDict:

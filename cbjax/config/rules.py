@@ -49,6 +49,8 @@ EFFECTS = (
     ("mix.chance", "mix.name", MIXES[1:]),
     ("mix.start_epochs", "mix.name", MIXES[1:]),
     ("mix.end_epochs", "mix.name", MIXES[1:]),
+    ("stage.source", "stage.name", ("crt", "lws")),
+    ("stage.batch_norm", "stage.name", ("crt", "lws")),
     ("weights.beta", "weights.name", ("class_balanced",)),
     ("weights.zero_count", "weights.name", COUNT_WEIGHTS),
     ("weights.start", "weights.name", (*COUNT_WEIGHTS, "difficulty")),
@@ -112,6 +114,7 @@ STATEMENTS = (
     "model.options",
     "loss.options",
     "model.pretrained",
+    "stage.source",
 )
 # Groups must not have these names: NAME_accuracy and NAME_precision are already names of other figures.
 TAKEN_GROUPS = ("many", "medium", "few", "balanced", "worst", "top5", "macro", "mean_average")

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from cbjax.config.image_sources import SOURCES, STREAMED, TFDS_PREFIX, is_streamed  # noqa: F401
 from cbjax.config.kinds import (
     BrokenRule,
     Kind,
@@ -22,26 +23,7 @@ from cbjax.config.kinds import (
 from cbjax.config.unknown import did_you_mean, show, unknown_key
 
 # Facts about the parts that a configuration names, to check it without importing them. A test compares them with the
-# registries. Sources: number of classes and image size [H, W]; None if the user's file decides.
-SOURCES: dict[str, tuple[int | None, tuple[int, int] | None]] = {
-    "digits": (10, (8, 8)),
-    "arrays": (None, None),
-    "mnist": (10, (28, 28)),
-    "fashion_mnist": (10, (28, 28)),
-    "cifar10": (10, (32, 32)),
-    "cifar20": (20, (32, 32)),
-    "cifar100": (100, (32, 32)),
-    "imagenet2012": (1000, None),
-    "i_naturalist2017": (5089, None),
-    "i_naturalist2018": (8142, None),
-    "places365_small": (365, None),
-    "list": (None, None),
-    "csv": (None, None),
-    "folder": (None, None),
-}
-# Sources whose images are read as they are needed and cropped to data.image_size, as are those of every "tfds:NAME".
-STREAMED = ("imagenet2012", "i_naturalist2017", "i_naturalist2018", "places365_small", "list", "csv", "folder")
-TFDS_PREFIX = "tfds:"
+# registries.
 # Models: the image size that each needs; None for any.
 CIFAR_RESNETS = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
 IMAGENET_RESNETS = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -55,6 +37,7 @@ LOSSES = (
 META_METHODS = ("none", "l2rw", "mw_net")
 SHARPNESS = ("none", "sam", "imbsam")
 MIXES = ("none", "mixup", "cutmix", "remix", "cmo")
+STAGES = ("none", "crt", "lws")
 # Numbers of losses that programs take as arguments: a sweep over them compiles once.
 LOSS_NUMBERS = (
     *("gamma", "epsilon", "max_margin", "scale", "tau", "divisor_power", "rare_below", "mask_chance", "momentum"),
@@ -205,6 +188,10 @@ KEYS: dict[str, Key] = {
     "mix.chance": Key(1.0, number(low=0, high=1), "probability that a batch is mixed"),
     "mix.start_epochs": Key(0, integer(0, 10**6), "first epochs without mixing"),
     "mix.end_epochs": Key(0, integer(0, 10**6), "last epochs without mixing"),
+    "stage.name": Key("none", choice(*STAGES), "second stage of training, from the network of a finished run"),
+    "stage.source": Key(None, text("a work directory"), "that finished run"),
+    "stage.checksum": Key(None, text("a SHA-256"), "that of its results; cbjax fills it in"),
+    "stage.batch_norm": Key("eval", choice("eval", "train"), "the frozen layers' mode; train: statistics move"),
     "optim.learning_rate": Key(0.1, number(low=1e-30, high=1e30), "base learning rate"),
     "optim.reference_batch_size": Key(
         None,
@@ -313,8 +300,3 @@ def rule(key: str) -> str:
 def _plain(value: Any) -> Any:
     """Turns arrays and numbers of NumPy or JAX into lists and numbers of Python."""
     return value.tolist() if hasattr(value, "tolist") and hasattr(value, "shape") else value
-
-
-def is_streamed(name: str) -> bool:
-    """Returns whether the images of a source are read as they are needed."""
-    return name in STREAMED or name.startswith(TFDS_PREFIX)

@@ -20,6 +20,7 @@ READABLE = ("gs", "s3", "az", "hf")  # kinds of URL that etils.epath opens
 PATHS = {
     "data": ("data_dir", "file", "root", "train_list", "validation_list", "test_list"),
     "model": ("pretrained",),
+    "stage": ("source",),
 }
 # Folders that Orbax writes or that go with its files; everything else in a work directory is small.
 CHECKPOINTS = ("checkpoints", "checksums", "damaged")

@@ -16,7 +16,7 @@ from cbjax.data.sampling import Batches
 from cbjax.models import pretrained
 from cbjax.models.pretrained import Pretrained
 from cbjax.parallel import sharding
-from cbjax.training import callbacks, components, input_paths, inputs, reweight
+from cbjax.training import callbacks, components, input_paths, inputs, reweight, second_stage
 from cbjax.training.check_data import check_data
 from cbjax.training.evaluate import Evaluation
 from cbjax.training.programs import Programs, build_programs, program_key, settings
@@ -97,9 +97,7 @@ def build(
     return Parts(
         model=programs.model,
         mesh=mesh,
-        pretrained=functools.cache(lambda: _read_pretrained(config.model.pretrained, programs.state))
-        if config.model.pretrained
-        else None,
+        pretrained=_first_weights(config, dataset, programs),
         init=lambda: programs.init(jax.random.key(config.seed), first_weights, given),
         programs=programs,
         settings=given,
@@ -115,16 +113,23 @@ def build(
 
 
 def first_state(parts: Parts) -> TrainState:
-    """Makes the state before the first step, with pretrained weights where there are some.
+    """Makes the state before the first step, with pretrained weights, or those of another run, where there are some.
 
-    A head that they lack stays as it is.
+    What they lack, such as the head, stays as it is.
     """
     state = parts.init()
     if parts.pretrained is None:
         return state
     given = parts.pretrained()
     params, batch_stats = sharding.replicate((given.params, given.batch_stats), parts.mesh)
-    return dataclasses.replace(state, params={**state.params, **params}, batch_stats=batch_stats)
+    return dataclasses.replace(state, params=_over(state.params, params), batch_stats=batch_stats)
+
+
+def _over(own, given):
+    """Returns nested dicts of arrays with those that are given in the place of their own."""
+    if not isinstance(own, dict):
+        return given
+    return {name: _over(part, given[name]) if name in given else part for name, part in own.items()}
 
 
 def like(parts: Parts) -> TrainState:
@@ -180,6 +185,16 @@ def _known_at_epoch_ends(schedule: optax.Schedule, batches: Batches, num_epochs:
         return dict(zip(steps, np.asarray(schedule(np.array(steps, np.int32))), strict=True))
 
     return lambda step: rates()[step] if step in rates() else schedule(step)
+
+
+def _first_weights(config, dataset, programs):
+    if config.stage.name != "none":
+        shapes, image_shape = programs.state, dataset.train.images.shape[1:]
+        known = (dataset.class_names, programs.model, shapes.params, shapes.batch_stats, image_shape)
+        return functools.cache(lambda: second_stage.read_source(config, *known))
+    if config.model.pretrained:
+        return functools.cache(lambda: _read_pretrained(config.model.pretrained, programs.state))
+    return None
 
 
 def _read_pretrained(path, shapes):

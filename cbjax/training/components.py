@@ -15,6 +15,7 @@ from cbjax.config import ConfigError, learning_rates
 from cbjax.data.sampling import Batches
 from cbjax.host import code
 from cbjax.losses import LossFacts
+from cbjax.models import two_stages
 from cbjax.objectives import (
     adjusted,
     equalized,
@@ -43,6 +44,11 @@ def build_model(config: ConfigDict, num_classes: int, axis: str | None = shardin
       num_classes: C.
       axis: the mesh axis that a batch is split over; None where a device has the whole batch.
     """
+    model = _build_network(config, num_classes, axis)
+    return two_stages.class_scaled(model, num_classes) if config.stage.name == "lws" else model
+
+
+def _build_network(config: ConfigDict, num_classes: int, axis: str | None) -> Model:
     head = config.model.head
     if head == "auto":
         head = "normalized" if config.loss.name == "ldam" else "linear"
@@ -207,17 +213,26 @@ def build_schedule(
 
 
 def build_optimizer(
-    config: ConfigDict, schedule: optax.Schedule, params: Any, weight_decay: float | Array
+    config: ConfigDict, schedule: optax.Schedule, params: Any, weight_decay: float | Array, trained: Any = None
 ) -> optax.GradientTransformation:
-    """Returns SGD as configured. With a one-vs-rest loss the last bias starts at its prior and does not decay (CB)."""
+    """Returns SGD as configured. With a one-vs-rest loss the last bias starts at its prior and does not decay (CB).
+
+    Args:
+      config: resolved.
+      schedule: step -> learning rate.
+      params: what it changes.
+      weight_decay: coefficient.
+      trained: pytree of bools in the shape of `params`; the others stay as they are. None for all.
+    """
     mask = optim.decay_mask(params, rule=config.optim.decay_rule, last_bias=not loss_facts(config).one_vs_rest)
-    return optim.sgd(
+    sgd = optim.sgd(
         schedule,
         momentum=config.optim.momentum,
         nesterov=config.optim.nesterov,
         weight_decay=weight_decay,
         decay_mask=mask,
     )
+    return sgd if trained is None else optim.of_part(sgd, trained)
 
 
 def exactly(number):

@@ -21,8 +21,9 @@ from cbjax import config as configs
 from cbjax.config import ConfigError, learning_rates, schema
 from cbjax.data.sampling import Batches
 from cbjax.host.code import CodeError
+from cbjax.models import two_stages
 from cbjax.parallel import sharding
-from cbjax.training import components, evaluate, resident
+from cbjax.training import components, evaluate, resident, second_stage
 from cbjax.training.input_paths import RESIDENT, InputPath, augmentation, normalize
 from cbjax.training.step import make_eval_step, make_train_step
 from cbjax.types import Array, Model, Objective, Settings, TrainState
@@ -37,7 +38,7 @@ ARGUMENTS = (
     *(f"loss.{name}" for name in schema.LOSS_NUMBERS),
     *schema.METHOD_NUMBERS,
     *("mix.start_epochs", "mix.end_epochs"),
-    *("evaluation.tau", "data.meta"),
+    *("evaluation.tau", "data.meta", "stage.source", "stage.checksum"),
     *("optim.learning_rate", "optim.warmup_from", "optim.weight_decay"),
     *("evaluation.test_every", "evaluation.groups", "checkpoint.every_epochs", "checkpoint.every_minutes"),
     *("log.tensorboard", "log.report", "log.progress"),
@@ -197,10 +198,12 @@ def build_steps(
         return components.build_schedule(config, batches, (given.learning_rate, given.warmup_from))
 
     rate = lambda state: schedule(state.settings)(state.step)  # noqa: E731
-    objective = components.build_objective(config, model, axis, rate)
-    make_state = functools.partial(initial_state, config, model, objective, tuple(image_shape))
     channels = image_shape[-1]
     try:
+        trained = _trained(config, model, image_shape)
+        learner = model if trained is None else two_stages.frozen(model, trained, config.stage.batch_norm)
+        objective = components.build_objective(config, learner, axis, rate)
+        make_state = functools.partial(initial_state, config, model, objective, tuple(image_shape))
         state = jax.eval_shape(
             make_state,
             jax.random.key(0),
@@ -213,13 +216,25 @@ def build_steps(
 
     def train_step(state, batch):
         given = state.settings
-        tx = components.build_optimizer(config, schedule(given), state.params, given.weight_decay)
+        tx = components.build_optimizer(config, schedule(given), state.params, given.weight_decay, trained)
         options = {"around": components.build_around(config), "accumulation": config.optim.accumulation}
-        return make_train_step(objective, tx, axis=axis, **options)(state, batch)
+        after, metrics = make_train_step(objective, tx, axis=axis, **options)(state, batch)
+        if trained is not None:
+            # Even + 0 would change the bits of -0 and of the smallest numbers.
+            kept = jax.tree.map(lambda new, old, on: new if on else old, after.params, state.params, trained)
+            after = dataclasses.replace(after, params=kept)
+        return after, metrics
 
     loss = components.build_loss(config, smooth=False)
     eval_step = make_eval_step(objective, loss, components.build_probabilities(config), axis=axis)
     return Steps(model, make_state, state, train_step, eval_step)
+
+
+def _trained(config, model, image_shape):
+    if config.stage.name == "none":
+        return None
+    params, batch_stats = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
+    return second_stage.trained(config, model, params, batch_stats, image_shape)
 
 
 def initial_state(
@@ -235,7 +250,8 @@ def initial_state(
     key, params_key = jax.random.split(key)
     params, batch_stats = model.init(params_key, jnp.zeros((1, *image_shape)))
     # The optimiser's state does not depend on its numbers.
-    tx = components.build_optimizer(config, optax.constant_schedule(0.0), params, 0.0)
+    trained = second_stage.trained(config, model, params, batch_stats, image_shape)
+    tx = components.build_optimizer(config, optax.constant_schedule(0.0), params, 0.0, trained)
     return TrainState(
         step=jnp.int32(0),
         params=params,

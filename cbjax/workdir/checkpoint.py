@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
 from cbjax.host.literal_path import LiteralPath
@@ -125,6 +126,26 @@ class Checkpoints:
             others = [other for other in self.steps() if other != step]
             raise CheckpointError(f"{self._directory}: no sound checkpoint of step {step}; there are steps {others}")
         return restored
+
+    def read_network(self, step: int) -> dict[str, Any]:
+        """Reads "params" and "batch_stats" of the checkpoint of one step, whatever else is in its state.
+
+        Returns:
+          Both as NumPy arrays.
+
+        Raises:
+          CheckpointError: if there is none, or it is damaged.
+        """
+        if not processes.from_first(lambda: step in self._folder.whole() and self._folder.is_sound(step)):
+            raise CheckpointError(f"{self._directory}: no sound checkpoint of step {step}")
+        place = self._directory / str(step)
+        found = ocp.StandardCheckpointHandler().metadata(place / "state").tree
+        like = jax.tree.map(
+            lambda leaf: np.empty(leaf.shape, leaf.dtype), {name: found[name] for name in ("params", "batch_stats")}
+        )
+        arrays = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), like)
+        options = ocp.args.PyTreeRestore(like, restore_args=arrays, partial_restore=True)
+        return self._checkpointer.restore(place, args=ocp.args.Composite(state=options)).state
 
     def close(self) -> None:
         """Finishes the last save and ends Orbax's threads."""

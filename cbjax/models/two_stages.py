@@ -1,0 +1,93 @@
+"""What a second stage makes of a network: most of it frozen, its head found, a scale for each class.
+
+Source: Kang et al. 2020 (decoupling), and the authors' code.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cbjax.types import Array, Model
+
+SCALES = "class_scales"  # the name of the parameter that `class_scaled` adds
+
+
+def head_of(model: Model, params: Any, batch_stats: Any, image_shape: Sequence[int]) -> Any:
+    """Returns which parameters the head reads, as a pytree of bools in the shape of `params`. Nothing is computed.
+
+    Args:
+      model: the network.
+      params, batch_stats: its parameters and statistics, or their shapes.
+      image_shape: [H, W, channels].
+
+    Raises:
+      ValueError: if the network gives no features, or a layer belongs to both parts.
+    """
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+
+    def features(params, batch_stats, images):
+        return model.features(params, batch_stats, images, train=False)[0]
+
+    outputs = jax.eval_shape(features, params, batch_stats, images)
+    head = _read(model.head, params, outputs)
+    both = [one and other for one, other in zip(head, _read(features, params, batch_stats, images), strict=True)]
+    if not any(head) or any(both):
+        raise ValueError(
+            "the network's head must have parameters, which its features do not use; here "
+            f"{sum(head)} arrays belong to the head, {sum(both)} of them to the features too"
+        )
+    return jax.tree.unflatten(jax.tree.structure(params), head)
+
+
+def _read(function: Callable[..., Any], params: Any, *inputs: Any) -> list[bool]:
+    """Returns for each leaf of params whether the function uses it."""
+    traced = jax.make_jaxpr(function)(params, *inputs).jaxpr
+    used = {id(variable) for equation in traced.eqns for variable in equation.invars}
+    return [id(variable) in used for variable in traced.invars[: len(jax.tree.leaves(params))]]
+
+
+def frozen(model: Model, trained: Any, batch_norm: str) -> Model:
+    """Returns the network, of which a part alone gets a gradient. Its answers stay the same.
+
+    Args:
+      model: the network.
+      trained: pytree of bools in the shape of its parameters.
+      batch_norm: "eval" keeps the network as it is in evaluation: BatchNorm normalises by its running statistics, which
+        stay, and nothing is dropped. "train" is what the authors' code does: BatchNorm normalises by the batch, and the
+        running statistics move towards those of the images that are drawn; dropout drops.
+    """
+
+    def apply(params, batch_stats, images, train, key=None):
+        params = jax.tree.map(lambda leaf, on: leaf if on else jax.lax.stop_gradient(leaf), params, trained)
+        return model.apply(params, batch_stats, images, train=train and batch_norm == "train", key=key)
+
+    return model._replace(apply=apply)
+
+
+def class_scaled(model: Model, num_classes: int) -> Model:
+    """Returns the network with its logits [B, C] times a scale for each class, at first 1: LWS.
+
+    Source: Kang et al. 2020, eq. 4; as in the authors' code the bias is scaled too.
+    """
+
+    def init(key: Array, images: Array) -> tuple[Any, Any]:
+        params, batch_stats = model.init(key, images)
+        return {**params, SCALES: jnp.ones(num_classes)}, batch_stats
+
+    def features(params, *args, **options):
+        return model.features(_without(params), *args, **options)
+
+    def head(params, outputs):
+        return params[SCALES][None, :] * model.head(_without(params), outputs)
+
+    def apply(params, batch_stats, images, train, key=None):
+        logits, batch_stats = model.apply(_without(params), batch_stats, images, train=train, key=key)
+        return params[SCALES][None, :] * logits, batch_stats
+
+    return Model(init, features, head, apply)
+
+
+def _without(params):
+    return {name: value for name, value in params.items() if name != SCALES}

@@ -1,0 +1,113 @@
+"""Second stages: which parameters train, and the network of the finished run that they begin from."""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from cbjax.config import ConfigError
+from cbjax.data.records import quote
+from cbjax.host.output import say
+from cbjax.host.storage import Place
+from cbjax.models import two_stages
+from cbjax.models.pretrained import Pretrained
+from cbjax.types import Model
+from cbjax.workdir import files as workdirs
+from cbjax.workdir.checkpoint import Checkpoints
+
+SHOWN = 3  # the most arrays that a message names
+
+
+def trained(config: ConfigDict, model: Model, params: Any, batch_stats: Any, image_shape: Sequence[int]) -> Any:
+    """Returns which parameters a run trains, as a pytree of bools; None for all.
+
+    Args:
+      config: resolved.
+      model: the network, as `components.build_model` makes it.
+      params, batch_stats: its parameters and statistics, or their shapes.
+      image_shape: [H, W, channels].
+
+    Raises:
+      ConfigError: if the head must be found, and cannot be.
+    """
+    match config.stage.name:
+        case "crt":
+            try:
+                return two_stages.head_of(model, params, batch_stats, image_shape)
+            except ValueError as error:
+                raise ConfigError(f"stage.name=crt trains the head alone: {error}") from error
+        case "lws":
+            return {
+                name: jax.tree.map(lambda _, on=name == two_stages.SCALES: on, part) for name, part in params.items()
+            }
+    return None
+
+
+def read_source(
+    config: ConfigDict, class_names: Sequence[str], model: Model, params: Any, batch_stats: Any, image_shape: Any
+) -> Pretrained:
+    """Reads the network of the run that a second stage begins from, as far as the stage keeps it.
+
+    Args:
+      config: resolved, of the second stage.
+      class_names: its classes.
+      model, params, batch_stats, image_shape: as for `trained`; shapes will do.
+
+    Raises:
+      ConfigError: if that run has other classes or another network.
+      WorkdirError, CheckpointError: if it cannot be read.
+    """
+    source = Place(config.stage.source)
+    facts, results = (workdirs.read_json(source.files / name) for name in ("data.json", "results.json"))
+    if list(facts["class_names"]) != list(class_names):
+        raise ConfigError(
+            f"stage.source: the run must have the same classes in the same order; it has {quote(facts['class_names'])} "
+            f"there, {quote(class_names)} here"
+        )
+    with contextlib.closing(Checkpoints(source.root, say, reading=True)) as checkpoints:
+        there = checkpoints.read_network(results["step"])
+    on = trained(config, model, params, batch_stats, image_shape)
+    # cRT draws a new head, and LWS new scales; all else comes from the run.
+    flags = _flat(on)
+    wanted = {name: leaf for name, leaf in _flat(params).items() if not flags[name]}
+    given = _flat(there["params"])
+    _check(wanted, given, config.stage.source)
+    _check(_flat(batch_stats), _flat(there["batch_stats"]), config.stage.source)
+    kept = _tree({name: given[name] for name in wanted})
+    notes = (f"begins with {len(wanted)} arrays of step {results['step']} of {source.root}, which stay as they are",)
+    return Pretrained(kept, there["batch_stats"], notes)
+
+
+def _check(wanted: Mapping[tuple[str, ...], Any], given: Mapping[tuple[str, ...], Any], source: str) -> None:
+    """Refuses a network that lacks a wanted array, or has it in another shape."""
+    wrong = [
+        f"{'/'.join(name)} {_shape(given.get(name))} there, {_shape(leaf)} here"
+        for name, leaf in wanted.items()
+        if _shape(given.get(name)) != _shape(leaf)
+    ]
+    if wrong:
+        more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        raise ConfigError(f"stage.source: {source} has another network: {'; '.join(wrong[:SHOWN])}{more}")
+
+
+def _shape(leaf):
+    return "missing" if leaf is None else list(np.shape(leaf))
+
+
+def _flat(tree: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    if not isinstance(tree, Mapping):
+        return {path: tree}
+    return {name: leaf for key, part in tree.items() for name, leaf in _flat(part, (*path, key)).items()}
+
+
+def _tree(flat: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for path, leaf in flat.items():
+        node = tree
+        for key in path[:-1]:
+            node = node.setdefault(key, {})
+        node[path[-1]] = leaf
+    return tree
