@@ -98,6 +98,12 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         help="also the areas under each class's ROC and precision-recall curve, against all other classes",
     )
     evaluate.add_argument(
+        "--calibrate",
+        choices=("temperature", "thresholds"),
+        help="fit a temperature, or thresholds of the classes, on the run's validation images, and show the figures "
+        "before and after; --out=DIR writes it to calibration.json, for predict",
+    )
+    evaluate.add_argument(
         "--top",
         type=_up_to(10**6),
         default=5,
@@ -120,6 +126,12 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "--top", type=_up_to(10**6), default=1, metavar="K", help="number of classes for each image (1)"
     )
     predict.add_argument("--checkpoint", default="last", choices=("last", "best"))
+    predict.add_argument(
+        "--calibration",
+        metavar="FILE",
+        type=pathlib.Path,
+        help="calibration.json of eval --calibrate: a temperature changes the probabilities, thresholds the order",
+    )
     for command in (evaluate, predict):
         command.add_argument(
             "--trust-code",

@@ -94,7 +94,7 @@ def _list_runs(options, runs, sizes):
 
 
 def _eval(options, overrides):
-    from cbjax.cli import eval_files
+    from cbjax.cli import calibration_file, eval_files
     from cbjax.config import evaluation
     from cbjax.workdir import files as workdirs
 
@@ -102,24 +102,34 @@ def _eval(options, overrides):
     if options.out is not None:
         eval_files.check_out(options.out)
     place = Place(options.workdir)
-    _start(workdirs.read_config(place.files).deterministic)
-    from cbjax.training import scores
+    config = workdirs.read_config(place.files)
+    if options.calibrate:
+        calibration_file.check(workdirs.read_facts(place.files), options.split)
+    _start(config.deterministic)
+    from cbjax.training import calibrate, scores
     from cbjax.training.restore import examine
 
-    found = examine(
-        options.workdir,
-        split=options.split,
-        checkpoint=options.checkpoint,
-        overrides=overrides,
-        trust_code=options.trust_code,
-    )
+    given = {"checkpoint": options.checkpoint, "trust_code": options.trust_code}
+    found = examine(options.workdir, split=options.split, overrides=overrides, **given)
     if options.auc:
         found = scores.with_areas(found)
+    fitted = None
+    if options.calibrate:
+        # Fitted on the run's own validation images, whatever it is measured on.
+        own = overrides if found.own else evaluation.without_sources(overrides)
+        fitted = calibrate.fit(
+            options.calibrate, found, examine(options.workdir, split="validation", overrides=own, **given)
+        )
     for line in eval_files.figures(found, options.split):
         say(line)
     _print_table(lambda width: eval_files.class_table(found), whole=True)
+    if fitted is not None:
+        for line in calibration_file.lines(options.calibrate, fitted):
+            say(line)
     if options.out is not None:
         names = eval_files.write(found, options.out, options.top)
+        if fitted is not None:
+            names.append(calibration_file.write(options.calibrate, fitted, found, options.out))
         say(f"{', '.join(names)}: {options.out}")
     return 0
 
@@ -139,6 +149,7 @@ def _predict(options, overrides):
         top=options.top,
         on_bad_image=options.on_bad_image,
         trust_code=options.trust_code,
+        calibration=options.calibration,
     )
     left_out = f", {skipped} skipped" if skipped else ""
     say(f"predictions of {count} images{left_out}: {options.out}")

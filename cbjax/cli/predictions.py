@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from cbjax.cli import calibration_file
 from cbjax.config import ConfigError
 from cbjax.data import DataError, listing
 from cbjax.data.files import require_file
@@ -39,6 +40,7 @@ def predict(
     top: int = 1,
     on_bad_image: str = "error",
     trust_code: bool = False,
+    calibration: str | os.PathLike | None = None,
     tell: Callable[[str], None] = say,
 ) -> tuple[int, int]:
     """Writes the most probable classes of each image; images are in the order of their names.
@@ -56,6 +58,8 @@ def predict(
       top: k, the number of classes for each image.
       on_bad_image: "error", or "skip" to leave out files that cannot be read.
       trust_code: as for `load`.
+      calibration: calibration.json of `cbjax eval --calibrate`, fitted to this checkpoint. Its temperature changes the
+        probabilities; its thresholds change the order of the classes, from the highest probability / threshold.
       tell: called with a line about each skipped image, about other files in a folder, and about arrays that may be in
         other units.
 
@@ -78,6 +82,12 @@ def predict(
         if not source.exists():
             raise DataError(f"there is no file or folder {source}")
     run = load(workdir, checkpoint=checkpoint, trust_code=trust_code)
+    thresholds: np.ndarray | float = 1.0
+    if calibration is not None:
+        found = calibration_file.read(pathlib.Path(calibration), run)
+        thresholds = 1.0 if found.thresholds is None else found.thresholds
+        if found.temperature != 1.0:
+            run = load(workdir, checkpoint=checkpoint, trust_code=trust_code, temperature=found.temperature)
     assert run.predict is not None, "a loaded run predicts"
     fit = inputs.fit_given(run.config, workdirs.read_facts(Place(workdir).files))
     skipped: list[str] = []
@@ -98,7 +108,7 @@ def predict(
             for names, pixels in _read(source, fit, bad, tell, alone=len(sources) == 1):
                 chances = _predict(run.predict, names, pixels, source, tell)
                 for name, row in zip(names, chances, strict=True):
-                    best = np.argsort(-row, kind="stable")[:top]
+                    best = np.argsort(-row / thresholds, kind="stable")[:top]
                     write(name, [run.class_names[c] for c in best], [float(row[c]) for c in best])
                 count += len(names)
         if not count:

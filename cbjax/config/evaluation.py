@@ -77,8 +77,13 @@ def new_data(config: ConfigDict, overrides: Sequence[str], split: str) -> Place 
     if keys[kind] not in given:
         refuse([f"data.name={kind} needs --config.{keys[kind]}=… to say where the new data are"])
     places = {key.removeprefix("data."): value for key, value in given.items() if key in ("data.root", keys[kind])}
+    return Place(kind, places, without_sources(overrides))
+
+
+def without_sources(overrides: Sequence[str]) -> list[str]:
+    """Returns the overrides that do not say where images are."""
     names = ("data.name", *SOURCE_KEYS)
-    return Place(kind, places, [one for one in overrides if one.partition("=")[0].strip() not in names])
+    return [one for one in overrides if one.partition("=")[0].strip() not in names]
 
 
 def change(config: ConfigDict, overrides: Sequence[str]) -> tuple[ConfigDict, list[str]]:

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -34,7 +34,9 @@ from cbjax.workdir.memory import from_json
 
 
 @environment.in_float32
-def load(workdir: str | os.PathLike, *, checkpoint: str = "last", trust_code: bool = False) -> Run:
+def load(
+    workdir: str | os.PathLike, *, checkpoint: str = "last", trust_code: bool = False, temperature: float = 1.0
+) -> Run:
     """Reads a run from its work directory alone; the data that it was trained on need not be there.
 
     Args:
@@ -43,6 +45,8 @@ def load(workdir: str | os.PathLike, *, checkpoint: str = "last", trust_code: bo
       trust_code: whether the work directory's copies of a user's network and loss may be run. Without it they are taken
         from installed packages alone, from files of equal SHA-256: packages that use cbjax, JAX or Flax, or that are
         worked on here (pip install -e). The current folder never counts.
+      temperature: above 0; `predict` divides logits by it before they become probabilities. `cbjax eval
+        --calibrate=temperature` fits one.
 
     Returns:
       The run on this machine's first device: `predict` takes raw images, `metrics` are the final ones of a finished
@@ -52,6 +56,8 @@ def load(workdir: str | os.PathLike, *, checkpoint: str = "last", trust_code: bo
       WorkdirError: if the directory holds no run or no such checkpoint.
       ConfigError: if code would have to be run that is not trusted, or cannot be.
     """
+    if not 0 < temperature < np.inf:
+        raise ConfigError(f"temperature must be above 0 and finite; got {temperature}")
     home = open_workdir(workdir)
     place = home.files
     config = own_code.allow(place, workdirs.read_config(place), trust_code)
@@ -62,7 +68,7 @@ def load(workdir: str | os.PathLike, *, checkpoint: str = "last", trust_code: bo
     run = Run(
         config, model, state, metrics, tuple(facts["class_names"]), memory=from_json(saved), workdir=str(home.root)
     )
-    return with_predict(run, facts)
+    return with_predict(run, facts, temperature)
 
 
 @environment.in_float32
@@ -84,6 +90,8 @@ class Examined:
       about: what was evaluated, for a file of results.
       areas: further figures of each class, name -> [C] (`scores.with_areas`).
       chances: [N, C] probabilities of all images, if they are known.
+      logits: as the run's `predict`, but gives the logits that the probabilities are made from.
+      own: whether the images are the run's own.
     """
 
     run: Run
@@ -94,6 +102,8 @@ class Examined:
     about: dict[str, Any]
     areas: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     chances: np.ndarray | None = None
+    logits: Callable[..., np.ndarray] | None = None
+    own: bool = True
 
 
 def examine(
@@ -173,7 +183,8 @@ def examine(
         "split": split,
     }
     about |= {"data": where, "images": len(examples), "changes": changes, "notes": notes}
-    return Examined(run, evaluate_split(state), examples, names, np.asarray(facts["counts"]), about)
+    counts, logits = np.asarray(facts["counts"]), _predictor(run, facts, lambda logits: logits)
+    return Examined(run, evaluate_split(state), examples, names, counts, about, logits=logits, own=new is None)
 
 
 def _own_data(config, overrides, facts):
@@ -211,17 +222,24 @@ def _about_new(given, facts):
     return f"{text}; none of classes {quote(absent)}" if absent else text
 
 
-def with_predict(run: Run, facts: dict[str, Any]) -> Run:
-    """Gives a run its `predict`, from what `workdir.describe_data` said of its data."""
+def with_predict(run: Run, facts: dict[str, Any], temperature: float = 1.0) -> Run:
+    """Gives a run its `predict`, from what `workdir.describe_data` said of its data; temperature as for `load`."""
+    probabilities = components.build_probabilities(run.config)
+    if temperature == 1.0:
+        return dataclasses.replace(run, predict=_predictor(run, facts, probabilities))
+    return dataclasses.replace(run, predict=_predictor(run, facts, lambda logits: probabilities(logits / temperature)))
+
+
+def _predictor(run, facts, probabilities):
     # On one device whatever the run was trained on: predictions are small beside training.
     predict = make_predict(
         components.build_objective(run.config, run.model).logits,
         sharding.on_one_device(Trained.of(run.state)),
         fit=inputs.fit_given(run.config, facts),
         normalize=functools.partial(augment.normalize, mean=tuple(facts["mean"]), std=tuple(facts["std"])),
-        probabilities=components.build_probabilities(run.config),
+        probabilities=probabilities,
     )
-    return dataclasses.replace(run, predict=environment.in_float32(predict))
+    return environment.in_float32(predict)
 
 
 def open_workdir(workdir: str | os.PathLike) -> Place:

@@ -11,7 +11,8 @@ import sklearn.metrics
 
 import cbjax
 from cbjax import config as configs
-from cbjax.cli import eval_files, main
+from cbjax.cli import calibration_file, eval_files, main
+from cbjax.config import ConfigError
 from cbjax.data import Split
 from cbjax.data.sources import load_digits
 from cbjax.metrics import ClassificationSums, per_class_accuracy
@@ -185,3 +186,73 @@ def test_skipped_images_count_nowhere_beside_images_without_an_answer():
     assert columns["precision"].tolist() == [0.5, 1.0]
     (line,) = eval_files.figures(found, "test")
     assert "1 of 4 images are NaN or infinite: these are counted as wrong" in line
+
+
+def test_a_temperature_is_fitted_on_validation_and_predictions_can_have_it(digits, tmp_path, capsys):
+    _, folder = digits
+    assert call(folder, "--calibrate=temperature", f"--out={tmp_path}") == 0
+    shown = capsys.readouterr().out
+    file = json.loads((tmp_path / "calibration.json").read_text())
+    own, indices = np.load(folder / "own.npz"), np.load(folder / "run" / "indices.npz")
+
+    def nll(temperature, split="validation"):
+        chances = cbjax.load(folder / "run", temperature=temperature).predict(own["images"][indices[split]])
+        return sklearn.metrics.log_loss(own["labels"][indices[split]], chances, labels=range(4))
+
+    fitted = file["temperature"]
+    assert nll(fitted) < min(nll(fitted * 1.1), nll(fitted / 1.1)) and nll(fitted) < nll(1.0)
+    assert file["after"]["test"]["nll"] == pytest.approx(nll(fitted, "test"), rel=1e-4)
+    before, after = (f"{file[key]['test']['nll']:.6g}" for key in ("before", "after"))
+    assert f"test/nll {before} before, {after} after" in shown and f"temperature {fitted:.4g}, fitted on" in shown
+    assert "balanced_accuracy" not in shown.partition("temperature ")[2], "no answer changes"
+    np.save(tmp_path / "some.npy", own["images"][:20])
+    arguments = [f"--workdir={folder / 'run'}", f"--out={tmp_path / 'new.csv'}", "--top=4"]
+    predict = ["predict", str(tmp_path / "some.npy"), *arguments, f"--calibration={tmp_path / 'calibration.json'}"]
+    assert main(predict) == 0
+    expected = cbjax.load(folder / "run", temperature=fitted).predict(own["images"][:20])
+    np.testing.assert_allclose(
+        [float(row[2]) for row in read(tmp_path / "new.csv")[1:]], expected.max(axis=1), rtol=1e-4
+    )
+    (tmp_path / "calibration.json").write_text(json.dumps(file | {"step": 3}))
+    assert main(predict) == 2 and "was fitted to step 3" in capsys.readouterr().err
+    (tmp_path / "calibration.json").write_text(json.dumps(file | {"changes": ["evaluation.tau=1 instead of 0"]}))
+    assert main(predict) == 2 and "fitted with evaluation.tau=1" in capsys.readouterr().err
+    for text in ("[]", "{", '{"temperature": 1}', json.dumps(file | {"temperature": -1})):
+        (tmp_path / "calibration.json").write_text(text)
+        assert main(predict) == 2 and "--calibration=" in capsys.readouterr().err
+
+
+def test_thresholds_change_the_order_and_not_the_probabilities(digits, tmp_path, capsys):
+    run, folder = digits
+    own, indices = np.load(folder / "own.npz"), np.load(folder / "run" / "indices.npz")
+    images, labels = own["images"][indices["test"]], own["labels"][indices["test"]]
+    np.savez(tmp_path / "new.npz", images=images, labels=labels, class_names=["nul", "one", "+two", "=three"])
+    new = f"--config.data.file={tmp_path / 'new.npz'}"  # measured there, still fitted on the run's own validation
+    assert call(folder, "--calibrate=thresholds", new, f"--out={tmp_path}") == 0
+    file = json.loads((tmp_path / "calibration.json").read_text())
+    after, before = (file[key]["validation"]["balanced_accuracy"] for key in ("after", "before"))
+    assert after >= before and file["validation_images"] == len(indices["validation"])
+    chances, thresholds = run.predict(images), np.array(file["thresholds"])
+    predicted = (chances / thresholds).argmax(axis=1)
+    truth = sklearn.metrics.balanced_accuracy_score(labels, predicted)
+    assert file["after"]["test"]["balanced_accuracy"] == pytest.approx(truth)
+    given = [str(tmp_path / "new.npz"), f"--workdir={folder / 'run'}", f"--out={tmp_path / 'new.csv'}"]
+    assert main(["predict", *given, f"--calibration={tmp_path / 'calibration.json'}"]) == 0
+    _, *rows = read(tmp_path / "new.csv")
+    names = ["nul", "one", "'+two", "'=three"]
+    assert [row[1] for row in rows] == [names[c] for c in predicted]
+    np.testing.assert_allclose([float(row[2]) for row in rows], chances[np.arange(len(labels)), predicted], rtol=1e-4)
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("facts", "split", "message"),
+    [
+        ({}, "validation", "needs --split=test"),
+        ({"multi_label": True}, "test", "labels are multi-hot"),
+        ({"sizes": {"train": 5, "test": 5, "validation": 0}}, "test", "held out images for validation; this one did"),
+    ],
+)
+def test_what_cannot_be_calibrated_is_refused_first(facts, split, message):
+    with pytest.raises(ConfigError, match=message):
+        calibration_file.check({"multi_label": False, "sizes": {"validation": 9}, **facts}, split)
