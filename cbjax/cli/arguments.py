@@ -40,7 +40,6 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         )
         command.add_argument(
             "--workdir",
-            required=command is train,
             metavar="DIR",
             type=_directory if command is train else _local_directory,
             help="where everything is kept; call again to resume",
@@ -65,6 +64,9 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
             metavar="STEPS",
             help="write a trace of STEPS steps to DIR/profile",
         )
+    train.add_argument(
+        "--dry-run", action="store_true", help="list the keys that are not at their defaults; train nothing"
+    )
     sweep.add_argument("--dry-run", action="store_true", help="list the runs and what they need; train none")
     sweep.add_argument(
         "--mode",
@@ -170,6 +172,8 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
             commands.choices[options.name].error(f"{argument} needs a value after an equals sign: {argument}=VALUE")
         overrides.append(argument.removeprefix("--config."))
     _check_processes(options, commands.choices[options.name].error)
+    if options.name == "train" and options.workdir is None and not options.dry_run:
+        commands.choices["train"].error("the following arguments are required: --workdir (or --dry-run)")
     if options.name == "sweep" and options.mode == "loop" and options.group_size is not None:
         commands.choices["sweep"].error("--group-size is the number of runs at a time; --mode=loop trains one")
     return options, overrides

@@ -5,7 +5,8 @@ import os
 from cbjax import config as configs
 from cbjax.cli import startup
 from cbjax.config import ConfigError
-from cbjax.config.schema import show
+from cbjax.config.reading import complete
+from cbjax.config.schema import KEYS, show
 from cbjax.host.output import say
 from cbjax.host.storage import Place
 from cbjax.host.text import one_line
@@ -14,6 +15,8 @@ from cbjax.sweeps import file as sweep_file
 
 def _train(options, overrides):
     config = options.read
+    if options.dry_run:
+        return _list_keys(config, overrides)
     _start(config.deterministic, options)
     from cbjax.parallel import processes
     from cbjax.training.run import train
@@ -23,6 +26,18 @@ def _train(options, overrides):
         place = Place(options.workdir)
         if (place.files / "report.md").exists():
             _print_report([place.files], options.workdir / "report.md")
+    return 0
+
+
+def _list_keys(config, overrides):
+    """Lists the keys that are not at their defaults, as they would be given: first those of this command."""
+    values = complete(config)
+    here = configs.read_overrides(overrides)
+    for about, keys in (("this command", here), ("the config", [key for key in values if key not in here])):
+        shown = [key for key in keys if key in here or values[key] != KEYS[key].default]
+        say(f"# {about}")
+        for key in shown:
+            say(f"--config.{key}={values.get(key, here.get(key))}")
     return 0
 
 

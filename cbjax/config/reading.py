@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, TypeVar
 from ml_collections import ConfigDict
 from ml_collections.config_dict import RequiredValueError
 
-from cbjax.config import batch_rules, files, own_code, rules, stages
+from cbjax.config import batch_rules, files, methods, own_code, rules, stages
 from cbjax.config.schema import KEYS, REQUIRED, ConfigError, accept, did_you_mean, refuse, rule, show
 
 Config: TypeAlias = ConfigDict | Mapping[str, Any]
@@ -180,12 +180,17 @@ def complete(config: Config) -> dict[str, Any]:
 
 
 def read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    """Reads "key=value" texts; returns dotted key -> value in the key's own type. Raises ConfigError."""
+    """Reads "key=value" texts; returns dotted key -> value in the key's own type. Raises ConfigError.
+
+    "method=NAME" stands for the keys of that method (`config.methods`), before all others.
+    """
     if isinstance(overrides, str):
         raise ConfigError(f"overrides must be a list of key=value; got {overrides!r}")
     pairs = [override.partition("=") for override in overrides]
     refuse(f"an override must be key=value; got {key!r}" for key, equals, _ in pairs if not equals)
-    return accept({key.strip(): text.strip() for key, _, text in pairs}, as_text=True)
+    given = {key.strip(): text.strip() for key, _, text in pairs}
+    name = given.pop(methods.KEY, None)
+    return dict(methods.keys_of(name) if name is not None else {}) | accept(given, as_text=True)
 
 
 def read(spec: str | Path, beside: Path | None = None) -> dict[str, Any]:

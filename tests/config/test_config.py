@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from cbjax import config
-from cbjax.config import ConfigError, compare, files, reading, schema
+from cbjax.config import ConfigError, compare, files, methods, reading, schema
 
 STREAMED = (
     "imagenet:goyal",
@@ -278,3 +278,21 @@ def test_config_imports_nothing_heavy():
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_a_method_is_nothing_but_ordinary_keys(name):
+    chosen = config.load("digits_lt", [f"method={name}", "seed=3"])
+    given = [f"{key}={value}" for key, value in methods.keys_of(name).items()]
+    assert chosen == config.load("digits_lt", [*given, "seed=3"])
+    # Whatever the config's file has, it is the same method.
+    other = config.load("digits_lt", ["weights.name=difficulty", "loss.name=focal"])
+    assert config.fingerprint(chosen) == config.fingerprint(config.change(other, [f"method={name}", "seed=3"]))
+
+
+def test_a_key_after_a_method_wins_and_an_unknown_method_is_refused():
+    chosen = config.load("digits_lt", ["loss.gamma=0.5", "method=cb_focal", "weights.name=uniform"])
+    assert (chosen.loss.name, chosen.loss.gamma, chosen.weights.name) == ("focal", 0.5, "uniform")
+    assert "method" not in chosen
+    with pytest.raises(ConfigError, match=r"method must be one of ce, .*; got 'cbfocal'; did you mean cb_focal\?"):
+        config.load("digits_lt", ["method=cbfocal"])

@@ -1,0 +1,15 @@
+"""Every method by its name (`--config.method=NAME`) on long-tailed digits, 3 seeds each.
+
+Command: cbjax sweep --config=configs/sweeps/methods.py --workdir=runs/methods
+Time: minutes on 2 CPU cores.
+Source: each method's file in cbjax/objectives and cbjax/config/methods.py. Numbers are the papers' or the authors' code's,
+    and nothing is chosen for these images. l2rw and mw_net hold out 10 meta images of each class, so they train on fewer.
+"""
+
+from cbjax.config.methods import METHODS, keys_of
+from cbjax.variants import Sweep, choices, product, seeds
+
+
+def get_sweep():
+    """Returns every method with seeds 0, 1 and 2."""
+    return Sweep("digits_lt", product(choices("method", {name: keys_of(name) for name in METHODS}), seeds(3)))
