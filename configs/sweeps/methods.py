@@ -2,8 +2,9 @@
 
 Command: cbjax sweep --config=configs/sweeps/methods.py --workdir=runs/methods
 Time: minutes on 2 CPU cores.
-Source: each method's file in cbjax/objectives and cbjax/config/methods.py. Numbers are the papers' or the authors' code's,
-    and nothing is chosen for these images. l2rw and mw_net hold out 10 meta images of each class, so they train on fewer.
+Source: each method's file in cbjax/objectives, and cbjax/config/methods.py. Numbers are those of the papers or the
+    authors' code; nothing is chosen for these images. l2rw and mw_net hold out 10 meta images of each class, so they
+    train on fewer.
 """
 
 from cbjax.config.methods import METHODS, keys_of
