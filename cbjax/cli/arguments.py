@@ -29,7 +29,9 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         return commands.add_parser(name, help=text, description=text, allow_abbrev=False)
 
     train = add("train", "Train one run, or go on with it, and report on it.")
-    stage2 = add("stage2", "Train the head of a finished run again, balanced, with all else frozen, or go on with it.")
+    stage2 = add(
+        "stage2", "Train or normalise the head of a finished run, balanced, with all else frozen; or go on with it."
+    )
     sweep = add("sweep", "Train a list of runs, skip finished ones, and report on all.")
     for command in (train, sweep):
         command.add_argument(
@@ -48,7 +50,10 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         _add_processes(command)
     stage2.add_argument("--from", dest="source", required=True, metavar="DIR", type=_directory, help="the finished run")
     stage2.add_argument(
-        "--method", required=True, choices=STAGES[1:], help="crt: a new head; lws: a scale for each class"
+        "--method",
+        required=True,
+        choices=STAGES[1:],
+        help="crt: a new head; lws: a scale for each class; tau: the head, normalised",
     )
     stage2.add_argument("--workdir", required=True, metavar="DIR", type=_directory, help="as for train")
     stage2.epilog = train.epilog
@@ -64,9 +69,9 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
             metavar="STEPS",
             help="write a trace of STEPS steps to DIR/profile",
         )
-    train.add_argument(
-        "--dry-run", action="store_true", help="list the keys that are not at their defaults; train nothing"
-    )
+        command.add_argument(
+            "--dry-run", action="store_true", help="list the keys that are not at their defaults; train nothing"
+        )
     sweep.add_argument("--dry-run", action="store_true", help="list the runs and what they need; train none")
     sweep.add_argument(
         "--mode",

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cbjax.config.batch_rules import divisible
-from cbjax.config.schema import is_streamed
+from cbjax.config.schema import FITTED, is_streamed
 from cbjax.host.code import is_own
 
 
@@ -64,5 +64,16 @@ def _meta(values, meta):
 def _stage(values, stage):
     if values["stage.source"] is None:
         yield f"stage.source must be the work directory of a finished run when stage.name is {stage}; got None"
+    if stage in FITTED and (weights := values["weights.name"]) != "uniform":
+        yield f"weights.name must be uniform when stage.name is {stage}, which trains nothing; got {weights}"
+    if stage == "tau":
+        if (loss := values["loss.name"]) == "ldam":
+            yield f"stage.name must not be tau when loss.name is {loss}, whose head is normalised already; got tau"
+        known = values["stage.tau"] is not None or values["data.name"] == "arrays" or is_streamed(values["data.name"])
+        if not known and not values["data.validation"]:
+            yield (
+                "data.validation must be above 0 when stage.name is tau, whose power is chosen on held-out images; "
+                "got 0: try data.validation=20 for both stages, or give stage.tau"
+            )
     if (path := values["model.pretrained"]) is not None:
         yield f"model.pretrained must be none when stage.name is {stage}, whose network comes from a run; got {path}"

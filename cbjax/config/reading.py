@@ -75,7 +75,7 @@ def second_stage(first: Config, method: str, source: str, overrides: Sequence[st
 
     Args:
       first: that of a finished run.
-      method: "crt" or "lws".
+      method: a `stage.name`.
       source: the work directory of the finished run.
       overrides: as for `load`; they win over the keys that the method fills in.
 

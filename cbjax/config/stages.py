@@ -9,12 +9,12 @@ from cbjax.config.schema import KEYS, ConfigError
 from cbjax.host.storage import PathError, as_path
 
 # What a first stage may have had and no second stage has.
-_PLAIN = ("model.pretrained", "evaluation.tau")
+_PLAIN = ("model.pretrained", "evaluation.tau", "weights.name", "weights.start", "stage.batch_norm", "stage.tau")
 # Decoupling trains again with cross entropy, each class as often as the others, and the cosine from its full rate.
 _PLAIN_TRAINING = (
-    *("loss.name", "loss.mean", "loss.options", "model.head", "weights.name", "weights.start", "sharpness.name"),
+    *("loss.name", "loss.mean", "loss.options", "model.head", "sharpness.name"),
     *("meta.name", "data.meta", "data.sampler_start", "optim.warmup", "optim.warmup_epochs", "optim.warmup_steps"),
-    *("optim.warmup_from", "stage.batch_norm"),
+    *("optim.warmup_from", "mix.name", "mix.start_epochs", "mix.end_epochs"),
 )
 _BALANCED = {"data.sampler": "class_aware", "optim.schedule": "cosine"}
 # The authors' epochs for ImageNet-LT, where the first stage has 90.
@@ -31,10 +31,10 @@ def second_stage(first: Mapping[str, Any], method: str, source: str) -> dict[str
 
     Source: Kang et al. 2020, and the authors' settings for ImageNet-LT.
     """
-    plain = [*_PLAIN, *_PLAIN_TRAINING]
+    plain = [*_PLAIN, *(_PLAIN_TRAINING if method in _RECIPES else ())]
     if method == "lws" and first["loss.name"] == "ldam":  # the head stays, and it gives cosines
         plain = [key for key in plain if key not in ("loss.name", "loss.mean", "model.head")]
-    values = {**first, **{key: KEYS[key].default for key in plain}, **_RECIPES[method]}
+    values = {**first, **{key: KEYS[key].default for key in plain}, **_RECIPES.get(method, {})}
     return {**values, "stage.name": method, "stage.source": source, "stage.checksum": None}
 
 

@@ -1,4 +1,4 @@
-"""What a second stage makes of a network: most of it frozen, its head found, a scale for each class.
+"""What a second stage makes of a network: its head found, the rest frozen, scales for classes, normalised kernels.
 
 Source: Kang et al. 2020 (decoupling), and the authors' code.
 """
@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cbjax.types import Array, Model
 
@@ -87,6 +88,38 @@ def class_scaled(model: Model, num_classes: int) -> Model:
         return params[SCALES][None, :] * logits, batch_stats
 
     return Model(init, features, head, apply)
+
+
+def tau_normalized(params: Any, head: Any, tau: float) -> Any:
+    """Returns the parameters with the kernel of each class divided by its length to the power of tau, and no bias.
+
+    A kernel of length 0 stays 0. A tau of 0 leaves out the bias alone.
+
+    Args:
+      params: on the host.
+      head: pytree of bools, which of them are the head's: one linear layer, [D, C] and perhaps [C].
+      tau: at least 0.
+
+    Raises:
+      ValueError: if the head is not one linear layer.
+
+    Source: Kang et al. 2020, eq. 3; the bias is left out as in the authors' code.
+    """
+    shapes = sorted(np.shape(leaf) for leaf, on in zip(*map(jax.tree.leaves, (params, head)), strict=True) if on)
+    kernels = [shape for shape in shapes if len(shape) == 2]
+    if len(kernels) != 1 or [shape for shape in shapes if shape not in (kernels[0], kernels[0][1:])]:
+        raise ValueError(f"the head must be one linear layer, a kernel [D, C] and a bias [C]; its arrays are {shapes}")
+
+    def normalized(leaf, on):
+        if not on:
+            return leaf
+        kernel = np.asarray(leaf, np.float64)
+        if kernel.ndim == 1:
+            return np.zeros_like(leaf)
+        length = np.linalg.norm(kernel, axis=0, keepdims=True)
+        return (kernel / np.where(length > 0, length, 1.0) ** tau).astype(leaf.dtype)
+
+    return jax.tree.map(normalized, params, head)
 
 
 def _without(params):

@@ -11,7 +11,7 @@ from typing import Any
 
 from cbjax import config as configs
 from cbjax.config import ConfigError
-from cbjax.config.schema import is_streamed
+from cbjax.config.schema import FITTED, is_streamed
 from cbjax.data import Source
 from cbjax.parallel import processes, sharding
 from cbjax.sweeps import modes
@@ -138,6 +138,10 @@ def _choose(shapes, sizes, mode, group_size, load, step_bytes, tell) -> Choice:
     if any(is_streamed(run.config.data.name) for run in left) or processes.count() > 1:
         if mode in ("vmap", "devices"):
             raise ConfigError(f"mode={mode!r} needs images that fit on the devices, and one process; use mode=loop")
+        return Choice("loop", 1, [])
+    if any(run.config.stage.name in FITTED for run in left):
+        if mode in ("vmap", "devices"):
+            raise ConfigError(f"mode={mode!r} needs runs that train; stage.name {' or '.join(FITTED)} does not")
         return Choice("loop", 1, [])
     if len(largest) == 1:  # for example if only one run is left
         if mode != "auto":

@@ -45,6 +45,7 @@ class Parts:
       reweighting: the class weights of each epoch.
       evaluate: split -> state -> Evaluation; made at the first use of a split.
       has_validation: whether images are held out.
+      image_shape: [H, W, channels].
     """
 
     model: Model
@@ -61,6 +62,7 @@ class Parts:
     reweighting: Reweighting
     evaluate: Callable[[str], Callable[[TrainState], Evaluation]]
     has_validation: bool
+    image_shape: tuple[int, ...]
 
 
 def build(
@@ -109,6 +111,7 @@ def build(
         reweighting=reweighting,
         evaluate=inputs.build_evaluate(config, dataset, path, programs.evaluate, mesh, report_bad),
         has_validation=dataset.validation is not None,
+        image_shape=tuple(shape),
     )
 
 

@@ -38,7 +38,7 @@ ARGUMENTS = (
     *(f"loss.{name}" for name in schema.LOSS_NUMBERS),
     *schema.METHOD_NUMBERS,
     *("mix.start_epochs", "mix.end_epochs"),
-    *("evaluation.tau", "data.meta", "stage.source", "stage.checksum"),
+    *("evaluation.tau", "data.meta", "stage.source", "stage.checksum", "stage.tau"),
     *("optim.learning_rate", "optim.warmup_from", "optim.weight_decay"),
     *("evaluation.test_every", "evaluation.groups", "checkpoint.every_epochs", "checkpoint.every_minutes"),
     *("log.tensorboard", "log.report", "log.progress"),

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from cbjax import config as configs
 from cbjax import data
 from cbjax.config import ConfigError
+from cbjax.config.schema import FITTED
 from cbjax.data import sources
 from cbjax.host.code import is_own
 from cbjax.host.interrupts import Interrupted, Interrupts
@@ -22,7 +23,7 @@ from cbjax.host.progress import Silent, shown
 from cbjax.host.storage import with_absolute_paths
 from cbjax.parallel import processes, sharding
 from cbjax.report import is_whole, report
-from cbjax.training import build, callbacks, inputs
+from cbjax.training import build, callbacks, inputs, second_stage
 from cbjax.training.check_process import check_deterministic, check_main_guard
 from cbjax.training.finish import finish
 from cbjax.training.loop import AllImagesSkipped, Cohort, Plan, fit, give_up, in_order
@@ -112,7 +113,7 @@ def train(
     tell = within.tell if processes.is_first() else _say_nothing
     bad_images = BadImages(place, written=home.send)
     parts = build.build(config, dataset, mesh, bad_images.add, within.known)
-    total = parts.batches.epoch_end(config.num_epochs)
+    total = 0 if config.stage.name in FITTED else parts.batches.epoch_end(config.num_epochs)
     with contextlib.ExitStack() as stack:
         processes.from_first(lambda: stack.enter_context(workdirs.lock(place)))
         # Another process may have ended or changed the run since it was looked at.
@@ -247,13 +248,18 @@ def _fit(
             logs.write(run)
 
     place = functools.partial(_place_weights, mesh=parts.mesh)
+    after_epoch = in_order(build.build_callbacks(config, parts, place, log, save, tell))
+    if config.stage.name in FITTED:
+        # The first row is that of the network that was found, and comes with its checkpoint.
+        known = run.memory.history["metrics"]
+        return run if known else after_epoch(Cohort.of_one(second_stage.find(run, parts, tell))).run
     plan = Plan(
         advance=parts.advance,
         epoch_end=parts.batches.epoch_end,
         num_epochs=config.num_epochs,
         steps_per_dispatch=parts.steps_per_dispatch,
         learning_rates=[parts.schedule],
-        after_epoch=in_order(build.build_callbacks(config, parts, place, log, save, tell)),
+        after_epoch=after_epoch,
         save=lambda cohort: save(cohort.run),
         diverged=give_up,
         is_save_due=lambda: checkpoints.seconds_since_save() > 60 * config.checkpoint.every_minutes,

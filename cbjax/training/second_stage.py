@@ -1,8 +1,9 @@
-"""Second stages: which parameters train, and the network of the finished run that they begin from."""
+"""Second stages: the network of the finished run that they begin from, which parameters train, what needs no step."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -14,10 +15,15 @@ from cbjax.host.output import say
 from cbjax.host.storage import Place
 from cbjax.models import two_stages
 from cbjax.models.pretrained import Pretrained
-from cbjax.types import Model
+from cbjax.parallel import sharding
+from cbjax.types import Model, Run, TrainState
 from cbjax.workdir import files as workdirs
 from cbjax.workdir.checkpoint import Checkpoints
 
+if TYPE_CHECKING:
+    from cbjax.training.build import Parts
+
+TAUS = tuple(round(0.1 * step, 1) for step in range(21))  # the authors' grid, 0 to 2
 SHOWN = 3  # the most arrays that a message names
 
 
@@ -71,14 +77,52 @@ def read_source(
         there = checkpoints.read_network(results["step"])
     on = trained(config, model, params, batch_stats, image_shape)
     # cRT draws a new head, and LWS new scales; all else comes from the run.
-    flags = _flat(on)
-    wanted = {name: leaf for name, leaf in _flat(params).items() if not flags[name]}
+    drawn = set() if on is None else {name for name, flag in _flat(on).items() if flag}
+    wanted = {name: leaf for name, leaf in _flat(params).items() if name not in drawn}
     given = _flat(there["params"])
     _check(wanted, given, config.stage.source)
     _check(_flat(batch_stats), _flat(there["batch_stats"]), config.stage.source)
     kept = _tree({name: given[name] for name in wanted})
     notes = (f"begins with {len(wanted)} arrays of step {results['step']} of {source.root}, which stay as they are",)
     return Pretrained(kept, there["batch_stats"], notes)
+
+
+def find(run: Run, parts: "Parts", tell: Callable[[str], None]) -> Run:
+    """Finds the network of a stage that takes no step, from the network of its source.
+
+    Args:
+      run: with the network of the source as its state.
+      parts: of the run.
+      tell: takes a line for the user.
+
+    Returns:
+      The run with the network that was found, and what was found in its metrics: "stage/tau".
+
+    Raises:
+      ConfigError: if the head is not one linear layer, or there is nothing held out to choose by.
+    """
+    state, tau = run.state, run.config.stage.tau
+    params = jax.device_get(state.params)
+    try:
+        head = two_stages.head_of(run.model, params, state.batch_stats, parts.image_shape)
+        make = lambda tau: two_stages.tau_normalized(params, head, tau)  # noqa: E731
+        make(0.0)
+    except ValueError as error:
+        raise ConfigError(f"stage.name=tau normalises the head: {error}") from error
+
+    def at(tau: float) -> TrainState:
+        return dataclasses.replace(state, params=sharding.replicate(make(tau), parts.mesh))
+
+    if tau is None:
+        if not parts.has_validation:
+            raise ConfigError("stage.tau must be given where nothing is held out to choose it by; got none")
+        # Each takes a pass over the held-out images.
+        evaluate = parts.evaluate("validation")
+        found = {one: evaluate(at(one)).check(f"validation images for tau {one}") for one in TAUS}
+        balanced = {one: result.metrics["balanced_accuracy"] for one, result in found.items()}
+        tau = max(TAUS, key=lambda one: np.nan_to_num(balanced[one], nan=-1.0))  # the smallest of equally good ones
+        tell(f"tau {tau:g}, by the balanced accuracy on held-out images, {100 * balanced[tau]:.1f} %")
+    return dataclasses.replace(run, state=at(tau), metrics={"stage/tau": tau})
 
 
 def _check(wanted: Mapping[tuple[str, ...], Any], given: Mapping[tuple[str, ...], Any], source: str) -> None:

@@ -11,13 +11,16 @@ import pytest
 
 import cbjax
 from cbjax import config as configs
-from cbjax import models, optim
+from cbjax import data, models, optim
 from cbjax.cli import main
 from cbjax.config import ConfigError
 from cbjax.data import augment
+from cbjax.host.writers import read_rows
 from cbjax.models import two_stages
+from cbjax.report import report
 from cbjax.sweeps.file import load
 from cbjax.sweeps.sweep import sweep
+from cbjax.training.restore import evaluate
 from tests import own_nets, processes
 
 FEW = ("num_epochs=2", "data.validation=10", "data.test=20", "devices=1", "log.report=false")
@@ -187,14 +190,66 @@ def test_runs_as_one_program_give_what_a_run_alone_gives(first, tmp_path):
     ("overrides", "message"),
     [
         (("stage.name=crt",), "stage.source must be the work directory of a finished run when stage.name is crt"),
-        (("stage.source=x",), "stage.source must stay at None unless stage.name is crt or lws"),
+        (("stage.source=x",), "stage.source must stay at None unless stage.name is crt or lws or tau"),
         (("stage.batch_norm=train",), "stage.batch_norm must stay at eval unless stage.name is crt or lws"),
+        (("stage.tau=1",), "stage.tau must stay at None unless stage.name is tau"),
+        (("stage.name=tau", "stage.source=x", "loss.name=ldam"), "stage.name must not be tau when loss.name is ldam"),
+        (("stage.name=tau", "stage.source=x", "weights.name=difficulty"), "weights.name must be uniform when stage"),
+        (("stage.name=tau", "stage.source=x", "data.validation=0"), "data.validation must be above 0 when stage.name"),
         (("stage.name=lws", "stage.source=/none"), "with its results.json; got /none: `cbjax train` with that"),
     ],
 )
 def test_keys_that_do_not_go_together_are_refused(overrides, message):
     with pytest.raises(ConfigError, match=message):
         configs.load("digits_lt", overrides)
+
+
+def test_tau_is_chosen_on_held_out_images_and_nothing_else_changes(first, tmp_path):
+    before, source = first
+    after = second(source, tmp_path, "tau")
+    ours, theirs = dict(after.state.params), dict(before.state.params)
+    head, old = ours.pop("head"), theirs.pop("head")
+    assert bits(ours) == bits(theirs)
+    dataset = data.of_config(after.config)
+    held = dataset.validation
+    inputs = augment.normalize(held.images, before.state.settings.mean, before.state.settings.std)
+    features, _ = before.model.features(before.state.params, {}, inputs, train=False)
+    kernel, features = np.asarray(old["kernel"], np.float64), np.asarray(features, np.float64)
+    balanced = []
+    for tau in np.linspace(0, 2, 21):
+        right = np.argmax(features @ (kernel / np.linalg.norm(kernel, axis=0) ** tau), axis=1) == held.labels
+        balanced.append(np.mean([right[held.labels == label].mean() for label in range(10)]))
+    best = int(np.argmax(balanced))
+    (row, *_) = read_rows(tmp_path / "metrics.jsonl")
+    assert row["stage/tau"] == pytest.approx(np.linspace(0, 2, 21)[best])
+    assert after.metrics["validation/last/balanced_accuracy"] == pytest.approx(balanced[best])
+    assert not head["bias"].any()
+    expected = kernel / np.linalg.norm(kernel, axis=0) ** row["stage/tau"]
+    np.testing.assert_allclose(head["kernel"], expected, rtol=1e-6)
+    figures = evaluate(tmp_path)
+    assert figures == {key: after.metrics[f"test/last/{key}"] for key in figures}
+    (tmp_path / "results.json").unlink()
+    again = second(source, tmp_path, "tau")
+    assert again.metrics == after.metrics
+    assert bits(again.state.params) == bits(after.state.params)
+    assert second(source, tmp_path, "tau").metrics == after.metrics
+    assert report([tmp_path], tmp_path).exists()
+
+
+def test_tau_has_its_limits():
+    kernel = jnp.array([[3.0, 0.0, 1.0], [4.0, 0.0, 1.0]])
+    params = {"body": jnp.ones(3), "head": {"kernel": kernel, "bias": jnp.ones(3)}}
+    head = {"body": False, "head": {"kernel": True, "bias": True}}
+    for tau, expected in ((0.0, kernel), (1.0, [[0.6, 0, 0.5**0.5], [0.8, 0, 0.5**0.5]]), (2.0, None)):
+        made = two_stages.tau_normalized(params, head, tau)
+        assert made["body"] is params["body"] and not made["head"]["bias"].any()
+        if expected is not None:
+            np.testing.assert_allclose(made["head"]["kernel"], expected, rtol=1e-6)
+    np.testing.assert_allclose(made["head"]["kernel"][:, 0], [3 / 25, 4 / 25], rtol=1e-6)
+    with pytest.raises(ValueError, match=r"must be one linear layer, .* its arrays are \[\(3,\), \(3,\)"):
+        two_stages.tau_normalized(
+            {**params, "body": jnp.ones(3)}, {**head, "body": True, "head": {"kernel": False, "bias": True}}, 1.0
+        )
 
 
 def test_another_network_or_other_classes_are_refused(first, tmp_path):
