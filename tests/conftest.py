@@ -32,6 +32,13 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(pytest.mark.skip(reason="slow: runs with --slow"))
 
 
+@pytest.fixture(autouse=True, scope="module")
+def few_programs():
+    """Forgets a module's programs: with thousands of them, compiling and freeing each takes longer and longer."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def prepared_data():
     """The TFDS folder of CBJAX_DATA_DIR; tests of real data are skipped without it."""
