@@ -123,8 +123,8 @@ def test_a_lost_process_ends_the_others_and_one_process_goes_on(tmp_path):
     assert time.monotonic() - lost < 2 * HEARTBEAT_SECONDS, error
     last = error.splitlines()[-1]
     # A connection may break in the middle of an exchange, before the watch names the process.
-        named = "process 1 of 2 was lost" in last and "go on from the last checkpoint" in last
-        assert named or "another process was lost; start all of them again" in last, error
+    named = "process 1 of 2 was lost" in last and "go on from the last checkpoint" in last
+    assert named or "another process was lost; start all of them again" in last, error
     # Another number of processes takes over.
     saved = processes.checkpoints(tmp_path)[-1]
     alone = processes.start("train", f"--workdir={tmp_path}", *RUN, "--config.num_epochs=1000", devices=1)
