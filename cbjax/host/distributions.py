@@ -64,15 +64,18 @@ def owner(module: str, path: Path) -> Owner | None:
 
 
 def needed_by(name: str) -> frozenset[str]:
-    """Returns a distribution's name and those of all that it needs, as far as they are installed."""
+    """Returns a distribution's name and those of all that it needs, with its extras, as far as they are installed."""
     found: set[str] = set()
-    known = {_normal(one.metadata["Name"]): one for one in _distributions()}
+    known: dict[str, list[metadata.Distribution]] = {}
+    for one in _distributions():
+        known.setdefault(_normal(one.metadata["Name"]), []).append(one)
     left = [_normal(name)]
     while left:
         current = left.pop()
         if current not in found:
             found.add(current)
-            left += _requires(known[current]) if current in known else ()
+            for one in known.get(current, []):
+                left += _requires(one, extras=current == _normal(name))
     return frozenset(found)
 
 
@@ -109,8 +112,8 @@ def _top_level(one: metadata.Distribution, name: str) -> list[str]:
     return listed or ([name] if _normal(name) == _normal(one.metadata["Name"]) else [])
 
 
-def _requires(one: metadata.Distribution) -> frozenset[str]:
-    needed = (line for line in one.requires or () if "extra ==" not in line)
+def _requires(one: metadata.Distribution, extras: bool = False) -> frozenset[str]:
+    needed = (line for line in one.requires or () if extras or "extra ==" not in line)
     return frozenset(_normal(re.split(r"[^\w.-]", line.strip(), maxsplit=1)[0]) for line in needed)
 
 
