@@ -119,7 +119,7 @@ def others_over_own(given: Given) -> Array:
     is_highest = one_hot(highest, logits)
     top = jnp.take_along_axis(logits, highest[:, None], axis=1)
     rest = jax.nn.logsumexp(jnp.where(is_highest, least(logits), logits), axis=1, keepdims=True) - top
-    # Of any class but the highest p is at most 1/2, so that 1 - p loses no digits.
+    # Only the highest class can have p above 1/2, so 1 - p loses no digits for the others.
     above = top - jnp.where(is_highest, 0.0, logits) + jax.nn.softplus(rest)
     log_p = jnp.where(is_highest, least(logits), -above)
     return jnp.where(is_highest, rest, above + jnp.log1p(-jnp.exp(log_p)))

@@ -183,7 +183,7 @@ def test_each_class_may_have_its_own_gamma():
     np.testing.assert_allclose(found, np.stack(each)[np.asarray(labels), np.arange(BATCH)], rtol=1e-6)
     equal = losses.softmax_focal_loss(logits, shares, weights, gamma=np.full(CLASSES, 2.0))
     np.testing.assert_allclose(equal, losses.softmax_focal_loss(logits, shares, weights, gamma=2.0), rtol=1e-6)
-    # Of one-vs-rest answers each class's term has its own.
+    # One-vs-rest answers: the term of each class has its own.
     hot = jax.nn.one_hot(labels, CLASSES)
     alone = [
         losses.focal_loss(logits[:, [c]], hot[:, [c]], weights[jnp.array([c])], gamma=gammas[c]) for c in range(CLASSES)
