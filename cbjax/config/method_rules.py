@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cbjax.config.batch_rules import divisible
-from cbjax.config.schema import FITTED, is_streamed
+from cbjax.config.image_sources import is_streamed
+from cbjax.config.schema import FITTED
 from cbjax.host.code import is_own
 
 

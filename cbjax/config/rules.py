@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from cbjax.config import batch_rules, method_rules
+from cbjax.config.image_sources import SOURCES, STREAMED, is_streamed
 from cbjax.config.schema import (
     CIFAR_RESNETS,
     COUNT_WEIGHTS,
@@ -13,10 +14,7 @@ from cbjax.config.schema import (
     MODELS,
     REQUIRED,
     RESNETS,
-    SOURCES,
     STAGES,
-    STREAMED,
-    is_streamed,
     show,
 )
 from cbjax.host.code import FORM, is_own

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from cbjax.config.image_sources import SOURCES, STREAMED, TFDS_PREFIX, is_streamed  # noqa: F401
+from cbjax.config.image_sources import SOURCES, TFDS_PREFIX
 from cbjax.config.kinds import (
     BrokenRule,
     Kind,

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from cbjax import config as configs
 from cbjax import data, models
 from cbjax.config import ConfigError
-from cbjax.config.schema import is_streamed
+from cbjax.config.image_sources import is_streamed
 from cbjax.data import Dataset, Source, sources
 from cbjax.host import machine
 from cbjax.host.code import is_own

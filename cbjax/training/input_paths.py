@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cbjax import models
-from cbjax.config import schema
+from cbjax.config import image_sources
 from cbjax.data import Dataset, Encoded, Split, augment, samplers
 from cbjax.data.crops import EvalTransform, TrainTransform
 from cbjax.data.sampling import Batches, Partners
@@ -69,7 +69,7 @@ def normalize(given: Any, images: Any) -> Any:
 
 def evaluation_transform(config: ConfigDict) -> EvalTransform | None:
     """Returns encoded image -> the network's input size; None where images were of one size from the start."""
-    if not schema.is_streamed(config.data.name):
+    if not image_sources.is_streamed(config.data.name):
         return None
     return EvalTransform(config.data.image_size, evaluation_resize(config), config.data.max_pixels)
 

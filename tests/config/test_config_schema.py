@@ -9,7 +9,7 @@ import pytest
 from ml_collections import config_dict
 
 from cbjax import config
-from cbjax.config import ConfigError, schema
+from cbjax.config import ConfigError, image_sources, schema
 from cbjax.config.schema import show
 
 # One override of a key with a value that breaks the key's own rule: (override, rule, value as the message has it).
@@ -290,13 +290,13 @@ def test_names_in_the_schema_are_those_of_the_registries():
     from cbjax import difficulty, losses, models, weights
     from cbjax.data import array_records, longtail, normalization, samplers, sources
 
-    assert set(schema.SOURCES) == set(sources.SOURCES)
+    assert set(image_sources.SOURCES) == set(sources.SOURCES)
     assert set(schema.MODELS) == set(models.MODELS)
     assert set(schema.LOSSES) == set(losses.LOSSES)
     assert set(schema.WEIGHTS) == {*weights.WEIGHTS, "difficulty"}
     assert set(schema.NORMALIZATIONS) == {*normalization.NORMALIZATIONS, "standardize"}
     assert set(schema.SAMPLERS) == set(samplers.SAMPLERS)
-    assert set(schema.STREAMED) == {*sources._STREAMED, "list", "csv", "folder"}
-    assert schema.TFDS_PREFIX == array_records.PREFIX
+    assert set(image_sources.STREAMED) == {*sources._STREAMED, "list", "csv", "folder"}
+    assert image_sources.TFDS_PREFIX == array_records.PREFIX
     assert schema.LONGTAILS == longtail.KINDS
     assert schema.TAU_FORMULAS == difficulty.FORMULAS

@@ -6,7 +6,7 @@ import pytest
 from cbjax import config as configs
 from cbjax import data
 from cbjax.config import ConfigError
-from cbjax.config.schema import SOURCES
+from cbjax.config.image_sources import SOURCES
 from cbjax.estimate import abstract_data
 from cbjax.estimate.abstract_data import KNOWN
 
