@@ -83,6 +83,29 @@ class Dropped(nn.Module):
         return nn.Dense(self.num_classes)(nn.Dropout(self.rate, deterministic=not train)(outputs))
 
 
+class Parted(nn.Module):
+    """Two layers, the second of which stands apart."""
+
+    num_classes: int
+
+    def setup(self):
+        self.body = nn.Dense(12)
+        self.classifier = nn.Dense(self.num_classes)
+
+    def features(self, images, train):
+        return nn.relu(self.body(images.reshape(images.shape[0], -1)))
+
+    def head(self, features):
+        return self.classifier(features)
+
+    def __call__(self, images, train):
+        return self.head(self.features(images, train))
+
+
+def parted(num_classes):
+    return Parted(num_classes)
+
+
 class Normalised(nn.Module):
     """A layer with BatchNorm."""
 

@@ -30,7 +30,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
     train = add("train", "Train one run, or go on with it, and report on it.")
     stage2 = add(
-        "stage2", "Train or normalise the head of a finished run, balanced, with all else frozen; or go on with it."
+        "stage2", "Train, normalise or replace the head of a finished run, with all else frozen; or go on with it."
     )
     sweep = add("sweep", "Train a list of runs, skip finished ones, and report on all.")
     for command in (train, sweep):
@@ -53,7 +53,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "--method",
         required=True,
         choices=STAGES[1:],
-        help="crt: a new head; lws: a scale for each class; tau: the head, normalised",
+        help="crt: a new head; lws: a scale for each class; tau: the head, normalised; ncm: nearest class mean",
     )
     stage2.add_argument("--workdir", required=True, metavar="DIR", type=_directory, help="as for train")
     stage2.epilog = train.epilog

@@ -67,6 +67,8 @@ def _stage(values, stage):
         yield f"stage.source must be the work directory of a finished run when stage.name is {stage}; got None"
     if stage in FITTED and (weights := values["weights.name"]) != "uniform":
         yield f"weights.name must be uniform when stage.name is {stage}, which trains nothing; got {weights}"
+    if stage == "ncm" and (loss := values["loss.name"]) not in ("softmax", "ldam"):
+        yield f"loss.name must be softmax, or ldam as in the first stage, when stage.name is ncm; got {loss}"
     if stage == "tau":
         if (loss := values["loss.name"]) == "ldam":
             yield f"stage.name must not be tau when loss.name is {loss}, whose head is normalised already; got tau"

@@ -50,6 +50,7 @@ EFFECTS = (
     ("mix.end_epochs", "mix.name", MIXES[1:]),
     ("stage.source", "stage.name", STAGES[1:]),
     ("stage.tau", "stage.name", ("tau",)),
+    ("stage.similarity", "stage.name", ("ncm",)),
     ("stage.batch_norm", "stage.name", ("crt", "lws")),
     ("weights.beta", "weights.name", ("class_balanced",)),
     ("weights.zero_count", "weights.name", COUNT_WEIGHTS),

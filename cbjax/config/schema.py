@@ -37,8 +37,9 @@ LOSSES = (
 META_METHODS = ("none", "l2rw", "mw_net")
 SHARPNESS = ("none", "sam", "imbsam")
 MIXES = ("none", "mixup", "cutmix", "remix", "cmo")
-STAGES = ("none", "crt", "lws", "tau")
-FITTED = ("tau",)  # stages that are found without a step of training
+STAGES = ("none", "crt", "lws", "tau", "ncm")
+FITTED = ("tau", "ncm")  # stages that are found without a step of training
+SIMILARITIES = ("cosine", "euclidean")
 # Numbers of losses that programs take as arguments: a sweep over them compiles once.
 LOSS_NUMBERS = (
     *("gamma", "epsilon", "max_margin", "scale", "tau", "divisor_power", "rare_below", "mask_chance", "momentum"),
@@ -194,6 +195,7 @@ KEYS: dict[str, Key] = {
     "stage.checksum": Key(None, text("a SHA-256"), "that of its results; cbjax fills it in"),
     "stage.batch_norm": Key("eval", choice("eval", "train"), "the frozen layers' mode; train: statistics move"),
     "stage.tau": Key(None, number(low=0, high=100), "power of the norms (none: the best of 0, 0.1 … 2 on validation)"),
+    "stage.similarity": Key("cosine", choice(*SIMILARITIES), "of an image's features and a class's mean (ncm)"),
     "optim.learning_rate": Key(0.1, number(low=1e-30, high=1e30), "base learning rate"),
     "optim.reference_batch_size": Key(
         None,

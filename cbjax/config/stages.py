@@ -9,7 +9,10 @@ from cbjax.config.schema import KEYS, ConfigError
 from cbjax.host.storage import PathError, as_path
 
 # What a first stage may have had and no second stage has.
-_PLAIN = ("model.pretrained", "evaluation.tau", "weights.name", "weights.start", "stage.batch_norm", "stage.tau")
+_PLAIN = (
+    *("model.pretrained", "evaluation.tau", "weights.name", "weights.start"),
+    *("stage.batch_norm", "stage.tau", "stage.similarity"),
+)
 # Decoupling trains again with cross entropy, each class as often as the others, and the cosine from its full rate.
 _PLAIN_TRAINING = (
     *("loss.name", "loss.mean", "loss.options", "model.head", "sharpness.name"),
@@ -17,8 +20,12 @@ _PLAIN_TRAINING = (
     *("optim.warmup_from", "mix.name", "mix.start_epochs", "mix.end_epochs"),
 )
 _BALANCED = {"data.sampler": "class_aware", "optim.schedule": "cosine"}
-# The authors' epochs for ImageNet-LT, where the first stage has 90.
-_RECIPES = {"crt": {**_BALANCED, "num_epochs": 10}, "lws": {**_BALANCED, "num_epochs": 5}}
+# The authors' epochs for ImageNet-LT, where the first stage has 90. Class means are over each training image once.
+_RECIPES: dict[str, dict[str, Any]] = {
+    "crt": {**_BALANCED, "num_epochs": 10},
+    "lws": {**_BALANCED, "num_epochs": 5},
+    "ncm": {"data.sampler": "instance"},
+}
 
 
 def second_stage(first: Mapping[str, Any], method: str, source: str) -> dict[str, Any]:
@@ -32,7 +39,7 @@ def second_stage(first: Mapping[str, Any], method: str, source: str) -> dict[str
     Source: Kang et al. 2020, and the authors' settings for ImageNet-LT.
     """
     plain = [*_PLAIN, *(_PLAIN_TRAINING if method in _RECIPES else ())]
-    if method == "lws" and first["loss.name"] == "ldam":  # the head stays, and it gives cosines
+    if method in ("lws", "ncm") and first["loss.name"] == "ldam":  # the head stays, and it gives cosines
         plain = [key for key in plain if key not in ("loss.name", "loss.mean", "model.head")]
     values = {**first, **{key: KEYS[key].default for key in plain}, **_RECIPES.get(method, {})}
     return {**values, "stage.name": method, "stage.source": source, "stage.checksum": None}

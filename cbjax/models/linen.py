@@ -23,15 +23,15 @@ class Cosines(nn.Module):
     def __call__(self, features: Array) -> Array:
         shape = (features.shape[-1], self.num_classes)
         kernel = self.param("kernel", _unit_columns, shape)
-        return _unit(features.astype(kernel.dtype), axis=1) @ _unit(kernel, axis=0)
+        return unit(features.astype(kernel.dtype), axis=1) @ unit(kernel, axis=0)
 
 
 def _unit_columns(key: Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
     # As in the LDAM authors' code: drawn uniformly, then scaled to length 1.
-    return _unit(jax.random.uniform(key, shape, dtype, -1.0, 1.0), axis=0)
+    return unit(jax.random.uniform(key, shape, dtype, -1.0, 1.0), axis=0)
 
 
-def _unit(vectors: Array, axis: int) -> Array:
+def unit(vectors: Array, axis: int) -> Array:
     """Scales vectors to length 1. A vector of length 0 stays 0, and its gradient is finite."""
     squared = jnp.sum(vectors * vectors, axis=axis, keepdims=True)
     return vectors * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))

@@ -1,4 +1,4 @@
-"""What a second stage makes of a network: its head found, the rest frozen, scales for classes, normalised kernels.
+"""What a second stage makes of a network: its head found, the rest frozen, scales, normalised kernels, class means.
 
 Source: Kang et al. 2020 (decoupling), and the authors' code.
 """
@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cbjax.models.linen import unit
 from cbjax.types import Array, Model
 
 SCALES = "class_scales"  # the name of the parameter that `class_scaled` adds
+MEANS = "class_means"  # that of the parameters that `nearest_mean` adds
 
 
 def head_of(model: Model, params: Any, batch_stats: Any, image_shape: Sequence[int]) -> Any:
@@ -122,5 +124,51 @@ def tau_normalized(params: Any, head: Any, tau: float) -> Any:
     return jax.tree.map(normalized, params, head)
 
 
+def nearest_mean(model: Model, num_classes: int, similarity: str) -> Model:
+    """Returns the network with another head, whose answer is the class with the nearest mean of features: NCM.
+
+    Its parameters have two arrays more, at first 0: params["class_means"]["means"] [C, D] and ["center"] [D]. The
+    network's own head stays among them, and is not used.
+
+    Args:
+      model: the network; its features must be [B, D].
+      num_classes: C.
+      similarity: "cosine", logits are the cosines of an image's features and each mean. "euclidean", features minus the
+        center are scaled to length 1, and logits are minus their squared distances to each mean. Both are flat: the
+        probabilities that follow are near 1 / C, and a temperature that is fitted on validation makes them sharper.
+
+    Source: Kang et al. 2020, section 4.2, which names both; "euclidean" is the default of the authors' code.
+    """
+
+    def init(key: Array, images: Array) -> tuple[Any, Any]:
+        params, batch_stats = model.init(key, images)
+        some = jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.float32)
+        outputs = jax.eval_shape(lambda *args: model.features(*args, train=False)[0], params, batch_stats, some)
+        if len(outputs.shape) != 2:
+            raise ValueError(f"class means need features [B, D] before the last layer; got {list(outputs.shape)}")
+        size = outputs.shape[1]
+        return {**params, MEANS: {"means": jnp.zeros((num_classes, size)), "center": jnp.zeros(size)}}, batch_stats
+
+    def features(params, *args, **options):
+        return model.features(_without(params), *args, **options)
+
+    def head(params, outputs):
+        means, center = params[MEANS]["means"], params[MEANS]["center"]
+        outputs = unit(outputs.astype(means.dtype) - center[None, :], axis=1)
+        means = unit(means, axis=1) if similarity == "cosine" else means
+        # At a TPU's default precision classes whose cosines are close would change places.
+        products = jnp.matmul(outputs, means.T, precision=jax.lax.Precision.HIGHEST)
+        if similarity == "cosine":
+            return products
+        squares = jnp.sum(outputs**2, axis=1)[:, None] + jnp.sum(means**2, axis=1)[None, :]
+        return 2 * products - squares
+
+    def apply(params, batch_stats, images, train, key=None):
+        outputs, batch_stats = features(params, batch_stats, images, train=train)
+        return head(params, outputs), batch_stats
+
+    return Model(init, features, head, apply)
+
+
 def _without(params):
-    return {name: value for name, value in params.items() if name != SCALES}
+    return {name: value for name, value in params.items() if name not in (SCALES, MEANS)}

@@ -18,6 +18,7 @@ from cbjax.models.pretrained import Pretrained
 from cbjax.parallel import sharding
 from cbjax.training import callbacks, components, input_paths, inputs, reweight, second_stage
 from cbjax.training.check_data import check_data
+from cbjax.training.class_means import ClassMeans, find_means
 from cbjax.training.evaluate import Evaluation
 from cbjax.training.programs import Programs, build_programs, program_key, settings
 from cbjax.training.resident import Streams
@@ -44,6 +45,7 @@ class Parts:
       schedule: step -> learning rate.
       reweighting: the class weights of each epoch.
       evaluate: split -> state -> Evaluation; made at the first use of a split.
+      class_means: state -> the means of the training images' features.
       has_validation: whether images are held out.
       image_shape: [H, W, channels].
     """
@@ -61,6 +63,7 @@ class Parts:
     schedule: optax.Schedule
     reweighting: Reweighting
     evaluate: Callable[[str], Callable[[TrainState], Evaluation]]
+    class_means: Callable[[TrainState], ClassMeans]
     has_validation: bool
     image_shape: tuple[int, ...]
 
@@ -110,6 +113,7 @@ def build(
         schedule=_known_at_epoch_ends(components.build_schedule(config, batches), batches, config.num_epochs),
         reweighting=reweighting,
         evaluate=inputs.build_evaluate(config, dataset, path, programs.evaluate, mesh, report_bad),
+        class_means=functools.partial(find_means, config, dataset, path, programs.features, mesh, report_bad),
         has_validation=dataset.validation is not None,
         image_shape=tuple(shape),
     )

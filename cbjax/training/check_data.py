@@ -48,6 +48,10 @@ def check_data(config: ConfigDict, dataset: Dataset) -> None:
     for name, split in (("validation", dataset.validation), ("test", dataset.test)):
         if dataset.multi_label and split is not None and not split.labels.any():
             raise ConfigError(f"data.{name}: none of the {len(split.labels)} images has a label; hold out more")
+    if config.stage.name == "ncm":
+        if dataset.multi_label:
+            raise ConfigError("stage.name must not be ncm when labels are multi-hot: an image has no single class")
+        _check_every_class("stage.name=ncm", dataset.class_names, dataset.counts)
     if dataset.multi_label and not components.loss_facts(config).one_vs_rest:
         raise ConfigError(
             f"loss.name={config.loss.name!r} needs one label an image, and these are multi-hot; use sigmoid or focal"

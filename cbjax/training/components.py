@@ -45,7 +45,12 @@ def build_model(config: ConfigDict, num_classes: int, axis: str | None = shardin
       axis: the mesh axis that a batch is split over; None where a device has the whole batch.
     """
     model = _build_network(config, num_classes, axis)
-    return two_stages.class_scaled(model, num_classes) if config.stage.name == "lws" else model
+    match config.stage.name:
+        case "lws":
+            return two_stages.class_scaled(model, num_classes)
+        case "ncm":
+            return two_stages.nearest_mean(model, num_classes, config.stage.similarity)
+    return model
 
 
 def _build_network(config: ConfigDict, num_classes: int, axis: str | None) -> Model:

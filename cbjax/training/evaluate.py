@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -59,34 +59,68 @@ class Evaluation:
         )
 
 
-def make_evaluate(
-    program: Callable[..., Any],
-    images: np.ndarray,
-    labels: np.ndarray,
-    *,
-    counts: np.ndarray,
-    groups: Groups,
-    batch_size: int,
-    mesh: Mesh,
-) -> Callable[[TrainState], Evaluation]:
-    """Places a split on the devices and returns state -> Evaluation.
+# One pass over a split: state -> an iterator of (sums over a batch, outputs of its images), not fetched yet.
+Visit = Callable[[TrainState], Iterator[tuple[Any, Array]]]
+
+
+def make_visit(
+    program: Callable[..., Any], images: np.ndarray, labels: np.ndarray, batch_size: int, mesh: Mesh
+) -> Visit:
+    """Places a split on the devices and returns what goes over it, in order.
 
     Args:
       program: from `make_program`, on the same mesh.
       images: [N, H, W, channels], N at least 1.
       labels: [N] integers or [N, C] multi-hot.
-      counts: [C] training images, for the groups many, medium and few.
-      groups: name -> classes, for further groups.
       batch_size: a multiple of the number of devices; the last batch is filled up with masked examples.
       mesh: the devices.
     """
-    size = len(labels)
     data = replicate({"image": images, "label": labels}, mesh)
+    return lambda state: _run(program, state, data, len(labels), batch_size)
+
+
+def make_streamed_visit(
+    program: Callable[..., Any], examples: Split, transform: Transform, reading: Reading, batch_size: int, mesh: Mesh
+) -> Visit:
+    """As `make_visit`, for encoded images that are read again each time. All processes together read each image once.
+
+    Args:
+      program: from `make_streamed_program`, on the same mesh.
+      examples: the images with their labels.
+      transform: (encoded image, position) -> image of the network's size.
+      reading: how images are read; one that is skipped is masked.
+      batch_size, mesh: as for `make_visit`.
+    """
+    sweep = Sweep(len(examples), batch_size)
+    index, count = place_among_processes(mesh)
+
+    def visit(state):
+        trained = Trained.of(state)
+        options = {"start": 0, "stop": sweep.num_steps, "process_index": index, "process_count": count}
+        for batch in stream(examples, sweep, transform, reading, **options):
+            yield program(trained, divide(batch, mesh))
+
+    return visit
+
+
+def make_evaluate(
+    visit: Visit, labels: np.ndarray, *, counts: np.ndarray, groups: Groups, mesh: Mesh
+) -> Callable[[TrainState], Evaluation]:
+    """Returns state -> Evaluation of a split.
+
+    Args:
+      visit: goes over it with a program of `step.make_eval_step`; images that it masks count nowhere.
+      labels: [N] integers or [N, C] multi-hot.
+      counts: [C] training images, for the groups many, medium and few.
+      groups: name -> classes, for further groups.
+      mesh: the devices.
+    """
 
     def evaluate(state):
-        total, outputs = _run(program, state, data, size, batch_size)
+        total, outputs = zip(*visit(state), strict=True)
         # Fetched once every batch is on its way.
-        return _summarize(jax.device_get(total), np.concatenate(gather(outputs, mesh))[:size], labels, counts, groups)
+        chosen = np.concatenate(gather(outputs, mesh))[: len(labels)]
+        return _summarize(jax.device_get(total), chosen, labels, counts, groups)
 
     return evaluate
 
@@ -100,7 +134,7 @@ def make_cohort_evaluate(
     batch_size: int,
     mesh: Mesh,
 ) -> Callable[[TrainState], list[Evaluation]]:
-    """As `make_evaluate`, for runs side by side: states with an axis of runs in front -> an Evaluation of each.
+    """As `make_visit` and `make_evaluate`, for runs side by side: their states, [K, …] -> an Evaluation of each.
 
     Args:
       program: `make_batch_evaluation`, compiled by `sharding.run_parallel` with the arguments 2 and 3 shared.
@@ -114,7 +148,7 @@ def make_cohort_evaluate(
     data = spread({"image": images, "label": labels}, mesh)
 
     def evaluate(state):
-        total, outputs = jax.device_get(_run(program, state, data, size, batch_size))
+        total, outputs = jax.device_get(tuple(zip(*_run(program, state, data, size, batch_size), strict=True)))
         outputs = np.concatenate(outputs, axis=1)[:, :size]
         return [
             _summarize(jax.tree.map(lambda leaf, k=k: leaf[k], total), outputs[k], labels[k], counts[k], groups[k])
@@ -125,19 +159,15 @@ def make_cohort_evaluate(
 
 
 def _run(program, state, data, size, batch_size):
-    """Calls a program for each batch of a split, the last one filled up; returns the sums and the outputs of each."""
+    """Calls a program for each batch of a split, the last one filled up; yields the sums and the outputs of each."""
     num_batches = math.ceil(size / batch_size)
     indices = np.zeros(num_batches * batch_size, np.int32)
     indices[:size] = np.arange(size)
     mask = np.arange(num_batches * batch_size) < size
     trained = Trained.of(state)
-    total, outputs = [], []
     for batch in range(num_batches):
         part = slice(batch * batch_size, (batch + 1) * batch_size)
-        sums, output = program(trained, data, indices[part], mask[part])
-        total.append(sums)
-        outputs.append(output)
-    return total, outputs
+        yield program(trained, data, indices[part], mask[part])
 
 
 def make_program(
@@ -168,45 +198,6 @@ def make_batch_evaluation(
         return eval_step(state, {"image": image, "label": data["label"][chosen], "mask": mask})
 
     return evaluate_batch
-
-
-def make_streamed_evaluate(
-    program: Callable[..., Any],
-    examples: Split,
-    transform: Transform,
-    reading: Reading,
-    *,
-    counts: np.ndarray,
-    groups: Groups,
-    batch_size: int,
-    mesh: Mesh,
-) -> Callable[[TrainState], Evaluation]:
-    """As `make_evaluate`, for encoded images that are read again each time.
-
-    All processes together read each image once.
-
-    Args:
-      program: from `make_streamed_program`, on the same mesh.
-      examples: the images with their labels.
-      transform: (encoded image, position) -> image of the network's size.
-      reading: how images are read; one that is skipped counts nowhere.
-      Others: as for `make_evaluate`.
-    """
-    sweep = Sweep(len(examples), batch_size)
-    index, count = place_among_processes(mesh)
-
-    def evaluate(state):
-        total, outputs = [], []
-        trained = Trained.of(state)
-        options = {"start": 0, "stop": sweep.num_steps, "process_index": index, "process_count": count}
-        for batch in stream(examples, sweep, transform, reading, **options):
-            sums, output = program(trained, divide(batch, mesh))
-            total.append(sums)
-            outputs.append(output)
-        chosen = np.concatenate(gather(outputs, mesh))[: len(examples)]
-        return _summarize(jax.device_get(total), chosen, examples.labels, counts, groups)
-
-    return evaluate
 
 
 def make_streamed_program(

@@ -33,8 +33,7 @@ class InputPath(NamedTuple):
       streams: (config, dataset, batches) -> images in memory that a step takes, by the names of streams.
       advance: (config, dataset, batches, training program, steps per dispatch, mesh, report) -> (state, first, last) ->
         (state, metrics), as `loop.Plan` wants it; `report` is told of images that are skipped.
-      evaluate: (config, evaluation program, examples, report, **options of `evaluate.make_evaluate`) -> state ->
-        Evaluation.
+      visit: (config, evaluation program, examples, report, batch size, mesh) -> `evaluate.Visit`, a pass over them.
     """
 
     steps_per_dispatch: Callable[[ConfigDict, Batches, Mesh], int]
@@ -42,7 +41,7 @@ class InputPath(NamedTuple):
     evaluation_program: Callable[..., Any]
     streams: Callable[[ConfigDict, Dataset, Batches], resident.Streams]
     advance: Callable[..., Any]
-    evaluate: Callable[..., Any]
+    visit: Callable[..., evaluate.Visit]
 
 
 def of(images: Any) -> InputPath:
@@ -122,8 +121,8 @@ def _resident_advance(config, dataset, batches, program, steps_per_dispatch, mes
     return resident.make_advance(program, streams, steps_per_dispatch=steps_per_dispatch, mesh=mesh)
 
 
-def _resident_evaluate(config, program, examples, report, **options):
-    return evaluate.make_evaluate(program, examples.images, examples.labels, **options)
+def _resident_visit(config, program, examples, report, batch_size, mesh):
+    return evaluate.make_visit(program, examples.images, examples.labels, batch_size, mesh)
 
 
 def _streamed_program(train_step, config, steps_per_dispatch, mesh, kind):
@@ -143,10 +142,10 @@ def _streamed_advance(config, dataset, batches, program, steps_per_dispatch, mes
     )
 
 
-def _streamed_evaluate(config, program, examples, report, **options):
+def _streamed_visit(config, program, examples, report, batch_size, mesh):
     transform = evaluation_transform(config)
     assert transform is not None, "encoded images come from a streamed source"
-    return evaluate.make_streamed_evaluate(program, examples, transform, _reading(config, report), **options)
+    return evaluate.make_streamed_visit(program, examples, transform, _reading(config, report), batch_size, mesh)
 
 
 def _reading(config, report):
@@ -160,7 +159,7 @@ RESIDENT = InputPath(
     evaluation_program=lambda eval_step, mesh, kind: evaluate.make_program(eval_step, normalize, mesh, kind),
     streams=_resident_streams,
     advance=_resident_advance,
-    evaluate=_resident_evaluate,
+    visit=_resident_visit,
 )
 STREAMED = InputPath(
     steps_per_dispatch=lambda config, batches, mesh: 1,
@@ -168,5 +167,5 @@ STREAMED = InputPath(
     evaluation_program=lambda eval_step, mesh, kind: evaluate.make_streamed_program(eval_step, normalize, mesh, kind),
     streams=lambda config, dataset, batches: {},
     advance=_streamed_advance,
-    evaluate=_streamed_evaluate,
+    visit=_streamed_visit,
 )

@@ -19,7 +19,7 @@ from cbjax.host import machine
 from cbjax.host.output import say
 from cbjax.parallel import processes
 from cbjax.training import components
-from cbjax.training.evaluate import Evaluation
+from cbjax.training.evaluate import Evaluation, make_evaluate
 from cbjax.training.input_paths import InputPath, ReportBad, evaluation_transform
 from cbjax.types import TrainState
 
@@ -48,13 +48,9 @@ def build_evaluate(
         examples = dataset.validation if split == "validation" else dataset.test
         assert examples is not None, "`has_validation` says whether there is something to evaluate"
         batch_size = config.evaluation.batch_size or config.batch_size
-        options = {
-            "counts": dataset.counts,
-            "groups": class_groups.resolve(config.evaluation.groups, dataset.class_names),
-            "batch_size": batch_size,
-            "mesh": mesh,
-        }
-        found = path.evaluate(config, program, examples, report, **options)
+        visit = path.visit(config, program, examples, report, batch_size, mesh)
+        groups = class_groups.resolve(config.evaluation.groups, dataset.class_names)
+        found = make_evaluate(visit, examples.labels, counts=dataset.counts, groups=groups, mesh=mesh)
         return _told(found, split, examples.labels, dataset.class_names)
 
     return evaluate

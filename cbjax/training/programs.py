@@ -25,7 +25,7 @@ from cbjax.models import two_stages
 from cbjax.parallel import sharding
 from cbjax.training import components, evaluate, resident, second_stage
 from cbjax.training.input_paths import RESIDENT, InputPath, augmentation, normalize
-from cbjax.training.step import make_eval_step, make_train_step
+from cbjax.training.step import make_eval_step, make_feature_step, make_train_step
 from cbjax.types import Array, Model, Objective, Settings, TrainState
 
 # Keys that no program depends on: they choose data, class weights and settings, or what the host does.
@@ -56,6 +56,7 @@ class Programs:
       steps_per_dispatch: S, how many steps one call of `train` takes at most.
       train: as `InputPath.train_program` makes it.
       evaluate: as `InputPath.evaluation_program` makes it.
+      features: the same of `step.make_feature_step`.
     """
 
     model: Model
@@ -64,6 +65,7 @@ class Programs:
     steps_per_dispatch: int
     train: Any
     evaluate: Any
+    features: Any
 
 
 def program_key(config: ConfigDict, batches: Batches, image_shape: Sequence[int], num_classes: int, mesh: Mesh) -> str:
@@ -134,8 +136,9 @@ def build_programs(
     count = path.steps_per_dispatch(config, batches, mesh)
     train = path.train_program(steps.train_step, config, count, mesh, kind)
     evaluation = path.evaluation_program(steps.eval_step, mesh, kind)
+    features = path.evaluation_program(make_feature_step(steps.model), mesh, kind)
     init = jax.jit(steps.make_state, out_shardings=sharding.whole(mesh))
-    return Programs(steps.model, steps.state, init, count, train, evaluation)
+    return Programs(steps.model, steps.state, init, count, train, evaluation, features)
 
 
 class CohortPrograms(NamedTuple):

@@ -45,10 +45,9 @@ def trained(config: ConfigDict, model: Model, params: Any, batch_stats: Any, ima
                 return two_stages.head_of(model, params, batch_stats, image_shape)
             except ValueError as error:
                 raise ConfigError(f"stage.name=crt trains the head alone: {error}") from error
-        case "lws":
-            return {
-                name: jax.tree.map(lambda _, on=name == two_stages.SCALES: on, part) for name, part in params.items()
-            }
+        case "lws" | "ncm":
+            added = two_stages.SCALES if config.stage.name == "lws" else two_stages.MEANS
+            return {name: jax.tree.map(lambda _, on=name == added: on, part) for name, part in params.items()}
     return None
 
 
@@ -76,7 +75,7 @@ def read_source(
     with contextlib.closing(Checkpoints(source.root, say, reading=True)) as checkpoints:
         there = checkpoints.read_network(results["step"])
     on = trained(config, model, params, batch_stats, image_shape)
-    # cRT draws a new head, and LWS new scales; all else comes from the run.
+    # cRT draws a new head, LWS new scales, and NCM finds its means; all else comes from the run.
     drawn = set() if on is None else {name for name, flag in _flat(on).items() if flag}
     wanted = {name: leaf for name, leaf in _flat(params).items() if name not in drawn}
     given = _flat(there["params"])
@@ -96,11 +95,26 @@ def find(run: Run, parts: "Parts", tell: Callable[[str], None]) -> Run:
       tell: takes a line for the user.
 
     Returns:
-      The run with the network that was found, and what was found in its metrics: "stage/tau".
+      The run with the network that was found, and what was found in its metrics: "stage/tau", or "stage/images", the
+      number of images whose features were averaged.
 
     Raises:
       ConfigError: if the head is not one linear layer, or there is nothing held out to choose by.
+      DataError, NonFiniteLoss: if a class has no mean.
     """
+    return {"tau": _find_tau, "ncm": _find_class_means}[run.config.stage.name](run, parts, tell)
+
+
+def _find_class_means(run, parts, tell):
+    found = parts.class_means(run.state)
+    arrays = {"means": found.means.astype(np.float32), "center": found.center.astype(np.float32)}
+    params = {**run.state.params, two_stages.MEANS: sharding.replicate(arrays, parts.mesh)}
+    tell(f"class means of the {found.means.shape[1]} features of {found.images} training images")
+    state = dataclasses.replace(run.state, params=params)
+    return dataclasses.replace(run, state=state, metrics={"stage/images": found.images})
+
+
+def _find_tau(run, parts, tell):
     state, tau = run.state, run.config.stage.tau
     params = jax.device_get(state.params)
     try:

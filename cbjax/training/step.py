@@ -13,7 +13,7 @@ from cbjax.metrics import ClassificationSums, has_answer
 from cbjax.objectives.sharpness import Around, Found, once
 from cbjax.objectives.weighted import SettledLoss
 from cbjax.parallel.sharding import mean_over, places_in_batch, sum_over, varying
-from cbjax.types import Array, Batch, Objective, Trained, TrainState
+from cbjax.types import Array, Batch, Model, Objective, Trained, TrainState
 
 DROPOUT = 2**32 - 1  # no image has this place in a batch: images' keys are folded from the same step's key
 
@@ -133,6 +133,21 @@ def make_eval_step(
         return sum_over(axis, totals), jnp.where((mask & answered)[:, None], chances, jnp.nan)
 
     return eval_step
+
+
+def make_feature_step(model: Model, *, axis: str | None = "data") -> Callable[[Trained, Batch], tuple[Any, Array]]:
+    """Returns the pure step (trained, batch) -> (how many examples' features are not finite, features [B, D] float32).
+
+    The features are those of an evaluation, what the network's last layer reads. Those of masked examples are NaN.
+    """
+
+    def feature_step(trained, batch):
+        outputs, _ = model.features(trained.params, trained.batch_stats, batch["image"], train=False)
+        mask, finite = _mask(batch), jnp.isfinite(outputs).all(axis=1)
+        lost = sum_over(axis, jnp.sum(mask & ~finite))
+        return lost, jnp.where((mask & finite)[:, None], outputs.astype(jnp.float32), jnp.nan)
+
+    return feature_step
 
 
 def _over_parts(

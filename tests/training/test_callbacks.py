@@ -41,15 +41,9 @@ def evaluation_of(outputs, labels):
     step = make_eval_step(weighted(Model(None, None, None, apply), loss), loss, jax.nn.softmax)
     mesh = sharding.make_mesh(1)
     program = evaluate.make_program(step, lambda _, x: x, mesh, "shard_map")
-    found = evaluate.make_evaluate(
-        program,
-        outputs[:, None, None, :],
-        np.asarray(labels),
-        counts=np.array([9, 1]),
-        groups={},
-        batch_size=4,
-        mesh=mesh,
-    )
+    labels = np.asarray(labels)
+    visit = evaluate.make_visit(program, outputs[:, None, None, :], labels, batch_size=4, mesh=mesh)
+    found = evaluate.make_evaluate(visit, labels, counts=np.array([9, 1]), groups={}, mesh=mesh)
     return lambda state: found(Trained({}, {}, {}))
 
 
