@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from cbjax import config, data, difficulty, losses, metrics, models, optim, report, weights
+    from cbjax import config, data, difficulty, landscape, losses, metrics, models, optim, report, weights
     from cbjax.training.restore import load
     from cbjax.training.run import train
     from cbjax.types import Run, TrainState
@@ -17,6 +17,7 @@ __all__ = [
     "config",
     "data",
     "difficulty",
+    "landscape",
     "load",
     "losses",
     "metrics",
@@ -26,7 +27,7 @@ __all__ = [
     "train",
     "weights",
 ]
-_TRAIN = {"config", "load", "report", "train"}  # need the packages of the extra of that name
+_TRAIN = {"config", "landscape", "load", "report", "train"}  # need the packages of the extra of that name
 _PLACES = {
     "Run": "cbjax.types",
     "TrainState": "cbjax.types",

@@ -5,11 +5,12 @@ import pathlib
 import re
 from collections.abc import Sequence
 
+from cbjax.cli import landscape
 from cbjax.config.schema import KEYS, STAGES, show
 from cbjax.host.storage import PathError, as_path, is_remote
 from cbjax.host.text import visible
 
-WITH_KEYS = ("train", "stage2", "sweep", "compile", "eval")  # commands that take --config.KEY=VALUE
+WITH_KEYS = ("train", "stage2", "sweep", "compile", "eval", "landscape")  # commands that take --config.KEY=VALUE
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -145,6 +146,8 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
             action="store_true",
             help="run the work directory's own copies of a user's network and loss, which can do anything that you can",
         )
+    landscapes = add("landscape", "Measure and draw the loss around a run, for frequent and rare classes.")
+    landscape.add_arguments(landscapes, _directory, _up_to)
     report = add("report", "Compare runs: one table and its plots.")
     report.add_argument(
         "directories", nargs="+", metavar="DIR", type=_local_directory, help="work directories, or folders of them"
@@ -177,6 +180,8 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
             commands.choices[options.name].error(f"{argument} needs a value after an equals sign: {argument}=VALUE")
         overrides.append(argument.removeprefix("--config."))
     _check_processes(options, commands.choices[options.name].error)
+    if options.name == "landscape":
+        landscape.check(options, landscapes.error)
     if options.name == "train" and options.workdir is None and not options.dry_run:
         commands.choices["train"].error("the following arguments are required: --workdir (or --dry-run)")
     if options.name == "sweep" and options.mode == "loop" and options.group_size is not None:

@@ -3,7 +3,7 @@
 import os
 
 from cbjax import config as configs
-from cbjax.cli import startup
+from cbjax.cli import landscape, startup
 from cbjax.config import ConfigError
 from cbjax.config.reading import complete
 from cbjax.config.schema import KEYS, show
@@ -149,6 +149,18 @@ def _eval(options, overrides):
     return 0
 
 
+def _landscape(options, overrides):
+    from cbjax.config import evaluation
+    from cbjax.workdir import files as workdirs
+
+    evaluation.check_keys(overrides)
+    config = workdirs.read_config(Place(options.source).files)
+    # Points are independent, so each core measures its own.
+    startup.make_cores_devices()
+    _start(config.deterministic)
+    return landscape.run(options, overrides)
+
+
 def _predict(options, overrides):
     from cbjax.workdir import files as workdirs
 
@@ -267,6 +279,7 @@ COMMANDS = {
     "sweep": _sweep,
     "eval": _eval,
     "predict": _predict,
+    "landscape": _landscape,
     "report": _report,
     "compile": _compile,
     "datasets": _datasets,

@@ -15,7 +15,14 @@ OUT_OF_MEMORY = (
     "optim.accumulation, which keeps the batch), or set model.remat=true or model.dtype=bfloat16"
 )
 
-FILED = ("train", "stage2", "sweep", "predict", "report")  # their results are in files, so lost output does no harm
+FILED = (
+    "train",
+    "stage2",
+    "sweep",
+    "predict",
+    "landscape",
+    "report",
+)  # their results are in files, so lost output does no harm
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -32,6 +32,7 @@ HOW_KEYS = (
     "evaluation.batch_size",
     "checkpoint.every_epochs",
     "checkpoint.every_minutes",
+    "checkpoint.keep",
     "log.tensorboard",
     "log.report",
     "log.progress",

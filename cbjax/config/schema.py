@@ -232,6 +232,9 @@ KEYS: dict[str, Key] = {
     "checkpoint.every_minutes": Key(
         10.0, number(above=0), "minutes between checkpoints within an epoch, and of runs trained at once"
     ),
+    "checkpoint.keep": Key(
+        "newest", choice("newest", "all"), "all: every checkpoint of a run alone, for its trajectory (cbjax landscape)"
+    ),
     "log.tensorboard": Key(True, boolean(), "write TensorBoard event files"),
     "log.report": Key(True, boolean(), "write report.md and its pictures at the end"),
     "log.progress": Key(

@@ -136,7 +136,7 @@ def _streamed_advance(config, dataset, batches, program, steps_per_dispatch, mes
         dataset.train,
         batches,
         TrainTransform(data.image_size, config.seed, data.crop_area, data.flip, data.color_jitter, data.max_pixels),
-        _reading(config, report),
+        reading(config, report),
         num_steps=batches.epoch_end(config.num_epochs),
         mesh=mesh,
     )
@@ -145,10 +145,11 @@ def _streamed_advance(config, dataset, batches, program, steps_per_dispatch, mes
 def _streamed_visit(config, program, examples, report, batch_size, mesh):
     transform = evaluation_transform(config)
     assert transform is not None, "encoded images come from a streamed source"
-    return evaluate.make_streamed_visit(program, examples, transform, _reading(config, report), batch_size, mesh)
+    return evaluate.make_streamed_visit(program, examples, transform, reading(config, report), batch_size, mesh)
 
 
-def _reading(config, report):
+def reading(config: ConfigDict, report: ReportBad) -> Reading:
+    """Returns how the run reads images; `report` is told of each that is skipped."""
     data = config.data
     return Reading(data.threads, data.workers, data.on_bad_image, report)
 

@@ -41,6 +41,7 @@ ARGUMENTS = (
     *("evaluation.tau", "data.meta", "stage.source", "stage.checksum", "stage.tau"),
     *("optim.learning_rate", "optim.warmup_from", "optim.weight_decay"),
     *("evaluation.test_every", "evaluation.groups", "checkpoint.every_epochs", "checkpoint.every_minutes"),
+    "checkpoint.keep",
     *("log.tensorboard", "log.report", "log.progress"),
 )
 

@@ -119,7 +119,7 @@ def train(
         # Another process may have ended or changed the run since it was looked at.
         noted = processes.from_first(lambda: workdirs.check_resume(place, config, extend))
         processes.from_first(lambda: workdirs.check_same_data(place, facts, config.data.on_bad_image))
-        checkpoints = Checkpoints(home.root, say)
+        checkpoints = Checkpoints(home.root, say, keep_all=config.checkpoint.keep == "all")
         stack.push(functools.partial(_close, checkpoints))
         if parts.pretrained is not None and not checkpoints.steps():
             parts.pretrained()  # a file that does not fit is refused before anything is compiled

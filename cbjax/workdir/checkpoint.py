@@ -35,6 +35,7 @@ class Checkpoints:
     Args:
       workdir: the work directory.
       tell: called with a line for the user about each checkpoint that cannot be used.
+      keep_all: whether no checkpoint is deleted; else the newest two stay, and the best ones.
       reading: True leaves the directory as it is, so that a reader does not disturb a training process. False makes a
         missing directory, removes unfinished files of an ended process, and moves damaged checkpoints to `damaged/`.
 
@@ -43,10 +44,14 @@ class Checkpoints:
     """
 
     def __init__(
-        self, workdir: str | os.PathLike, tell: Callable[[str], None] = lambda line: None, reading: bool = False
+        self,
+        workdir: str | os.PathLike,
+        tell: Callable[[str], None] = lambda line: None,
+        reading: bool = False,
+        keep_all: bool = False,
     ):
         # An absolute path, since Orbax refuses others.
-        self._folder = CheckpointFolder(LiteralPath(place_of(workdir)), tell, reading)
+        self._folder = CheckpointFolder(LiteralPath(place_of(workdir)), tell, reading, keep_all)
         self._directory, self._reading = self._folder.directory, reading
         self._saving: dict[int, int | None] = {}  # step -> best step
         self._saved = time.perf_counter()

@@ -30,18 +30,19 @@ class CheckpointFolder:
       root: the work directory.
       tell: called with a line for the user about each checkpoint that cannot be used.
       reading: if True, nothing is changed.
+      keep_all: if True, no complete checkpoint is deleted.
 
     Attributes:
       directory: folder of the checkpoints.
       commit: Orbax's class for a checkpoint that is being written there.
     """
 
-    def __init__(self, root: LiteralPath, tell: Callable[[str], None], reading: bool):
+    def __init__(self, root: LiteralPath, tell: Callable[[str], None], reading: bool, keep_all: bool = False):
         self.directory, self._checksums, self._damaged = root / "checkpoints", root / "checksums", root / "damaged"
         self.commit = ocp.path.atomicity_defaults.get_default_temporary_path_class(self.directory)
         # A bucket cannot rename a folder in one go. There a last file says that all others are written.
         self._commits_by_file = issubclass(self.commit, ocp.path.atomicity.CommitFileTemporaryPath)
-        self._tell, self._reading = tell, reading
+        self._tell, self._reading, self._keep_all = tell, reading, keep_all
         self._unusable: set[int] = set()
         self._sums: dict[str, str] = {}
 
@@ -149,6 +150,8 @@ class CheckpointFolder:
         """Adds the files that the commit wrote to the list, and deletes checkpoints that are no longer kept."""
         at_the_top = checksums.of_folder(self.directory / str(step), deep=False)
         self._write_list(step, best_step, self._sums | at_the_top, ".json")
+        if self._keep_all:
+            return
         steps = self.whole()
         # The best of each, since the second newest needs its own best if the newest gets damaged.
         kept = {*steps[-KEPT:], *(self._best_of(newest) for newest in steps[-KEPT:])}

@@ -1,0 +1,141 @@
+"""The command `cbjax landscape`: its arguments, and which surface or curvature they ask for."""
+
+import argparse
+import math
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+from cbjax.host.output import say
+
+# Options of the random directions, with the names that `landscape.directions` knows; that module needs JAX.
+NORMALIZATIONS = ("filter", "layer", "none")
+VECTORS = ("zero", "normalize", "copy")
+STATISTICS = ("keep", "interpolate", "recompute")
+
+
+def add_arguments(
+    command: argparse.ArgumentParser, directory: Callable[[str], Any], up_to: Callable[[int], Any]
+) -> None:
+    """Adds the arguments.
+
+    Args:
+      command: the parser.
+      directory: reads a directory.
+      up_to: most -> a reader of whole numbers from 1.
+    """
+    command.epilog = "--config.data.data_dir=DIR and the like say where the run's images are now, as for eval"
+    command.add_argument("--from", dest="source", required=True, metavar="DIR", type=directory, help="the finished run")
+    command.add_argument(
+        "--to",
+        action="append",
+        default=[],
+        metavar="DIR",
+        type=directory,
+        help="another run of the same network: once for the line between two runs, twice for the plane through three",
+    )
+    command.add_argument(
+        "--trajectory",
+        action="store_true",
+        help="the way of the run's checkpoints, on its principal directions; needs a run with checkpoint.keep=all",
+    )
+    command.add_argument("--dimensions", type=int, choices=(1, 2), default=2, help="random directions (2)")
+    command.add_argument("--points", type=up_to(10**5), default=51, metavar="N", help="along each direction (51)")
+    command.add_argument(
+        "--span", type=_span, metavar="LOW:HIGH", help="of the coordinates (-1:1; on a line between runs -0.5:1.5)"
+    )
+    command.add_argument("--split", default="train", choices=("train", "validation", "test"), help="images (train)")
+    command.add_argument("--checkpoint", default="last", choices=("last", "best"))
+    command.add_argument("--seed", type=_seed, default=123, help="of the random directions (123)")
+    command.add_argument(
+        "--normalization", default="filter", choices=NORMALIZATIONS, help="of the lengths of random directions (filter)"
+    )
+    what = "of random directions: left out, of the array's own length, or the array itself (zero)"
+    command.add_argument("--biases", default="zero", choices=VECTORS, help=f"biases {what}")
+    command.add_argument("--batch-norm", default="zero", choices=VECTORS, help=f"BatchNorm's scales and offsets {what}")
+    command.add_argument(
+        "--statistics",
+        choices=STATISTICS,
+        help="of BatchNorm at each point: those of the run, between the runs', or recomputed from training images "
+        "(keep; between runs interpolate)",
+    )
+    command.add_argument(
+        "--name",
+        dest="called",
+        metavar="NAME",
+        help="of the folder DIR/landscape/NAME (default: the kind of landscape)",
+    )
+    command.add_argument("--out", metavar="DIR", type=pathlib.Path, help="another folder")
+    command.add_argument("--progress", default="auto", choices=("auto", "on", "lines", "off"))
+    command.add_argument(
+        "--trust-code",
+        action="store_true",
+        help="run the work directory's own copies of a user's network and loss, which can do anything that you can",
+    )
+
+
+def check(options: argparse.Namespace, error: Callable[[str], Any]) -> None:
+    """Calls `error` with a message if arguments do not go together."""
+    if options.trajectory and options.to:
+        error("--trajectory is of one run; leave out --to")
+    if len(options.to) > 2:
+        error(f"--to can be given once, for a line, or twice, for a plane; got {len(options.to)}")
+    if options.span is not None and (options.trajectory or len(options.to) == 2):
+        error("--span is for random directions and lines; this plane is as large as the runs need")
+
+
+def run(options: argparse.Namespace, overrides: list[str]) -> int:
+    """Measures what the arguments ask for, and says where it is."""
+    from cbjax import landscape
+
+    names = ("points", "split", "checkpoint", "statistics", "out", "progress", "trust_code")
+    given = {name: getattr(options, name) for name in names} | {"name": options.called, "overrides": overrides}
+    span = {} if options.span is None else {"span": options.span}
+    if options.trajectory:
+        surface = landscape.trajectory(options.source, **given)
+    elif len(options.to) == 2:
+        surface = landscape.plane(options.source, *options.to, **given)
+    elif options.to:
+        surface = landscape.line(options.source, options.to[0], **span, **given)
+    else:
+        drawn = {
+            name: getattr(options, name) for name in ("dimensions", "seed", "normalization", "biases", "batch_norm")
+        }
+        surface = landscape.random(options.source, **drawn, **span, **given)
+    for line in _lines(surface):
+        say(line)
+    say(f"landscape: {surface.folder}")
+    return 0
+
+
+def _lines(surface):
+    """Returns what a person wants to know first: the loss at its lowest and at the marks, by group."""
+    import numpy as np
+
+    rows = {"all images": surface.loss, **{name: surface.group_loss(name) for name in surface.groups}}
+    width = max(map(len, rows))
+    yield f"{'':{width}}  {'lowest loss':>12}  {'highest':>10}"
+    for name, values in rows.items():
+        finite = values[np.isfinite(values)]
+        low, high = (finite.min(), finite.max()) if finite.size else (math.nan, math.nan)
+        yield f"{name:{width}}  {low:12.4g}  {high:10.4g}"
+    if "explained" in surface.about:
+        shares = " and ".join(f"{100 * share:.1f}" for share in surface.about["explained"])
+        yield f"the principal directions explain {shares} % of the way's variance"
+
+
+def _span(text):
+    low, found, high = text.partition(":")
+    try:
+        span = float(low), float(high)
+    except ValueError:
+        span = (math.nan, math.nan)
+    if not found or not all(map(math.isfinite, span)) or span[0] >= span[1]:
+        raise argparse.ArgumentTypeError(f"must be LOW:HIGH, such as -1:1; got {text[:40]!r}")
+    return span
+
+
+def _seed(text):
+    if not text.isascii() or not text.isdecimal() or len(text) > 18:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0; got {text[:40]!r}")
+    return int(text)

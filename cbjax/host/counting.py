@@ -1,0 +1,54 @@
+"""Shows a person the progress of work that is counted, such as points of a landscape."""
+
+import contextlib
+import datetime
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from cbjax.host.output import as_text
+
+BETWEEN_LINES = 5.0  # least seconds between lines
+
+
+@contextlib.contextmanager
+def counted(
+    total: int, done: int, what: str, mode: str, tell: Callable[[str], None]
+) -> Iterator[Callable[[int], None]]:
+    """Yields a function that is told how many are done.
+
+    Args:
+      total: how many there are.
+      done: how many were done before; they do not count for the time that is left.
+      what: their name in the plural.
+      mode: "on" for a bar; "lines"; "off"; "auto" for a bar at a terminal or in a notebook, and lines elsewhere.
+      tell: takes a line.
+    """
+    console = Console(file=as_text(sys.stderr), force_terminal=True if mode == "on" else None)
+    if mode == "off":
+        yield lambda count: None
+        return
+    if mode == "lines" or not (console.is_terminal or console.is_jupyter):
+        yield _lines(total, done, what, tell)
+        return
+    columns = BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}  left"), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(what, total=total, completed=done)
+        yield lambda count: progress.update(task, completed=count)
+
+
+def _lines(total, done, what, tell):
+    begun = said = time.perf_counter()
+
+    def update(count):
+        nonlocal said
+        now = time.perf_counter()
+        if count > done and count < total and now - said >= BETWEEN_LINES:
+            said = now
+            left = datetime.timedelta(seconds=round((now - begun) / (count - done) * (total - count)))
+            tell(f"{count} of {total} {what}  {left} left")
+
+    return update

@@ -1,0 +1,178 @@
+"""Surfaces of small runs against their evaluations and NumPy: each class, any chunk, kill and go on, statistics."""
+
+import dataclasses
+import pathlib
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+import cbjax
+from cbjax import config as configs
+from cbjax import landscape
+from cbjax.cli import main
+from cbjax.config import ConfigError
+from cbjax.landscape import directions, grid, points, statistics
+from cbjax.landscape.points import Way
+
+NETS = pathlib.Path(__file__).parent.parent / "own_nets.py"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    own = (f"model.name={NETS}:normalised", "model.initialization=glorot", "data.seed=0", "checkpoint.every_epochs=1")
+    for seed, keys in ((0, ("num_epochs=4", "checkpoint.keep=all")), (1, ("num_epochs=1",))):
+        config = configs.load("digits_lt", [*own, *keys, f"seed={seed}", "log.report=false", "log.progress=off"])
+        cbjax.train(config, folder / str(seed))
+    return [cbjax.load(folder / str(seed), trust_code=True) for seed in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def subject(runs):
+    return landscape.open_run(runs[0], split="test")
+
+
+def options(tmp_path, name="any", **others):
+    return {
+        "split": "test",
+        "out": tmp_path / name,
+        "progress": "off",
+        "pictures": False,
+        "points_at_once": 1,
+        **others,
+    }
+
+
+def oracle(subject, found, place):
+    """Returns loss and accuracy of each class at a place, in float64 from the network's logits."""
+    network = subject.network.params
+    for amount, one in zip(place, found.along, strict=True):
+        network = jax.tree.map(lambda leaf, step, amount=amount: leaf + np.float32(amount) * step, network, one.params)
+    images = (subject.examples.images - np.asarray(subject.run.state.settings.mean)) / np.asarray(
+        subject.run.state.settings.std
+    )
+    logits = subject.run.model.apply(network, subject.network.batch_stats, images.astype(np.float32), train=False)[0]
+    logits = np.asarray(logits, np.float64)
+    labels = subject.examples.labels
+    losses = np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1)) + logits.max(1)
+    losses -= logits[np.arange(len(labels)), labels]
+    right = logits.argmax(1) == labels
+    return [np.array([values[labels == c].mean() for c in range(10)]) for values in (losses, right)]
+
+
+def test_each_class_is_what_numpy_makes_of_it(subject, runs, tmp_path):
+    surface = landscape.random(runs[0], points=3, span=(-0.5, 0.5), **options(tmp_path))
+    found = directions.random(subject.network, 2, 123)
+    for i, j in ((0, 2), (1, 1), (2, 1)):
+        losses, accuracies = oracle(subject, found, (surface.axes[0][i], surface.axes[1][j]))
+        np.testing.assert_allclose(surface.class_loss[i, j], losses, rtol=2e-5)
+        np.testing.assert_array_equal(surface.class_accuracy[i, j], accuracies)
+        assert surface.group_loss("few")[i, j] == pytest.approx(losses[subject.groups["few"]].mean(), rel=2e-5)
+        assert surface.loss[i, j] == pytest.approx(surface.weighted_loss(np.ones(10))[i, j], rel=1e-6)
+    # The origin is the run itself.
+    metrics = cbjax.load(runs[0].workdir, trust_code=True).metrics
+    assert surface.loss[1, 1] == pytest.approx(metrics["test/last/loss"], rel=1e-5)
+    assert surface.balanced_accuracy[1, 1] == pytest.approx(metrics["test/last/balanced_accuracy"])
+    assert repr(surface).startswith("Surface of 3 x 3 points: random in ")
+    # It is read again, not measured again; other settings are refused.
+    again = landscape.read(surface.folder)
+    np.testing.assert_array_equal(again.class_loss, surface.class_loss)
+    with pytest.raises(ConfigError, match=r"other settings .*points 3 there, 5 here"):
+        landscape.random(runs[0], points=5, span=(-0.5, 0.5), **options(tmp_path))
+    with pytest.raises(ValueError, match="no group 'rare' of classes; there are many, medium, few"):
+        surface.group_loss("rare")
+
+
+def test_figures_do_not_depend_on_how_many_are_taken_at_once(subject, tmp_path):
+    found = directions.random(subject.network, 1, 0)
+    places = np.linspace(-1, 1, 7)[:, None]
+    first, _ = grid.measure(subject, found, places, way=Way(1, 1))
+    for way, images_at_once in ((Way(2, 3), 500), (Way(1, 1), 70)):
+        other, _ = grid.measure(subject, found, places, way=way, images_at_once=images_at_once)
+        np.testing.assert_allclose(other.class_loss, first.class_loss, rtol=1e-5)
+        np.testing.assert_array_equal(other.correct, first.correct)
+        np.testing.assert_array_equal(other.class_count, first.class_count)
+
+
+def test_a_stopped_walk_goes_on_and_ends_with_the_same_figures(subject):
+    found = directions.random(subject.network, 1, 0)
+    places = np.linspace(-1, 1, 7)[:, None]
+    options = {"way": Way(1, 1), "block_seconds": 0.0}
+    whole, _ = grid.measure(subject, found, places, **options)
+    kept = []
+    with pytest.raises(grid.Stopped, match=r"stopped by SIGINT; \d of 7 points are saved"):
+        grid.measure(
+            subject,
+            found,
+            places,
+            save=lambda sums, way: kept.append(sums),
+            progress=lambda count: signal.raise_signal(signal.SIGINT),
+            **options,
+        )
+    assert 0 < kept[-1].done.sum() < 7
+    rest, _ = grid.measure(subject, found, places, before=kept[-1], **options)
+    for name, values in vars(whole).items():
+        np.testing.assert_array_equal(getattr(rest, name), values)
+
+
+def test_a_line_ends_at_the_runs(runs, tmp_path):
+    surface = landscape.line(*runs, points=3, span=(0, 1), **options(tmp_path))
+    for place, run in ((0, runs[0]), (2, runs[1])):
+        expected = cbjax.load(run.workdir, trust_code=True).metrics["test/last/loss"]
+        assert surface.loss[place] == pytest.approx(expected, rel=1e-4)
+    assert surface.marks == {"0": (0.0,), "1": (1.0,)}
+
+
+def test_statistics_are_those_of_the_training_images(subject):
+    found = directions.random(subject.network, 1, 0, biases="normalize")
+    made = points.build(subject, found, "recompute", Way(1, 1))
+    recomputed = statistics.Recomputed(subject, found, made).at(np.array([[0.5]]))
+    (mean,), (variance,) = (
+        [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(recomputed) if name in str(path)]
+        for name in ("mean", "var")
+    )
+    params = jax.tree.map(lambda leaf, step: leaf + 0.5 * step, subject.network.params, found.along[0].params)
+    kernels = {tuple(str(key) for key in path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    (kernel,) = (leaf for path, leaf in kernels.items() if leaf.shape == (64, 16))
+    (bias,) = (leaf for path, leaf in kernels.items() if leaf.shape == (16,) and "Dense" in str(path))
+    given, order = subject.run.state.settings, np.random.default_rng(0).permutation(363)[:320]
+    images = (subject.dataset.train.images[order] - np.asarray(given.mean)) / np.asarray(given.std)
+    outputs = images.reshape(5, 64, 64).astype(np.float64) @ kernel + bias
+    np.testing.assert_allclose(mean[0], outputs.mean(axis=1).mean(axis=0), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(variance[0], outputs.var(axis=1).mean(axis=0), rtol=1e-3, atol=1e-4)
+
+
+def test_a_trajectory_is_drawn_where_its_checkpoints_are(runs, tmp_path):
+    surface = landscape.trajectory(runs[0], points=3, **options(tmp_path, pictures=True))
+    steps = surface.about["steps"]
+    assert steps == [0, 6, 12, 18, 23] and surface.path.shape == (5, 2)
+    np.testing.assert_allclose(surface.path[-1], 0, atol=1e-5)
+    assert 0.5 < sum(surface.about["explained"]) <= 1
+    for axis, along in zip(surface.axes, surface.path.T, strict=True):
+        assert axis[0] < along.min() and axis[-1] > along.max()
+    assert (surface.folder / "loss.svg").exists()
+
+
+def test_a_landscape_from_the_command_line(runs, capsys):
+    command = ["landscape", f"--from={runs[1].workdir}", "--points=3", "--trust-code", "--dimensions=1"]
+    assert main([*command, "--statistics=recompute", "--split=validation"]) == 0
+    folder = pathlib.Path(runs[1].workdir, "landscape", "random")
+    assert capsys.readouterr().out.splitlines()[-1] == f"landscape: {folder}"
+    assert {path.name for path in folder.iterdir()} >= {
+        *("landscape.json", "directions.npz", "points.npz", "points.csv"),
+        *(f"{name}.{kind}" for name in ("loss", "accuracy", "classes") for kind in ("png", "svg")),
+    }
+    surface = landscape.read(folder)
+    assert dataclasses.asdict(surface)["about"]["statistics"] == "recompute" and np.isfinite(surface.loss).all()
+    for wrong, message in (
+        (["--span=1:1"], "must be LOW:HIGH"),
+        (["--to=a", "--to=b", "--to=c"], "once, for a line, or twice"),
+        (["--trajectory"], "a trajectory needs at least 3 checkpoints"),
+    ):
+        try:
+            status = main([*command, *wrong])
+        except SystemExit as stop:
+            status = stop.code
+        assert status == 2 and message in capsys.readouterr().err
