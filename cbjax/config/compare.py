@@ -47,7 +47,7 @@ LATER_KEYS: tuple[str, ...] = (
     *("meta.variant", "meta.network_optimizer", "meta.network_rate", "meta.network_decay"),
     *("sharpness.name", "sharpness.radius", "sharpness.tail_below"),
     *("mix.name", "mix.alpha", "mix.kappa", "mix.tau", "mix.chance", "mix.start_epochs", "mix.end_epochs"),
-    *("data.sampler_beta", "data.sampler_start"),
+    *("data.sampler_beta", "data.sampler_start", "data.synthesis", "data.synthesis_neighbours"),
     *("stage.name", "stage.checksum", "stage.batch_norm", "stage.tau", "stage.similarity"),
 )
 

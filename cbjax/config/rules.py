@@ -15,6 +15,7 @@ from cbjax.config.schema import (
     REQUIRED,
     RESNETS,
     STAGES,
+    SYNTHESES,
     show,
 )
 from cbjax.host.code import FORM, is_own
@@ -81,6 +82,7 @@ EFFECTS = (
     ("data.counts", "data.longtail", ("counts",)),
     ("data.majority_ratio", "data.longtail", ("majority",)),
     ("data.train_size", "data.longtail", ("majority",)),
+    ("data.synthesis_neighbours", "data.synthesis", SYNTHESES[1:]),
     ("loss.label_smoothing", "loss.name", ("softmax",)),
     ("model.options", "model.name", OWN),
     ("loss.options", "loss.name", OWN),
@@ -243,6 +245,11 @@ def _streamed(values):
         yield (
             f"data.resize must be at least data.image_size, {values['data.image_size']}, as the crop is cut from it; "
             f"got {values['data.resize']}"
+        )
+    if values["data.synthesis"] != "none":
+        yield (
+            f"data.synthesis must be none when data.name is {name}, whose images do not lie in memory; "
+            f"got {values['data.synthesis']}: try data.sampler=class_aware"
         )
     if values["steps_per_dispatch"] not in (None, 1):
         yield (

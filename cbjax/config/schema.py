@@ -39,6 +39,7 @@ SHARPNESS = ("none", "sam", "imbsam")
 MIXES = ("none", "mixup", "cutmix", "remix", "cmo")
 STAGES = ("none", "crt", "lws", "tau", "ncm")
 FITTED = ("tau", "ncm")  # stages that are found without a step of training
+SYNTHESES = ("none", "smote", "borderline_smote", "adasyn")
 SIMILARITIES = ("cosine", "euclidean")
 # Numbers of losses that programs take as arguments: a sweep over them compiles once.
 LOSS_NUMBERS = (
@@ -98,6 +99,12 @@ KEYS: dict[str, Key] = {
     "data.validation": Key(0, _COUNT_OR_FRACTION, "training images held out per class, a number or a fraction"),
     "data.test": Key(0, _COUNT_OR_FRACTION, "test images per class, a number or a fraction (0: the whole test split)"),
     "data.meta": Key(0, _COUNT_OR_FRACTION, "meta images held out per class, a number or a fraction"),
+    "data.synthesis": Key(
+        "none", choice(*SYNTHESES), "images made up between those of rare classes; needs pip install 'cbjax[smote]'"
+    ),
+    "data.synthesis_neighbours": Key(
+        5, integer(1, 10**6), "nearest images of its class, to one of which an image is moved (synthesis)"
+    ),
     "data.normalization": Key("standardize", choice(*NORMALIZATIONS), "how pixels are scaled"),
     "data.crop_padding": Key(0, integer(0, 4096), "pixels of padding before a random crop (0: no crop)"),
     "data.padding_mode": Key("zero", choice("zero", "reflect"), "what the padding holds"),

@@ -16,7 +16,15 @@ _PLAIN = (
 # Decoupling trains again with cross entropy, each class as often as the others, and the cosine from its full rate.
 _PLAIN_TRAINING = (
     *("loss.name", "loss.mean", "loss.options", "model.head", "sharpness.name"),
-    *("meta.name", "data.meta", "data.sampler_start", "optim.warmup", "optim.warmup_epochs", "optim.warmup_steps"),
+    *(
+        "meta.name",
+        "data.meta",
+        "data.sampler_start",
+        "data.synthesis",
+        "optim.warmup",
+        "optim.warmup_epochs",
+        "optim.warmup_steps",
+    ),
     *("optim.warmup_from", "mix.name", "mix.start_epochs", "mix.end_epochs"),
 )
 _BALANCED = {"data.sampler": "class_aware", "optim.schedule": "cosine"}

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cbjax.data import normalization, sources, splits
+from cbjax.data import normalization, sources, splits, synthesis
 from cbjax.data.records import DataError, Source, Split, quote
 
 
@@ -17,12 +17,13 @@ class Dataset:
     """Images ready to train and evaluate on.
 
     Attributes:
-      train: the training images.
+      train: the training images, and behind them those that were made up, if the config asks for it.
       validation: the held-out images; None if nothing is held out.
       test: the test images.
       meta: images held out for objectives that learn from a balanced set beside the training images, or None.
       class_names: [C] names in label order.
-      counts: [C] int64 training images of each class; for multi-hot labels the positives.
+      counts: [C] int64 training images of each class; for multi-hot labels the positives. Images that were made up do
+        not count.
       indices: SPLIT -> sorted positions [N], and SPLIT_from -> the name of the source's split that these are positions
         in, as a string array []. Safe for numpy.savez.
       mean, std: per channel, in the images' own units, as `augment.normalize` takes them.
@@ -53,13 +54,14 @@ def of_config(config: Any, load: Callable[..., Source] = sources.load) -> Datase
 def prepare(data: Mapping[str, Any], seed: int, load: Callable[..., Source] = sources.load) -> Dataset:
     """Loads a source, holds out validation and test images, and makes the rest long-tailed.
 
+    Images between those of rare classes (`synthesis`) are made up last, from the training images that are left by then.
     Splits that the source brings are used. Missing splits are drawn from its training images, by the seed and before
     the imbalance is made. Each class is drawn independently, and test before validation, so a changed setting moves
     few images.
 
     Args:
       data: name, and as needed: `sources.PLACES`, classes, longtail, imbalance, counts, majority_ratio, train_size,
-        validation, test, normalization. Other keys are ignored.
+        validation, test, synthesis, synthesis_neighbours, normalization. Other keys are ignored.
       seed: seed of all draws, at least 0.
       load: reads a source. A sweep passes one that reads each source once for all runs.
 
@@ -89,6 +91,13 @@ def prepare(data: Mapping[str, Any], seed: int, load: Callable[..., Source] = so
             notes += (f"no {name} images of classes {quote(without)}",)
     notes = source.notes + notes
     mean, std = normalization.resolve(data.get("normalization", "standardize"), parts["train"].images)
+    if (kind := data.get("synthesis", "none")) != "none":
+        # Counts, mean and deviation stay those of the real images. An image between two others tells nothing that these
+        # two do not, so it adds nothing to an effective number or to the difficulty of a rare class; a sampler that
+        # repeats images does not count them either. And many, medium and few stay the classes that they are without.
+        neighbours = data.get("synthesis_neighbours", 5)
+        parts["train"], told = synthesis.synthesize(parts["train"], kind, neighbours, seed, class_names)
+        notes += told
     held_out = {name: parts.get(name) for name in ("validation", "meta")}
     return Dataset(
         parts["train"],

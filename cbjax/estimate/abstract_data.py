@@ -34,7 +34,8 @@ class AbstractData:
 
     Attributes:
       image_shape: [H, W, channels], uint8.
-      counts: [C] training images of each class; divided evenly if only their sum is known.
+      counts: [C] training images of each class, those included that are made up; divided evenly if only their sum is
+        known.
       num_test: images of the test split.
       resident: whether all images lie on every device.
     """
@@ -93,12 +94,15 @@ def describe(
     options = {"imbalance": data.imbalance, "counts": data.counts, "train_size": data.train_size}
     if data.majority_ratio is not None:
         options["majority_ratio"] = data.majority_ratio
+    counts = longtail.counts_within(available - held_out, data.longtail, **options)
+    if data.synthesis != "none":  # about as many as the largest class has
+        counts = np.full_like(counts, counts.max())
     fixed = known[3] if known else None
     side = image_size or data.image_size
     shape = fixed if fixed and not image_size else (side, side, fixed[2] if fixed else 3)
     return AbstractData(
         image_shape=shape,
-        counts=longtail.counts_within(available - held_out, data.longtail, **options),
+        counts=counts,
         num_test=max(test, 1),
         resident=data.name == "arrays" or fixed is not None,
     )

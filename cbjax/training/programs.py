@@ -32,7 +32,7 @@ from cbjax.types import Array, Model, Objective, Settings, TrainState
 ARGUMENTS = (
     *("seed", "data.seed", "data.longtail", "data.imbalance", "data.counts", "data.majority_ratio", "data.train_size"),
     *("data.normalization", "data.sampler", "data.images_per_class", "data.validation", "data.test", "data.classes"),
-    *("data.sampler_beta", "data.sampler_start"),
+    *("data.sampler_beta", "data.sampler_start", "data.synthesis", "data.synthesis_neighbours"),
     *("weights.name", "weights.beta", "weights.zero_count", "weights.start"),
     *("difficulty.tau", "difficulty.formula", "difficulty.floor", "difficulty.smoothing", "difficulty.scale"),
     *(f"loss.{name}" for name in schema.LOSS_NUMBERS),

@@ -40,6 +40,7 @@ def test_long_tailed_cifar_to_the_image():
     about = described("cifar_lt:cui")
     assert (about.image_shape, int(about.counts.sum()), about.num_test) == ((32, 32, 3), 10847, 10000)
     assert int(described("cifar_lt:cdb").counts.sum()) == 9754  # 450 · 100^(-i/99), truncated, summed
+    assert set(described("cifar_lt:cui", "data.synthesis=smote").counts.tolist()) == {500}
 
 
 def test_a_class_whose_images_are_all_held_out_is_refused():
