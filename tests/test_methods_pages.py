@@ -22,7 +22,7 @@ AFTER = {"temperature", "thresholds"}
 
 
 def test_every_method_has_a_page_and_a_row():
-    assert PAGES.keys() == {*METHODS, *STAGES[1:], *AFTER}
+    assert {*METHODS, *AFTER} <= PAGES.keys() <= {*METHODS, *AFTER, *STAGES}
     rows = re.findall(r"^\| \[`(\w+)`\]\((\w+)\.md\)", INDEX, re.MULTILINE)
     assert sorted(rows) == [(name, name) for name in PAGES]
 
