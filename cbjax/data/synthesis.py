@@ -84,7 +84,7 @@ def _check_sizes(counts, kind, neighbours, class_names):
     shown = quote(f"{class_names[i]} ({counts[i]})" for i in small)
     raise DataError(
         f"data.synthesis={kind!r} needs more training images of each class than data.synthesis_neighbours, "
-        f"{neighbours}, once images are held out; these have fewer: {shown}: {advice}, or keep more images of them"
+        f"{neighbours}, once images are held out; these have too few: {shown}: {advice}, or keep more images of them"
     )
 
 

@@ -81,11 +81,11 @@ def test_what_cannot_be_made_is_said(monkeypatch):
     with pytest.raises(
         DataError,
         match=r"needs more training images of each class than data.synthesis_neighbours, 8, once images are held out; "
-        r"these have fewer: 'c \(8\)': set data.synthesis_neighbours=7, or keep more images of them",
+        r"these have too few: 'c \(8\)': set data.synthesis_neighbours=7, or keep more images of them",
     ):
         synthesize(blobs(), "smote", 8, 0, "abc")
     with pytest.raises(
-        DataError, match=r"fewer: 'c \(1\)', 'd \(0\)': leave these classes out by data.classes, or keep"
+        DataError, match=r"too few: 'c \(1\)', 'd \(0\)': leave these classes out by data.classes, or keep"
     ):
         synthesize(blobs((30, 9, 1)), "adasyn", 5, 0, "abcd")
     with pytest.raises(DataError, match=r"makes no images from these: .* Use data.synthesis=smote, or none"):
