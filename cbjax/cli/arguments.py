@@ -140,7 +140,19 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         type=pathlib.Path,
         help="calibration.json of eval --calibrate: a temperature changes the probabilities, thresholds the order",
     )
+    evaluate.add_argument(
+        "--open",
+        metavar="IMAGES",
+        help="images of other classes: also their share that is answered open, and the F-measure (OLTR)",
+    )
     for command in (evaluate, predict):
+        command.add_argument(
+            "--open-below",
+            type=_share,
+            metavar="P",
+            help="an image whose largest probability is below P is open, of no known class; OLTR has 0.1 for 1000 "
+            "classes" + (" (predict adds a column)" if command is predict else ""),
+        )
         command.add_argument(
             "--trust-code",
             action="store_true",
@@ -184,6 +196,8 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         landscape.check(options, landscapes.error)
     if options.name == "train" and options.workdir is None and not options.dry_run:
         commands.choices["train"].error("the following arguments are required: --workdir (or --dry-run)")
+    if options.name == "eval" and (options.open is None) != (options.open_below is None):
+        commands.choices["eval"].error("--open=IMAGES and --open-below=P belong together")
     if options.name == "sweep" and options.mode == "loop" and options.group_size is not None:
         commands.choices["sweep"].error("--group-size is the number of runs at a time; --mode=loop trains one")
     return options, overrides
@@ -212,6 +226,16 @@ def _up_to(most):
         return int(text)
 
     return read
+
+
+def _share(text):
+    try:
+        share = float(text)
+    except ValueError:
+        share = float("nan")
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"must be a number above 0 and at most 1; got {show(text)}")
+    return share
 
 
 def _shard(text):

@@ -109,13 +109,15 @@ def _list_runs(options, runs, sizes):
 
 
 def _eval(options, overrides):
-    from cbjax.cli import calibration_file, eval_files
+    from cbjax.cli import calibration_file, eval_files, open_set
     from cbjax.config import evaluation
     from cbjax.workdir import files as workdirs
 
     evaluation.check_keys(overrides)
     if options.out is not None:
         eval_files.check_out(options.out)
+    if options.open is not None:
+        open_set.check(options.open)
     place = Place(options.workdir)
     config = workdirs.read_config(place.files)
     if options.calibrate:
@@ -128,6 +130,8 @@ def _eval(options, overrides):
     found = examine(options.workdir, split=options.split, overrides=overrides, **given)
     if options.auc:
         found = scores.with_areas(found)
+    if options.open is not None:
+        found = open_set.with_open(found, options.workdir, options.open, options.open_below)
     fitted = None
     if options.calibrate:
         # Fitted on the run's own validation images, whatever it is measured on.
@@ -177,6 +181,7 @@ def _predict(options, overrides):
         on_bad_image=options.on_bad_image,
         trust_code=options.trust_code,
         calibration=options.calibration,
+        open_below=options.open_below,
     )
     left_out = f", {skipped} skipped" if skipped else ""
     say(f"predictions of {count} images{left_out}: {options.out}")

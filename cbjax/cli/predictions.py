@@ -41,6 +41,7 @@ def predict(
     on_bad_image: str = "error",
     trust_code: bool = False,
     calibration: str | os.PathLike | None = None,
+    open_below: float | None = None,
     tell: Callable[[str], None] = say,
 ) -> tuple[int, int]:
     """Writes the most probable classes of each image; images are in the order of their names.
@@ -60,6 +61,8 @@ def predict(
       trust_code: as for `load`.
       calibration: calibration.json of `cbjax eval --calibrate`, fitted to this checkpoint. Its temperature changes the
         probabilities; its thresholds change the order of the classes, from the highest probability / threshold.
+      open_below: adds whether the largest probability is below this number, as of an image of no known class: a last
+        column open, 1 or 0, or "open", true or false (OLTR; `cli.open_set` measures it).
       tell: called with a line about each skipped image, about other files in a folder, and about arrays that may be in
         other units.
 
@@ -103,13 +106,13 @@ def predict(
     with contextlib.ExitStack() as stack:
         stack.callback(temporary.unlink, missing_ok=True)
         file = stack.enter_context(open(temporary, "w", newline="", encoding="utf-8"))
-        write = _csv_writer(file, top) if out.suffix == ".csv" else _json_writer(file)
+        write = _csv_writer(file, top, open_below) if out.suffix == ".csv" else _json_writer(file, open_below)
         for source in sources:
-            for names, pixels in _read(source, fit, bad, tell, alone=len(sources) == 1):
-                chances = _predict(run.predict, names, pixels, source, tell)
+            for names, pixels in read(source, fit, bad, tell, alone=len(sources) == 1):
+                chances = probabilities(run.predict, names, pixels, source, tell)
                 for name, row in zip(names, chances, strict=True):
                     best = np.argsort(-row / thresholds, kind="stable")[:top]
-                    write(name, [run.class_names[c] for c in best], [float(row[c]) for c in best])
+                    write(name, [run.class_names[c] for c in best], [float(row[c]) for c in best], float(row.max()))
                 count += len(names)
         if not count:
             raise DataError(f"none of the {len(skipped)} images could be read")
@@ -132,7 +135,14 @@ def _checked_out(given: str) -> pathlib.Path:
     return out
 
 
-def _predict(predict, names, pixels, source, tell):
+def probabilities(
+    predict: Callable[..., np.ndarray],
+    names: list[str],
+    pixels: np.ndarray,
+    source: pathlib.Path,
+    tell: Callable[[str], None],
+) -> np.ndarray:
+    """Returns the probabilities [B, C] of a batch of `read`; raises NonFiniteLoss where the outputs are NaN."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -150,7 +160,7 @@ def _predict(predict, names, pixels, source, tell):
     return chances
 
 
-def _read(
+def read(
     source: pathlib.Path, fit: Fit, bad: Callable[[DataError], None], tell: Callable[[str], None], alone: bool
 ) -> Batches:
     """Yields the images of a source, with their names."""
@@ -220,20 +230,22 @@ def _not_empty(path, images):
     return images
 
 
-def _csv_writer(file, top):
-    places = range(1, top + 1)
-    file.write(csv_line(["image", *(name for i in places for name in (f"class_{i}", f"probability_{i}"))]) + "\r\n")
+def _csv_writer(file, top, open_below):
+    ranked = [name for i in range(1, top + 1) for name in (f"class_{i}", f"probability_{i}")]
+    file.write(csv_line(["image", *ranked, *([] if open_below is None else ["open"])]) + "\r\n")
 
-    def write(name, classes, chances):
-        pairs = zip(classes, chances, strict=True)
-        file.write(csv_line([name, *(value for pair in pairs for value in (pair[0], f"{pair[1]:.6g}"))]) + "\r\n")
+    def write(name, classes, chances, highest):
+        cells = [value for pair in zip(classes, chances, strict=True) for value in (pair[0], f"{pair[1]:.6g}")]
+        is_open = [] if open_below is None else [str(int(highest < open_below))]
+        file.write(csv_line([name, *cells, *is_open]) + "\r\n")
 
     return write
 
 
-def _json_writer(file):
-    def write(name, classes, chances):
+def _json_writer(file, open_below):
+    def write(name, classes, chances, highest):
         row = {"image": name, "classes": classes, "probabilities": chances}
+        row |= {} if open_below is None else {"open": highest < open_below}
         # Names are written as people read them; escaped only if a terminal or a reader of UTF-8 could not take them.
         readable = all(text.isprintable() for text in (name, *classes))
         file.write(json.dumps(row, ensure_ascii=not readable) + "\n")

@@ -11,6 +11,7 @@ import sklearn.metrics
 
 import cbjax
 from cbjax import config as configs
+from cbjax import data
 from cbjax.cli import calibration_file, eval_files, main
 from cbjax.config import ConfigError
 from cbjax.data import Split
@@ -101,6 +102,34 @@ def test_areas_under_curves_are_scikit_learn_s(digits, tmp_path, capsys):
 
 
 @pytest.mark.filterwarnings("error")
+def test_images_of_other_classes_are_told_by_their_probability(digits, tmp_path, capsys):
+    run, folder = digits
+    source = load_digits()
+    images = source.train.images[source.train.labels >= 4][:60]
+    np.save(tmp_path / "others.npy", images)
+    options = [f"--open={tmp_path / 'others.npy'}", f"--out={tmp_path / 'out'}"]
+    assert call(folder, *options, "--open-below=0.5") == 0
+    test = data.of_config(run.config).test
+    tp = fp = fn = rejected = 0
+    for chances, label in zip(run.predict(test.images), test.labels, strict=True):
+        answer = chances.argmax() if chances.max() >= 0.5 else -1
+        tp, fp = tp + (answer == label), fp + (answer != label)
+    for chances in run.predict(images):
+        fn, rejected = fn + (chances.max() >= 0.5), rejected + (chances.max() < 0.5)
+    assert 0 < rejected < 60 and tp
+    precision, recall = tp / (tp + fp), tp / (tp + fn)
+    metrics = json.loads((tmp_path / "out" / "evaluation.json").read_text())["metrics"]
+    assert metrics["open_f_measure"] == pytest.approx(2 * precision * recall / (precision + recall))
+    assert metrics["open_accuracy"] == pytest.approx(rejected / 60)
+    assert metrics["open_known_accuracy"] == pytest.approx(tp / len(test.labels))
+    assert f"test/open_f_measure {metrics['open_f_measure']:.6g}" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        call(folder, *options)
+    assert "--open=IMAGES and --open-below=P belong together" in capsys.readouterr().err
+    assert call(folder, f"--open={tmp_path}/none", "--open-below=0.1") != 0
+    assert "--open must be a file or folder on this machine" in capsys.readouterr().err
+
+
 def test_areas_of_images_of_one_class_are_nan(digits, tmp_path, capsys):
     _, folder = digits
     own = np.load(folder / "own.npz")

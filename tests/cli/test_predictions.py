@@ -43,6 +43,22 @@ def test_arrays_to_csv(digits, tmp_path):
     np.testing.assert_allclose([float(row["probability_2"]) for row in rows], np.sort(chances)[:, -2], rtol=1e-5)
 
 
+def test_an_image_below_a_probability_is_open(digits, tmp_path):
+    run, workdir = digits
+    images = np.random.default_rng(0).integers(0, 255, (40, 8, 8)).astype(np.uint8)
+    np.save(tmp_path / "own.npy", images)
+    highest = run.predict(images).max(axis=1)
+    below = float(np.sort(highest)[19:21].mean())
+    options = [tmp_path / "own.npy", f"--workdir={workdir}", f"--open-below={below}"]
+    assert call(*options, f"--out={tmp_path / 'out.csv'}") == 0
+    with open(tmp_path / "out.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["open"] for row in rows] == [str(int(one)) for one in highest < below]
+    assert call(*options, f"--out={tmp_path / 'out.jsonl'}") == 0
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["open"] for row in rows] == (highest < below).tolist()
+
+
 def test_a_folder_to_json_lines(digits, tmp_path):
     run, workdir = digits
     write_tree(tmp_path / "images", {"new": (2, 1, 1)})
