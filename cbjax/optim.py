@@ -116,6 +116,15 @@ def of_part(tx: optax.GradientTransformation, trained: Any) -> optax.GradientTra
     return optax.partition({"trained": tx, "frozen": optax.set_to_zero()}, names)
 
 
+def scaled(tx: optax.GradientTransformation, factors: Any) -> optax.GradientTransformation:
+    """Returns `tx` with the learning rate of each parameter multiplied by a factor, a pytree of numbers."""
+
+    def multiply(updates, params):
+        return jax.tree.map(lambda update, factor: (factor * update).astype(update.dtype), updates, factors)
+
+    return optax.chain(tx, optax.stateless(multiply))
+
+
 def decay_mask(params: Any, *, rule: str = "all", last_bias: bool = True) -> Any:
     """Returns which parameters decay, as a pytree of bools in the shape of `params`.
 

@@ -31,7 +31,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
     train = add("train", "Train one run, or go on with it, and report on it.")
     stage2 = add(
-        "stage2", "Train, normalise or replace the head of a finished run, with all else frozen; or go on with it."
+        "stage2", "Train, normalise or replace the head of a finished run, or train OLTR from it; or go on with it."
     )
     sweep = add("sweep", "Train a list of runs, skip finished ones, and report on all.")
     for command in (train, sweep):
@@ -54,7 +54,8 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "--method",
         required=True,
         choices=STAGES[1:],
-        help="crt: a new head; lws: a scale for each class; tau: the head, normalised; ncm: nearest class mean",
+        help="crt: a new head; lws: a scale for each class; tau: the head, normalised; ncm: nearest class mean; oltr: "
+        "attention and a memory of class means, and the network trains on",
     )
     stage2.add_argument("--workdir", required=True, metavar="DIR", type=_directory, help="as for train")
     stage2.epilog = train.epilog

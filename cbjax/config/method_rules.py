@@ -5,8 +5,10 @@ from typing import Any
 
 from cbjax.config.batch_rules import divisible
 from cbjax.config.image_sources import is_streamed
-from cbjax.config.schema import FITTED
+from cbjax.config.schema import FITTED, KEYS
 from cbjax.host.code import is_own
+
+OLTR_LOSSES = ("softmax", "softmax_focal", "poly")
 
 
 def problems(values: Mapping[str, Any]) -> Iterator[str]:
@@ -78,5 +80,20 @@ def _stage(values, stage):
                 "data.validation must be above 0 when stage.name is tau, whose power is chosen on held-out images; "
                 "got 0: try data.validation=20 for both stages, or give stage.tau"
             )
+    if stage == "oltr":
+        yield from _oltr(values)
     if (path := values["model.pretrained"]) is not None:
         yield f"model.pretrained must be none when stage.name is {stage}, whose network comes from a run; got {path}"
+
+
+def _oltr(values):
+    if is_own(name := values["model.name"]):
+        yield (
+            "model.name must be a network of cbjax when stage.name is oltr, whose attention needs the activations "
+            f"before the pooling; got {name}"
+        )
+    if (loss := values["loss.name"]) not in OLTR_LOSSES:
+        yield f"loss.name must be {' or '.join(OLTR_LOSSES)} when stage.name is oltr; got {loss}"
+    for key in ("loss.mean", "meta.name", "mix.name", "sharpness.name"):
+        if values[key] != (needed := KEYS[key].default):
+            yield f"{key} must be {needed} when stage.name is oltr, which has a loss of the features; got {values[key]}"

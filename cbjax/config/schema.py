@@ -37,7 +37,7 @@ LOSSES = (
 META_METHODS = ("none", "l2rw", "mw_net")
 SHARPNESS = ("none", "sam", "imbsam")
 MIXES = ("none", "mixup", "cutmix", "remix", "cmo")
-STAGES = ("none", "crt", "lws", "tau", "ncm")
+STAGES = ("none", "crt", "lws", "tau", "ncm", "oltr")
 FITTED = ("tau", "ncm")  # stages that are found without a step of training
 SYNTHESES = ("none", "smote", "borderline_smote", "adasyn")
 SIMILARITIES = ("cosine", "euclidean")
@@ -47,7 +47,9 @@ LOSS_NUMBERS = (
 )
 # The same of what is around the loss, by their whole keys.
 MIX_NUMBERS = ("mix.alpha", "mix.kappa", "mix.tau", "mix.chance")
-METHOD_NUMBERS = ("meta.network_rate", "meta.network_decay", "sharpness.radius", "sharpness.tail_below", *MIX_NUMBERS)
+OLTR_NUMBERS = ("oltr.backbone_rate", "oltr.memory_rate", "oltr.feature_weight", "oltr.repulsion", "oltr.margin")
+_AROUND_NUMBERS = ("meta.network_rate", "meta.network_decay", "sharpness.radius", "sharpness.tail_below")
+METHOD_NUMBERS = (*_AROUND_NUMBERS, *MIX_NUMBERS, *OLTR_NUMBERS)
 COUNT_WEIGHTS = ("inverse_frequency", "inverse_sqrt_frequency", "class_balanced")
 WEIGHTS = ("uniform", *COUNT_WEIGHTS, "difficulty")
 TAU_FORMULAS = ("paper", "authors_code", "authors_code_imagenet")
@@ -142,9 +144,7 @@ KEYS: dict[str, Key] = {
     "model.zero_last_scale": Key(True, boolean(), "blocks of ImageNet's ResNets start as identities"),
     "model.dtype": Key("float32", choice("float32", "bfloat16"), "type of activations; parameters stay float32"),
     "model.remat": Key(False, boolean(), "compute blocks twice, to save memory"),
-    "model.pretrained": Key(
-        None, text("a .safetensors or .npz file"), "first weights, named as in torchvision and timm"
-    ),
+    "model.pretrained": Key(None, text("a .safetensors or .npz file"), "first weights, named as torchvision's"),
     "loss.name": Key("softmax", either(choice(*LOSSES), own_code()), "loss"),
     "loss.options": Key((), options("loss.options.margin=2"), "keyword arguments of your own loss"),
     "loss.code": Key(None, text("a SHA-256"), "that of the file of your own loss; cbjax fills it in"),
@@ -163,9 +163,7 @@ KEYS: dict[str, Key] = {
         0.9, number(low=0, high=1), "chance that an image of another class does not teach a rare one (eql, softmax_eql)"
     ),
     "loss.bins": Key(30, integer(2, 10**4), "bins of the gradients' norms (ghm, ghm_softmax)"),
-    "loss.momentum": Key(
-        0.75, number(low=0, below=1), "share of a bin's earlier counts that is kept (ghm, ghm_softmax)"
-    ),
+    "loss.momentum": Key(0.75, number(low=0, below=1), "share of a bin's earlier counts kept (ghm, ghm_softmax)"),
     "loss.label_smoothing": Key(0.0, number(low=0, below=1), "share of the label spread over all classes (softmax)"),
     "loss.mean": Key("batch", choice("batch", "weight_sum"), "what divides the sum of the losses"),
     "weights.name": Key("uniform", choice(*WEIGHTS), "class weights; difficulty is CDB"),
@@ -180,9 +178,7 @@ KEYS: dict[str, Key] = {
     "meta.name": Key("none", choice(*META_METHODS), "weights of each image from a step on meta images"),
     "meta.batch_size": Key(100, integer(1, 10**6), "meta images in a step, a multiple of the number of devices"),
     "meta.variant": Key("imbalance", choice("imbalance", "noise"), "published code that is followed (mw_net)"),
-    "meta.network_optimizer": Key(
-        "sgd", choice("sgd", "adam"), "of the weighting network; sgd has Nesterov's 0.9 (mw_net)"
-    ),
+    "meta.network_optimizer": Key("sgd", choice("sgd", "adam"), "sgd has Nesterov's momentum of 0.9 (mw_net)"),
     "meta.network_rate": Key(1e-5, number(low=0, high=1e6), "of the weighting network, in all of training (mw_net)"),
     "meta.network_decay": Key(5e-4, number(low=0, high=1e6), "of the weighting network (mw_net)"),
     "sharpness.name": Key("none", choice(*SHARPNESS), "gradients where the loss is higher, for a flat minimum"),
@@ -203,6 +199,13 @@ KEYS: dict[str, Key] = {
     "stage.batch_norm": Key("eval", choice("eval", "train"), "the frozen layers' mode; train: statistics move"),
     "stage.tau": Key(None, number(low=0, high=100), "power of the norms (none: the best of 0, 0.1 … 2 on validation)"),
     "stage.similarity": Key("cosine", choice(*SIMILARITIES), "of an image's features and a class's mean (ncm)"),
+    "oltr.form": Key("authors_code", choice("authors_code", "paper"), "of the meta-embedding"),
+    "oltr.backbone": Key("trained", choice("trained", "frozen"), "whether the network of the first stage goes on"),
+    "oltr.backbone_rate": Key(0.1, number(low=0, high=1e3), "learning rate of the features over the classifier's"),
+    "oltr.memory_rate": Key(0.1, number(low=0, high=1e3), "learning rate of the centroids over the classifier's"),
+    "oltr.feature_weight": Key(0.01, number(low=0, high=1e6), "what the loss of the features is multiplied by"),
+    "oltr.repulsion": Key(0.01, number(low=0, high=1e6), "what the distance to other classes counts in it"),
+    "oltr.margin": Key(10.0, number(low=0, high=1e9), "mean squared distance from which other classes do not repel"),
     "optim.learning_rate": Key(0.1, number(low=1e-30, high=1e30), "base learning rate"),
     "optim.reference_batch_size": Key(
         None,

@@ -33,6 +33,16 @@ _RECIPES: dict[str, dict[str, Any]] = {
     "crt": {**_BALANCED, "num_epochs": 10},
     "lws": {**_BALANCED, "num_epochs": 5},
     "ncm": {"data.sampler": "instance"},
+    # OLTR's authors' settings: twice the first stage's epochs, and the rate x 0.1 after each third. BatchNorm goes on.
+    "oltr": {
+        "num_epochs": 60,
+        "data.sampler": "class_aware",
+        "data.images_per_class": 4,
+        "stage.batch_norm": "train",
+        "optim.schedule": "step",
+        "optim.decay_at": (1 / 3, 2 / 3),
+        "optim.decay_factor": 0.1,
+    },
 }
 
 
@@ -44,7 +54,7 @@ def second_stage(first: Mapping[str, Any], method: str, source: str) -> dict[str
       method: a `stage.name`.
       source: the work directory of the finished run.
 
-    Source: Kang et al. 2020, and the authors' settings for ImageNet-LT.
+    Source: Kang et al. 2020 and Liu et al. 2019 (OLTR), and the authors' settings for ImageNet-LT.
     """
     plain = [*_PLAIN, *(_PLAIN_TRAINING if method in _RECIPES else ())]
     if method in ("lws", "ncm") and first["loss.name"] == "ldam":  # the head stays, and it gives cosines

@@ -1,9 +1,11 @@
 """A small network for 8x8 digits that trains in seconds on a CPU."""
 
+from collections.abc import Callable
+
 from flax import linen as nn
 
 from cbjax.models import linen
-from cbjax.models.layers import initializer, relu
+from cbjax.models.layers import initializer, relu, unchanged
 from cbjax.models.matrix_convolution import ConvolutionAndPool
 from cbjax.types import Array, Model
 
@@ -35,10 +37,10 @@ class DigitsCNN(nn.Module):
     kernel_init: nn.initializers.Initializer
 
     @nn.compact
-    def __call__(self, images: Array, train: bool) -> Array:
+    def __call__(self, images: Array, train: bool, attend: Callable[[Array], Array] = unchanged) -> Array:
         if images.shape[1:3] != (8, 8):
             raise ValueError(f"digits_cnn needs images [B, 8, 8, channels], not {list(images.shape)}")
         outputs = ConvolutionAndPool(16, 3, 1, self.kernel_init, name="convolution1")(images)
         outputs = ConvolutionAndPool(32, 3, 1, self.kernel_init, name="convolution2")(relu(outputs))
-        outputs = relu(outputs).reshape(outputs.shape[0], -1)
+        outputs = attend(relu(outputs)).reshape(outputs.shape[0], -1)
         return relu(nn.Dense(64, kernel_init=self.kernel_init, name="dense")(outputs))

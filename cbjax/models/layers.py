@@ -53,6 +53,11 @@ def relu(inputs: Array) -> Array:
     return jnp.where(inputs <= 0, 0, inputs)
 
 
+def unchanged(maps: Array) -> Array:
+    """Returns what it is given: the activations before the pooling of a network without attention."""
+    return maps
+
+
 class BatchNorm(nn.Module):
     """Normalises each channel over the batch in training, and by running statistics in evaluation.
 

@@ -1,9 +1,11 @@
 """LeNet-5 for 28x28 images (LeCun et al. 1998, in today's usual form: max-pooling, ReLU, dense layers)."""
 
+from collections.abc import Callable
+
 from flax import linen as nn
 
 from cbjax.models import linen
-from cbjax.models.layers import initializer, relu
+from cbjax.models.layers import initializer, relu, unchanged
 from cbjax.models.matrix_convolution import ConvolutionAndPool
 from cbjax.types import Array, Model
 
@@ -35,12 +37,12 @@ class LeNet5(nn.Module):
     kernel_init: nn.initializers.Initializer
 
     @nn.compact
-    def __call__(self, images: Array, train: bool) -> Array:
+    def __call__(self, images: Array, train: bool, attend: Callable[[Array], Array] = unchanged) -> Array:
         if images.shape[1:3] != (28, 28):
             raise ValueError(f"lenet5 needs images [B, 28, 28, channels], not {list(images.shape)}")
         outputs = ConvolutionAndPool(6, 5, 2, self.kernel_init, name="convolution1")(images)
         outputs = ConvolutionAndPool(16, 5, 0, self.kernel_init, name="convolution2")(relu(outputs))
-        outputs = relu(outputs).reshape(outputs.shape[0], -1)
+        outputs = attend(relu(outputs)).reshape(outputs.shape[0], -1)
         for index, width in enumerate((120, 84)):
             outputs = relu(nn.Dense(width, kernel_init=self.kernel_init, name=f"dense{index + 1}")(outputs))
         return outputs

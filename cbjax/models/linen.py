@@ -43,7 +43,8 @@ def model(
     """Joins a backbone and a classifier with parameters params["head"]["kernel"] and, if linear, ["bias"].
 
     Args:
-      backbone: module (images [B, H, W, channels], train) -> features [B, D]; a ValueError for images it cannot take.
+      backbone: module (images [B, H, W, channels], train, attend=None) -> features [B, D]; a ValueError for images it
+        cannot take. `attend` changes the activations [B, H, W, E] before they are pooled or flattened.
       num_classes: C, at least 2.
       kernel_init: initialiser of the head's kernel [D, C].
       final_bias: the value at which all biases of a linear head start.
@@ -77,13 +78,15 @@ def model(
         head_params = classifier.lazy_init(head_key, outputs)["params"]
         return {**variables["params"], "head": head_params}, variables.get("batch_stats", {})
 
-    def features(params, batch_stats, images, train):
+    def features(params, batch_stats, images, train, attend=None):
         _check_rank(images)
+        options = {} if attend is None else {"attend": attend}
         variables = {"params": {name: value for name, value in params.items() if name != "head"}}
         if batch_stats:
             variables["batch_stats"] = batch_stats
         try:
-            outputs, updates = backbone.apply(variables, images, train=train, mutable=["batch_stats"] if train else [])
+            mutable = ["batch_stats"] if train else []
+            outputs, updates = backbone.apply(variables, images, train=train, mutable=mutable, **options)
         except errors.ScopeParamShapeError as error:
             raise ValueError(f"images of shape {images.shape} do not fit the parameters: {error}") from error
         return outputs, updates.get("batch_stats", batch_stats)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from cbjax.models import linen
-from cbjax.models.layers import BatchNorm, convolution, initializer, relu
+from cbjax.models.layers import BatchNorm, convolution, initializer, relu, unchanged
 from cbjax.types import Array, Model
 
 WIDTHS = (16, 32, 64)
@@ -64,7 +64,7 @@ class ResNet(nn.Module):
     norm: Callable[..., BatchNorm]
 
     @nn.compact
-    def __call__(self, images: Array, train: bool) -> Array:
+    def __call__(self, images: Array, train: bool, attend: Callable[[Array], Array] = unchanged) -> Array:
         outputs = convolution(WIDTHS[0], kernel_init=self.kernel_init, name="stem")(images)
         outputs = relu(self.norm(name="stem_norm")(outputs, train))
         for stage, width in enumerate(WIDTHS):
@@ -73,7 +73,7 @@ class ResNet(nn.Module):
                 name = f"stage{stage + 1}_block{index + 1}"
                 block = Block(width, stride, self.shortcut, self.kernel_init, self.norm, name=name)
                 outputs = block(outputs, train)
-        return jnp.mean(outputs, axis=(1, 2))
+        return jnp.mean(attend(outputs), axis=(1, 2))
 
 
 class Block(nn.Module):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from cbjax.models import linen
-from cbjax.models.layers import BatchNorm, convolution, initializer, relu
+from cbjax.models.layers import BatchNorm, convolution, initializer, relu, unchanged
 from cbjax.types import Array, Model
 
 # Depth: blocks of each stage, and whether they are bottlenecks.
@@ -92,7 +92,7 @@ class ResNet(nn.Module):
     remat: bool
 
     @nn.compact
-    def __call__(self, images: Array, train: bool) -> Array:
+    def __call__(self, images: Array, train: bool, attend: Callable[[Array], Array] = unchanged) -> Array:
         if min(images.shape[1:3]) < LEAST_SIZE:
             size = "x".join(map(str, images.shape[1:3]))
             raise ValueError(f"ResNets for ImageNet need images of at least {LEAST_SIZE}x{LEAST_SIZE}, not {size}")
@@ -111,6 +111,7 @@ class ResNet(nn.Module):
                     self.last_scale_init,
                     name=f"stage{stage + 1}_block{index + 1}",
                 )(outputs, train)
+        outputs = attend(outputs)
         return jnp.mean(outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32)), axis=(1, 2))
 
 

@@ -62,11 +62,16 @@ def frozen(model: Model, trained: Any, batch_norm: str) -> Model:
         running statistics move towards those of the images that are drawn; dropout drops.
     """
 
-    def apply(params, batch_stats, images, train, key=None):
-        params = jax.tree.map(lambda leaf, on: leaf if on else jax.lax.stop_gradient(leaf), params, trained)
-        return model.apply(params, batch_stats, images, train=train and batch_norm == "train", key=key)
+    def part_of(params):
+        return jax.tree.map(lambda leaf, on: leaf if on else jax.lax.stop_gradient(leaf), params, trained)
 
-    return model._replace(apply=apply)
+    def features(params, batch_stats, images, train):
+        return model.features(part_of(params), batch_stats, images, train=train and batch_norm == "train")
+
+    def apply(params, batch_stats, images, train, key=None):
+        return model.apply(part_of(params), batch_stats, images, train=train and batch_norm == "train", key=key)
+
+    return model._replace(features=features, apply=apply)
 
 
 def class_scaled(model: Model, num_classes: int) -> Model:

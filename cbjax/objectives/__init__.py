@@ -15,6 +15,7 @@ from cbjax.objectives.ghm import ghm, ghm_softmax
 from cbjax.objectives.l2rw import l2rw
 from cbjax.objectives.ldam import ldam
 from cbjax.objectives.mw_net import mw_net
+from cbjax.objectives.oltr import oltr
 from cbjax.objectives.weighted import weighted
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "ldam",
     "logit_adjusted",
     "mw_net",
+    "oltr",
     "vector_scaled",
     "weighted",
 ]

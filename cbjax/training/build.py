@@ -14,6 +14,7 @@ from cbjax.config import ConfigError
 from cbjax.data import Dataset
 from cbjax.data.sampling import Batches
 from cbjax.models import pretrained
+from cbjax.models.meta_embedding import MEMORY
 from cbjax.models.pretrained import Pretrained
 from cbjax.parallel import sharding
 from cbjax.training import callbacks, components, input_paths, inputs, reweight, second_stage
@@ -46,6 +47,7 @@ class Parts:
       reweighting: the class weights of each epoch.
       evaluate: split -> state -> Evaluation; made at the first use of a split.
       class_means: state -> the means of the training images' features.
+      has_memory: whether the network has a memory that begins with them (OLTR).
       has_validation: whether images are held out.
       image_shape: [H, W, channels].
     """
@@ -64,6 +66,7 @@ class Parts:
     reweighting: Reweighting
     evaluate: Callable[[str], Callable[[TrainState], Evaluation]]
     class_means: Callable[[TrainState], ClassMeans]
+    has_memory: bool
     has_validation: bool
     image_shape: tuple[int, ...]
 
@@ -114,6 +117,7 @@ def build(
         reweighting=reweighting,
         evaluate=inputs.build_evaluate(config, dataset, path, programs.evaluate, mesh, report_bad),
         class_means=functools.partial(find_means, config, dataset, path, programs.features, mesh, report_bad),
+        has_memory=config.stage.name == "oltr",
         has_validation=dataset.validation is not None,
         image_shape=tuple(shape),
     )
@@ -122,14 +126,18 @@ def build(
 def first_state(parts: Parts) -> TrainState:
     """Makes the state before the first step, with pretrained weights, or those of another run, where there are some.
 
-    What they lack, such as the head, stays as it is.
+    What they lack, such as the head, stays as it is. A memory holds the mean features of the classes then.
     """
     state = parts.init()
     if parts.pretrained is None:
         return state
     given = parts.pretrained()
     params, batch_stats = sharding.replicate((given.params, given.batch_stats), parts.mesh)
-    return dataclasses.replace(state, params=_over(state.params, params), batch_stats=batch_stats)
+    state = dataclasses.replace(state, params=_over(state.params, params), batch_stats=batch_stats)
+    if not parts.has_memory:
+        return state
+    means = parts.class_means(state).means.astype(np.float32)
+    return dataclasses.replace(state, params={**state.params, MEMORY: sharding.replicate(means, parts.mesh)})
 
 
 def _over(own, given):

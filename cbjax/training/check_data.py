@@ -59,6 +59,8 @@ def check_data(config: ConfigDict, dataset: Dataset) -> None:
     check_adjustment(config, dataset.class_names, dataset.counts, dataset.multi_label)
     if components.loss_facts(config).needs_counts:
         _check_every_class(f"loss.name={config.loss.name}", dataset.class_names, dataset.counts)
+    if config.stage.name == "oltr":
+        _check_every_class("stage.name=oltr", dataset.class_names, dataset.counts)
     if dataset.meta is not None and dataset.multi_label:
         raise ConfigError("meta.name must be none when labels are multi-hot")
     if config.mix.name in ("remix", "cmo") and dataset.multi_label:

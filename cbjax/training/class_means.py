@@ -69,10 +69,11 @@ def find_means(
     if not counts.all():
         without = [names[i] for i in np.flatnonzero(counts == 0)]
         raise DataError(
-            f"stage.name=ncm needs a training image of every class that can be read; there is none of {quote(without)}"
+            f"stage.name={config.stage.name} needs a training image of every class that can be read; there is none of "
+            f"{quote(without)}"
         )
     images = int(counts.sum())
-    if config.stage.similarity == "cosine":
+    if config.stage.name != "ncm" or config.stage.similarity == "cosine":
         return ClassMeans(sums / counts[:, None], np.zeros(sums.shape[1]), images)
     center = sums.sum(axis=0) / images
     sums, _ = _sums(visit, state, examples.labels, len(names), mesh, lambda features: _unit(features - center))

@@ -15,7 +15,7 @@ from cbjax.config import ConfigError, learning_rates
 from cbjax.data.sampling import Batches
 from cbjax.host import code
 from cbjax.losses import LossFacts
-from cbjax.models import two_stages
+from cbjax.models import meta_embedding, two_stages
 from cbjax.objectives import (
     adjusted,
     equalized,
@@ -25,6 +25,7 @@ from cbjax.objectives import (
     ldam,
     logit_adjusted,
     mw_net,
+    oltr,
     sharpness,
     vector_scaled,
     weighted,
@@ -50,6 +51,8 @@ def build_model(config: ConfigDict, num_classes: int, axis: str | None = shardin
             return two_stages.class_scaled(model, num_classes)
         case "ncm":
             return two_stages.nearest_mean(model, num_classes, config.stage.similarity)
+        case "oltr":
+            return meta_embedding.with_memory(model, num_classes, config.oltr.form)
     return model
 
 
@@ -118,6 +121,8 @@ def build_objective(
 
 
 def _trained_by(config, model, *, axis, rate):
+    if config.stage.name == "oltr":
+        return oltr(model, build_loss(config), axis)
     match config.meta.name:
         case "l2rw":
             return l2rw(model, build_loss(config), axis)
@@ -218,7 +223,12 @@ def build_schedule(
 
 
 def build_optimizer(
-    config: ConfigDict, schedule: optax.Schedule, params: Any, weight_decay: float | Array, trained: Any = None
+    config: ConfigDict,
+    schedule: optax.Schedule,
+    params: Any,
+    weight_decay: float | Array,
+    trained: Any = None,
+    factors: Any = None,
 ) -> optax.GradientTransformation:
     """Returns SGD as configured. With a one-vs-rest loss the last bias starts at its prior and does not decay (CB).
 
@@ -228,6 +238,7 @@ def build_optimizer(
       params: what it changes.
       weight_decay: coefficient.
       trained: pytree of bools in the shape of `params`; the others stay as they are. None for all.
+      factors: pytree of numbers in the shape of `params`, of the learning rate. None for 1.
     """
     mask = optim.decay_mask(params, rule=config.optim.decay_rule, last_bias=not loss_facts(config).one_vs_rest)
     sgd = optim.sgd(
@@ -237,7 +248,8 @@ def build_optimizer(
         weight_decay=weight_decay,
         decay_mask=mask,
     )
-    return sgd if trained is None else optim.of_part(sgd, trained)
+    tx = sgd if trained is None else optim.of_part(sgd, trained)
+    return tx if factors is None else optim.scaled(tx, factors)
 
 
 def exactly(number):

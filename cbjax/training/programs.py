@@ -220,7 +220,8 @@ def build_steps(
 
     def train_step(state, batch):
         given = state.settings
-        tx = components.build_optimizer(config, schedule(given), state.params, given.weight_decay, trained)
+        factors = second_stage.rate_factors(config, state.params, given)
+        tx = components.build_optimizer(config, schedule(given), state.params, given.weight_decay, trained, factors)
         options = {"around": components.build_around(config), "accumulation": config.optim.accumulation}
         after, metrics = make_train_step(objective, tx, axis=axis, **options)(state, batch)
         if trained is not None:
@@ -255,7 +256,8 @@ def initial_state(
     params, batch_stats = model.init(params_key, jnp.zeros((1, *image_shape)))
     # The optimiser's state does not depend on its numbers.
     trained = second_stage.trained(config, model, params, batch_stats, image_shape)
-    tx = components.build_optimizer(config, optax.constant_schedule(0.0), params, 0.0, trained)
+    factors = second_stage.rate_factors(config, params, given)
+    tx = components.build_optimizer(config, optax.constant_schedule(0.0), params, 0.0, trained, factors)
     return TrainState(
         step=jnp.int32(0),
         params=params,

@@ -13,10 +13,10 @@ from cbjax.config import ConfigError
 from cbjax.data.records import quote
 from cbjax.host.output import say
 from cbjax.host.storage import Place
-from cbjax.models import two_stages
+from cbjax.models import meta_embedding, two_stages
 from cbjax.models.pretrained import Pretrained
 from cbjax.parallel import sharding
-from cbjax.types import Model, Run, TrainState
+from cbjax.types import Model, Run, Settings, TrainState
 from cbjax.workdir import files as workdirs
 from cbjax.workdir.checkpoint import Checkpoints
 
@@ -47,8 +47,25 @@ def trained(config: ConfigDict, model: Model, params: Any, batch_stats: Any, ima
                 raise ConfigError(f"stage.name=crt trains the head alone: {error}") from error
         case "lws" | "ncm":
             added = two_stages.SCALES if config.stage.name == "lws" else two_stages.MEANS
-            return {name: jax.tree.map(lambda _, on=name == added: on, part) for name, part in params.items()}
+            return {name: _filled(part, name == added) for name, part in params.items()}
+        case "oltr":
+            own = (*meta_embedding.NEW, meta_embedding.HALLUCINATOR)
+            whole = config.oltr.backbone == "trained"
+            return {name: _filled(part, whole or name in own) for name, part in params.items()}
     return None
+
+
+def rate_factors(config: ConfigDict, params: Any, given: Settings) -> Any:
+    """Returns what multiplies the learning rate of each parameter, as a pytree of numbers; None for 1.
+
+    OLTR's features, with its attention, and its centroids have rates of their own.
+    """
+    if config.stage.name != "oltr":
+        return None
+    classifier = (meta_embedding.HEAD, meta_embedding.SELECTOR, meta_embedding.HALLUCINATOR)
+    of = dict.fromkeys(classifier, 1.0) | {meta_embedding.MEMORY: given.method["oltr.memory_rate"]}
+    backbone = given.method["oltr.backbone_rate"]
+    return {name: _filled(part, of.get(name, backbone)) for name, part in params.items()}
 
 
 def read_source(
@@ -74,15 +91,22 @@ def read_source(
         )
     with contextlib.closing(Checkpoints(source.root, say, reading=True)) as checkpoints:
         there = checkpoints.read_network(results["step"])
-    on = trained(config, model, params, batch_stats, image_shape)
-    # cRT draws a new head, LWS new scales, and NCM finds its means; all else comes from the run.
-    drawn = set() if on is None else {name for name, flag in _flat(on).items() if flag}
-    wanted = {name: leaf for name, leaf in _flat(params).items() if name not in drawn}
     given = _flat(there["params"])
+    if config.stage.name == "oltr":
+        # The old head says what is recalled, and a new one classifies.
+        names = {"head": meta_embedding.HALLUCINATOR}
+        given = {(names.get(name[0], name[0]), *name[1:]): leaf for name, leaf in given.items()}
+        drawn = {name for name in _flat(params) if name[0] in meta_embedding.NEW}
+    else:
+        # cRT draws a new head, LWS new scales, and NCM finds its means; all else comes from the run.
+        on = trained(config, model, params, batch_stats, image_shape)
+        drawn = set() if on is None else {name for name, flag in _flat(on).items() if flag}
+    wanted = {name: leaf for name, leaf in _flat(params).items() if name not in drawn}
     _check(wanted, given, config.stage.source)
     _check(_flat(batch_stats), _flat(there["batch_stats"]), config.stage.source)
     kept = _tree({name: given[name] for name in wanted})
-    notes = (f"begins with {len(wanted)} arrays of step {results['step']} of {source.root}, which stay as they are",)
+    stay = "" if config.stage.name == "oltr" else ", which stay as they are"
+    notes = (f"begins with {len(wanted)} arrays of step {results['step']} of {source.root}{stay}",)
     return Pretrained(kept, there["batch_stats"], notes)
 
 
@@ -149,6 +173,11 @@ def _check(wanted: Mapping[tuple[str, ...], Any], given: Mapping[tuple[str, ...]
     if wrong:
         more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         raise ConfigError(f"stage.source: {source} has another network: {'; '.join(wrong[:SHOWN])}{more}")
+
+
+def _filled(tree: Any, value: Any) -> Any:
+    """Returns the value in the place of each leaf."""
+    return jax.tree.map(lambda _: value, tree)
 
 
 def _shape(leaf):

@@ -24,7 +24,7 @@ GROUPS = {
     "Mixed images": "mixup remix cutmix cmo",
     "Weights learned from a meta set": "l2rw mw_net",
     "Flat minima": "sam imbsam",
-    "Second stage, from a finished run": "crt lws tau ncm",
+    "Second stage, from a finished run": "crt lws tau ncm oltr",
     "After training": "logit_adjustment temperature thresholds",
 }
 START, END = "<!-- table -->", "<!-- end -->"

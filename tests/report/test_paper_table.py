@@ -82,11 +82,13 @@ def test_the_page_names_what_is_far_from_the_paper_and_what_it_cost():
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_every_figure_of_the_paper_has_its_row_and_column(path):
+def test_every_figure_of_the_paper_has_its_row_and_column(path, tmp_path):
     """All sweeps that come with cbjax resolve, in each recipe that their heads name."""
+    (tmp_path / "results.json").write_text("{}")
     recipes = [word for word in path.read_text().split() if word.startswith(f"--config={path.stem}:")]
     for name in dict.fromkeys([str(path), *(f"{path}:{word.split(':')[1].strip(',.')}" for word in recipes)]):
-        sweep, runs = file.load(name)
+        begun = [f"stage.source={tmp_path}"] if name.endswith(":oltr") else []  # some finished run
+        sweep, runs = file.load(name, begun)
         assert len({run.name for run in runs}) == len(runs)
         layout = file.table_as_json(sweep)
         if layout is None:
