@@ -23,7 +23,7 @@ from cbjax.training import build, evaluate, programs, resident
 from cbjax.training.build import Parts
 from cbjax.training.evaluate import Evaluation
 from cbjax.training.loop import Advance, Cohort, Plan, leave_behind
-from cbjax.training.programs import CohortPrograms, Programs
+from cbjax.training.programs import CohortPrograms
 from cbjax.types import Callback, NonFiniteLoss, Run, TrainState
 from cbjax.workdir import memory
 from cbjax.workdir.checkpoint import Checkpoints
@@ -46,28 +46,23 @@ def make_member(
     name: str,
     config: ConfigDict,
     dataset: Dataset,
-    known: dict[str, Programs] | None = None,
     write: Callable[[Run], None] = lambda run: None,
 ) -> Member:
-    """Builds a member from a resolved config and its data; `known` is as for `build.build`."""
+    """Builds a member from a resolved config and its data."""
     # The parts of a run alone, on one device. A cohort uses only the first state of its programs.
-    parts = build.build(config, dataset, sharding.make_mesh(1), known=known)
+    parts = build.build(config, dataset, sharding.make_mesh(1))
     begun = memory.start(len(dataset.class_names))
     run = Run(config, parts.model, parts.programs.state, {}, dataset.class_names, memory=begun)
     return Member(name, run, parts, dataset, write)
 
 
-def build_programs(
-    members: Sequence[Member], mesh: Mesh, per_device: int, known: dict[str, CohortPrograms] | None = None
-) -> CohortPrograms:
-    """Returns the programs of a cohort: from `known` by their key, or built and then added to `known`."""
-    first, known = members[0], {} if known is None else known
+def build_programs(members: Sequence[Member], mesh: Mesh, per_device: int) -> CohortPrograms:
+    """Returns the programs of a cohort, those of the last cohort if they are the same."""
+    first = members[0]
     shape, num_classes = first.dataset.train.images.shape[1:], len(first.dataset.class_names)
     arguments = (first.run.config, first.parts.batches, shape, num_classes, mesh)
-    key = f"{per_device} {programs.program_key(*arguments)}"
-    if key not in known:
-        known[key] = programs.build_cohort_programs(*arguments, per_device)
-    return known[key]
+    key = f"cohort of {per_device} a device {programs.program_key(*arguments)}"
+    return programs.kept(key, lambda: programs.build_cohort_programs(*arguments, per_device))
 
 
 def start(members: Sequence[Member], mesh: Mesh) -> Cohort:

@@ -23,7 +23,6 @@ from cbjax.sweeps import figures, modes, plan, start
 from cbjax.sweeps.file import PlannedRun, shard
 from cbjax.sweeps.start import FAILED
 from cbjax.sweeps.train_cohort import train_cohort
-from cbjax.training.programs import CohortPrograms
 from cbjax.training.run import Shared, train
 from cbjax.types import NonFiniteLoss
 from cbjax.variants import Sweep
@@ -152,7 +151,6 @@ class _Trainer:
     def __init__(self, place: pathlib.Path, shown: Board, load: Callable[..., Source], mode: str, spread: bool):
         self._place, self._shown, self._mode, self._spread = place, shown, mode, spread
         self._shared = Shared(load=load, tell=shown.line, bar=shown.bar)
-        self._known: dict[str, CohortPrograms] = {}
 
     def train(
         self, cohort: Sequence[PlannedRun], left: Sequence[PlannedRun]
@@ -194,7 +192,7 @@ class _Trainer:
         folder = self._place / plan.folder([run.name for run in cohort])
         mesh, size = sharding.make_mesh(count), len(cohort) // count
         try:
-            failed = train_cohort(cohort, self._place, folder, mesh, size, self._known, self._shared)
+            failed = train_cohort(cohort, self._place, folder, mesh, size, self._shared)
         except Exception as error:
             if is_full(error):
                 raise

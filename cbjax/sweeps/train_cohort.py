@@ -32,7 +32,6 @@ from cbjax.training import callbacks
 from cbjax.training.check_process import check_deterministic
 from cbjax.training.finish import finish
 from cbjax.training.loop import Cohort, fit
-from cbjax.training.programs import CohortPrograms
 from cbjax.training.reweight import smoothing
 from cbjax.training.run import Shared
 from cbjax.types import NonFiniteLoss, Run, TrainState
@@ -48,7 +47,6 @@ def train_cohort(
     folder: pathlib.Path,
     mesh: Mesh,
     per_device: int,
-    known: dict[str, CohortPrograms],
     shared: Shared,
 ) -> dict[str, Exception]:
     """Trains runs of one shape as one program. Each leaves in `workdir/NAME` what it would leave if trained alone.
@@ -60,7 +58,6 @@ def train_cohort(
       folder: the cohort's own, for its checkpoints; empty once all its runs have ended.
       mesh: the devices over which the runs are spread.
       per_device: runs side by side on a device.
-      known: programs of earlier cohorts by their key. This cohort uses them if they fit, or adds its own.
       shared: what it shares with other cohorts and runs.
 
     Returns:
@@ -86,7 +83,7 @@ def train_cohort(
         ]
         if members[0].run.config.deterministic:
             check_deterministic(sharding.platform(mesh))
-        compiled = build_programs(members, mesh, per_device, known)
+        compiled = build_programs(members, mesh, per_device)
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(folder, say)))
         cohort = restore(start(members, mesh), members, checkpoints)
         described = f"{sharding.describe(mesh)}, {len(members)} runs as one program"
@@ -125,7 +122,7 @@ def _member(planned: PlannedRun, place: pathlib.Path, logs: Mapping[int, Logs], 
         if index in logs:  # opened once the histories are known; never for a run that is over
             logs[index].write(run)
 
-    return make_member(planned.name, config, dataset, shared.known, write)
+    return make_member(planned.name, config, dataset, write)
 
 
 def _finish(cohort: Cohort, k: int, member: Member, place: pathlib.Path, logs: Logs, tests: Mapping) -> None:

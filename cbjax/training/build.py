@@ -21,7 +21,7 @@ from cbjax.training import callbacks, components, input_paths, inputs, reweight,
 from cbjax.training.check_data import check_data
 from cbjax.training.class_means import ClassMeans, find_means
 from cbjax.training.evaluate import Evaluation
-from cbjax.training.programs import Programs, build_programs, program_key, settings
+from cbjax.training.programs import Programs, build_programs, kept, program_key, settings
 from cbjax.training.resident import Streams
 from cbjax.training.reweight import Reweighting
 from cbjax.types import Array, Callback, Model, Run, Settings, TrainState
@@ -76,7 +76,6 @@ def build(
     dataset: Dataset,
     mesh: Mesh,
     report_bad: input_paths.ReportBad = lambda name, reason: None,
-    known: dict[str, Programs] | None = None,
 ) -> Parts:
     """Builds the parts of a run.
 
@@ -85,7 +84,6 @@ def build(
       dataset: its data.
       mesh: the devices.
       report_bad: is told of each image that is skipped, possibly many times.
-      known: programs of earlier runs by their key, which this run takes if it can, and adds its own to.
 
     Raises:
       ConfigError: if the config does not fit the data.
@@ -93,12 +91,9 @@ def build(
     check_data(config, dataset)
     batches = inputs.build_batches(config, dataset)
     shape, num_classes = dataset.train.images.shape[1:], len(dataset.counts)
-    known = {} if known is None else known
-    key = program_key(config, batches, shape, num_classes, mesh)
     path = input_paths.of(dataset.train.images)
-    if key not in known:
-        known[key] = build_programs(config, batches, shape, num_classes, mesh, path=path)
-    programs = known[key]
+    key = f"{path.name} {program_key(config, batches, shape, num_classes, mesh)}"
+    programs = kept(key, lambda: build_programs(config, batches, shape, num_classes, mesh, path=path))
     reweighting = reweight.build(config, dataset.counts)
     first_weights = reweighting.next_weights(memory.start(num_classes))
     given = settings(config, dataset.mean, dataset.std, dataset.counts, batches)

@@ -27,6 +27,7 @@ class InputPath(NamedTuple):
     """A way by which images reach the devices.
 
     Attributes:
+      name: of it.
       steps_per_dispatch: (config, batches, mesh) -> how many steps one call of the training program takes at most.
       train_program: (train_step, config, steps per dispatch, mesh, kind) -> the compiled training program.
       evaluation_program: (eval_step, mesh, kind) -> the compiled evaluation of a batch.
@@ -36,6 +37,7 @@ class InputPath(NamedTuple):
       visit: (config, evaluation program, examples, report, batch size, mesh) -> `evaluate.Visit`, a pass over them.
     """
 
+    name: str
     steps_per_dispatch: Callable[[ConfigDict, Batches, Mesh], int]
     train_program: Callable[..., Any]
     evaluation_program: Callable[..., Any]
@@ -155,6 +157,7 @@ def reading(config: ConfigDict, report: ReportBad) -> Reading:
 
 
 RESIDENT = InputPath(
+    name="resident",
     steps_per_dispatch=_resident_steps,
     train_program=_resident_program,
     evaluation_program=lambda eval_step, mesh, kind: evaluate.make_program(eval_step, normalize, mesh, kind),
@@ -163,6 +166,7 @@ RESIDENT = InputPath(
     visit=_resident_visit,
 )
 STREAMED = InputPath(
+    name="streamed",
     steps_per_dispatch=lambda config, batches, mesh: 1,
     train_program=_streamed_program,
     evaluation_program=lambda eval_step, mesh, kind: evaluate.make_streamed_program(eval_step, normalize, mesh, kind),

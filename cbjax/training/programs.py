@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ from cbjax.training.input_paths import RESIDENT, InputPath, augmentation, normal
 from cbjax.training.step import make_eval_step, make_feature_step, make_train_step
 from cbjax.types import Array, Model, Objective, Settings, TrainState
 
+Kind = TypeVar("Kind")
 # Keys that no program depends on: they choose data, class weights and settings, or what the host does.
 ARGUMENTS = (
     *("seed", "data.seed", "data.longtail", "data.imbalance", "data.counts", "data.majority_ratio", "data.train_size"),
@@ -67,6 +68,25 @@ class Programs:
     train: Any
     evaluate: Any
     features: Any
+
+
+KEPT = 8  # a few shapes: a sweep or a notebook mostly goes on with the one before
+_kept: dict[str, Any] = {}
+
+
+def kept(key: str, make: Callable[[], Kind]) -> Kind:
+    """Returns what `make` returned for this key among the last `KEPT` of this process, or calls it: a second seed or a
+    run that goes on traces and compiles nothing."""
+    found = _kept.pop(key, None) or make()
+    _kept[key] = found
+    while len(_kept) > KEPT:
+        _kept.pop(next(iter(_kept)), None)  # runs in threads share them
+    return found
+
+
+def forget() -> None:
+    """Lets go of all programs that are kept, and of what they hold of the devices' memory."""
+    _kept.clear()
 
 
 def program_key(config: ConfigDict, batches: Batches, image_shape: Sequence[int], num_classes: int, mesh: Mesh) -> str:

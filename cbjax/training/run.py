@@ -28,7 +28,6 @@ from cbjax.training.check_process import check_deterministic, check_main_guard
 from cbjax.training.finish import finish
 from cbjax.training.loop import AllImagesSkipped, Cohort, Plan, fit, give_up, in_order
 from cbjax.training.profile import trace
-from cbjax.training.programs import Programs
 from cbjax.training.restore import open_workdir, with_predict
 from cbjax.types import NonFiniteLoss, Run
 from cbjax.workdir import environment, memory, own_code
@@ -44,13 +43,11 @@ class Shared:
     """What the runs of a sweep share.
 
     Attributes:
-      known: programs of earlier runs by their key.
       load: reads a data source, as `sources.load` does.
       tell: takes a line for the user.
       bar: is told of the progress; None for a bar of the run's own.
     """
 
-    known: dict[str, Programs] = dataclasses.field(default_factory=dict)
     load: Callable[..., data.Source] = sources.load
     tell: Callable[[str], None] = say
     bar: Silent | None = None
@@ -112,7 +109,7 @@ def train(
     processes.from_first(lambda: workdirs.check_same_data(place, facts, config.data.on_bad_image))
     tell = within.tell if processes.is_first() else _say_nothing
     bad_images = BadImages(place, written=home.send)
-    parts = build.build(config, dataset, mesh, bad_images.add, within.known)
+    parts = build.build(config, dataset, mesh, bad_images.add)
     total = 0 if config.stage.name in FITTED else parts.batches.epoch_end(config.num_epochs)
     with contextlib.ExitStack() as stack:
         processes.from_first(lambda: stack.enter_context(workdirs.lock(place)))

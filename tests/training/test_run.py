@@ -21,7 +21,7 @@ from cbjax.data import DataError
 from cbjax.host.storage import with_absolute_paths
 from cbjax.host.writers import read_rows
 from cbjax.report.read import read_run
-from cbjax.training import restore
+from cbjax.training import programs, restore
 from cbjax.training.restore import evaluate
 from cbjax.types import NonFiniteLoss
 from cbjax.workdir.files import WorkdirError, lacks
@@ -46,6 +46,7 @@ def finished(tmp_path_factory):
             traced.append(1)
         return losses.softmax_cross_entropy(logits, labels, class_weights)
 
+    programs.forget()
     before = losses.LOSSES["softmax"]
     losses.LOSSES["softmax"] = before._replace(function=counted)
     try:
@@ -60,6 +61,20 @@ def test_a_whole_cdb_run_compiles_its_step_once(finished):
     weights = [row["class_weights"] for row in read_rows(workdir / "class_weights.jsonl")]
     assert len(weights) == 3 and weights[0] != weights[1] != weights[2]
     assert traced == 1
+
+
+def test_another_seed_in_the_same_process_traces_nothing_again(tmp_path, caplog):
+    def traced(name, *overrides):
+        caplog.clear()
+        with jax.log_compiles():
+            cbjax.train(digits("num_epochs=1", *overrides), tmp_path / name)
+        return "steps" in caplog.text
+
+    programs.forget()
+    assert traced("first")
+    assert not traced("second", "seed=1", "optim.learning_rate=0.02")
+    programs.forget()
+    assert traced("third", "seed=2")
 
 
 def test_the_work_directory_has_everything(finished):
