@@ -39,6 +39,17 @@ def add_arguments(
         action="store_true",
         help="the way of the run's checkpoints, on its principal directions; needs a run with checkpoint.keep=all",
     )
+    command.add_argument(
+        "--hessian", action="store_true", help="the outer eigenvalues of the Hessian, its trace and its density"
+    )
+    command.add_argument(
+        "--by",
+        type=lambda text: tuple(text.split(",")),
+        metavar="all,group,class",
+        help="of the Hessian: over all images, of groups of classes, of each class (all,group)",
+    )
+    command.add_argument("--steps", type=up_to(10**4), metavar="N", help="of Lanczos, for the Hessian (30)")
+    command.add_argument("--probes", type=up_to(10**4), metavar="N", help="random start vectors of Lanczos (4)")
     command.add_argument("--dimensions", type=int, choices=(1, 2), default=2, help="random directions (2)")
     command.add_argument("--points", type=up_to(10**5), default=51, metavar="N", help="along each direction (51)")
     command.add_argument(
@@ -65,6 +76,7 @@ def add_arguments(
         metavar="NAME",
         help="of the folder DIR/landscape/NAME (default: the kind of landscape)",
     )
+    command.add_argument("--images-at-once", type=up_to(10**6), metavar="B", help="images of a batch")
     command.add_argument("--out", metavar="DIR", type=pathlib.Path, help="another folder")
     command.add_argument("--progress", default="auto", choices=("auto", "on", "lines", "off"))
     command.add_argument(
@@ -78,6 +90,11 @@ def check(options: argparse.Namespace, error: Callable[[str], Any]) -> None:
     """Calls `error` with a message if arguments do not go together."""
     if options.trajectory and options.to:
         error("--trajectory is of one run; leave out --to")
+    if options.hessian and (options.to or options.trajectory or options.span or options.statistics):
+        error("--hessian is of one run's network as it is; leave out --to, --trajectory, --span and --statistics")
+    for name in ("by", "steps", "probes"):
+        if getattr(options, name) is not None and not options.hessian:
+            error(f"--{name} is for --hessian")
     if len(options.to) > 2:
         error(f"--to can be given once, for a line, or twice, for a plane; got {len(options.to)}")
     if options.span is not None and (options.trajectory or len(options.to) == 2):
@@ -88,7 +105,9 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
     """Measures what the arguments ask for, and says where it is."""
     from cbjax import landscape
 
-    names = ("points", "split", "checkpoint", "statistics", "out", "progress", "trust_code")
+    if options.hessian:
+        return _hessian(options, overrides)
+    names = ("points", "images_at_once", "split", "checkpoint", "statistics", "out", "progress", "trust_code")
     given = {name: getattr(options, name) for name in names} | {"name": options.called, "overrides": overrides}
     span = {} if options.span is None else {"span": options.span}
     if options.trajectory:
@@ -105,6 +124,23 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
     for line in _lines(surface):
         say(line)
     say(f"landscape: {surface.folder}")
+    return 0
+
+
+def _hessian(options, overrides):
+    from cbjax import landscape
+
+    given = {name: getattr(options, name) for name in ("by", "steps", "probes") if getattr(options, name) is not None}
+    names = ("seed", "images_at_once", "split", "checkpoint", "out", "progress", "trust_code")
+    given |= {name: getattr(options, name) for name in names} | {"name": options.called, "overrides": overrides}
+    found = landscape.curvature(options.source, **given)
+    width = max(len(part.name) for part in found.parts)
+    say(f"{'':{width}}  {'images':>7}  {'smallest':>10}  {'largest':>10}  {'trace':>10}")
+    for part in found.parts:
+        numbers = f"{part.smallest:10.4g}  {part.largest:10.4g}  {part.trace:10.4g}"
+        numbers += "" if math.isnan(part.trace_error) else f" ± {part.trace_error:.2g}"
+        say(f"{part.name:{width}}  {part.images:7}  {numbers}")
+    say(f"curvature: {found.folder}")
     return 0
 
 

@@ -5,9 +5,25 @@ what is kept in a work directory. Training and evaluation are not in here: a lan
 of it. Begin with `surfaces.py`, then `directions.py` and `points.py`.
 """
 
+from cbjax.landscape.curvature import curvature, read_curvature
 from cbjax.landscape.folder import read
+from cbjax.landscape.spectrum import Curvature, Spectrum
 from cbjax.landscape.subject import Subject, open_run
 from cbjax.landscape.surface import Surface
 from cbjax.landscape.surfaces import Options, line, plane, random, trajectory
 
-__all__ = ["Options", "Subject", "Surface", "line", "open_run", "plane", "random", "read", "trajectory"]
+__all__ = [
+    "Curvature",
+    "Options",
+    "Spectrum",
+    "Subject",
+    "Surface",
+    "curvature",
+    "line",
+    "open_run",
+    "plane",
+    "random",
+    "read",
+    "read_curvature",
+    "trajectory",
+]

@@ -53,11 +53,11 @@ class Sums:
 class Stopped(Interrupted):
     """A walk was stopped by a signal, after what it had measured was saved."""
 
-    def __init__(self, signum: int, done: int, total: int):
+    def __init__(self, signum: int, done: int, total: int, what: str = "points"):
         KeyboardInterrupt.__init__(
             self,
-            f"stopped by {signal.Signals(signum).name}; {done} of {total} points are saved, the same command goes on "
-            "from there",
+            f"stopped by {signal.Signals(signum).name}; {done} of {total} {what} are saved, the same command goes "
+            "on from there",
         )
         self.signum, self.step = signum, done
 

@@ -27,16 +27,21 @@ def some(examples: Split, chosen: np.ndarray) -> Split:
     return Split(examples.images[chosen], examples.labels[chosen])
 
 
-def batch_size(subject: Subject, size: int, multiple: int = 1) -> int:
+def batch_size(subject: Subject, size: int, values: int = VALUES) -> int:
     """Returns how many images to take at once, of `size`: few batches of almost equal size.
 
-    It is a multiple of the number of devices that share a batch.
+    They have about so many values, or as many images as a batch of the run.
     """
     config = subject.run.config
     shape = subject.examples.images.shape[1:]
-    most = max(config.evaluation.batch_size or config.batch_size, VALUES // int(np.prod(shape)))
+    most = max(config.evaluation.batch_size or config.batch_size, values // int(np.prod(shape)))
     count = math.ceil(size / most)
-    return multiple * math.ceil(math.ceil(size / count) / multiple)
+    return math.ceil(size / count)
+
+
+def rounded(size: int, multiple: int) -> int:
+    """Returns the least multiple of `multiple` that is at least `size`."""
+    return multiple * math.ceil(size / multiple)
 
 
 def in_batches(subject: Subject, examples: Split, size: int, place: Callable[[Any], Any]) -> Batches:

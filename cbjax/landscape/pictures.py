@@ -1,14 +1,12 @@
 """Draws surfaces: frequent and rare classes side by side, on one scale; each picture as PNG and SVG."""
 
-import io
 import pathlib
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from cbjax.host.writers import replace
+from cbjax.landscape.drawing import save_both
 from cbjax.landscape.surface import Surface
 from cbjax.report import canvas
 from cbjax.report.table import by_frequency
@@ -87,7 +85,7 @@ def _lines(
     canvas.finish(axes, "", labels(surface)[0], quantity)
     axes.set_xlim(surface.axes[0][0], surface.axes[0][-1])
     canvas.legend_beside(figure, "class (training images)" if by_rank else "")
-    _save(figure, path)
+    save_both(figure, path)
 
 
 @canvas.drawing
@@ -99,11 +97,14 @@ def _contours(
 
     columns = min(len(values), 5 if small else 4)
     rows = -(-len(values) // columns)
-    width, height = (2.0, 1.9) if small else (3.3, 3.2)
+    x, y = surface.axes
+    square = surface.about["kind"] == "random"
+    width = 2.0 if small else 3.3
+    # Distances of a plane between networks are the same along both axes.
+    height = (0.3 if small else 0.5) + (width - 0.4) * (1.0 if square else np.clip(np.ptp(y) / np.ptp(x), 0.3, 2))
     figure = canvas.figure(width * columns + 0.9, height * rows + 0.4)
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     levels = _levels(list(values.values()), "%" in quantity)
-    x, y = surface.axes
     scale = ScalarMappable(BoundaryNorm(levels, 256), "viridis" if "%" in quantity else "viridis_r")
     for axes, (name, field) in zip(panels.flat, values.items(), strict=False):
         if not np.isfinite(field).any():
@@ -117,7 +118,7 @@ def _contours(
         axes.set_title(canvas.short(name, 24 if small else 34), fontsize=8 if small else 10)
         axes.locator_params(nbins=4)
         axes.tick_params(labelsize=7 if small else 8)
-        axes.set_aspect("equal" if surface.about["kind"] != "random" else "auto")
+        axes.set_aspect("auto" if square else "equal")
         axes.set_xlim(x[0], x[-1])
         axes.set_ylim(y[0], y[-1])
     for axes in panels.flat[len(values) :]:
@@ -131,7 +132,7 @@ def _contours(
     bar.ax.tick_params(labelsize=8)
     if surface.marks and surface.path is None and not small:
         canvas.legend_beside(figure, "")
-    _save(figure, path)
+    save_both(figure, path)
 
 
 def _marks(axes: Any, surface: Surface, small: bool) -> None:
@@ -166,14 +167,3 @@ def _levels(fields: list[np.ndarray], percent: bool) -> np.ndarray:
 def _of(surface: Surface, name: str) -> str:
     count = len(surface.groups[name])
     return f"{name} ({count} class{'' if count == 1 else 'es'})"
-
-
-def _save(figure: Any, path: pathlib.Path) -> None:
-    from matplotlib import rc_context
-
-    canvas.save(figure, path)
-    with warnings.catch_warnings(), rc_context({"svg.hashsalt": "cbjax"}):
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        drawn = io.BytesIO()
-        figure.savefig(drawn, format="svg", metadata={"Date": None})
-    replace(path.with_suffix(".svg"), drawn.getvalue())

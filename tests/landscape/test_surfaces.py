@@ -24,7 +24,8 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     own = (f"model.name={NETS}:normalised", "model.initialization=glorot", "data.seed=0", "checkpoint.every_epochs=1")
     for seed, keys in ((0, ("num_epochs=4", "checkpoint.keep=all")), (1, ("num_epochs=1",))):
-        config = configs.load("digits_lt", [*own, *keys, f"seed={seed}", "log.report=false", "log.progress=off"])
+        quiet = ("devices=1", "log.report=false", "log.progress=off", "log.tensorboard=false")
+        config = configs.load("digits_lt", [*own, *keys, *quiet, f"seed={seed}"])
         cbjax.train(config, folder / str(seed))
     return [cbjax.load(folder / str(seed), trust_code=True) for seed in (0, 1)]
 
@@ -145,14 +146,13 @@ def test_statistics_are_those_of_the_training_images(subject):
 
 
 def test_a_trajectory_is_drawn_where_its_checkpoints_are(runs, tmp_path):
-    surface = landscape.trajectory(runs[0], points=3, **options(tmp_path, pictures=True))
+    surface = landscape.trajectory(runs[0], points=3, **options(tmp_path))
     steps = surface.about["steps"]
     assert steps == [0, 6, 12, 18, 23] and surface.path.shape == (5, 2)
     np.testing.assert_allclose(surface.path[-1], 0, atol=1e-5)
     assert 0.5 < sum(surface.about["explained"]) <= 1
     for axis, along in zip(surface.axes, surface.path.T, strict=True):
         assert axis[0] < along.min() and axis[-1] > along.max()
-    assert (surface.folder / "loss.svg").exists()
 
 
 def test_a_landscape_from_the_command_line(runs, capsys):
