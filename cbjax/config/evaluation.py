@@ -101,6 +101,14 @@ def change(config: ConfigDict, overrides: Sequence[str]) -> tuple[ConfigDict, li
     """
     check_keys(overrides)
     changed = configs.change(config, overrides)
+    size = config.data.image_size
+    if config.stage.name == "oltr" and changed.data.image_size != size:
+        refuse(
+            [
+                f"data.image_size must stay at {size} when stage.name is oltr, whose attention takes images of one "
+                f"size; got {changed.data.image_size}"
+            ]
+        )
     how, what = configs.difference(config, changed)
     differing = (*what, *how)
     return changed, [

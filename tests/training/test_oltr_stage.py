@@ -10,7 +10,7 @@ import cbjax
 from cbjax import config as configs
 from cbjax import data
 from cbjax.cli import main
-from cbjax.config import ConfigError
+from cbjax.config import ConfigError, evaluation
 from cbjax.data import augment
 from cbjax.report import report
 from cbjax.training.restore import evaluate
@@ -103,3 +103,11 @@ def test_four_devices_give_what_one_gives(first, tmp_path, keys):
 def test_keys_that_do_not_go_together_are_refused(first, overrides, message):
     with pytest.raises(ConfigError, match=message):
         configs.load("digits_lt", ["stage.name=oltr", f"stage.source={first[1]}", *overrides])
+
+
+def test_a_run_is_evaluated_at_the_size_that_its_attention_was_made_for(first):
+    keys = ["stage.name=oltr", f"stage.source={first[1]}", "loss.mean=batch", "data.root=/photos"]
+    config = configs.load("imagenet_lt", keys)
+    with pytest.raises(ConfigError, match=r"data.image_size must stay at 224 when stage.name is oltr.*; got 288"):
+        evaluation.change(config, ["data.image_size=288", "data.resize=288"])
+    assert evaluation.change(config, ["data.resize=288"])[0].data.resize == 288
