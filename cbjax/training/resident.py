@@ -143,6 +143,6 @@ def _step(train_step, prepare, axis, state, data, indices):
     for n, name in enumerate(sorted(indices.keys() - {TRAIN, PLACES})):
         if PLACES in indices:  # a partner is an image of the same batch, so it has the same crop
             more[name] = batch_of(name, key, indices[PLACES])
-        else:  # numbers that no place in a batch has
-            more[name] = batch_of(name, jax.random.fold_in(key, 2**32 - 1 - n))
+        else:  # numbers that neither a place in a batch nor dropout (step._key) has
+            more[name] = batch_of(name, jax.random.fold_in(key, 2**32 - 2 - n))
     return train_step(state, {**batch_of(TRAIN, key), **more})
