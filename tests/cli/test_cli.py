@@ -14,7 +14,7 @@ from cbjax.cli import main
 from cbjax.host import machine
 from tests import processes
 
-QUICK = ("--config=digits_lt", "--config.num_epochs=2")
+QUICK = ("--config=digits_lt", "--config.num_epochs=2", "--config.devices=1", "--config.log.report=false")
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,7 @@ def refused(capsys, *arguments):
 
 
 def test_train_prints_the_table_and_where_the_report_is(tmp_path, capsys):
-    assert call("train", *QUICK, f"--workdir={tmp_path}", "--config.data.test=20") == 0
+    assert call("train", *QUICK[:-1], f"--workdir={tmp_path}", "--config.data.test=20") == 0
     shown = capsys.readouterr().out
     assert re.search(r"overall +balanced +many +medium +few +worst", shown)
     assert f"report: {tmp_path / 'report.md'}" in shown
@@ -62,7 +62,14 @@ def test_a_sweep_skips_what_is_finished(tmp_path, capsys):
         "def get_sweep():\n"
         "    return Sweep('digits_lt', product(choices('method', METHODS), seeds(2)))\n"
     )
-    arguments = ("sweep", f"--config={sweep}", f"--workdir={tmp_path / 'runs'}", "--mode=loop", "--config.num_epochs=1")
+    arguments = (
+        "sweep",
+        f"--config={sweep}",
+        f"--workdir={tmp_path / 'runs'}",
+        "--mode=loop",
+        "--config.num_epochs=1",
+        QUICK[2],
+    )
     assert call(*arguments) == 0
     first = capsys.readouterr().out
     assert "4 of 4, cdb/seed_1:" in first and "finished before" not in first
@@ -81,7 +88,14 @@ def test_a_run_that_diverges_does_not_stop_the_others(tmp_path, capsys):
         "def get_sweep():\n"
         "    return Sweep('digits_lt', choices('rate', {'bad': {'optim.learning_rate': 1e25}, 'good': {}}))\n"
     )
-    arguments = ("sweep", f"--config={sweep}", f"--workdir={tmp_path / 'runs'}", "--mode=loop", "--config.num_epochs=1")
+    arguments = (
+        "sweep",
+        f"--config={sweep}",
+        f"--workdir={tmp_path / 'runs'}",
+        "--mode=loop",
+        "--config.num_epochs=1",
+        QUICK[2],
+    )
     assert call(*arguments) == 1
     shown = capsys.readouterr().out
     assert re.search(r"run bad failed: step \d+: loss", shown)
@@ -361,6 +375,7 @@ def test_a_sweep_goes_on_over_the_devices_that_it_was_begun_with(monkeypatch, tm
     assert "plan_1_of_2.json is missing or damaged" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_compiled_programs_are_kept_in_the_users_cache(tmp_path):
     done = processes.run(
         "train",

@@ -101,6 +101,7 @@ def served(bucket, folder):
         return [item["name"] for item in json.load(answer).get("items", ())]
 
 
+@pytest.mark.slow
 def test_a_run_in_a_bucket_is_killed_resumed_and_loaded(bucket, tmp_path):
     """It ends as the same run on a disk does, with the same files."""
     here = processes.run("train", f"--workdir={tmp_path / 'here'}", *RUN)

@@ -78,7 +78,7 @@ def test_number_of_parameters(name, num_classes, expected):
 
 
 @pytest.mark.parametrize("shortcut", ["average", "subsample", "projection"])
-@pytest.mark.parametrize("depth", [20, 32, 44, 56, 110])
+@pytest.mark.parametrize("depth", [20, 32, *(pytest.param(depth, marks=pytest.mark.slow) for depth in (44, 56, 110))])
 def test_number_of_parameters_of_resnets(depth, shortcut):
     name = f"resnet{depth}"
     model = models.build(name, 100, shortcut=shortcut)
@@ -87,7 +87,16 @@ def test_number_of_parameters_of_resnets(depth, shortcut):
     assert count(batch_stats) == sum(leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim == 1) - 100
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name,
+            marks=[pytest.mark.slow] if name in ("resnet44", "resnet56", "resnet101", "resnet110", "resnet152") else [],
+        )
+        for name in models.MODELS
+    ],
+)
 def test_every_model_builds_with_the_agreed_shapes(name):
     model = models.build(name, 7)
     images = shape_of(name, batch=3)

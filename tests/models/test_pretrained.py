@@ -63,7 +63,9 @@ def test_a_file_gives_equal_logits(tmp_path, depth, name):
     np.testing.assert_allclose(logits, truth, atol=2e-5 * np.abs(truth).max())
 
 
-@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize(
+    "depth", [pytest.param(depth, marks=[pytest.mark.slow] if depth > 50 else []) for depth in DEPTHS]
+)
 def test_every_depth_has_torchvisions_names_and_shapes(depth):
     blocks, bottleneck = DEPTHS[depth]
     tensors = {

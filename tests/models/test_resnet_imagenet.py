@@ -87,7 +87,9 @@ def leaves(tree, name):
     return {path: leaf for path, leaf in found.items() if path.endswith(name)}
 
 
-@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize(
+    "depth", [pytest.param(depth, marks=[pytest.mark.slow] if depth > 50 else []) for depth in DEPTHS]
+)
 def test_number_of_parameters(depth):
     model = models.build(f"resnet{depth}", 1000)
     params, batch_stats = jax.eval_shape(model.init, jax.random.key(0), shape_of())
@@ -197,7 +199,7 @@ def test_small_images_are_refused():
         models.build("resnet18", 10).init(jax.random.key(0), shape_of(31))
 
 
-@pytest.mark.parametrize("kind", ["shard_map", "pmap"])
+@pytest.mark.parametrize("kind", ["shard_map", pytest.param("pmap", marks=pytest.mark.slow)])
 def test_all_options_together_over_devices(kind):
     model, params, batch_stats, images = small(dtype="bfloat16", remat=True, batch_norm_size=2)
     tx = optax.sgd(0.1)

@@ -21,6 +21,8 @@ META = ("meta.name=l2rw", "data.meta=4", "meta.batch_size=16")
 METHODS = {
     "ldam": ("loss.name=ldam", "loss.mean=weight_sum", "weights.name=class_balanced", "weights.start=0.5"),
     "logit_adjusted": ("loss.name=logit_adjusted",),
+    "vs": ("loss.name=vs",),
+    "poly": ("loss.name=poly",),
     "post_hoc": ("evaluation.tau=1",),
     "softmax_eql": ("loss.name=softmax_eql",),
     "ghm": ("loss.name=ghm",),
@@ -36,8 +38,12 @@ METHODS = {
 }
 # One of each kind: other answers, random masks, a state, parameters of its own, a second gradient, a second stream.
 KINDS = ("post_hoc", "softmax_eql", "ghm", "mw_net", "imbsam", "cmo")
-every = [pytest.param(name, marks=[] if name in KINDS else pytest.mark.slow) for name in METHODS]
-methods = pytest.mark.parametrize("name", every)
+
+
+def of_methods(*quick):
+    """Runs a test for each method; those that are not named here only with --slow."""
+    every = [pytest.param(name, marks=[] if name in quick else pytest.mark.slow) for name in METHODS]
+    return pytest.mark.parametrize("name", every)
 
 
 def digits(name, *more):
@@ -71,7 +77,7 @@ def leaves(run):
     return [np.asarray(leaf) for leaf in jax.tree.leaves((state.params, state.opt_state, state.objective))]
 
 
-@methods
+@of_methods(*KINDS)
 def test_a_run_that_goes_on_from_an_earlier_checkpoint_ends_the_same(finished, tmp_path, name):
     whole, workdir = finished(name)
     shutil.copytree(workdir, tmp_path / "run")
@@ -85,7 +91,7 @@ def test_a_run_that_goes_on_from_an_earlier_checkpoint_ends_the_same(finished, t
     assert rows[0] == rows[1]
 
 
-@methods
+@of_methods(*KINDS)
 @pytest.mark.parametrize("parallel", ["shard_map", pytest.param("pmap", marks=pytest.mark.slow)])
 def test_four_devices_give_what_one_gives(finished, tmp_path, name, parallel):
     assert_as_one(finished(name)[0], name, parallel, tmp_path)
@@ -114,14 +120,14 @@ def test_answers_can_be_adjusted_after_training(finished):
         evaluate(one_vs_rest, overrides=["evaluation.tau=1"])
 
 
-@methods
+@of_methods(*KINDS)
 def test_load_answers_as_the_run_did(finished, name):
     whole, workdir = finished(name)
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), np.uint8)
     np.testing.assert_array_equal(cbjax.load(workdir).predict(images), whole.predict(images))
 
 
-@methods
+@of_methods("ghm", "mw_net")
 def test_runs_that_differ_in_their_seed_are_trained_as_one_program(finished, tmp_path, name):
     resolved = configs.load("digits_lt", METHODS[name])
     changes = {key: value for key, _, value in (one.partition("=") for one in METHODS[name])}
@@ -212,9 +218,7 @@ def test_keys_that_do_not_go_together_are_refused(overrides, message):
         configs.load("digits_lt", overrides)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name == "mw_net" else pytest.mark.slow) for name in METHODS]
-)
+@of_methods()
 def test_a_killed_process_ends_the_same(tmp_path, name):
     given = [f"--config.{one}" for one in (*METHODS[name], "num_epochs=40", "checkpoint.every_epochs=1")]
     command = ("train", "--config=digits_lt", *given)
