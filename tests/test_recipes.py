@@ -118,7 +118,7 @@ def with_steps():
 def test_a_step_at_reduced_size(recipe, images):
     config = reduced(recipe, images)
     dataset = prepare(config.data, config.seed)
-    parts = build.build(config, dataset, sharding.make_mesh(2))
+    parts = build.build(config, dataset, sharding.make_mesh(1))
     state = parts.init()
     before = jax.device_get(state.params)
     state, metrics = parts.advance(state, 0, 1)
@@ -132,10 +132,13 @@ def test_a_step_at_reduced_size(recipe, images):
     assert len(found.outputs) == len(dataset.test) and np.isfinite(list(found.metrics.values())).all()
 
 
-# Only the last of the recipes with the same network: it has the most classes and the largest input.
-@pytest.mark.parametrize(
-    "recipe", list({configs.load(recipe).model.name: recipe for recipe in ALL if recipe not in OWN}.values())
-)
+def of_each_network():
+    """Yields the last of the recipes with the same network: it has the most classes and the largest input."""
+    for name, recipe in {configs.load(recipe).model.name: recipe for recipe in ALL if recipe not in OWN}.items():
+        yield pytest.param(recipe, marks=[pytest.mark.slow] if name in ("resnet101", "resnet152") else [])
+
+
+@pytest.mark.parametrize("recipe", list(of_each_network()))
 def test_a_step_at_full_size_keeps_the_shapes_of_its_state(recipe):
     config = configs.load(recipe)
     known = {"num_classes": 1000, "num_images": 115_846} if config.data.name == "list" else {}

@@ -75,7 +75,7 @@ def two(tmp_path_factory):
     return workdir, end(start_two(workdir, EPOCHS))
 
 
-@pytest.mark.parametrize("parallel", ["shard_map", "pmap"])
+@pytest.mark.parametrize("parallel", ["shard_map", pytest.param("pmap", marks=pytest.mark.slow)])
 def test_two_processes_are_one_with_as_many_devices(one, two, tmp_path, parallel):
     workdir, ends = two if parallel == "shard_map" else (tmp_path, end(start_two(tmp_path, EPOCHS, PMAP, REPORT)))
     assert [status for status, _, _ in ends] == [0, 0], ends
@@ -156,6 +156,7 @@ def test_processes_that_differ_end_at_once_with_the_keys(tmp_path):
     assert not list(tmp_path.glob("*/config.json"))
 
 
+@pytest.mark.slow
 def test_a_run_of_a_sweep_that_diverges_does_not_stop_the_others_of_two_processes(tmp_path):
     (tmp_path / "mine.py").write_text(
         "from cbjax.variants import *\n"
@@ -223,6 +224,7 @@ def test_an_image_that_one_process_cannot_read_ends_both_with_its_name(tmp_path)
     assert sum(" failed, so all end: " in errors for _, _, errors in ends) == 1, ends
 
 
+@pytest.mark.slow
 def test_images_that_are_skipped_are_listed_once_by_the_first_process(tmp_path):
     command, bad = photos(tmp_path, [0, 3, 8, 20, 40])  # the first of the test split, which comes before train
     command += ["--config.num_epochs=3", "--config.data.on_bad_image=skip"]

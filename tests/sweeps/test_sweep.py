@@ -84,7 +84,10 @@ def loop(tmp_path_factory):
     return workdir / "runs"
 
 
-@pytest.mark.parametrize(("mode", "overrides"), [("vmap", ()), ("vmap", ("steps_per_dispatch=1",)), ("devices", ())])
+@pytest.mark.parametrize(
+    ("mode", "overrides"),
+    [("vmap", ()), pytest.param("vmap", ("steps_per_dispatch=1",), marks=pytest.mark.slow), ("devices", ())],
+)
 def test_a_cohort_gives_each_run_what_it_gets_alone(described, loop, tmp_path, mode, overrides):
     _, failed = train(described, tmp_path / "runs", *overrides, mode=mode, group_size=4)
     assert failed == {} and json.loads((tmp_path / "runs" / "plan.json").read_text())["mode"] == mode
@@ -230,7 +233,9 @@ def test_a_cohort_that_fails_as_one_is_trained_run_by_run(described, tmp_path, m
     assert failed == {} and not any((tmp_path / "runs").rglob("failed.json"))
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), pytest.param(OSError(28, "No space left on device"), marks=pytest.mark.slow)]
+)
 def test_a_cohort_that_is_stopped_while_its_runs_are_finished_goes_on_from_its_checkpoint(
     described, loop, tmp_path, monkeypatch, error
 ):
@@ -377,7 +382,7 @@ def test_shards_make_the_whole_in_any_number_of_processes(described, loop, tmp_p
     ("options", "num_epochs"),
     [
         (("--mode=vmap", "--group-size=4", "--config.steps_per_dispatch=1"), 4),  # killed in the middle of an epoch
-        (("--mode=loop", "--shard=1/2"), 6),
+        pytest.param(("--mode=loop", "--shard=1/2"), 6, marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_sweep_goes_on_to_the_same_rows_bit_for_bit(described, tmp_path, options, num_epochs):

@@ -30,7 +30,9 @@ def own(name, *overrides):
     return digits(f"{LOSSES}:{name}", *overrides)
 
 
-@pytest.mark.parametrize(("name", "known"), [("plain", "softmax"), ("yes_or_no", "sigmoid")])
+@pytest.mark.parametrize(
+    ("name", "known"), [("plain", "softmax"), pytest.param("yes_or_no", "sigmoid", marks=pytest.mark.slow)]
+)
 def test_a_loss_that_is_one_of_ours_trains_as_ours_does(tmp_path, name, known):
     overrides = ["weights.name=inverse_frequency"]
     runs = {

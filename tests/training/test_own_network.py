@@ -145,7 +145,7 @@ def test_an_installed_module_is_loaded_without_trust_while_it_is_the_same(tmp_pa
     np.testing.assert_array_equal(cbjax.load(tmp_path / "run", trust_code=True).predict(IMAGES), answers)
 
 
-@pytest.mark.parametrize("mode", ["loop", "vmap"])
+@pytest.mark.parametrize("mode", [pytest.param("loop", marks=pytest.mark.slow), "vmap"])
 def test_runs_of_a_sweep_are_what_they_are_alone(tmp_path, mode):
     path = shutil.copy(NETS, tmp_path / "mine.py")
     (tmp_path / "sweep.py").write_text(
@@ -204,7 +204,7 @@ def test_a_mistake_in_one_run_of_a_sweep_is_told_before_the_first(tmp_path):
 LONG = ("num_epochs=150", "model.options.width=4", "checkpoint.every_epochs=1000", "data.crop_padding=1")
 
 
-@pytest.mark.parametrize("name", ["dropped", "perceptron"])
+@pytest.mark.parametrize("name", ["dropped", pytest.param("perceptron", marks=pytest.mark.slow)])
 def test_with_dropout_a_stopped_run_ends_the_same_to_the_bit(tmp_path, name):
     config = digits(name, *LONG)
     with Stop(tmp_path / "stopped", 5), pytest.raises(Interrupted):

@@ -155,6 +155,7 @@ def test_other_settings_are_refused_and_extending_is_asked_for(uninterrupted, tm
     assert [row["epoch"] for row in read_rows(workdir / "metrics.jsonl")] == [*range(1, 33), 32]
 
 
+@pytest.mark.slow
 def test_on_other_devices_a_resumed_run_agrees_to_rounding(tmp_path):
     short = ("num_epochs=3", "weights.name=class_balanced", "difficulty.smoothing=0", "checkpoint.every_epochs=1")
     again(tmp_path / "same", *short, "devices=2")

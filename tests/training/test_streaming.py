@@ -203,7 +203,7 @@ def test_a_run_that_was_stopped_in_an_epoch_ends_the_same(finished, tree, tmp_pa
     assert rows_of(tmp_path) == rows_of(finished[1])
 
 
-@pytest.mark.parametrize("kind", ["pmap", "shard_map"])
+@pytest.mark.parametrize("kind", ["shard_map", pytest.param("pmap", marks=pytest.mark.slow)])
 def test_steps_may_be_asked_for_in_any_order(tree, kind):
     config = folder(tree[0], f"parallel={kind}", "devices=4")
     mesh = sharding.make_mesh(4)
