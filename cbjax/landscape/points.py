@@ -89,7 +89,7 @@ def build(subject: Subject, directions: Directions, statistics: str, way: Way) -
     spread = functools.partial(sharding.run_parallel, mesh=mesh, per_device=way.at_once, shared=(2, 3, 4, 5))
     run_sums, run_moments = spread(sums), spread(moments)
 
-    def call(program, places, batch, given):
+    def call(program, places, batch, given=None):
         count = len(places)
         # The last points of a grid are filled up, so that one program serves all.
         filled = np.concatenate([places, np.repeat(places[-1:], way.points - count, axis=0)]).astype(np.float32)
