@@ -20,7 +20,7 @@ FILES = ("methods.csv", "methods_after.csv")
 GROUPS = {
     "Class weights": "ce inverse_frequency inverse_sqrt cb_softmax cb_sigmoid cb_focal cdb cdb_focal",
     "Losses": "focal softmax_focal poly ghm eql softmax_eql ldam ldam_drw balanced_softmax vs",
-    "Sampling": "oversample undersample class_aware sqrt_sampling progressive deferred_resampling",
+    "Sampling": "oversample undersample class_aware sqrt_sampling progressive deferred_resampling smote",
     "Mixed images": "mixup remix cutmix cmo",
     "Weights learned from a meta set": "l2rw mw_net",
     "Flat minima": "sam imbsam",

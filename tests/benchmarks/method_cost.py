@@ -6,10 +6,11 @@ training, with everything from the choice of images to the update. Data: random 
 long tail; ResNet-32, batch 128 (also of meta images). Rounds of steps alternate between the methods, and the ratio is
 taken round by round, so that other work on the machine falls on all. Compilation is excluded, and so is the first step
 of each turn, which fetches memory again. On a busy machine read the ratio of processor time; it also counts threads
-that wait.
+that wait. --out=FILE adds the ratios to a file after each round.
 """
 
 import argparse
+import json
 import os
 import pathlib
 import statistics
@@ -26,6 +27,7 @@ from cbjax.parallel import sharding
 from cbjax.training import build
 
 CLASSES = 10
+CLOCKS = ("time", "processor time")
 
 
 class Steps:
@@ -67,7 +69,9 @@ def main():
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=2, help="steps of each method in a round")
+    parser.add_argument("--out", type=pathlib.Path, help="JSON file to add the ratios to")
     arguments = parser.parse_args()
+    before = json.loads(arguments.out.read_text()) if arguments.out and arguments.out.exists() else {}
     startup.set_flags(deterministic=False)  # those of `cbjax train`
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "random.npz")
@@ -78,16 +82,26 @@ def main():
     for _ in range(arguments.rounds):
         for name, run in runs.items():
             times[name].append(run.seconds(arguments.steps))
-    device, load = jax.devices()[0].device_kind, os.getloadavg()[0]
-    print(f"{arguments.model}, batch {arguments.batch_size}, {device}, load {load:.1f}")
-    print(f"medians of {arguments.rounds} rounds of {arguments.steps} steps (least and most):")
+        about = f"{arguments.model}, batch {arguments.batch_size}, {jax.devices()[0].device_kind}"
+        about += f", rounds of {arguments.steps} steps, load {os.getloadavg()[0]:.1f}"
+        found = {name: {"about": about, **_ratios(own, times["cross entropy"])} for name, own in times.items()}
+        if arguments.out:  # after each round, so that an end before the last one loses one at most
+            arguments.out.write_text(json.dumps(before | found, indent=1) + "\n")
+    print(f"{about}; medians of {arguments.rounds} rounds (least and most):")
     for name, own in times.items():
         print(f"  {name}: {1000 * statistics.median(seconds for seconds, _ in own):.1f} ms")
-        for place, clock in enumerate(("time", "processor time")):
-            ratios = sorted(ours[place] / plain[place] for ours, plain in zip(own, times["cross entropy"], strict=True))
-            print(
-                f"    {clock}: {statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f}) of cross entropy's"
-            )
+        for clock in CLOCKS:
+            ratios = found[name][clock]
+            middle, span = statistics.median(ratios), f"{min(ratios):.3f} to {max(ratios):.3f}"
+            print(f"    {clock}: {middle:.3f} ({span}) of cross entropy's")
+
+
+def _ratios(own, plain):
+    """Returns for each clock the ratios of a method's steps to those of cross entropy, round by round."""
+    return {
+        clock: [round(ours[place] / theirs[place], 4) for ours, theirs in zip(own, plain, strict=True)]
+        for place, clock in enumerate(CLOCKS)
+    }
 
 
 def _images():
