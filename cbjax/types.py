@@ -235,6 +235,8 @@ class Run:
         focal. None inside the loop.
       memory: what training changes on the host; saved with the state.
       workdir: where the run is kept, from `train` and `load`.
+      show: shows the run's report with its pictures in a notebook; makes it first if it is missing. From `train` and
+        `load`.
     """
 
     config: Any
@@ -245,6 +247,7 @@ class Run:
     predict: Callable[..., np.ndarray] | None = None
     memory: Memory = Memory()
     workdir: str | None = None
+    show: Callable[[], None] | None = None
 
     def __repr__(self) -> str:
         config, names = self.config, self.class_names

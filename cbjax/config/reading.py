@@ -39,13 +39,13 @@ def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
         A whole number must be written as one (1000, not 1e3). The last override of a key counts.
 
     Returns:
-      The resolved configuration.
+      The resolved configuration. Arrays may still lack their data.file, because `train` also takes them from memory.
 
     Raises:
       ConfigError: if the file cannot be found or run, or a key or a combination is wrong.
     """
     values, given = read(name_or_path), read_overrides(overrides)
-    return _resolve(values | given, given)
+    return _of_arrays(values | given, given)
 
 
 def combine(base: Mapping[str, Any], changes: Mapping[str, Any], for_all: Mapping[str, Any]) -> ConfigDict:
@@ -67,7 +67,7 @@ def change(config: Config, overrides: Sequence[str]) -> ConfigDict:
     given = read_overrides(overrides)
     values = complete(config) | given
     # Files of a finished run may be gone; those of its config are kept in its work directory.
-    return _resolve(values, given, find=not given.keys().isdisjoint(own_code.CODE_KEYS))
+    return _of_arrays(values, given, find=not given.keys().isdisjoint(own_code.CODE_KEYS))
 
 
 def second_stage(first: Config, method: str, source: str, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -140,6 +140,15 @@ def _resolve(values: dict[str, Any], given: Collection[str] = (), find: bool = T
     values = own_code.fold_options(values)
     refuse(rules.problems(values, given))
     return _nested(stages.find_source(own_code.find_code(values)) if find else values)
+
+
+def _of_arrays(values: dict[str, Any], given: Collection[str], find: bool = True) -> ConfigDict:
+    """Resolves as `_resolve`; arrays without a file pass, since the arrays may be given to `train`."""
+    if values.get("data.name") != "arrays" or values.get("data.file") is not None:
+        return _resolve(values, given, find)
+    config = _resolve(values | {"data.file": "given to train"}, given, find)
+    config.data.file = None
+    return config
 
 
 def _nested(values: Mapping[str, Any]) -> ConfigDict:

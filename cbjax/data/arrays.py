@@ -35,7 +35,7 @@ def load(file: str | os.PathLike | None) -> Source:
     except DataError as error:
         raise DataError(f"data.file: {error}") from None
     try:
-        return _source(arrays)
+        return as_source(arrays)
     except DataError as error:
         raise DataError(f"{os.fspath(file)}: {error}") from None
 
@@ -53,7 +53,8 @@ def read(file: str | os.PathLike) -> dict[str, np.ndarray]:
         raise DataError(f"{path} cannot be read ({error.strerror or error})") from None
 
 
-def _source(arrays: dict[str, np.ndarray]) -> Source:
+def as_source(arrays: dict[str, np.ndarray]) -> Source:
+    """Returns arrays, by the names that `load` reads, as a source; a DataError says what does not fit."""
     arrays = dict(arrays)
     given_names = arrays.pop("class_names", None)
     plain = not any(key.startswith(tuple(f"{name}_" for name in _SPLITS)) for key in arrays)

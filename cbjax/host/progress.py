@@ -1,7 +1,6 @@
-"""Shows a person the progress of training: a bar or a table at a terminal, lines in a log."""
+"""Shows a person the progress of training: a bar at a terminal or in a notebook, a table, lines in a log."""
 
 import contextlib
-import datetime
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from cbjax.host.notebook import Display, clock
 from cbjax.host.output import as_text
 from cbjax.host.text import one_line, visible
 
@@ -43,6 +43,30 @@ class Bar(Silent):
         self._progress.update(
             self._task, completed=step, visible=True, description=f"epoch {epoch}", loss=loss, rate=images_per_second
         )
+
+
+class NotebookBar(Silent):
+    """The same as `Bar` below a cell of a notebook; at the end a line stays."""
+
+    def __init__(self, total_steps: int, step: int):
+        self._total, self._step, self._display = total_steps, step, Display()
+        self._begun = time.perf_counter()
+        # Compilation before the first loss does not count for the time that is left.
+        self._from: tuple[int, float] | None = None
+
+    def update(self, step: int, epoch: int, loss: float, images_per_second: float) -> None:
+        """Shows the step that was last read from the device."""
+        now = time.perf_counter()
+        self._from = self._from or (step, now)
+        begun, since = self._from
+        left = f"  {clock((now - since) / (step - begun) * (self._total - step))} left" if step > begun else ""
+        text = f"epoch {epoch}  loss {loss:.4f}  {images_per_second:,.0f} images/s{left}"
+        self._step = step
+        self._display.update(step, self._total, text)
+
+    def end(self) -> None:
+        """Leaves a line that says how far the training came."""
+        self._display.end(f"step {self._step} of {self._total} after {clock(time.perf_counter() - self._begun)}")
 
 
 class Lines(Silent):
@@ -81,7 +105,7 @@ class Lines(Silent):
         step, now = self._read
         begun, since = self._from or self._read
         if begun < step < self._total:
-            text += f"  {_clock((now - since) / (step - begun) * (self._total - step))} left"
+            text += f"  {clock((now - since) / (step - begun) * (self._total - step))} left"
         self._said = time.perf_counter()
         self._tell(text)
 
@@ -110,10 +134,6 @@ def _epoch(epoch, num_epochs):
     return f"epoch {epoch:>{len(str(num_epochs))}} of {num_epochs}"
 
 
-def _clock(seconds):
-    return str(datetime.timedelta(seconds=round(seconds)))
-
-
 @contextlib.contextmanager
 def shown(total_steps: int, step: int, num_epochs: int, mode: str, tell: Callable[[str], None]) -> Iterator[Silent]:
     """Yields a display of the training from `step` on.
@@ -122,8 +142,8 @@ def shown(total_steps: int, step: int, num_epochs: int, mode: str, tell: Callabl
       total_steps: number of steps of the run.
       step: the step that the run begins or goes on from.
       num_epochs: number of epochs of the run.
-      mode: "on" for a bar; "lines" for a line an epoch; "off" for nothing; "auto" for a bar at a terminal and lines
-        elsewhere.
+      mode: "on" for a bar; "lines" for a line an epoch; "off" for nothing; "auto" for a bar at a terminal or in a
+        notebook, and lines elsewhere.
       tell: takes a line.
     """
     console = Console(file=as_text(sys.stderr), force_terminal=True if mode == "on" else None)
@@ -132,6 +152,13 @@ def shown(total_steps: int, step: int, num_epochs: int, mode: str, tell: Callabl
         return
     if mode == "lines" or not (console.is_terminal or console.is_jupyter):
         yield Lines(total_steps, step, num_epochs, tell)
+        return
+    if console.is_jupyter:
+        notebook_bar = NotebookBar(total_steps, step)
+        try:
+            yield notebook_bar
+        finally:
+            notebook_bar.end()
         return
     columns = (
         TextColumn("{task.description}"),
@@ -178,9 +205,9 @@ class Board(Silent):
         if self.epochs and (epoch == self._num_epochs or time.perf_counter() - self._said >= BETWEEN_LINES):
             left, after = self.seconds_left(), self.total - self.done - self.failed - len(self.running)
             over = not after and epoch == self._num_epochs
-            clock = "" if left is None or over else f"  all runs: {_clock(left)} left"
+            rest = "" if left is None or over else f"  all runs: {clock(left)} left"
             self._said = time.perf_counter()
-            self.line(epoch_line(epoch, self._num_epochs, rows) + clock)
+            self.line(epoch_line(epoch, self._num_epochs, rows) + rest)
 
     def begin(self, names: Sequence[str], num_epochs: int) -> None:
         """Shows which runs are trained next; each has `num_epochs` epochs."""
@@ -248,9 +275,9 @@ class LiveBoard(Board):
     def _show(self) -> None:
         table = Table("done", "running", "failed", "to do", "time left", box=box.SIMPLE_HEAD)
         left, running = self.seconds_left(), len(self.running)
-        clock = "" if left is None else _clock(left)
+        rest = "" if left is None else clock(left)
         waiting = self.total - self.done - self.failed - running
-        table.add_row(*(str(count) for count in (self.done, running, self.failed, waiting)), clock)
+        table.add_row(*(str(count) for count in (self.done, running, self.failed, waiting)), rest)
         now = f"{one_line(self.running[0])}  {self._now}" if self.running else ""
         self._live.update(Group(table, Text(now, no_wrap=True, overflow="ellipsis")))
 
@@ -259,7 +286,7 @@ class LiveBoard(Board):
 def board(
     total: int, done: int, failed: int, tell: Callable[[str], None] | None, epochs: bool = True
 ) -> Iterator[Board]:
-    """Yields the board of a sweep: a live table at a terminal, else lines that go to `tell`.
+    """Yields the board of a sweep: a live table at a terminal, else (in a notebook too) lines that go to `tell`.
 
     Args:
       total: number of runs.
@@ -268,7 +295,7 @@ def board(
       epochs: whether epochs have lines too.
     """
     console = Console(file=as_text(sys.stderr))
-    if tell is None or not (console.is_terminal or console.is_jupyter):
+    if tell is None or console.is_jupyter or not console.is_terminal:
         plain = Board(total, done, failed, tell, epochs)
         if done:
             plain.line(f"{done} of {total} runs: finished before")

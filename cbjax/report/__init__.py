@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cbjax.report.notebook import show
     from cbjax.report.pages import (
         has_table,
         is_whole,
@@ -25,6 +26,7 @@ __all__ = [
     "is_whole",
     "report",
     "report_sweep",
+    "show",
     "sweep_table_for_terminal",
     "table_for_terminal",
 ]
@@ -33,6 +35,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # Imported at first use, because a sweep's file needs only the layout of tables, and not JAX.
     if name in __all__:
-        place = "cbjax.report.read" if name in ("LeftOut", "ReportError") else "cbjax.report.pages"
-        return getattr(importlib.import_module(place), name)
+        place = {"LeftOut": "read", "ReportError": "read", "show": "notebook"}.get(name, "pages")
+        return getattr(importlib.import_module(f"cbjax.report.{place}"), name)
     raise AttributeError(f"module 'cbjax.report' has no attribute {name!r}; it has {', '.join(__all__)}")

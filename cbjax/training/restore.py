@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cbjax import data
+from cbjax import data, report
 from cbjax.config import ConfigError, evaluation
 from cbjax.data import DataError, augment, labelled
 from cbjax.data.records import quote
@@ -223,11 +223,21 @@ def _about_new(given, facts):
 
 
 def with_predict(run: Run, facts: dict[str, Any], temperature: float = 1.0) -> Run:
-    """Gives a run its `predict`, from what `workdir.describe_data` said of its data; temperature as for `load`."""
+    """Gives a run its `predict`, from what `workdir.describe_data` said of its data, and its `show`.
+
+    The temperature is as for `load`.
+    """
     probabilities = components.build_probabilities(run.config)
     if temperature == 1.0:
-        return dataclasses.replace(run, predict=_predictor(run, facts, probabilities))
-    return dataclasses.replace(run, predict=_predictor(run, facts, lambda logits: probabilities(logits / temperature)))
+        predict = _predictor(run, facts, probabilities)
+    else:
+        predict = _predictor(run, facts, lambda logits: probabilities(logits / temperature))
+    show = None if run.workdir is None else functools.partial(_show, run.workdir)
+    return dataclasses.replace(run, predict=predict, show=show)
+
+
+def _show(workdir):
+    report.show(open_workdir(workdir).files)
 
 
 def _predictor(run, facts, probabilities):

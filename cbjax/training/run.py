@@ -5,7 +5,8 @@ import dataclasses
 import functools
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,7 +24,7 @@ from cbjax.host.progress import Silent, shown
 from cbjax.host.storage import with_absolute_paths
 from cbjax.parallel import processes, sharding
 from cbjax.report import is_whole, report
-from cbjax.training import build, callbacks, inputs, second_stage
+from cbjax.training import build, callbacks, in_memory, inputs, second_stage
 from cbjax.training.check_process import check_deterministic, check_main_guard
 from cbjax.training.finish import finish
 from cbjax.training.loop import AllImagesSkipped, Cohort, Plan, fit, give_up, in_order
@@ -59,6 +60,7 @@ def train(
     config: ConfigDict,
     workdir: str | os.PathLike,
     *,
+    arrays: Mapping[str, Any] | None = None,
     extend: bool = False,
     profile: int = 0,
     shared: Shared | None = None,
@@ -72,6 +74,8 @@ def train(
     Args:
       config: from `config.load` or `config.default`; checked before anything else happens.
       workdir: where the run is kept, a folder or gs://BUCKET/FOLDER; made if it does not exist.
+      arrays: images and labels in memory instead of a source that the config names, by the names that an .npz has (see
+        `data.arrays.load`): {"images": …, "labels": …}. They are kept in `workdir/data.npz`.
       extend: allows `num_epochs` to be larger than that of the run in the work directory.
       profile: writes a trace of at least so many steps to `workdir/profile`; 0 for none.
       shared: given by a sweep, which writes one report on all its runs instead of one for each.
@@ -87,6 +91,7 @@ def train(
       Interrupted: after SIGINT or SIGTERM, once the state is saved.
       ProcessError: if the processes differ in config, data, software or first parameters, or one of them is lost.
     """
+    config = config if arrays is None else in_memory.keep(config, arrays, workdir)
     config = with_absolute_paths(configs.resolve(config))
     check_main_guard(config.data.workers)
     home = open_workdir(workdir)
