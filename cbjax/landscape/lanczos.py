@@ -98,7 +98,7 @@ def density(found: Sequence[Ritz], points: int = 1000, width: float = 0.01) -> t
     values = np.concatenate([one.values for one in found])
     low, high = values.min(), values.max()
     deviation = width * max(high - low, 1e-6 * max(abs(low), abs(high)), 1e-30)
-    grid = np.linspace(low - 4 * deviation, high + 4 * deviation, points)
+    grid = np.linspace(low - 6 * deviation, high + 6 * deviation, points)
     total = np.zeros(points)
     for one in found:
         distances = (grid[:, None] - one.values[None]) / deviation
