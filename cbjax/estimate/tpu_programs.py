@@ -57,10 +57,7 @@ def evaluation_program(config: ConfigDict, data: AbstractData, mesh: Mesh) -> Lo
     programs, state = _programs(config, data, mesh)
     trained = Trained.of(state)
     size = config.evaluation.batch_size or config.batch_size
-    if not data.resident:
-        return lambda: programs.evaluate.lower(trained, _batch(size, data, mesh))
-    chosen, mask = sharding.abstract((size,), jnp.int32, mesh, 0), sharding.abstract((size,), bool, mesh, 0)
-    return lambda: programs.evaluate.lower(trained, _images(data.num_test, data, mesh), chosen, mask)
+    return lambda: programs.evaluate.lower(trained, _batch(size, data, mesh))
 
 
 def _programs(config: ConfigDict, data: AbstractData, mesh: Mesh) -> tuple[Programs, TrainState]:

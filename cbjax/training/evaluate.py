@@ -13,7 +13,7 @@ from cbjax import metrics
 from cbjax.config.class_groups import Groups
 from cbjax.data import DataError, Split
 from cbjax.data.stream import Reading, Sweep, Transform, stream
-from cbjax.parallel.sharding import data_parallel, divide, gather, place_among_processes, replicate, spread
+from cbjax.parallel.sharding import data_parallel, divide, gather, place_among_processes, spread
 from cbjax.types import Array, Batch, NonFiniteLoss, Trained, TrainState
 
 
@@ -66,7 +66,7 @@ Visit = Callable[[TrainState], Iterator[tuple[Any, Array]]]
 def make_visit(
     program: Callable[..., Any], images: np.ndarray, labels: np.ndarray, batch_size: int, mesh: Mesh
 ) -> Visit:
-    """Places a split on the devices and returns what goes over it, in order.
+    """Returns what goes over a split in memory, in order. Splits of all sizes share the program.
 
     Args:
       program: from `make_program`, on the same mesh.
@@ -75,8 +75,19 @@ def make_visit(
       batch_size: a multiple of the number of devices; the last batch is filled up with masked examples.
       mesh: the devices.
     """
-    data = replicate({"image": images, "label": labels}, mesh)
-    return lambda state: _run(program, state, data, len(labels), batch_size)
+    index, count = place_among_processes(mesh)
+    share = batch_size // count
+
+    def visit(state):
+        trained = Trained.of(state)
+        for first in range(index * share, index * share + math.ceil(len(labels) / batch_size) * batch_size, batch_size):
+            places = np.arange(first, first + share)
+            there = places < len(labels)
+            chosen = np.where(there, places, 0)
+            batch = {"image": images[chosen], "label": labels[chosen], "mask": there}
+            yield program(trained, divide(batch, mesh))
+
+    return visit
 
 
 def make_streamed_visit(
@@ -85,7 +96,7 @@ def make_streamed_visit(
     """As `make_visit`, for encoded images that are read again each time. All processes together read each image once.
 
     Args:
-      program: from `make_streamed_program`, on the same mesh.
+      program: from `make_program`, on the same mesh.
       examples: the images with their labels.
       transform: (encoded image, position) -> image of the network's size.
       reading: how images are read; one that is skipped is masked.
@@ -173,9 +184,7 @@ def _run(program, state, data, size, batch_size):
 def make_program(
     eval_step: Callable[[Trained, Batch], Any], normalize: Callable[[Any, Array], Array], mesh: Mesh, kind: str
 ) -> Callable[..., Any]:
-    """Returns the compiled (state, data, indices [B], mask [B]) -> (sums, outputs [B]).
-
-    data has "image" and "label" of the whole split, on every device.
+    """Returns the compiled (state, batch of raw images) -> (sums, outputs [B]).
 
     Args:
       eval_step: (state, batch) -> (sums, outputs), as from `step.make_eval_step`, with the axis "data".
@@ -184,31 +193,23 @@ def make_program(
       kind: "shard_map" or "pmap".
     """
 
-    batch = make_batch_evaluation(eval_step, normalize)
-    return data_parallel(batch, mesh, split=(None, None, 0, 0), split_outputs=(None, 0), kind=kind)
+    def step(state, batch):
+        return eval_step(state, {**batch, "image": normalize(state.settings, batch["image"])})
+
+    return data_parallel(step, mesh, split=(None, 0), split_outputs=(None, 0), kind=kind)
 
 
 def make_batch_evaluation(
     eval_step: Callable[[Trained, Batch], Any], normalize: Callable[[Any, Array], Array]
 ) -> Callable[..., Any]:
-    """Returns the pure function that `make_program` compiles."""
+    """Returns (state, data, indices [B], mask [B]) -> (sums, outputs [B]) of a run whose whole split is on the device,
+    for runs side by side."""
 
     def evaluate_batch(state, data, chosen, mask):
         image = normalize(state.settings, data["image"][chosen])
         return eval_step(state, {"image": image, "label": data["label"][chosen], "mask": mask})
 
     return evaluate_batch
-
-
-def make_streamed_program(
-    eval_step: Callable[[Trained, Batch], Any], normalize: Callable[[Any, Array], Array], mesh: Mesh, kind: str
-) -> Callable[..., Any]:
-    """Returns the compiled (state, batch of raw images) -> (sums, outputs [B]); else as `make_program`."""
-
-    def step(state, batch):
-        return eval_step(state, {**batch, "image": normalize(state.settings, batch["image"])})
-
-    return data_parallel(step, mesh, split=(None, 0), split_outputs=(None, 0), kind=kind)
 
 
 def _summarize(sums, outputs, labels, counts, groups):

@@ -30,7 +30,6 @@ class InputPath(NamedTuple):
       name: of it.
       steps_per_dispatch: (config, batches, mesh) -> how many steps one call of the training program takes at most.
       train_program: (train_step, config, steps per dispatch, mesh, kind) -> the compiled training program.
-      evaluation_program: (eval_step, mesh, kind) -> the compiled evaluation of a batch.
       streams: (config, dataset, batches) -> images in memory that a step takes, by the names of streams.
       advance: (config, dataset, batches, training program, steps per dispatch, mesh, report) -> (state, first, last) ->
         (state, metrics), as `loop.Plan` wants it; `report` is told of images that are skipped.
@@ -40,7 +39,6 @@ class InputPath(NamedTuple):
     name: str
     steps_per_dispatch: Callable[[ConfigDict, Batches, Mesh], int]
     train_program: Callable[..., Any]
-    evaluation_program: Callable[..., Any]
     streams: Callable[[ConfigDict, Dataset, Batches], resident.Streams]
     advance: Callable[..., Any]
     visit: Callable[..., evaluate.Visit]
@@ -160,7 +158,6 @@ RESIDENT = InputPath(
     name="resident",
     steps_per_dispatch=_resident_steps,
     train_program=_resident_program,
-    evaluation_program=lambda eval_step, mesh, kind: evaluate.make_program(eval_step, normalize, mesh, kind),
     streams=_resident_streams,
     advance=_resident_advance,
     visit=_resident_visit,
@@ -169,7 +166,6 @@ STREAMED = InputPath(
     name="streamed",
     steps_per_dispatch=lambda config, batches, mesh: 1,
     train_program=_streamed_program,
-    evaluation_program=lambda eval_step, mesh, kind: evaluate.make_streamed_program(eval_step, normalize, mesh, kind),
     streams=lambda config, dataset, batches: {},
     advance=_streamed_advance,
     visit=_streamed_visit,

@@ -57,7 +57,7 @@ class Programs:
       init: (key, class weights [C], settings) -> the state before the first step, on the mesh.
       steps_per_dispatch: S, how many steps one call of `train` takes at most.
       train: as `InputPath.train_program` makes it.
-      evaluate: as `InputPath.evaluation_program` makes it.
+      evaluate: as `evaluate.make_program` makes it.
       features: the same of `step.make_feature_step`.
     """
 
@@ -156,8 +156,8 @@ def build_programs(
     steps = build_steps(config, batches, image_shape, num_classes)
     count = path.steps_per_dispatch(config, batches, mesh)
     train = path.train_program(steps.train_step, config, count, mesh, kind)
-    evaluation = path.evaluation_program(steps.eval_step, mesh, kind)
-    features = path.evaluation_program(make_feature_step(steps.model), mesh, kind)
+    evaluation = evaluate.make_program(steps.eval_step, normalize, mesh, kind)
+    features = evaluate.make_program(make_feature_step(steps.model), normalize, mesh, kind)
     init = jax.jit(steps.make_state, out_shardings=sharding.whole(mesh))
     return Programs(steps.model, steps.state, init, count, train, evaluation, features)
 

@@ -22,7 +22,7 @@ from cbjax.parallel import processes, sharding
 from cbjax.training import build, components, input_paths, inputs, programs
 from cbjax.training.check_data import check_adjustment
 from cbjax.training.check_process import check_main_guard
-from cbjax.training.evaluate import Evaluation
+from cbjax.training.evaluate import Evaluation, make_program
 from cbjax.training.predict import make_predict
 from cbjax.types import Run, Trained
 from cbjax.workdir import environment, own_code
@@ -208,7 +208,7 @@ def _new_evaluate(config, examples, facts, mesh):
     num_classes, path = len(facts["class_names"]), input_paths.of(examples.images)
     # Its evaluation does not depend on the order of training.
     steps = programs.build_steps(config, Batches(size, size, config.seed), examples.images.shape[1:], num_classes)
-    program = path.evaluation_program(steps.eval_step, mesh, config.parallel)
+    program = make_program(steps.eval_step, input_paths.normalize, mesh, config.parallel)
     names, counts = tuple(facts["class_names"]), np.asarray(facts["counts"])
     dataset = data.Dataset(examples, None, examples, names, counts, {}, facts["mean"], facts["std"])
     return inputs.build_evaluate(config, dataset, path, program, mesh, BadImages(None).add)("test")
