@@ -101,7 +101,7 @@ def random(
     facts: dict[str, Any] = {"seed": seed, "normalization": normalization, "biases": biases, "batch_norm": batch_norm}
     if dimensions == 2:
         lengths = [np.sqrt(dot(one.params, one.params)) for one in along]
-        facts["cosine"] = dot(along[0].params, along[1].params) / max(lengths[0] * lengths[1], 1e-30)
+        facts["cosine"] = float(dot(along[0].params, along[1].params) / max(lengths[0] * lengths[1], 1e-30))
     return Directions(center, along, {}, None, facts)
 
 

@@ -189,10 +189,9 @@ def _measured(
         "data": subject.about["data_sha256"],
         "networks": folder.digest(found),
     }
-    noted = folder.begin(where, settings)
-    before = folder.read_figures(where) if noted else None
-    way = Way(*noted["way"]) if noted and noted.get("way") and before is not None else None
-    way = _way(chosen, way)
+    earlier = folder.begin(where, settings)
+    before = folder.read_figures(where) if earlier else None
+    known = earlier["way"] if earlier and before is not None else None
     about = {"kind": kind, "runs": [one.about for one in subjects], "statistics": statistics, **found.facts}
     noted = {
         "settings": settings,
@@ -203,8 +202,7 @@ def _measured(
         "class_names": list(subject.run.class_names),
         "counts": subject.counts,
         "groups": dict(subject.groups),
-        "way": way,
-        **({} if noted is None else {"way": noted["way"]}),
+        "way": known,
     }
     if before is None:
         folder.write_about(where, noted)
@@ -226,29 +224,26 @@ def _measured(
             found,
             places,
             batch_norm_statistics=statistics,
-            way=way,
+            way=_way(chosen, known),
             images_at_once=chosen.images_at_once,
             before=before,
             save=save,
             progress=progress,
         )
-    surface = folder.to_surface(where, _as_read(noted), sums)
+    surface = folder.to_surface(where, noted, sums)
     folder.write_table(where, surface)
     if chosen.pictures:
         pictures.draw(surface, where)
     return surface
 
 
-def _way(chosen, noted):
+def _way(chosen: Options, known: list[int] | None) -> Way | None:
+    """Returns how points are to be spread, or None to measure what is fastest."""
     devices = sharding.count_devices()
     if chosen.points_at_once is not None:
         return Way(devices, chosen.points_at_once)
     # Goes on the way it began, so that last bits do not depend on a kill.
-    return noted if noted is not None and noted.devices <= devices else None
-
-
-def _as_read(noted):
-    return {**noted, "about": dict(noted["about"])}
+    return Way(*known) if known is not None and known[0] <= devices else None
 
 
 def _opened(chosen: Options, runs: Sequence[Source]) -> list[Subject]:
