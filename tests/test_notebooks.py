@@ -87,7 +87,7 @@ def test_an_interrupt_saves_and_the_report_of_what_there_is_is_shown(maker, as_a
     text = "".join("".join(output.get("text", "")) for output in shown)
     assert "stopped by SIGINT" in text and "is saved, the same command goes on from there" in text
     data = [output["data"] for output in shown if "data" in output]
-    assert any("of 600000 after" in one.get("text/plain", "") for one in data), "the bar left its line"
+    assert any(one.get("text/plain", "").startswith("step ") for one in data), "the bar left its line"
     assert any("# digits" in one.get("text/markdown", "") for one in data) and any("image/png" in one for one in data)
     assert not [output for output in shown if output.get("name") == "stderr"]
     assert os.listdir(tmp_path / "run" / "checkpoints")
