@@ -19,6 +19,7 @@ FLOORS = [
     {"training", "variants"},
     {"sweeps", "estimate", "landscape"},
     {"cli"},
+    {"__main__"},
 ]
 # These stand beside: what a config says, and what is asked of the machine. The first may read the second.
 BESIDE = {"config": {"host"}, "host": set()}

@@ -73,7 +73,7 @@ def test_losses_weights_and_networks_need_a_small_installation():
 
 
 def test_parts_that_need_more_packages_say_which_installation_has_them():
-    told = r'needs what pip install "cbjax\[train\]" brings; missing here: array_record, clu, grain, '
+    told = r'needs what pip install "cbjax\[train\]" brings; missing here: argcomplete, array_record, clu, grain, '
     program = "import cbjax\nfor name in ('train', 'config'):\n    try: getattr(cbjax, name)\n"
     found = without_train(program + "    except ImportError as error: print(error)").splitlines()
     assert re.match(f"cbjax.train {told}", found[0]) and re.match(f"cbjax.config {told}", found[1])
@@ -115,7 +115,7 @@ def test_the_wheel_says_what_it_is(wheel):
     assert (metadata["Name"], metadata["Version"]) == ("cbjax", cbjax.__version__)
     assert (metadata["License-Expression"], metadata["License-File"]) == ("Apache-2.0", "LICENSE")
     assert metadata["Requires-Python"] == PROJECT["requires-python"] == f">={PYTHONS[0]}"
-    extras = {"train", "cuda", "gcs", "tpu", "prepare", "smote", "test", "notebooks"}
+    extras = {"train", "cuda", "gcs", "tpu", "prepare", "smote", "test", "docs", "notebooks"}
     assert set(metadata.get_all("Provides-Extra")) == extras
     assert "cbjax = cbjax.cli:main" in entry_points
 
@@ -158,14 +158,14 @@ def test_every_dependency_has_one_tested_version(version):
                 (only,) = pin.specifier
                 pins[canonicalize_name(pin.name)] = only.version
     extras = PROJECT["optional-dependencies"]
-    assert extras["test"][0] == "cbjax[train,smote]"
-    for line in PROJECT["dependencies"] + extras["train"] + extras["smote"] + extras["test"][1:]:
+    assert (extras["test"][0], extras["docs"][0]) == ("cbjax[train,smote]", "cbjax[train]")
+    for line in PROJECT["dependencies"] + extras["train"] + extras["smote"] + extras["test"][1:] + extras["docs"][1:]:
         needed = Requirement(line)
         assert needed.specifier.contains(pins[canonicalize_name(needed.name)]), line
 
 
 def test_no_file_names_a_machine_or_a_registry():
-    ours = ("cbjax", "configs", "tests", "launch", "notebooks", ".ci")
+    ours = ("cbjax", "configs", "docs", "tests", "launch", "notebooks", ".ci", ".github")
     files = [path for path in ROOT.iterdir() if path.is_file()]
     files += [path for folder in ours for path in (ROOT / folder).rglob("*") if path.is_file()]
     machine = r"(?<![\w.~}-])/(?:work|home|root|Users|mnt|srv|scratch|tmp)/\w"

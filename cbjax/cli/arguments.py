@@ -3,14 +3,16 @@
 import argparse
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from cbjax.cli import landscape
+from cbjax import __version__
+from cbjax.cli import completion, key_list, landscape
 from cbjax.config.schema import KEYS, STAGES, show
 from cbjax.host.storage import PathError, as_path, is_remote
 from cbjax.host.text import visible
 
-WITH_KEYS = ("train", "stage2", "sweep", "compile", "eval", "landscape")  # commands that take --config.KEY=VALUE
+# Commands that take --config.KEY=VALUE.
+WITH_KEYS = ("train", "stage2", "sweep", "compile", "eval", "landscape", "config")
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -19,11 +21,37 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     Returns:
       The options, with the command's `name`, and the overrides "KEY=VALUE" of its config.
     """
+    parser, choices = make_parser()
+    options, rest = parser.parse_known_args(arguments)
+    error = choices[options.name].error
+    overrides = []
+    for argument in rest:
+        if options.name not in WITH_KEYS or not argument.startswith("--config."):
+            hint = _as_key(argument) if options.name in WITH_KEYS else ""
+            error(f"unrecognized argument: {argument}{hint}")
+        if "=" not in argument:
+            error(f"{argument} needs a value after an equals sign: {argument}=VALUE")
+        overrides.append(argument.removeprefix("--config."))
+    _check_processes(options, error)
+    if options.name == "landscape":
+        landscape.check(options, error)
+    if options.name == "train" and options.workdir is None and not options.dry_run:
+        error("the following arguments are required: --workdir (or --dry-run)")
+    if options.name == "eval" and (options.open is None) != (options.open_below is None):
+        error("--open=IMAGES and --open-below=P belong together")
+    if options.name == "sweep" and options.mode == "loop" and options.group_size is not None:
+        error("--group-size is the number of runs at a time; --mode=loop trains one")
+    return options, overrides
+
+
+def make_parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
+    """Returns the parser, and the parser of each command by its name."""
     parser = _Parser(
         prog="cbjax",
         description="Train long-tailed classifiers with class-balanced and difficulty-balanced losses.",
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"cbjax {__version__}", help="print the version")
     commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
 
     def add(name, text):
@@ -182,26 +210,9 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     datasets.add_argument(
         "--data_dir", metavar="DIR", type=_directory, help="a TFDS folder (default: CBJAX_DATA_DIR, or TFDS's own)"
     )
-
-    options, rest = parser.parse_known_args(arguments)
-    overrides = []
-    for argument in rest:
-        if options.name not in WITH_KEYS or not argument.startswith("--config."):
-            hint = _as_key(argument) if options.name in WITH_KEYS else ""
-            commands.choices[options.name].error(f"unrecognized argument: {argument}{hint}")
-        if "=" not in argument:
-            commands.choices[options.name].error(f"{argument} needs a value after an equals sign: {argument}=VALUE")
-        overrides.append(argument.removeprefix("--config."))
-    _check_processes(options, commands.choices[options.name].error)
-    if options.name == "landscape":
-        landscape.check(options, landscapes.error)
-    if options.name == "train" and options.workdir is None and not options.dry_run:
-        commands.choices["train"].error("the following arguments are required: --workdir (or --dry-run)")
-    if options.name == "eval" and (options.open is None) != (options.open_below is None):
-        commands.choices["eval"].error("--open=IMAGES and --open-below=P belong together")
-    if options.name == "sweep" and options.mode == "loop" and options.group_size is not None:
-        commands.choices["sweep"].error("--group-size is the number of runs at a time; --mode=loop trains one")
-    return options, overrides
+    key_list.add_arguments(add("config", "List the keys of a config: what they do and their values."))
+    completion.add_arguments(add("completion", "Print what makes a shell complete this command at TAB."))
+    return parser, commands.choices
 
 
 def _as_key(argument: str) -> str:

@@ -1,9 +1,12 @@
 """The commands of `cbjax`, a function each: it calls other rooms and prints what they return."""
 
+import argparse
 import os
+from collections.abc import Callable
+from typing import Any
 
 from cbjax import config as configs
-from cbjax.cli import landscape, startup
+from cbjax.cli import completion, key_list, landscape, startup
 from cbjax.config import ConfigError
 from cbjax.config.reading import complete
 from cbjax.config.schema import KEYS, show
@@ -277,7 +280,12 @@ def _print_table(make, whole=False):
         say(f"the table could not be printed: {error!r}", error=True)
 
 
-READERS = {"train": configs.load, "sweep": sweep_file.load}
+READERS: dict[str, Callable[..., Any]] = {"train": configs.load, "sweep": sweep_file.load, "config": key_list.read}
+# Commands that need no JAX, and answer at once.
+AT_ONCE: dict[str, Callable[[argparse.Namespace], int]] = {
+    "config": lambda options: key_list.run(options.read, options.words),
+    "completion": lambda options: completion.run(options.shell),
+}
 COMMANDS = {
     "train": _train,
     "stage2": _stage2,

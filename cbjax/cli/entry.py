@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from cbjax.cli import startup
 from cbjax.cli.arguments import parse
-from cbjax.cli.commands import COMMANDS, READERS
+from cbjax.cli.commands import AT_ONCE, COMMANDS, READERS
 from cbjax.config import ConfigError
 from cbjax.host.output import guarded, say
 from cbjax.host.storage import PathError
@@ -52,6 +52,8 @@ def _run(options, overrides):
     try:
         if options.name in READERS:  # first, as all else takes seconds
             options.read = READERS[options.name](options.config, overrides)
+        if options.name in AT_ONCE:
+            return AT_ONCE[options.name](options)
         startup.check_environment()
     except ConfigError as error:
         say(f"cbjax {options.name}: {error}", error=True)

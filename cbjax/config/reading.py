@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import RequiredValueError
 
 from cbjax.config import batch_rules, files, methods, own_code, rules, stages
-from cbjax.config.schema import KEYS, REQUIRED, ConfigError, accept, did_you_mean, refuse, rule, show
+from cbjax.config.schema import KEYS, REQUIRED, SECTIONS, ConfigError, accept, did_you_mean, refuse, rule, show
 
 Config: TypeAlias = ConfigDict | Mapping[str, Any]
 T = TypeVar("T")
@@ -22,11 +22,37 @@ def default() -> ConfigDict:
 
 def describe() -> str:
     """Lists every key, one a line: its default, what it is for and which values it takes."""
-    lines = []
-    for key, (value, _, doc) in KEYS.items():
-        start = "(required)" if key in REQUIRED else show(value)
-        lines.append(f"{key + '=' + start:<38} {doc}; {rule(key)}")
-    return "\n".join(lines)
+    return "\n".join(f"{start:<38} {doc}" for start, doc in describe_keys({}))
+
+
+def describe_keys(values: Mapping[str, Any], words: Collection[str] = ()) -> Iterator[tuple[str, str]]:
+    """Yields for each key "KEY=VALUE", and what it is for, which values it takes, and its default if it has another.
+
+    Args:
+      values: dotted key -> value; others are at their defaults.
+      words: beginnings of keys or of their parts, "loss" or "data.im" or "tau"; only such keys. None for all.
+
+    Raises:
+      ConfigError: if no key begins with one of the words.
+    """
+    refuse(
+        f"no key has a part that begins with {show(word)}{did_you_mean(word, [*SECTIONS, *KEYS])}"
+        for word in words
+        if not any(_begins(key, word) for key in KEYS)
+    )
+    for key, (default_value, _, doc) in KEYS.items():
+        if words and not any(_begins(key, word) for word in words):
+            continue
+        value = values.get(key, default_value)
+        start = "(required)" if key in REQUIRED and value is None else show(value)
+        other = (
+            "" if value == default_value else f"; default {'none' if default_value is None else show(default_value)}"
+        )
+        yield f"{key}={start}", f"{doc}; {rule(key)}{other}"
+
+
+def _begins(key: str, word: str) -> bool:
+    return key.startswith(word) or key.rpartition(".")[2].startswith(word)
 
 
 def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:

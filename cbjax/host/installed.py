@@ -4,6 +4,7 @@ import importlib.util
 
 # Import names of the packages in the extra [train], except packages that some machines lack.
 TRAIN = (
+    "argcomplete",
     "array_record",
     "clu",
     "etils",

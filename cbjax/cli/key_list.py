@@ -1,0 +1,42 @@
+"""The command `cbjax config`: lists keys with their values and what they do."""
+
+import argparse
+import shutil
+import sys
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from cbjax import config as configs
+from cbjax.config.reading import complete
+from cbjax.host.output import say
+
+INDENT = 4  # spaces before what a key does, at a terminal
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Adds the arguments."""
+    command.add_argument(
+        "words", nargs="*", metavar="WORD", help="only keys with this at the beginning of a part: loss, data.im, tau"
+    )
+    command.add_argument("--config", metavar="FILE", help="show the values of this config (else the defaults)")
+    command.epilog = "--config.KEY=VALUE shows what it would change, such as --config.method=ldam_drw"
+
+
+def read(file: str | None, overrides: Sequence[str]) -> dict[str, Any]:
+    """Returns dotted key -> value of a config's file with changes, or of the defaults; raises ConfigError."""
+    values = configs.load(file, overrides) if file else configs.default()
+    found = complete(values)
+    return found if file else found | configs.read_overrides(overrides)
+
+
+def run(values: dict[str, Any], words: Sequence[str]) -> int:
+    """Prints the keys: one a line, or wrapped at a terminal."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for start, doc in configs.describe_keys(values, words):
+        if width is None:
+            say(f"{start:<38} {doc}")
+        else:
+            say(start)
+            say(textwrap.fill(doc, max(width, 40), initial_indent=" " * INDENT, subsequent_indent=" " * INDENT))
+    return 0

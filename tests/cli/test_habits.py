@@ -1,0 +1,88 @@
+"""The command as a tool among tools: its version, its keys, and what a shell completes."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import cbjax
+from cbjax.cli import completion, main
+from cbjax.cli.arguments import parse
+from cbjax.config.schema import KEYS
+
+
+def lines(capsys, *arguments):
+    assert main(arguments) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def test_the_version_by_command_and_by_module(capsys):
+    assert lines(capsys, "--version") == [f"cbjax {cbjax.__version__}"]
+    done = subprocess.run([sys.executable, "-m", "cbjax", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"cbjax {cbjax.__version__}\n"
+
+
+def test_every_key_is_listed_with_what_it_does(capsys):
+    listed = lines(capsys, "config")
+    assert [line.partition("=")[0] for line in listed] == [*KEYS]
+    for line, (_, kind, doc) in zip(listed, KEYS.values(), strict=True):
+        assert doc in line
+        assert kind.rule in line
+    assert listed == cbjax.config.describe().splitlines()
+
+
+def test_words_choose_keys_by_the_beginning_of_a_part(capsys):
+    listed = [line.partition("=")[0] for line in lines(capsys, "config", "difficulty", "data.im", "tau")]
+    assert listed == [
+        *("data.imbalance", "data.image_size", "data.images_per_class", "loss.tau", "difficulty.tau"),
+        *("difficulty.formula", "difficulty.floor", "difficulty.smoothing", "difficulty.scale"),
+        *("mix.tau", "stage.tau", "evaluation.tau"),
+    ]
+    assert main(["config", "losss"]) == 2
+    shown = capsys.readouterr()
+    assert shown.err == "cbjax config: no key has a part that begins with 'losss'; did you mean loss?\n"
+    assert shown.out == ""
+
+
+def test_values_are_those_of_the_config_and_the_default_is_told(capsys):
+    (floor,) = lines(capsys, "config", "--config=cifar_lt:cdb", "difficulty.floor")
+    assert floor.startswith("difficulty.floor=0.0 ")
+    assert floor.endswith("; default 0.01")
+    (name,) = lines(capsys, "config", "--config=cifar_lt:cdb", "--config.model.name=resnet20", "model.name")
+    assert name.startswith("model.name='resnet20' ")
+    (loss,) = lines(capsys, "config", "--config.method=ldam_drw", "loss.name")
+    assert loss.startswith("loss.name='ldam' ")
+    assert main(["config", "--config=digits_lt", "--config.loss.gama=2"]) == 2
+    assert "did you mean loss.gamma?" in capsys.readouterr().err
+
+
+def completed(line):
+    """Returns what a shell would offer at the end of a line."""
+    shell = {"COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_TYPE": "9", "_ARGCOMPLETE": "1"}
+    environment = {**os.environ, **shell, "_ARGCOMPLETE_IFS": "\n", "_ARGCOMPLETE_STDOUT_FILENAME": "/dev/stdout"}
+    command = [sys.executable, "-m", "cbjax"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("cbjax st", ["stage2"]),
+        ("cbjax train --config.loss.na", ["--config.loss.name="]),
+        ("cbjax train --config=cifar_lt:cdb --config.loss.name=fo", ["--config.loss.name=focal"]),
+        ("cbjax sweep --config=cb_", ["--config=cb_table2", "--config=cb_table3"]),
+    ],
+)
+def test_a_shell_completes_commands_keys_names_and_configs(line, offered):
+    assert completed(line) == offered
+
+
+@pytest.mark.parametrize("shell", completion.SHELLS)
+def test_each_shell_gets_a_script(capsys, shell):
+    assert "cbjax" in "\n".join(lines(capsys, "completion", shell))
+
+
+def test_an_option_of_the_keys_is_only_for_completion():
+    _, overrides = parse(["config", "--config.loss.name=focal"])
+    assert overrides == ["loss.name=focal"]
