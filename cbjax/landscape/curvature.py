@@ -141,13 +141,14 @@ def _measure(subject, compiled, parts, found, numbers, where, noted, chosen):
 
 def _told(product, interrupts, progress, done, total):
     """Returns the product, which counts its calls and ends the work after a signal."""
-    calls = itertools.count(done)
+    calls = itertools.count(done + 1)
 
     def told(vector):
-        progress(next(calls))
         if interrupts.signum is not None:
             raise Stopped(interrupts.signum, done, total, "products")
-        return product(vector)
+        found = product(vector)
+        progress(next(calls))
+        return found
 
     return told
 
