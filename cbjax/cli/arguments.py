@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from cbjax import __version__
-from cbjax.cli import completion, key_list, landscape
+from cbjax.cli import completion, key_list, landscape, report
 from cbjax.config.schema import KEYS, STAGES, show
 from cbjax.host.storage import PathError, as_path, is_remote
 from cbjax.host.text import visible
@@ -189,13 +189,7 @@ def make_parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.Argume
         )
     landscapes = add("landscape", "Measure and draw the loss around a run, for frequent and rare classes.")
     landscape.add_arguments(landscapes, _directory, _up_to)
-    report = add("report", "Compare runs: one table and its plots.")
-    report.add_argument(
-        "directories", nargs="+", metavar="DIR", type=_local_directory, help="work directories, or folders of them"
-    )
-    report.add_argument(
-        "--out", metavar="DIR", type=_local_directory, help="where report.md goes (default: the DIR, if there is one)"
-    )
+    report.add_arguments(add("report", "Compare runs: one table and its plots."), _local_directory)
     compiles = add("compile", "Find out whether a config fits a TPU slice, without a TPU and without the data.")
     compiles.epilog = train.epilog
     compiles.add_argument("--config", required=True, metavar="FILE", help="as for train")

@@ -203,16 +203,9 @@ def _start(deterministic, options=None):
 
 
 def _report(options, overrides):
-    from cbjax.report import has_table, report, report_sweep
+    from cbjax.cli import report
 
-    if options.out is None and len(options.directories) > 1:
-        raise ConfigError("there are several directories, so --out=DIR must say where the report goes")
-    out = options.out or options.directories[0]
-    if len(options.directories) == 1 and has_table(options.directories[0]):
-        _print_report(options.directories, report_sweep(options.directories[0], out))
-    else:
-        _print_report(options.directories, report(options.directories, out))
-    return 0
+    return report.run(options, _print_report)
 
 
 def _compile(options, overrides):
@@ -256,7 +249,7 @@ def _datasets(options, overrides):
 def _print_report(directories, path):
     from cbjax.report import has_table, sweep_table_for_terminal, table_for_terminal
 
-    if len(directories) == 1 and has_table(directories[0]):
+    if len(directories) == 1 and not isinstance(directories[0], tuple) and has_table(directories[0]):
         _print_table(lambda width: sweep_table_for_terminal(directories[0], width), whole=True)
     else:
         _print_table(lambda width: table_for_terminal(directories))

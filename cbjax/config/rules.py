@@ -151,13 +151,20 @@ def problems(values: Mapping[str, Any], given: Collection[str] = ()) -> list[str
 def without_effect(key: str, values: Mapping[str, Any]) -> Iterator[str]:
     """Yields why a key has no effect together with the other values; nothing if it has one."""
     for one, on, where in EFFECTS:
-        applies = values[on] in where or (where == STREAMED and is_streamed(values[on]))
-        applies |= where == OWN and is_own(values[on])
-        if one == key and not applies:
+        if one == key and not _applies(values[on], where):
             yield (
                 f"{key} must stay at {KEYS[key].default} unless {on} is {' or '.join(where)}: it has no effect "
                 f"when {on} is {_shown(values[on])}; got {_shown(values[key])}"
             )
+
+
+def has_effect(key: str, values: Mapping[str, Any]) -> bool:
+    """Returns whether a key has an effect together with the other values, which may lack some keys."""
+    return all(_applies(values[on], where) for one, on, where in EFFECTS if one == key and on in values)
+
+
+def _applies(value: Any, where: tuple[Any, ...]) -> bool:
+    return value in where or (where == STREAMED and is_streamed(value)) or (where == OWN and is_own(value))
 
 
 def scaled_learning_rate(values: Mapping[str, Any]) -> tuple[float, float]:

@@ -9,6 +9,7 @@ TRAIN = (
     "clu",
     "etils",
     "grain",
+    "markdown_it",
     "matplotlib",
     "ml_collections",
     "orbax",

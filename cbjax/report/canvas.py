@@ -1,10 +1,13 @@
 """Makes and saves figures without matplotlib's global state: panels, styles, titles, legends."""
 
+import contextlib
+import contextvars
 import functools
 import io
+import itertools
 import pathlib
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec
 
 import numpy as np
@@ -12,14 +15,18 @@ import numpy as np
 from cbjax.host.output import say
 from cbjax.host.text import visible
 from cbjax.host.writers import replace
+from cbjax.report import fonts
 
 P = ParamSpec("P")
+DPI = 160
+_DRAWN: contextvars.ContextVar[dict[str, bytes] | None] = contextvars.ContextVar("drawn", default=None)
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, without yellow: it is too pale on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES = ("-", "--", ":", "-.")
 LEGEND = 40  # letters of a name in a legend
 GREY = "#666666"
+GROUP = {"fontsize": 8, "color": GREY}  # names of groups of classes
 
 
 def style(index: int) -> dict[str, str]:
@@ -38,6 +45,35 @@ def short(text: str, length: int = 24) -> str:
     if len(text) > length:
         # Not cut at its end: there stand the settings, in which names of one method differ.
         text = f"{text[: length // 2]}…{text[-(length - length // 2 - 1) :]}"
+    return _plain(text)
+
+
+def distinct(names: Iterable[str], length: int = LEGEND) -> dict[str, str]:
+    """Returns name -> its `short` text. Names that would read the same are cut before their first difference."""
+    whole = {name: " ".join(visible(name).split()) for name in names}
+    found = {name: short(name, length) for name in whole}
+    for several in _equal(found):
+        letters = zip(*(whole[name] for name in several), strict=False)
+        same = sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, letters))
+        start = max(0, same - length // 4)
+        for name in several:
+            rest = whole[name][start:]
+            cut = rest if len(rest) < length else f"{rest[: length - 2]}…"
+            found[name] = _plain(f"…{cut}" if start else cut)
+    for several in _equal(found):
+        for number, name in enumerate(several, 1):
+            found[name] = f"{found[name]} ({number})"
+    return found
+
+
+def _equal(texts: Mapping[str, str]) -> list[list[str]]:
+    groups: dict[str, list[str]] = {}
+    for name, text in texts.items():
+        groups.setdefault(text, []).append(name)
+    return [several for several in groups.values() if len(several) > 1]
+
+
+def _plain(text: str) -> str:
     text = text.replace("$", r"\$")
     # Legends leave out labels that begin with an underscore.
     return f" {text}" if text.startswith("_") else text
@@ -64,6 +100,26 @@ def finish(axes: Any, title: str, x_label: str, y_label: str, grid: str = "y") -
     for axis in (axes.xaxis, axes.yaxis):
         if axis.get_scale() == "log":
             plain_numbers(axis)
+
+
+def mark_groups(axes: Any, spans: Mapping[str, tuple[int, int]], along: str, named: bool = True) -> None:
+    """Marks where groups of classes meet, and names them at the edge of the panel.
+
+    Args:
+      axes: the panel.
+      spans: group -> its first and last class, by their place on the axis.
+      along: the axis of the classes, "x" or "y".
+      named: whether to write the names.
+    """
+    for place, (name, (first, last)) in enumerate(spans.items()):
+        if place:
+            (axes.axvline if along == "x" else axes.axhline)(first - 0.5, color=GREY, lw=0.8, ls=(0, (4, 3)))
+        if named and along == "x":
+            at = ((first + last) / 2, 1.01)
+            axes.text(*at, name, transform=axes.get_xaxis_transform(), ha="center", va="bottom", **GROUP)
+        elif named:
+            at = (1.025, (first + last) / 2)
+            axes.text(*at, name, transform=axes.get_yaxis_transform(), rotation=270, va="center", **GROUP)
 
 
 def plain_numbers(axis: Any) -> None:
@@ -171,12 +227,33 @@ def drawing(draw: Callable[Concatenate[pathlib.Path, P], None]) -> Callable[Conc
     return drawn
 
 
+@contextlib.contextmanager
+def vectors(wanted: bool = True) -> Iterator[dict[str, bytes]]:
+    """Collects the SVG of each picture that is saved inside the context: name of the PNG -> SVG; none if not wanted."""
+    drawn: dict[str, bytes] = {}
+    before = _DRAWN.set(drawn if wanted else None)
+    try:
+        yield drawn
+    finally:
+        _DRAWN.reset(before)
+
+
 def save(figure: Any, path: pathlib.Path) -> None:
-    """Writes a PNG."""
+    """Writes a PNG, in fonts that have the letters of its texts."""
+    from matplotlib import rc_context
+
+    fonts.fit(figure)
     with warnings.catch_warnings():
-        # A box stands for a character that no font here has; the tables of the report show the name itself.
+        # A box stands for a letter that no font here has; the report says so, and its tables show the name itself.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         # Without matplotlib's version in the file, its bytes depend on the numbers alone.
         drawn = io.BytesIO()
-        figure.savefig(drawn, format="png", dpi=160, metadata={"Software": None})
-    replace(path, drawn.getvalue())
+        figure.savefig(drawn, format="png", dpi=DPI, metadata={"Software": None})
+        replace(path, drawn.getvalue())
+        if (vectors_of := _DRAWN.get()) is not None:
+            drawn = io.BytesIO()
+            # Texts stay texts, so that they can be searched and edited. The names of shapes differ between pictures.
+            with rc_context({"svg.hashsalt": path.name, "svg.fonttype": "none"}):
+                figure.savefig(drawn, format="svg", dpi=DPI, metadata={"Date": None, "Creator": None})
+            # Verdana's letters are as wide, where there is no DejaVu Sans.
+            vectors_of[path.name] = drawn.getvalue().replace(b"'DejaVu Sans'", b"'DejaVu Sans', Verdana, sans-serif")

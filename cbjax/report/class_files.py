@@ -1,6 +1,7 @@
 """Writes a run's figures of each class by name, for a spreadsheet: classes.csv, confusion_*.csv, class_weights.csv."""
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,13 +9,17 @@ import numpy as np
 from cbjax.host.writers import replace
 from cbjax.metrics import f1
 from cbjax.report import class_tables
+from cbjax.report.methods import Method
 from cbjax.report.read import CHECKPOINTS, RunRecord
 
+COMPARED = ("classes_by_method.csv", "confusion_by_method.csv")
 FILES = ("classes.csv", "class_weights.csv", *(f"confusion_{checkpoint}.csv" for checkpoint in CHECKPOINTS))
 
 
-def write(run: RunRecord, out: pathlib.Path) -> None:
-    """Writes what is known about a run's classes, finished or not. Older files that it no longer makes are removed.
+def write(run: RunRecord, out: pathlib.Path) -> list[str]:
+    """Writes what is known about a run's classes, finished or not, and returns the names of the files.
+
+    Older files that it no longer makes are removed.
 
     classes.csv has a row for each class: its images, its weight in the last epoch, and its test accuracy, precision and
     F1 in the last and the best state (average precision for multi-hot labels). class_weights.csv has a row for each
@@ -32,6 +37,35 @@ def write(run: RunRecord, out: pathlib.Path) -> None:
             replace(out / name, files[name].encode())
         else:
             (out / name).unlink(missing_ok=True)
+    return list(files)
+
+
+def write_compared(methods: Sequence[Method], checkpoint: str, out: pathlib.Path) -> list[str]:
+    """Writes the classes and the confusions of several methods with equal classes; returns the names of the files.
+
+    Figures are shares, means over a method's runs at a checkpoint. classes_by_method.csv has a row for each method and
+    class, confusion_by_method.csv for each method, true and predicted class whose share is not 0.
+    """
+    names, counts = methods[0].runs[0].class_names, methods[0].runs[0].counts
+    classes = [["method", "class", "training_images", "runs", "accuracy", "standard_deviation"]]
+    confusion = [["method", "true_class", "predicted_class", "runs", "share"]]
+    for method in methods:
+        accuracies = [one for run in method.runs if (one := run.per_class(checkpoint)) is not None]
+        tables = [table for run in method.runs if (table := run.confusion(checkpoint)) is not None]
+        for c, values in enumerate(np.transpose(accuracies)):
+            deviation = np.std(values, ddof=1) if len(values) > 1 else None
+            cells = map(class_tables.cell, (np.mean(values), deviation))
+            classes.append([method.label, names[c], str(counts[c]), str(len(values)), *map(str, cells)])
+        if tables:
+            mean = np.mean(tables, axis=0)
+            confusion += [
+                [method.label, names[row], names[column], str(len(tables)), str(class_tables.cell(mean[row, column]))]
+                for row, column in np.argwhere(mean > 0)
+            ]
+    found = [(name, lines) for name, lines in zip(COMPARED, (classes, confusion), strict=True) if len(lines) > 1]
+    for name, lines in found:
+        replace(out / name, class_tables.csv(lines).encode())
+    return [name for name, _ in found]
 
 
 def _columns(run: RunRecord) -> dict[str, Any]:

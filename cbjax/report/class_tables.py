@@ -17,7 +17,7 @@ def table(class_names: Sequence[str], columns: Mapping[str, Iterable[Any]]) -> s
       columns: header -> [C] values. None and numbers that are not finite give an empty cell.
     """
     rows = zip(class_names, *columns.values(), strict=True)
-    return csv([["class", *columns], *([name, *map(_cell, values)] for name, *values in rows)])
+    return csv([["class", *columns], *([name, *map(cell, values)] for name, *values in rows)])
 
 
 def confusion(class_names: Sequence[str], matrix: np.ndarray) -> str:
@@ -28,7 +28,7 @@ def confusion(class_names: Sequence[str], matrix: np.ndarray) -> str:
 
 def weights(class_names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     """Returns a row for each epoch with the weights of all classes, from rows of class_weights.jsonl."""
-    body = ([row["epoch"], *map(_cell, row["class_weights"])] for row in rows)
+    body = ([row["epoch"], *map(cell, row["class_weights"])] for row in rows)
     return csv([["epoch", *class_names], *body])
 
 
@@ -55,7 +55,8 @@ def by_class(predicted: np.ndarray, labels: np.ndarray, images: np.ndarray) -> d
         return {"precision": right / as_class, "f1": f1(right, images, as_class)}
 
 
-def _cell(value):
+def cell(value: Any) -> Any:
+    """Returns a value for a cell of CSV: six digits of a number, nothing for None and for numbers not finite."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float):

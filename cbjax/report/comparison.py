@@ -8,16 +8,20 @@ from typing import Any
 
 import numpy as np
 
+from cbjax.config.rules import has_effect
 from cbjax.host.text import escape
-from cbjax.report import paired, plots, reliability
-from cbjax.report.read import CHECKPOINTS, LeftOut, Method, RunRecord, differing
+from cbjax.report import class_files, paired, plots, reliability
+from cbjax.report.methods import Method, differing
+from cbjax.report.read import CHECKPOINTS, LeftOut, RunRecord
 from cbjax.report.sections import (
     CHOSEN,
     PANELS,
     curves,
     curves_section,
     environment,
+    files_note,
     join,
+    letters_note,
     measure,
     picture,
     weights_section,
@@ -32,6 +36,12 @@ from cbjax.report.table import (
     results_table,
 )
 
+# Keys that are listed even if all methods have the same value.
+NUMBERS = (
+    *("loss.gamma", "loss.epsilon", "loss.tau", "loss.max_margin", "weights.beta", "weights.start", "difficulty.tau"),
+    *("difficulty.smoothing", "sharpness.radius", "mix.alpha", "data.sampler_beta", "stage.tau"),
+)
+LINES = 28  # colours and kinds of lines; with more methods, pictures with a line for each are left out
 ENDS = 10  # if there are many classes, so many of the largest and of the smallest are listed
 
 
@@ -49,7 +59,8 @@ def comparison_page(methods: Sequence[Method], left_out: Sequence[LeftOut], out:
         sections += _settings(methods)
         if alike:
             sections += weights_section({method.label: method.runs for method in methods}, out)
-        sections += curves_section(_curves(methods), out, _CURVES, None)
+        if len(methods) <= LINES:
+            sections += curves_section(_curves(methods), out, _CURVES, _best_epochs(methods))
         if alike:
             sections += _confusion(methods, out)
             sections += reliability.section({m.label: m.runs for m in methods}, _checkpoint(methods), out)
@@ -111,7 +122,14 @@ def _classes(methods: Sequence[Method], out: pathlib.Path) -> list[str]:
             accuracy[method.label] = np.stack(values)
     if not accuracy:
         return []
-    plots.classes(out / "classes.png", first.class_names, first.counts, accuracy, measure(first, checkpoint))
+    if len(methods) <= LINES:
+        plots.classes(out / "classes.png", first.class_names, first.counts, accuracy, measure(first, checkpoint))
+        drawn = [picture(out / "classes.png", "Training images and accuracy of each class"), *letters_note(first)]
+    else:
+        drawn = [
+            f"Classes and training curves are not drawn: a picture tells {LINES} methods apart, and here are "
+            f"{len(methods)}. `cbjax report DIR DIR … --out=DIR` draws the ones that you name."
+        ]
     order, which = by_frequency(first.counts), ""
     if len(order) > 2 * ENDS:
         order = np.concatenate([order[:ENDS], order[-ENDS:]])
@@ -124,7 +142,8 @@ def _classes(methods: Sequence[Method], out: pathlib.Path) -> list[str]:
         "## Classes",
         f"{measure(first, checkpoint).capitalize()}.{which}",
         markdown_table(["class", "training images", *map(escape, accuracy)], rows),
-        picture(out / "classes.png", "Training images and accuracy of each class"),
+        *drawn,
+        files_note(class_files.write_compared(methods, checkpoint, out)),
     ]
 
 
@@ -140,13 +159,27 @@ def _data(methods: Sequence[Method], alike: bool) -> list[str]:
 
 
 def _settings(methods: Sequence[Method]) -> list[str]:
-    keys = differing([method.settings for method in methods])
-    if not keys:
+    """Lists the keys in which methods differ, and the numbers that make a method, such as beta; only where they act."""
+    acts = {
+        key: [key in method.settings and has_effect(key, method.settings) for method in methods]
+        for key in dict.fromkeys([*differing([method.settings for method in methods]), *NUMBERS])
+    }
+    # A method's name comes before its numbers.
+    places = {key: (key.rpartition(".")[0], not key.endswith(".name")) for key in acts if any(acts[key])}
+    keys = sorted(places, key=places.__getitem__)
+    if len(methods) == 1 or not keys:
         return []
-    rows = [[escape(method.label), *(_value(method.settings.get(key)) for key in keys)] for method in methods]
+    rows = [
+        [
+            escape(method.label),
+            *(_value(method.settings.get(key)) if acts[key][place] else NOTHING for key in keys),
+        ]
+        for place, method in enumerate(methods)
+    ]
     return [
         "## Methods",
-        "The config keys in which methods differ; each run's `config.json` has all keys.",
+        f"The config keys in which methods differ, and the numbers of their losses and weights; {NOTHING} if a key has "
+        "no effect in a method. Each run's `config.json` has all keys.",
         markdown_table(["method", *map(escape, keys)], rows),
     ]
 
@@ -162,6 +195,9 @@ def _curves(methods: Sequence[Method]) -> dict[str, dict[str, plots.Curve]]:
     def lines(key, scale=100):
         return curves({method.label: (method.runs, key) for method in methods}, scale)
 
+    if all(run.multi_label for run in runs):
+        mean = lines(f"{split}/balanced_accuracy")
+        return {"training loss": lines("train/loss", 1), f"mean {split} average precision (%)": mean}
     panels = {
         "training loss": lines("train/loss", 1),
         f"overall {split} accuracy (%)": lines(f"{split}/accuracy"),
@@ -171,6 +207,14 @@ def _curves(methods: Sequence[Method]) -> dict[str, dict[str, plots.Curve]]:
         # Both panels would be the same.
         del panels[f"overall {split} accuracy (%)"]
     return panels
+
+
+def _best_epochs(methods: Sequence[Method]) -> dict[str, list[float]]:
+    found = {
+        method.label: [((run.results or {}).get("best") or {}).get("epoch") for run in method.runs]
+        for method in methods
+    }
+    return {label: known for label, epochs in found.items() if (known := [one for one in epochs if one is not None])}
 
 
 def _confusion(methods: Sequence[Method], out: pathlib.Path) -> list[str]:
@@ -190,7 +234,8 @@ def _confusion(methods: Sequence[Method], out: pathlib.Path) -> list[str]:
 def _runs(methods: Sequence[Method], out: pathlib.Path) -> str:
     """Lists every run, so that readers can recompute the means."""
     key = "balanced_accuracy"
-    header = ["method", "seed", "balanced, last", "balanced, best", "best epoch", "training s", "directory"]
+    name = "mean AP" if all(run.multi_label for method in methods for run in method.runs) else "balanced"
+    header = ["method", "seed", f"{name}, last", f"{name}, best", "best epoch", "training s", "directory"]
     return markdown_table(
         header,
         [

@@ -8,13 +8,16 @@ import numpy as np
 
 from cbjax.host.text import escape
 from cbjax.report import class_files, plots, reliability
-from cbjax.report.read import CHECKPOINTS, RunRecord, group
+from cbjax.report.methods import group
+from cbjax.report.read import CHECKPOINTS, RunRecord
 from cbjax.report.sections import (
     CHOSEN,
     curves,
     curves_section,
     environment,
+    files_note,
     join,
+    letters_note,
     measure,
     picture,
     weights_section,
@@ -34,7 +37,7 @@ ENDS = 5  # number of the largest, and of the smallest, classes that are listed
 
 def run_page(run: RunRecord, out: pathlib.Path) -> str:
     """Draws the pictures of one run into `out`, writes its classes as CSV there, and returns its page."""
-    class_files.write(run, out)
+    files = class_files.write(run, out)
     label = group([run])[0][0].label
     checkpoint = "best" if run.test_metrics("best") else "last"
     sections = [
@@ -45,6 +48,7 @@ def run_page(run: RunRecord, out: pathlib.Path) -> str:
         *_classes(run, checkpoint, out),
         "## Data",
         describe_data(run),
+        files_note(files),
         *weights_section({label: [run]}, out),
         *curves_section(_curves(run), out, "Measured at the end of each epoch.", _best_epoch(run)),
     ]
@@ -116,6 +120,7 @@ def _classes(run: RunRecord, checkpoint: str, out: pathlib.Path) -> list[str]:
         text,
         markdown_table(["class", "training images", "average precision" if run.multi_label else "accuracy"], rows),
         picture(out / "classes.png", "Training images and accuracy of each class"),
+        *letters_note(run),
     ]
 
 

@@ -4,16 +4,18 @@ import contextlib
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cbjax.host.text import one_line
 from cbjax.host.writers import replace
-from cbjax.report import class_files, rows
+from cbjax.report import canvas, class_files, rows
+from cbjax.report import html as one_page
 from cbjax.report.comparison import comparison_page
+from cbjax.report.methods import Method, group
 from cbjax.report.one_run import run_page
 from cbjax.report.paper_table import NAMES, paper_page, paper_table, progress, table_csv
-from cbjax.report.read import CHECKPOINTS, LeftOut, Method, ReportError, RunRecord, group, read_json, read_runs
+from cbjax.report.read import CHECKPOINTS, LeftOut, ReportError, RunRecord, read_json, read_runs
 from cbjax.report.sections import PICTURES, swinging_runs
 from cbjax.report.sweep_pictures import sweep_pictures
 from cbjax.report.table import results_table
@@ -21,19 +23,30 @@ from cbjax.report.table import results_table
 if TYPE_CHECKING:
     from rich.table import Table
 
-Directories = Sequence[str | os.PathLike] | str | os.PathLike
+Directory = str | os.PathLike | tuple[str, str | os.PathLike]
+Directories = Sequence[Directory] | Mapping[str, str | os.PathLike] | str | os.PathLike
 
 
-def report(workdirs: Directories, out: str | os.PathLike, left_out: Sequence[LeftOut] = ()) -> pathlib.Path:
+def report(
+    workdirs: Directories,
+    out: str | os.PathLike,
+    left_out: Sequence[LeftOut] = (),
+    *,
+    html: bool = False,
+    svg: bool = False,
+) -> pathlib.Path:
     """Writes `report.md` and its pictures.
 
     A single run gets its own page, finished or not. Several runs are compared by method, with mean and standard
     deviation over seeds. Runs that are not finished, cannot be read or repeat a seed are listed with the reason.
 
     Args:
-      workdirs: work directories, or directories above them; methods appear in this order.
+      workdirs: work directories, or directories above them; methods appear in this order. Instead of a directory,
+        (name, directory) names the method of the runs there; {name: directory} names them all.
       out: the directory to write to; made if it does not exist. Pictures of an earlier report there are removed.
       left_out: further runs to list as left out.
+      html: also write `report.html`, one page that needs no other file and no network.
+      svg: also write each picture as SVG.
 
     Returns:
       The path of `report.md`.
@@ -47,13 +60,29 @@ def report(workdirs: Directories, out: str | os.PathLike, left_out: Sequence[Lef
     left_out = [*unread, *left_out]
     out = pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    for name in (*PICTURES, *class_files.FILES):
+    for name in [*PICTURES, *class_files.FILES, *class_files.COMPARED]:
         (out / name).unlink(missing_ok=True)
-    page = (
-        run_page(runs[0], out) if len(runs) == 1 and not left_out else comparison_page(*_compared(runs, left_out), out)
-    )
+        (out / name).with_suffix(".svg").unlink(missing_ok=True)
+    with canvas.vectors(html or svg) as drawn:
+        page = (
+            run_page(runs[0], out)
+            if len(runs) == 1 and not left_out
+            else comparison_page(*_compared(runs, left_out), out)
+        )
+    return _write(page, out, drawn, html, svg)
+
+
+def _write(page: str, out: pathlib.Path, drawn: Mapping[str, bytes], html: bool, svg: bool) -> pathlib.Path:
+    """Writes the page in the forms that are wanted; an older report.html goes, or it would show other figures."""
     path = out / "report.md"
     replace(path, page.encode(errors="backslashreplace"))
+    if svg:
+        for name, vectors in drawn.items():
+            replace((out / name).with_suffix(".svg"), vectors)
+    if html:
+        replace(path.with_suffix(".html"), one_page.page(page, drawn, out).encode(errors="backslashreplace"))
+    else:
+        path.with_suffix(".html").unlink(missing_ok=True)
     return path
 
 
@@ -68,12 +97,16 @@ def is_whole(out: str | os.PathLike) -> bool:
         return False
 
 
-def report_sweep(workdir: str | os.PathLike, out: str | os.PathLike | None = None) -> pathlib.Path:
+def report_sweep(
+    workdir: str | os.PathLike, out: str | os.PathLike | None = None, *, html: bool = False, svg: bool = False
+) -> pathlib.Path:
     """Writes `report.md` and `table.csv` of a sweep from the rows of its results, in the layout of its table.
 
     Args:
       workdir: work directory of the sweep.
       out: the directory to write to; None for the sweep's own.
+      html: also write `report.html`, one page that needs no other file and no network.
+      svg: also write each picture as SVG.
 
     Returns:
       The path of `report.md`.
@@ -87,16 +120,15 @@ def report_sweep(workdir: str | os.PathLike, out: str | os.PathLike | None = Non
     description, found = _sweep(place)
     out.mkdir(parents=True, exist_ok=True)
     names = [run["name"] for run in description["runs"]]
-    pictures = sweep_pictures(place, out, description["table"], found, names)
+    with canvas.vectors(html or svg) as drawn:
+        pictures = sweep_pictures(place, out, description["table"], found, names)
     failed = _failed(place, description, found)
     table = description["table"]
     if (swinging := swinging_runs(place, names)) is not None:
         table = {**table, "notes": [*table["notes"], swinging]}
     page = paper_page(table, found, description["name"], pictures, failed, len(names))
     replace(out / "table.csv", table_csv(description["table"], found).encode())
-    path = out / "report.md"
-    replace(path, page.encode(errors="backslashreplace"))
-    return path
+    return _write(page, out, drawn, html, svg)
 
 
 def has_table(workdir: str | os.PathLike) -> bool:
@@ -255,5 +287,7 @@ def _compared(runs: Sequence[RunRecord], left_out: Sequence[LeftOut]) -> tuple[l
     return methods, [*left_out, *unfinished, *repeated]
 
 
-def _several(workdirs: Directories) -> Sequence[str | os.PathLike]:
+def _several(workdirs: Directories) -> Sequence[Directory]:
+    if isinstance(workdirs, Mapping):
+        return list(workdirs.items())
     return [workdirs] if isinstance(workdirs, (str, os.PathLike)) else workdirs

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cbjax.host.text import escape
-from cbjax.report.read import Method
+from cbjax.report.methods import Method
 from cbjax.report.table import COLUMNS, NOTHING, markdown_table
 
 RAREST = ("few_accuracy", "medium_accuracy")  # the first one that the runs have is used
@@ -27,6 +27,7 @@ def section(methods: Sequence[Method]) -> list[str]:
     The result is empty if no two methods share a seed.
     """
     tables = []
+    multi_label = all(run.multi_label for method in methods for run in method.runs)
     known = {key for method in methods for run in method.runs for key in run.test_metrics("last")}
     for key in ("balanced_accuracy", *[key for key in RAREST if key in known][:1]):
         figures = [_by_seed(method, key) for method in methods]
@@ -37,7 +38,8 @@ def section(methods: Sequence[Method]) -> list[str]:
         ]
         if any(cell != NOTHING for row in rows for cell in row[1:]):
             header = ["method", *(f"minus {escape(methods[column].label)}" for column in others)]
-            tables += [f"### Differences, {COLUMNS[key]}", markdown_table(header, rows)]
+            name = COLUMNS["mean_average_precision" if key == "balanced_accuracy" and multi_label else key]
+            tables += [f"### Differences, {name}", markdown_table(header, rows)]
     return ["## Differences", TEXT, *tables] if tables else []
 
 

@@ -7,14 +7,12 @@ from typing import Any
 import numpy as np
 
 from cbjax.report import canvas
-from cbjax.report.swings import Swing
-from cbjax.report.table import by_frequency
+from cbjax.report.table import by_frequency, group_spans
 
 NAMED = 30  # most class names that fit next to an axis
 LEGEND = 12  # most names that fit into a legend
 CELL = 14  # most letters of a name next to a row of a confusion table
 COUNTED = 12  # confusion tables of up to so many classes show their numbers
-THINNED = 200  # with more classes, a line for each would be only ink
 
 Curve = tuple[np.ndarray, np.ndarray]  # [E] epochs, [n, E] values of n runs, NaN where a run has none
 
@@ -46,74 +44,22 @@ def classes(
 
 
 @canvas.drawing
-def class_lines(
+def curves(
     path: pathlib.Path,
-    names: Sequence[str],
-    counts: np.ndarray,
-    values: Mapping[str, Curve],
-    groups: Mapping[str, Any],
-    quantity: str,
-    swings: Mapping[str, Swing],
+    panels: Mapping[str, Mapping[str, Curve]],
+    best_epochs: Mapping[str, Sequence[float]] | float | None = None,
 ) -> None:
-    """Draws a quantity of each class over the epochs: a panel per method, a line per class, coloured by frequency.
-
-    With more than 200 classes a line is the mean of a group of classes.
-
-    Args:
-      path: the PNG to write.
-      names: [C] class names.
-      counts: [C] training images.
-      values: method -> ([E] epochs, [E, C] values); NaN if a class has none.
-      groups: name of a group -> its classes.
-      quantity: name of the values.
-      swings: method -> epochs to mark, in which its weights swing most.
-    """
-    from matplotlib import colormaps
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import ListedColormap, LogNorm
-
-    figure, panels = canvas.grid(values, width=4.6, height=3.2, beside=1.6)
-    # The yellow end is cut off, as it is too pale for lines on white.
-    colours = ListedColormap(colormaps["viridis"](np.linspace(0, 0.88, 256)))
-    lowest = max(int(counts.min()), 1)
-    scale = ScalarMappable(LogNorm(lowest, max(int(counts.max()), lowest + 1)), colours)
-    if len(counts) > THINNED:
-        members = [(f"{name} (mean of {len(index)})", index) for name, index in groups.items()]
-    else:
-        members = [(f"{canvas.short(names[c])} ({counts[c]})", [c]) for c in by_frequency(counts)]
-    for axes, (label, (epochs, lines)) in zip(panels, values.items(), strict=True):
-        for name, index in members:
-            colour = scale.to_rgba(np.maximum(np.mean(counts[index]), lowest))
-            axes.plot(epochs, lines[:, index].mean(axis=1), color=colour, lw=1.4, label=name, **canvas.marker(epochs))
-        canvas.finish(axes, label, "epoch", quantity)
-        canvas.whole_numbers(axes)
-        if swing := swings.get(label):
-            axes.axvspan(swing.first - 0.5, swing.last + 0.5, color="#D55E00", alpha=0.15, lw=0)
-            said = f"swings: {100 * swing.moved:.0f} % of the weight moves each epoch"
-            axes.set_title(f"{canvas.short(label, 40)}\n{said}", fontsize=10)
-    canvas.label_outer(panels)
-    # Only after every panel is drawn: this ends the automatic limits that the panels share.
-    panels[0].set_ylim(bottom=0)
-    if len(members) <= LEGEND:
-        canvas.legend_beside(figure, "class (training images)" if len(counts) <= THINNED else "group of classes")
-    else:
-        bar = figure.colorbar(scale, ax=panels, shrink=0.9)
-        bar.set_label("training images of the class", fontsize=9)
-        canvas.plain_numbers(bar.ax.yaxis)
-        bar.ax.tick_params(which="both", labelsize=8)
-    canvas.save(figure, path)
-
-
-@canvas.drawing
-def curves(path: pathlib.Path, panels: Mapping[str, Mapping[str, Curve]], best_epoch: float | None = None) -> None:
     """Draws training curves: a panel per quantity, a line per label. Lines are means over runs, bands ± one deviation.
+
+    A quantity in percent is drawn from 0 to 100. Another one that falls to a tenth or less has a logarithmic axis.
 
     Args:
       path: the PNG to write.
       panels: label of the vertical axis -> (label of the line -> curve).
-      best_epoch: epoch to mark, or None.
+      best_epochs: the epoch to mark in all panels; or label of a line -> the best epoch of each of its runs.
     """
     labels = list(dict.fromkeys(label for lines in panels.values() for label in lines))
+    shown = canvas.distinct(labels)
     # Panels that share no line, such as a run's loss and its accuracies, each have their own legend.
     apart = len(panels) > 1 and sum(map(len, panels.values())) == len(labels)
     beside = 0.0 if apart else canvas.beside(labels)
@@ -121,16 +67,24 @@ def curves(path: pathlib.Path, panels: Mapping[str, Mapping[str, Curve]], best_e
     runs = [len(values) for lines in panels.values() for _, values in lines.values()]
     for axes, (quantity, lines) in zip(all_axes, panels.items(), strict=True):
         # At least one run has a value at every epoch of a curve.
+        number = {label: (~np.isnan(values)).sum(axis=0) for label, (_, values) in lines.items()}
+        means = {label: np.nansum(values, axis=0) / number[label] for label, (_, values) in lines.items()}
+        lowest, highest = _limits(quantity, means)
         for label, (epochs, values) in lines.items():
-            style = canvas.style(labels.index(label))
-            number = (~np.isnan(values)).sum(axis=0)
-            mean = np.nansum(values, axis=0) / number
-            axes.plot(epochs, mean, label=canvas.short(label, canvas.LEGEND), lw=1.6, **style, **canvas.marker(epochs))
+            style, mean = canvas.style(labels.index(label)), means[label]
+            axes.plot(epochs, mean, label=shown[label], lw=1.6, **style, **canvas.marker(epochs))
             if len(values) > 1:
-                deviation = np.sqrt(np.nansum((values - mean) ** 2, axis=0) / np.maximum(number - 1, 1))
-                axes.fill_between(epochs, mean - deviation, mean + deviation, color=style["color"], alpha=0.15, lw=0)
-        if best_epoch is not None:
-            axes.axvline(best_epoch, color=canvas.GREY, lw=1, ls=":", label=f"best epoch ({best_epoch:g})")
+                deviation = np.sqrt(np.nansum((values - mean) ** 2, axis=0) / np.maximum(number[label] - 1, 1))
+                band = np.clip([mean - deviation, mean + deviation], lowest, highest)
+                axes.fill_between(epochs, *band, color=style["color"], alpha=0.15, lw=0)
+            if isinstance(best_epochs, Mapping) and "%" in quantity and (best := best_epochs.get(label)):
+                at = np.interp(best, epochs, mean)
+                axes.plot(best, at, ls="", marker="o", ms=5, mfc="white", mec=style["color"], clip_on=False, zorder=3)
+        if isinstance(best_epochs, float | int):
+            axes.axvline(best_epochs, color=canvas.GREY, lw=1, ls=":", label=f"best epoch ({best_epochs:g})")
+        if "%" not in quantity and lowest > 0:
+            axes.set_yscale("log")
+            axes.set_ylim(bottom=0.8 * lowest)
         canvas.finish(axes, "", "epoch", quantity)
         canvas.whole_numbers(axes)
         if "%" in quantity:
@@ -138,8 +92,19 @@ def curves(path: pathlib.Path, panels: Mapping[str, Mapping[str, Curve]], best_e
         if apart:
             axes.legend(fontsize=8, frameon=False)
     if not apart:
-        canvas.legend_beside(figure, f"{canvas.mean_of(runs)},\nband: ± standard deviation" if max(runs) > 1 else "")
+        about = [f"{canvas.mean_of(runs)},\nband: ± standard deviation"] if max(runs) > 1 else []
+        about += ["circle: best epoch of a run"] if isinstance(best_epochs, Mapping) and best_epochs else []
+        canvas.legend_beside(figure, "\n".join(about))
     canvas.save(figure, path)
+
+
+def _limits(quantity: str, means: Mapping[str, np.ndarray]) -> tuple[float, float]:
+    """Returns the range that bands may cover; a lowest value above 0 asks for a logarithmic axis."""
+    if "%" in quantity:
+        return 0.0, 100.0
+    values = np.concatenate([mean[np.isfinite(mean)] for mean in means.values()])
+    lowest, highest = values.min(initial=np.inf), values.max(initial=-np.inf)
+    return (float(lowest), np.inf) if 0 < 10 * lowest <= highest else (-np.inf, np.inf)
 
 
 @canvas.drawing
@@ -162,6 +127,7 @@ def confusion(path: pathlib.Path, names: Sequence[str], counts: np.ndarray, tabl
     # With many classes no single error is frequent, so a square-root scale makes errors visible.
     scale = Normalize(0, 100) if number <= NAMED else PowerNorm(0.5, 0, 100)
     colours = colormaps["Blues"].with_extremes(bad="#dddddd")
+    titles = canvas.distinct(tables)
     for axes, (label, table) in zip(panels, tables.items(), strict=True):
         shares = 100 * table[np.ix_(order, order)]
         image = axes.imshow(shares, cmap=colours, norm=scale, interpolation="nearest")
@@ -169,7 +135,7 @@ def confusion(path: pathlib.Path, names: Sequence[str], counts: np.ndarray, tabl
         by = "" if number <= NAMED else ", by training images"
         axes.set_xlabel(f"predicted class{by}", fontsize=9)
         axes.set_ylabel(f"true class{by}", fontsize=9)
-        axes.set_title(canvas.short(label, 40), fontsize=10)
+        axes.set_title(titles[label], fontsize=10)
         if number <= COUNTED:
             for row, column in zip(*np.nonzero(shares >= 0.5), strict=True):
                 share = shares[row, column]
@@ -195,27 +161,33 @@ def _few_classes(path, names, counts, accuracy, measure) -> None:
         )
     left.margins(x=0.12)
     offsets = (np.arange(len(accuracy)) - (len(accuracy) - 1) / 2) * min(0.2, 0.7 / len(accuracy))
+    shown = canvas.distinct(accuracy)
     for index, (offset, (label, values)) in enumerate(zip(offsets, accuracy.items(), strict=True)):
         mean, deviation = _mean_and_deviation(values)
-        style = {"color": canvas.style(index)["color"], "label": canvas.short(label, canvas.LEGEND)}
+        style = {"color": canvas.style(index)["color"], "label": shown[label]}
+        # Bars end at 0 and 100 %: no accuracy lies beyond.
+        bar = None if deviation is None else np.minimum([deviation, deviation], [100 * mean, 100 - 100 * mean])
         if len(accuracy) == 1:
-            right.barh(rows, 100 * mean, height=0.7, xerr=deviation, error_kw={"lw": 1}, **style)
+            right.barh(rows, 100 * mean, height=0.7, xerr=bar, error_kw={"lw": 1}, **style)
         else:
             marker = "osD^vP*X<>"[index % 10]
-            right.errorbar(100 * mean, rows + offset, xerr=deviation, fmt=marker, ms=5, lw=1, **style)
+            whole = {"clip_on": False, "zorder": 3}  # a marker at 0 or 100 % is not cut
+            right.errorbar(100 * mean, rows + offset, xerr=bar, fmt=marker, ms=5, lw=1, **style, **whole)
     # Without a word a class that was not measured would look like 0 %.
     for row in np.flatnonzero(np.all([np.isnan(values).all(axis=0) for values in accuracy.values()], axis=0)):
         right.annotate(
             "no images", (0, row), (3, 0), textcoords="offset points", va="center", fontsize=8, color=canvas.GREY
         )
-    right.set_xlim(0, 100 if len(accuracy) == 1 else 102)
-    left.set_yticks(rows, [canvas.short(name) for name in names], fontsize=9)
+    right.set_xlim(0, 100)
+    shown = canvas.distinct(names, 24)
+    left.set_yticks(rows, [shown[name] for name in names], fontsize=9)
     left.set_ylim(len(names) - 0.4, -0.6)
     runs = [len(values) for values in accuracy.values()]
     bars = f"\n{canvas.mean_of(runs)}, bars: ± standard deviation" if max(runs) > 1 else ""
     for axes, label in ((left, "training images"), (right, f"{measure} (%){bars}")):
         canvas.finish(axes, "", label, "", grid="x")
         axes.tick_params(axis="y", length=0)
+        canvas.mark_groups(axes, group_spans(counts), "y", named=axes is right)
     if len(accuracy) > 1:
         canvas.legend_beside(figure, "")
     canvas.save(figure, path)
@@ -231,14 +203,14 @@ def _many_classes(path, names, counts, accuracy, measure) -> None:
     left.fill_between(ranks, np.maximum(counts, floor), floor, color="#8a8a8a", step="mid", lw=0)
     left.set_yscale("log")
     left.set_ylim(floor, max(int(counts.max()), 1) * 1.5)
-    window = max(5, len(names) // 20 | 1)
+    window, shown = max(5, len(names) // 20 | 1), canvas.distinct(accuracy)
     for index, (label, values) in enumerate(accuracy.items()):
         mean = 100 * _mean_and_deviation(values)[0]
         style = canvas.style(index)
         if len(accuracy) == 1:
             size = 12 if len(names) <= 1000 else 2
             right.scatter(ranks, mean, s=size, color="#56B4E9", lw=0, label="one class")
-        name = f"mean of {window} neighbours" if len(accuracy) == 1 else canvas.short(label, canvas.LEGEND)
+        name = f"mean of {window} neighbours" if len(accuracy) == 1 else shown[label]
         right.plot(ranks, _running_mean(mean, window), lw=1.8, label=name, **style)
     right.set_ylim(0, 102)
     span = f"classes from the most ({canvas.short(names[0])}) to the fewest ({canvas.short(names[-1])}) training images"
@@ -246,6 +218,7 @@ def _many_classes(path, names, counts, accuracy, measure) -> None:
     canvas.finish(right, "", "", f"{measure} (%)".replace(", ", ",\n"))
     for axes in (left, right):
         axes.set_xlim(0.5, len(names) + 0.5)
+        canvas.mark_groups(axes, {name: (a + 1, b + 1) for name, (a, b) in group_spans(counts).items()}, "x")
     figure.supxlabel(span, fontsize=9)
     if len(accuracy) == 1:
         right.legend(fontsize=8, frameon=False)
@@ -275,7 +248,8 @@ def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
 
 def _class_ticks(axes: Any, names: Sequence[str]) -> None:
     if len(names) <= NAMED:
-        ticks, labels = np.arange(len(names)), [canvas.short(name, CELL) for name in names]
+        shown = canvas.distinct(names, CELL)
+        ticks, labels = np.arange(len(names)), [shown[name] for name in names]
         turn = 90 if max(len(label) for label in labels) > 2 else 0
         axes.set_xticks(ticks, labels, rotation=turn, fontsize=8)
         axes.set_yticks(ticks, labels, fontsize=8)

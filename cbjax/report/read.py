@@ -1,7 +1,6 @@
-"""Reads work directories into records: runs, the methods that they belong to, and the runs that are left out."""
+"""Reads work directories into records of runs, and lists those that cannot be read."""
 
 import dataclasses
-import itertools
 import json
 import os
 import pathlib
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cbjax.config import HOW_KEYS, class_groups
+from cbjax.config import class_groups
 from cbjax.host import checked_json
 from cbjax.host.writers import read_regular, read_rows
 
@@ -43,7 +42,8 @@ class RunRecord:
       rows: the epochs' rows of metrics.
       weights: the rows of class weights.
       results: results.json, or None while the run is unfinished.
-      folders: if the directory is called seed_N, the folders between the given directory and it; else empty.
+      folders: the name that was given with the directory; else, if the directory is called seed_N, the folders between
+        the given directory and it; else empty.
     """
 
     path: pathlib.Path
@@ -122,17 +122,8 @@ class RunRecord:
         return {row["epoch"]: row[key] for row in self.rows if row.get(key) is not None}
 
 
-@dataclasses.dataclass(frozen=True)
-class Method:
-    """Runs that differ only in their seed and in where they ran."""
-
-    label: str
-    settings: dict[str, Any]
-    runs: tuple[RunRecord, ...]
-
-
 def read_runs(
-    workdirs: Sequence[str | os.PathLike], out: str | os.PathLike | None = None
+    workdirs: Sequence[str | os.PathLike | tuple[str, str | os.PathLike]], out: str | os.PathLike | None = None
 ) -> tuple[list[RunRecord], list[LeftOut]]:
     """Reads the runs in and below the given directories, and lists the directories that cannot be read.
 
@@ -140,7 +131,7 @@ def read_runs(
     weights) comes first, then the others by name; numbers in names are sorted by value.
 
     Args:
-      workdirs: the directories.
+      workdirs: the directories; (name, directory) names the method of the runs there.
       out: directory of the report; a single run below it is named by the folders from there on.
 
     Raises:
@@ -150,14 +141,16 @@ def read_runs(
         raise ReportError("a report needs at least one directory; give the --workdir of a training run or of a sweep")
     runs: list[RunRecord] = []
     left_out, seen = [], set()
-    for workdir in workdirs:
+    for given in workdirs:
+        name, workdir = given if isinstance(given, tuple) else ("", given)
         found: list[RunRecord] = []
         for path in _find(pathlib.Path(workdir)):
             if path.resolve() in seen:
                 continue
             seen.add(path.resolve())
             try:
-                found.append(dataclasses.replace(read_run(path), folders=_folders(path, workdir, out)))
+                folders = (name,) if name else _folders(path, workdir, out)
+                found.append(dataclasses.replace(read_run(path), folders=folders))
             except (OSError, ValueError) as error:
                 left_out.append(LeftOut(path, f"cannot be read: {error}"))
         runs += sorted(found, key=_baseline_first)
@@ -192,35 +185,6 @@ def read_run(path: pathlib.Path) -> RunRecord:
         weights=_rows(logs["class_weights"]),
         results=results if results and results.get("finished") else None,
     )
-
-
-def group(runs: Sequence[RunRecord]) -> tuple[list[Method], list[LeftOut]]:
-    """Groups runs into methods, and leaves out a second run of the same method and seed.
-
-    If a path ends in METHOD/seed_N, the method is named by its folders. If that is not enough, the config keys that
-    differ are added.
-    """
-    groups: dict[str, list[RunRecord]] = {}
-    left_out = []
-    for run in runs:
-        members = groups.setdefault(json.dumps([run.folders[-1:], _method_settings(run)], sort_keys=True), [])
-        twin = next((other for other in members if other.seeds == run.seeds), None)
-        if twin is None:
-            members.append(run)
-        else:
-            left_out.append(LeftOut(run.path, f"same method and seed as {twin.path}"))
-    labels = _labels(list(groups.values()))
-    methods = [
-        Method(label, _method_settings(members[0]), tuple(members))
-        for label, members in zip(labels, groups.values(), strict=True)
-    ]
-    return methods, left_out
-
-
-def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Returns the dotted keys whose values are not equal in all settings."""
-    keys = {key: None for one in settings for key in one}
-    return [key for key in keys if any(one.get(key) != settings[0].get(key) for one in settings)]
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -275,16 +239,6 @@ def _baseline_first(run: RunRecord) -> tuple:
     return not baseline, [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(run.path))]
 
 
-def _method_settings(run: RunRecord) -> dict[str, Any]:
-    """Returns the settings that make the method: all but the seeds and the keys that say where and how it runs."""
-    apart = ("seed", "data.seed", *HOW_KEYS)
-    return {
-        key: value
-        for key, value in run.settings.items()
-        if not any(key == other or key.startswith(f"{other}.") for other in apart)
-    }
-
-
 def _folders(path: pathlib.Path, given: str | os.PathLike, out: str | os.PathLike | None) -> tuple[str, ...]:
     """Returns the folders between the given directory and a run called seed_N; if there are none, its parent."""
     path, root = path.resolve(), pathlib.Path(given).resolve()
@@ -293,26 +247,3 @@ def _folders(path: pathlib.Path, given: str | os.PathLike, out: str | os.PathLik
     if root == path and out is not None and path.is_relative_to(above := pathlib.Path(out).resolve()):
         root = above
     return path.parts[len(root.parts) : -1] or (path.parent.name,)
-
-
-def _shared(runs: Sequence[RunRecord]) -> str:
-    """Returns the innermost folders that all runs have in common."""
-    levels = zip(*(run.folders[::-1] for run in runs), strict=False)
-    same = [level[0] for level in itertools.takewhile(lambda level: len(set(level)) == 1, levels)]
-    return "/".join(same[::-1])
-
-
-def _labels(groups: Sequence[Sequence[RunRecord]]) -> list[str]:
-    """Returns a distinct name for each method; methods are given by their runs."""
-    runs, names = [members[0] for members in groups], [_shared(members) for members in groups]
-    labels = []
-    for run, name in zip(runs, names, strict=True):
-        settings = [_method_settings(other) for other, same in zip(runs, names, strict=True) if same == name]
-        own = _method_settings(run)
-        differences = ", ".join(f"{key}={own.get(key)}" for key in differing(settings))
-        if name:
-            labels.append(f"{name} ({differences})" if differences else name)
-        else:
-            loss = str(own.get("loss.name")).rpartition("/")[2]  # a user's own without the folders of its file
-            labels.append(differences or f"{loss}, {own.get('weights.name')} weights")
-    return labels

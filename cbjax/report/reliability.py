@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -9,6 +10,8 @@ from cbjax.report import canvas
 from cbjax.report.read import RunRecord
 from cbjax.report.sections import CHOSEN, PANELS, picture
 from cbjax.report.table import over_seeds
+
+SPARSE = 10  # accuracies of fewer images say little
 
 
 def section(methods: Mapping[str, Sequence[RunRecord]], checkpoint: str, out: pathlib.Path) -> list[str]:
@@ -31,6 +34,8 @@ def section(methods: Mapping[str, Sequence[RunRecord]], checkpoint: str, out: pa
 def draw(path: pathlib.Path, sums: Mapping[str, np.ndarray], errors: Mapping[str, str], title: str) -> None:
     """Draws a panel per method: accuracy of each bin of confidence, the bins' shares of all images, the diagonal.
 
+    Each accuracy has its 95 % interval (Wilson 1927). Bins with fewer than 10 images are pale, and no line joins them.
+
     Args:
       path: the PNG to write.
       sums: method -> [3, bins]: images, sum of confidences, images predicted right.
@@ -40,19 +45,50 @@ def draw(path: pathlib.Path, sums: Mapping[str, np.ndarray], errors: Mapping[str
     Source: Guo et al. 2017, figure 1.
     """
     figure, panels = canvas.grid(sums, width=3.6, height=3.6)
+    names = canvas.distinct(sums, 28)
     for axes, (label, (images, confidence, correct)) in zip(panels, sums.items(), strict=True):
         edges = np.linspace(0, 100, len(images) + 1)
-        filled = images > 0
-        share, width = 100 * images / images.sum(), edges[1]
-        axes.bar(edges[:-1], share, width, align="edge", color="#dddddd", label="share of images")
+        axes.bar(
+            edges[:-1], 100 * images / images.sum(), edges[1], align="edge", color="#dddddd", label="share of images"
+        )
         axes.plot([0, 100], [0, 100], color=canvas.GREY, lw=1, ls=":")
-        means = 100 * confidence[filled] / images[filled], 100 * correct[filled] / images[filled]
-        axes.plot(*means, color=canvas.COLOURS[0], marker="o", ms=4, lw=1.4, label="accuracy", clip_on=False, zorder=3)
-        name = f"{label}, ECE {errors[label]} %".removeprefix(", ")
-        canvas.finish(axes, name, "confidence (%)", "accuracy (%)")
+        for many in (True, False):
+            of = (images >= SPARSE) if many else (images > 0) & (images < SPARSE)
+            _points(axes, images[of], confidence[of], correct[of], many)
+        canvas.finish(
+            axes, f"{names[label]}, ECE {errors[label]} %".removeprefix(", "), "confidence (%)", "accuracy (%)"
+        )
         axes.set_xlim(0, 100)
         axes.set_ylim(0, 100)
     canvas.label_outer(panels)
     panels[0].legend(fontsize=8, frameon=False, loc="upper left")
     figure.suptitle(title, fontsize=10)
     canvas.save(figure, path)
+
+
+def _points(axes: Any, images: np.ndarray, confidence: np.ndarray, correct: np.ndarray, many: bool) -> None:
+    if not len(images):
+        return
+    x, y = 100 * confidence / images, 100 * correct / images
+    low, high = wilson(images, correct)
+    bars = [np.maximum(y - 100 * low, 0), np.maximum(100 * high - y, 0)]
+    colour = canvas.COLOURS[0] if many else "#8fb8d3"
+    look = {
+        "color": colour,
+        "mfc": colour if many else "white",
+        "ls": "-" if many else "",
+        "lw": 1.4,
+        "elinewidth": 0.8,
+    }
+    label = "accuracy, 95 % interval" if many else f"fewer than {SPARSE} images"
+    drawn = axes.errorbar(x, y, bars, marker="o", ms=4, label=label, zorder=3 if many else 2.5, **look)
+    # A marker at 0 or 100 % is not cut.
+    drawn.lines[0].set_clip_on(False)
+
+
+def wilson(images: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the ends of the 95 % interval of each share `correct / images`; images are at least 1."""
+    z2 = 1.959964**2
+    middle = (correct + z2 / 2) / (images + z2)
+    half = np.sqrt(z2 * (correct * (images - correct) / images + z2 / 4)) / (images + z2)
+    return middle - half, middle + half

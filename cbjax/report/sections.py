@@ -10,8 +10,7 @@ import numpy as np
 from cbjax.difficulty import weights_moved
 from cbjax.host.text import escape
 from cbjax.host.writers import read_rows
-from cbjax.metrics import class_groups
-from cbjax.report import plots, swings
+from cbjax.report import fonts, heat_maps, plots, swings
 from cbjax.report.read import RunRecord, read_run
 
 PICTURES = (
@@ -38,39 +37,70 @@ def picture(path: pathlib.Path, caption: str) -> str:
     return f"![{escape(caption)}]({path.name})"
 
 
+def letters_note(run: RunRecord) -> list[str]:
+    """Returns a line if no font here has all letters of the class names, else nothing."""
+    if not (letters := fonts.lacking(run.class_names)):
+        return []
+    shown = ", ".join(map(escape, letters[:LISTED])) + (" and others" if len(letters) > LISTED else "")
+    return [
+        f"No font of this machine has {shown}: pictures show boxes for them, tables the names themselves. Install a "
+        "font of their script, such as Noto's, and make the report again."
+    ]
+
+
+def files_note(names: Sequence[str]) -> str:
+    """Returns a line with links to the tables that lie beside the report."""
+    return f"For a spreadsheet, beside this page: {', '.join(f'[{escape(name)}]({name})' for name in names)}."
+
+
 def measure(run: RunRecord, checkpoint: str) -> str:
     """Returns a name for the numbers of `RunRecord.per_class`."""
     return f"test {'average precision' if run.multi_label else 'accuracy'}, {CHOSEN[checkpoint]}"
 
 
 def weights_section(methods: Mapping[str, Sequence[RunRecord]], out: pathlib.Path) -> list[str]:
-    """Draws the class weights of each method's first run, and the accuracies that they follow.
+    """Draws the class weights of all runs, and the accuracies that they follow.
 
     Names the methods with equal weights, and the methods whose weights swing in a run. All must have the same classes.
     """
-    runs = {label: members[0] for label, members in methods.items()}
-    weights = {label: run.class_weights() for label, run in runs.items() if run.weights}
-    equal = [label for label, (_, values) in weights.items() if np.all(values == values[:, :1])]
-    drawn = {label: values for label, values in weights.items() if label not in equal}
+    weights = {label: runs for label, runs in methods.items() if any(run.weights for run in runs)}
+    maps = {
+        label: _over_epochs([run.class_weights() for run in runs if run.weights]) for label, runs in weights.items()
+    }
+    equal = [label for label, (_, values) in maps.items() if np.all(values == values[:, :, :1])]
+    drawn = {label: values for label, values in maps.items() if label not in equal}
     text = []
     if equal:
         text.append(f"Equal weights for all classes in every epoch: {', '.join(map(escape, equal))}.")
-    text += [line for label in drawn if (line := _swing_line(label, methods[label]))]
-    if 0 < len(drawn) <= PANELS:
-        run = runs[next(iter(drawn))]
+    worst = {label: found for label in drawn if (found := _worst_swing(methods[label]))}
+    text += [_swing_line(label, methods[label], *worst[label]) for label in worst]
+    # Weights that change come first: they are what one looks for.
+    shown = sorted(drawn, key=lambda label: bool(np.all(drawn[label][1] == drawn[label][1][:1, :1])))[:PANELS]
+    if shown:
+        run = methods[shown[0]][0]
+        marked = {label: (swing, of.seeds[0]) for label, (_, swing, of) in worst.items()}
         of_classes = (run.class_names, run.counts)
-        groups = class_groups(run.counts)
-        marked = {label: swing for label in drawn if (swing := swing_of(runs[label]))}
-        plots.class_lines(out / "class_weights.png", *of_classes, drawn, groups, "class weight", marked)
+        drawn = {label: drawn[label] for label in drawn if label in shown}
+        heat_maps.class_weights(out / "class_weights.png", *of_classes, drawn, marked)
         text.append(picture(out / "class_weights.png", "Class weights by epoch"))
-        measured = {label: found for label in drawn if (found := _held_out(runs[label])) is not None}
+        measured = {label: held for label in drawn if (held := _held_out(methods[label])) is not None}
         if measured:
             quantity = f"held-out {'average precision' if run.multi_label else 'accuracy'} (%)"
-            plots.class_lines(out / "class_accuracies.png", *of_classes, measured, groups, quantity, marked)
+            heat_maps.class_accuracies(out / "class_accuracies.png", *of_classes, measured, marked, quantity)
             text.append(picture(out / "class_accuracies.png", "Held-out accuracy of each class by epoch"))
-        if len(methods) > 1:
-            text.append("Each method's first seed.")
+    others = [label for label in maps if label not in (*equal, *shown)]
+    if others:
+        text.append(f"Not drawn, as a picture has {PANELS} panels: {', '.join(map(escape, others))}.")
     return ["## Class weights", *text] if text else []
+
+
+def _over_epochs(found: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Joins the [E] epochs and [E, C] values of n runs: [E] epochs that any run has, [n, E, C] values, NaN for none."""
+    epochs = np.unique(np.concatenate([one for one, _ in found]))
+    values = np.full((len(found), len(epochs), found[0][1].shape[1]), np.nan)
+    for place, (own, rows) in enumerate(found):
+        values[place, np.searchsorted(epochs, own)] = rows
+    return epochs, values
 
 
 def swing_of(run: RunRecord) -> swings.Swing | None:
@@ -106,30 +136,38 @@ def swinging_runs(place: pathlib.Path, names: Sequence[str]) -> str | None:
     )
 
 
-def _swing_line(label: str, members: Sequence[RunRecord]) -> str | None:
-    """Returns a line if weights swing in a method's runs: in how many, and what to do about the worst."""
+def _worst_swing(members: Sequence[RunRecord]) -> tuple[int, swings.Swing, RunRecord] | None:
+    """Returns in how many of the runs weights swing, and the largest swing with its run; None if in none."""
     found = [(swing, run) for run in members if (swing := swing_of(run))]
-    if not found:
-        return None
-    swing, run = max(found, key=lambda one: one[0].moved)
+    return (len(found), *max(found, key=lambda one: one[0].moved)) if found else None
+
+
+def _swing_line(label: str, members: Sequence[RunRecord], number: int, swing: swings.Swing, run: RunRecord) -> str:
+    """Returns a line that says in how many runs of a method weights swing, and what to do about the worst."""
     said = swings.describe(swing, run.settings.get("difficulty.smoothing") or 0.0, len(run.class_names))
-    many = f" ({len(found)} of {len(members)} runs; most in seed {run.seeds[0]})" if len(members) > 1 else ""
+    many = f" ({number} of {len(members)} runs; most in seed {run.seeds[0]})" if len(members) > 1 else ""
     return f"**{escape(label)}**{many}: {escape(said)}."
 
 
-def _held_out(run: RunRecord) -> plots.Curve | None:
-    """Returns [E] epochs and [E, C] held-out accuracies (%), if the run's weights follow them."""
-    if run.settings.get("weights.name") != "difficulty" or not (run.path / "per_class.jsonl").exists():
-        return None
-    rows = [row for row in read_rows(run.path / "per_class.jsonl") if row.get("split") == "validation"]
-    if not rows:
-        return None
-    epochs = np.asarray([row["epoch"] for row in rows], np.float64)
-    return epochs, 100 * np.asarray([row["accuracy"] for row in rows], np.float64)
+def _held_out(runs: Sequence[RunRecord]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns [E] epochs and [n, E, C] held-out accuracies (%) of the runs whose weights follow them."""
+    found = []
+    for run in runs:
+        if run.settings.get("weights.name") == "difficulty" and (run.path / "per_class.jsonl").exists():
+            rows = [row for row in read_rows(run.path / "per_class.jsonl") if row.get("split") == "validation"]
+            epochs = np.asarray([row["epoch"] for row in rows], np.float64)
+            if rows:
+                found.append((epochs, 100 * np.asarray([row["accuracy"] for row in rows], np.float64)))
+    return _over_epochs(found) if found else None
 
 
-def curves_section(panels: Mapping[str, Mapping[str, plots.Curve]], out: pathlib.Path, note: str, best: float | None):
-    """Draws training curves; panels without a line are left out."""
+def curves_section(
+    panels: Mapping[str, Mapping[str, plots.Curve]],
+    out: pathlib.Path,
+    note: str,
+    best: Mapping[str, Sequence[float]] | float | None,
+) -> list[str]:
+    """Draws training curves, with the best epochs (`plots.curves`); panels without a line are left out."""
     panels = {quantity: lines for quantity, lines in panels.items() if lines}
     if not panels:
         return []

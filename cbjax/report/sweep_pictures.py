@@ -37,6 +37,7 @@ def sweep_pictures(
     """
     for path in (*(out / name for name in sweep_plots.PICTURES), *out.glob("settings_[0-9].png")):
         path.unlink(missing_ok=True)
+        path.with_suffix(".svg").unlink(missing_ok=True)
     figures = figures_of(rows, "last")
     measure, columns = NAMES[table["metric"]], [name for name in table["column_names"] if _has(figures, name)]
     lines = list(dict.fromkeys(row_key(row) for row in table["row_names"]))

@@ -39,22 +39,33 @@ def matrix(
     shades = (means - lowest) / np.where(highest > lowest, highest - lowest, 1.0)
     numbers = [len(values) for (row, column), values in figures.items() if row in rows and column in columns]
     title = f"{measure}: {canvas.mean_of(numbers)}, last epoch"
-    below, beside = ([canvas.short(name, canvas.LEGEND) for name in names] for names in (columns, rows))
+    below, beside = ([canvas.distinct(names)[name] for name in names] for names in (columns, rows))
+    deviations = any(len(values) > 1 for values in figures.values())
     longest = max(map(len, below))
     # Names that are wider than a cell are turned, or they would overlap.
     turn = {} if longest <= CELL else {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
-    width = 0.6 + 0.75 * len(columns) + 0.07 * max(map(len, beside))
-    height = 1.4 + 0.32 * len(rows) + (0.05 * longest if turn else 0)
+    width = 1.6 + 0.75 * len(columns) + 0.07 * max(map(len, beside))
+    height = 1.4 + (0.42 if deviations else 0.32) * len(rows) + (0.05 * longest if turn else 0)
     figure = canvas.figure(max(width, 0.3 + 0.085 * len(title)), height)
     axes = figure.subplots()
-    axes.imshow(np.ma.masked_invalid(shades), cmap="Blues", vmin=0, vmax=1.4, aspect="auto")
+    image = axes.imshow(np.ma.masked_invalid(shades), cmap="Blues", vmin=0, vmax=1.4, aspect="auto")
     for i, j in np.argwhere(np.isfinite(means)):
-        axes.text(j, i, f"{means[i, j]:.2f}", ha="center", va="center", fontsize=8)
+        values = figures[rows[i], columns[j]]
+        low = 0.2 if len(values) > 1 else 0.0
+        axes.text(j, i - low, f"{means[i, j]:.2f}", ha="center", va="center", fontsize=8)
+        if low:
+            axes.text(j, i + low, f"±{np.std(values, ddof=1):.2f}", ha="center", va="center", fontsize=6.5)
     axes.set_xticks(range(len(columns)), below, **turn)
     axes.set_yticks(range(len(rows)), beside)
     axes.tick_params(labelsize=8, length=0)
     axes.set_xlabel(canvas.short(across, canvas.LEGEND), fontsize=9)
-    figure.suptitle(f"{title}\ndarker is higher in its column", fontsize=10)
+    bar = figure.colorbar(
+        image, ax=axes, shrink=min(1.0, 1.6 / (height - 1)), aspect=12, boundaries=np.linspace(0, 1, 65)
+    )
+    bar.set_ticks([0, 1], labels=["lowest\nof its column", "highest\nof its column"], fontsize=7)
+    bar.ax.tick_params(length=0)
+    bar.outline.set_visible(False)
+    figure.suptitle(f"{title}{', with ± standard deviation' if deviations else ''}", fontsize=10)
     axes.spines[:].set_visible(False)
     canvas.save(figure, path)
 
@@ -91,7 +102,9 @@ def against_setting(path: pathlib.Path, name: str, panels: Mapping[str, Panel], 
     methods = list(dict.fromkeys(method for panel in panels.values() for method in panel.curves))
     others = list(dict.fromkeys(other for panel in panels.values() for other in panel.levels))
     places_of_levels = _levels(methods, others)
-    theirs = {method: f"{canvas.short(method, canvas.LEGEND - 11)}, the paper" for method in methods}
+    shown = canvas.distinct([*methods, *others])
+    ours = canvas.distinct(methods, canvas.LEGEND - 11)
+    theirs = {method: f"{ours[method]}, the paper" for method in methods}
     width = canvas.beside([*others, *theirs.values()])
     figure, places = canvas.grid(panels, width=3.4, height=2.9, beside=width, sharey=False)
     for axes, (title, panel) in zip(places, panels.items(), strict=True):
@@ -103,7 +116,7 @@ def against_setting(path: pathlib.Path, name: str, panels: Mapping[str, Panel], 
             means = [np.mean(curve[number]) for number in own]
             deviations = [np.std(curve[number], ddof=1) if len(curve[number]) > 1 else np.nan for number in own]
             # Drawn apart from the bars, so that the legend lists all lines in their order.
-            axes.plot(x, means, marker="o", ms=4, lw=1.4, label=canvas.short(method, canvas.LEGEND), **style)
+            axes.plot(x, means, marker="o", ms=4, lw=1.4, label=shown[method], **style)
             axes.errorbar(x, means, deviations, fmt="none", capsize=2, lw=1.4, ecolor=style["color"])
             printed = [panel.paper.get(method, {}).get(number, np.nan) for number in own]
             if np.any(np.isfinite(printed)):
@@ -113,8 +126,7 @@ def against_setting(path: pathlib.Path, name: str, panels: Mapping[str, Panel], 
             place = places_of_levels[other]
             dashes = DASHES[place // len(canvas.COLOURS) % len(DASHES)]
             colour = canvas.style(place)["color"]
-            label = canvas.short(other, canvas.LEGEND)
-            axes.axhline(np.mean(values), lw=1.2, label=label, color=colour, linestyle=dashes)
+            axes.axhline(np.mean(values), lw=1.2, label=shown[other], color=colour, linestyle=dashes)
         axes.set_xticks(range(len(numbers)), [f"{number:g}" for number in numbers])
         canvas.finish(axes, title, canvas.short(name, canvas.LEGEND), measure)
     curves = [curve for panel in panels.values() for curve in panel.curves.values()]

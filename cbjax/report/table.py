@@ -6,7 +6,8 @@ import numpy as np
 
 from cbjax.host.text import escape
 from cbjax.metrics import class_groups
-from cbjax.report.read import Method, RunRecord
+from cbjax.report.methods import Method
+from cbjax.report.read import RunRecord
 
 COLUMNS = {
     "accuracy": "overall",
@@ -91,6 +92,13 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def by_frequency(counts: np.ndarray) -> np.ndarray:
     """Returns the classes [C] from the most to the fewest training images; equals by index."""
     return np.argsort(-counts, kind="stable")
+
+
+def group_spans(counts: np.ndarray) -> dict[str, tuple[int, int]]:
+    """Returns "many", "medium" and "few" -> their first and last place in the order of `by_frequency`."""
+    groups = list(class_groups(counts).items())
+    ends = np.cumsum([len(classes) for _, classes in groups])
+    return {name: (int(end) - len(classes), int(end) - 1) for (name, classes), end in zip(groups, ends, strict=True)}
 
 
 def class_list(classes: Iterable[int], run: RunRecord, counted: bool = True) -> str:

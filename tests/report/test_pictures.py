@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from cbjax.report import canvas, plots, reliability, sweep_plots
+from cbjax.report import canvas, fonts, heat_maps, plots, reliability, sweep_plots
 from cbjax.report.sweep_pictures import sweep_pictures
+from cbjax.report.swings import Swing
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def test_a_class_without_test_images_says_so_and_has_no_mark(tmp_path, drawn, me
     accuracy = {name: np.array([[0.0, np.nan, 0.8]]) for name in methods}
     plots.classes(tmp_path / "classes.png", ["ant", "bee", "cat"], np.array([30, 20, 10]), accuracy)
     right = drawn["classes.png"].axes[1]
-    (said,) = right.texts
+    (said,) = [text for text in right.texts if text.get_text() not in ("many", "medium", "few")]
     assert said.get_text() == "no images"
     assert said.xy == (0, 1), "in the row of bee, the second by training images"
 
@@ -127,9 +128,11 @@ def test_a_matrix_names_its_columns_without_overprinting(tmp_path, drawn):
     columns = [column for _, column in figures]
     sweep_plots.matrix(tmp_path / "matrix.png", ["CE"], columns, figures, "test error, %", "data imbalance")
     figure = drawn["matrix.png"]
-    (axes,) = figure.axes
+    axes, scale = figure.axes
     assert axes.get_xlabel() == "data imbalance" and labels(axes.xaxis)[:14] == columns
-    assert figure.get_suptitle().startswith("test error, %: mean of 1 to 3 runs, last epoch\n")
+    assert figure.get_suptitle() == "test error, %: mean of 1 to 3 runs, last epoch, with ± standard deviation"
+    assert [text.get_text() for text in axes.texts[:3]] == ["1.00", "1.00", "±0.00"], "one run has no deviation"
+    assert [text.get_text() for text in scale.get_yticklabels()] == ["lowest\nof its column", "highest\nof its column"]
     assert {text.get_rotation() for text in axes.get_xticklabels()} == {45}
     sweep_plots.matrix(tmp_path / "small.png", ["CE"], ["10"], {("CE", "10"): [1.0]}, "top-5 test error, %", "ratio")
     small = drawn["small.png"]
@@ -204,3 +207,112 @@ def test_the_last_panel_of_each_column_has_the_numbers_of_its_axis():
     numbered = [axes.xaxis.get_tick_params()["labelbottom"] for axes in panels]
     assert numbered == [bool(axes.get_xlabel()) for axes in panels] == [False, False, True, True, True]
     assert [bool(axes.get_ylabel()) for axes in panels] == [True, False, False, True, False]
+
+
+def class_map(drawn):
+    """The panels of a map, without its scale."""
+    return drawn["a.png"].axes[:-1]
+
+
+def test_maps_show_each_class_of_each_seed_and_its_group(tmp_path, drawn):
+    counts, names = np.array([10, 10, 300, 50]), ["ant", "bee", "cat", "dog"]
+    random = np.random.default_rng(0)
+    epochs, weights = np.arange(1.0, 401.0), random.uniform(0.5, 2, (3, 400, 4))
+    weights[0, 7, 2] = 8.0
+    constant = np.broadcast_to([1.5, 1.5, 0.25, 0.75], (3, 400, 4))
+    values = {"CDB": (epochs, weights), "CB": (epochs, constant)}
+    marked = {"CDB": (Swing(20, 24, 0.5), 2)}
+    heat_maps.class_weights(tmp_path / "a.png", names, counts, values, marked)
+    cdb, cb = class_map(drawn)
+    shown = cdb.images[0].get_array()
+    # Rows: all seeds of the most frequent class, then the next one; classes of equal counts have rows of their own.
+    np.testing.assert_array_equal(shown, weights[:, :, [2, 3, 0, 1]].transpose(2, 0, 1).reshape(12, 400))
+    assert cdb.images[0].get_extent() == [0.5, 400.5, 3.5, -0.5]
+    assert labels(cdb.yaxis)[:4] == ["cat (300)", "dog (50)", "ant (10)", "bee (10)"]
+    assert [bar.get_width() for bar in cb.patches] == [0.25, 0.75, 1.5, 1.5] and not cb.images
+    assert [text.get_text() for text in cb.texts] == ["many", "medium", "few"]
+    assert cdb.get_title() == "CDB\nswings most in seed 2, epochs 20 to 24"
+    assert (cdb.images[0].norm.vmin, cdb.images[0].norm.vmax) == (1 / 8, 8)
+    assert drawn["a.png"].get_suptitle() == "each class has 3 thin rows, one per seed"
+
+
+def test_maps_of_many_classes_are_means_of_neighbours_and_keep_gaps(tmp_path, drawn):
+    counts = np.arange(2100, 0, -1)
+    accuracies = np.tile(np.arange(2100.0) / 21, (2, 3, 1))
+    accuracies[:, 1, :10] = np.nan
+    heat_maps.class_accuracies(
+        tmp_path / "a.png",
+        list(map(str, counts)),
+        counts,
+        {"": (np.array([1.0, 2, 4]), accuracies)},
+        {},
+        "held-out (%)",
+    )
+    (axes,) = class_map(drawn)
+    shown = axes.images[0].get_array()
+    assert shown.shape[0] <= heat_maps.ROWS
+    np.testing.assert_allclose(shown[::2, 0], accuracies[0, 0].reshape(-1, 7).mean(axis=1))
+    # The second of three even columns is epoch 2.5: the values of epoch 2, the last that was measured before.
+    assert np.ma.getmaskarray(np.ma.masked_invalid(shown))[0].tolist() == [False, True, False]
+    assert [text.split()[0] for text in labels(axes.yaxis)[:3]] == ["many", "medium", "few"]
+
+
+def test_names_that_would_read_the_same_are_cut_elsewhere():
+    names = [f"ce/{'a' * 60}/beta={beta},{'z' * 60}" for beta in (0.9, 0.99)]
+    shown = canvas.distinct(names, 40)
+    assert "beta=0.9," in shown[names[0]] and "beta=0.99" in shown[names[1]]
+    assert all(len(text) <= 40 for text in shown.values())
+    assert canvas.distinct(["a", "b" * 50], 20) == {"a": "a", "b" * 50: "b" * 10 + "…" + "b" * 9}
+    far = [f"{'x' * 50}{middle}{'y' * 50}" for middle in ("\n", " ", "  ")]
+    assert len(set(canvas.distinct(far, 20).values())) == 3
+
+
+def test_a_loss_that_falls_far_has_a_logarithmic_axis_and_bands_stay_in_range(tmp_path, drawn):
+    epochs = np.arange(1.0, 5.0)
+    loss = np.array([[3.0, 0.3, 0.02, 0.01], [3.0, 0.1, 0.02, 0.01]])
+    accuracy = np.array([[10.0, 90, 99, 100], [12.0, 100, 100, 90]])
+    panels = {"training loss": {"CE": (epochs, loss)}, "accuracy (%)": {"CE": (epochs, accuracy)}}
+    plots.curves(tmp_path / "curves.png", panels, {"CE": [2, 4]})
+    left, right = drawn["curves.png"].axes
+    assert left.get_yscale() == "log" and right.get_yscale() == "linear"
+    assert left.get_ylim()[0] == pytest.approx(0.008)
+    band = right.collections[0].get_paths()[0].vertices[:, 1]
+    assert band.max() == 100 and band.min() == pytest.approx(11 - np.sqrt(2))
+    circles = right.get_lines()[1]
+    assert circles.get_xydata().tolist() == [[2, 95], [4, 95]] and not circles.get_clip_on()
+    assert "circle: best epoch of a run" in drawn["curves.png"].legends[0].get_title().get_text()
+    plots.curves(tmp_path / "flat.png", {"loss": {"CE": (epochs, loss + 3)}})
+    assert drawn["flat.png"].axes[0].get_yscale() == "linear"
+
+
+def test_bars_end_at_0_and_100_percent_and_markers_there_are_whole(tmp_path, drawn):
+    values = {"CE": np.array([[1.0, 0.0], [0.9, 0.3]]), "CB": np.array([[1.0, 0.0], [1.0, 0.0]])}
+    plots.classes(tmp_path / "classes.png", ["a", "b"], np.array([150, 1]), values)
+    right = drawn["classes.png"].axes[1]
+    bars = [bar for container in right.containers for bar in container.lines[2][0].get_segments()]
+    ends = np.sort(np.array(bars)[:, :, 0])
+    np.testing.assert_allclose(ends, [[95 - 5 * np.sqrt(2), 100], [0, 15 + 15 * np.sqrt(2)], [100, 100], [0, 0]])
+    assert not any(container.lines[0].get_clip_on() for container in right.containers)
+    assert [text.get_text() for text in right.texts] == ["many", "few"], "groups are named"
+
+
+def test_bins_with_few_images_look_otherwise_and_have_wide_intervals(tmp_path, drawn):
+    sums = {"CE": np.array([[2.0, 400.0, 0.0], [0.4, 200.0, 0.0], [2.0, 200.0, 0.0]])}
+    reliability.draw(tmp_path / "reliability.png", sums, {"CE": "3.0"}, "")
+    full, pale = drawn["reliability.png"].axes[0].containers[1:]
+    assert [one.get_label() for one in (full, pale)] == ["accuracy, 95 % interval", "fewer than 10 images"]
+    assert full.lines[0].get_xydata().tolist() == [[50, 50]] and pale.lines[0].get_xydata().tolist() == [[20, 100]]
+    assert pale.lines[0].get_markerfacecolor() == "white" and pale.lines[0].get_linestyle() == "None"
+    # Wilson's interval of 2 of 2, by its closed form n / (n + z²), and of a half, symmetric.
+    ends = [container.lines[2][0].get_segments()[0][:, 1] for container in (full, pale)]
+    np.testing.assert_allclose(ends[1], [100 * 2 / (2 + 1.959964**2), 100], rtol=1e-6)
+    assert ends[0].mean() == pytest.approx(50) and 4 < np.ptp(ends[0]) / 2 < 5
+
+
+def test_letters_without_a_font_are_named_and_others_find_one(tmp_path):
+    assert fonts.lacking(["ant", "собака", "\U0010fffd"]) == "\U0010fffd", "no font has this private letter"
+    figure = canvas.figure(1, 1)
+    # DejaVu Sans lacks this letter; the STIX fonts that matplotlib brings along have it.
+    text = figure.text(0, 0, "\u1d81")
+    canvas.save(figure, tmp_path / "a.png")
+    assert fonts.lacking([text.get_text()]) == "" and text.get_fontfamily()[0] == fonts.OWN

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from cbjax.host import writers
 from cbjax.report import plots, read, report, sections, table, table_for_terminal
+from cbjax.report.methods import differing, group
 from cbjax.report.read import ReportError, flatten
 from cbjax.report.sections import PICTURES
 
@@ -247,7 +248,10 @@ def test_comparison_says_what_the_numbers_mean(sweep):
     assert "Left out" not in text
     methods = tables(page)["Methods"]
     assert [row["weights.name"] for row in methods] == ["uniform", "class_balanced", "difficulty"]
-    assert set(methods[0]) == {"method", "loss.name", "weights.name"}
+    assert list(methods[0]) == ["method", "loss.name", "loss.gamma", "weights.name", "weights.beta"]
+    # Numbers are listed only where they have an effect, even if all methods have the same.
+    assert [row["loss.gamma"] for row in methods] == ["–", "1.0", "–"]
+    assert [row["weights.beta"] for row in methods] == ["–", "0.9999", "–"]
 
 
 def test_pictures_show_something(sweep):
@@ -494,21 +498,21 @@ def test_methods_are_named_by_what_differs(tmp_path):
             make_run(tmp_path / f"x{index}" / "ce" / f"seed_{seed}", seed=seed, data=data, devices=seed + 1)
             make_run(tmp_path / f"run{index}_{seed}", seed=seed, data=data, counts=long_tail(120, 10, imbalance))
     runs, _ = read.read_runs([tmp_path / "x0", tmp_path / "x1"])
-    methods, left_out = read.group(runs)
+    methods, left_out = group(runs)
     assert [(method.label, len(method.runs)) for method in methods] == [
         ("ce (data.imbalance=10)", 2),
         ("ce (data.imbalance=100)", 2),
     ]
     assert left_out == []
     flat = [tmp_path / f"run{index}_{seed}" for index in (1, 0) for seed in range(2)]
-    methods, _ = read.group(read.read_runs(flat)[0])
+    methods, _ = group(read.read_runs(flat)[0])
     assert [method.label for method in methods] == ["data.imbalance=100", "data.imbalance=10"]
     page = report(flat, tmp_path / "out").read_text()
     assert "Classes are not compared: they, or their images, differ." in page
     assert page.count("- Training: ") == 2
     assert [row["n"] for row in tables(page)["Last epoch"]] == ["2", "2"]
     assert pictures(page) == ["curves.png"]
-    (method,), _ = read.group(read.read_runs(flat[:2])[0])
+    (method,), _ = group(read.read_runs(flat[:2])[0])
     assert method.label == "softmax, uniform weights"
 
 
@@ -522,21 +526,21 @@ def test_methods_are_named_by_all_folders_below_the_given_one(tmp_path):
     for given in ([tmp_path], each):
         page = report(given, tmp_path).read_text().replace("\\", "")
         assert [row["method"] for row in tables(page)["Last epoch"]] == names
-    methods, _ = read.group(read.read_runs([tmp_path / "CB"], tmp_path)[0])
+    methods, _ = group(read.read_runs([tmp_path / "CB"], tmp_path)[0])
     assert [method.label for method in methods] == ["beta_0.9", "beta_0.99"]
     # Seeds of a method from two places have the name that both share.
     (tmp_path / "again" / "CB").mkdir(parents=True)
     (tmp_path / "CB" / "beta_0.9" / "seed_1").rename(tmp_path / "again" / "CB" / "seed_1")
     (tmp_path / "CB" / "beta_0.9").rename(tmp_path / "again" / "beta_0.9")
     (tmp_path / "again" / "beta_0.9").rename(tmp_path / "CB" / "CB")
-    methods, _ = read.group(read.read_runs([tmp_path])[0])
+    methods, _ = group(read.read_runs([tmp_path])[0])
     assert sorted((method.label, len(method.runs)) for method in methods) == [("CB", 2), ("CB/beta_0.99", 2)]
 
 
 def test_methods_keep_the_order_they_are_given_in(sweep):
     root, _, _ = sweep
     given = [root / "cdb", root / "ce" / "seed_2", root / "ce" / "seed_0", root / "cdb"]
-    methods, left_out = read.group(read.read_runs(given)[0])
+    methods, left_out = group(read.read_runs(given)[0])
     assert [(method.label, [run.seeds[0] for run in method.runs]) for method in methods] == [
         ("cdb", [0, 1, 2]),
         ("ce", [2, 0]),
@@ -610,7 +614,7 @@ def test_running_mean_is_over_known_neighbours():
 def test_flatten_and_differing():
     settings = [flatten({"a": 1, "b": {"c": (1, 2), "d": None}}), flatten({"a": 1, "b": {"c": (1, 3)}, "e": 0})]
     assert settings[0] == {"a": 1, "b.c": (1, 2), "b.d": None}
-    assert read.differing(settings) == ["b.c", "e"]
+    assert differing(settings) == ["b.c", "e"]
 
 
 def test_plain_import_brings_no_drawing_and_no_events():
