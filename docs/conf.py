@@ -1,18 +1,21 @@
 """Settings of the site: `bash launch/docs.sh` builds it."""
 
+import pathlib
 import re
 
 import cbjax
 from cbjax.config.schema import KEYS
 
+HERE = pathlib.Path(__file__).parent
 project, author, release = "cbjax", "the authors of cbjax", cbjax.__version__
 copyright = "Apache License 2.0"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
-exclude_patterns = ["notebooks/*.py", "notebooks/*.md"]  # the sources of what is shown
 
 html_theme = "sphinx_book_theme"  # that of JAX and Optax
 html_title = f"cbjax {release}"
 html_theme_options = {"show_toc_level": 2, "home_page_in_toc": True}
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 html_show_copyright = False
 html_sourcelink_suffix = ""
 
@@ -30,6 +33,20 @@ autodoc_typehints = "none"  # the signature is easier to read with the types in 
 autodoc_preserve_defaults = True
 napoleon_use_ivar = True
 default_role = "code"  # docstrings write `name`
+
+
+def _shown_link(link):
+    return link[0] if (HERE.parent / "notebooks" / link[2]).exists() else link[1]
+
+
+# Sphinx reads only what is below this folder, so notebooks are copied, with links that hold here; one to a notebook that
+# is not there is left out. Unchanged ones are not written again, so that they come from the cache.
+(HERE / "notebooks").mkdir(exist_ok=True)
+for notebook in sorted((HERE.parent / "notebooks").glob("*.ipynb")):
+    text, copy = notebook.read_text().replace("](../docs/", "](../"), HERE / "notebooks" / notebook.name
+    text = re.sub(r"\[([^][]*)\]\((\w+\.ipynb)\)", _shown_link, text)
+    if not copy.exists() or copy.read_text() != text:
+        copy.write_text(text)
 
 
 def tables_of_keys():
