@@ -40,11 +40,11 @@ def write(run: RunRecord, out: pathlib.Path) -> list[str]:
     return list(files)
 
 
-def write_compared(methods: Sequence[Method], checkpoint: str, out: pathlib.Path) -> list[str]:
+def write_compared(methods: Sequence[Method], checkpoint: str, out: pathlib.Path, *, confusions: bool) -> list[str]:
     """Writes the classes and the confusions of several methods with equal classes; returns the names of the files.
 
     Figures are shares, means over a method's runs at a checkpoint. classes_by_method.csv has a row for each method and
-    class, confusion_by_method.csv for each method, true and predicted class whose share is not 0.
+    class, confusion_by_method.csv, if wanted, for each method, true and predicted class whose share is not 0.
     """
     names, counts = methods[0].runs[0].class_names, methods[0].runs[0].counts
     classes = [["method", "class", "training_images", "runs", "accuracy", "standard_deviation"]]
@@ -56,7 +56,7 @@ def write_compared(methods: Sequence[Method], checkpoint: str, out: pathlib.Path
             deviation = np.std(values, ddof=1) if len(values) > 1 else None
             cells = map(class_tables.cell, (np.mean(values), deviation))
             classes.append([method.label, names[c], str(counts[c]), str(len(values)), *map(str, cells)])
-        if tables:
+        if tables and confusions:
             mean = np.mean(tables, axis=0)
             confusion += [
                 [method.label, names[row], names[column], str(len(tables)), str(class_tables.cell(mean[row, column]))]

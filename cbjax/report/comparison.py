@@ -143,7 +143,7 @@ def _classes(methods: Sequence[Method], out: pathlib.Path) -> list[str]:
         f"{measure(first, checkpoint).capitalize()}.{which}",
         markdown_table(["class", "training images", *map(escape, accuracy)], rows),
         *drawn,
-        files_note(class_files.write_compared(methods, checkpoint, out)),
+        files_note(class_files.write_compared(methods, checkpoint, out, confusions=len(methods) <= LINES)),
     ]
 
 

@@ -178,5 +178,5 @@ def test_many_methods_have_tables_and_no_picture_that_nobody_can_read(tmp_path):
         make_run(tmp_path / f"method_{number}" / "seed_0", seed=number, counts=[9, 5])
     page = report([tmp_path], tmp_path, html=True)
     assert "a picture tells 28 methods apart, and here are 29." in page.read_text()
-    assert not list(tmp_path.glob("*.png"))
+    assert not list(tmp_path.glob("*.png")) and not (tmp_path / "confusion_by_method.csv").exists()
     assert len(Reader(page.with_suffix(".html").read_text()).tables[0]) == 1 + 29
