@@ -22,7 +22,8 @@ class Variant:
 
     Attributes:
       labels: axis -> the variant's name on it.
-      overrides: dotted config key -> value. The key "config" names the configuration to change, if not the sweep's.
+      overrides: dotted config key -> value. The key "config" names the configuration to change, if not the sweep's;
+        "method" stands for the keys of a method, as `--config.method=NAME` does.
     """
 
     labels: Mapping[str, str]

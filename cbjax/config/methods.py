@@ -67,6 +67,12 @@ METHODS: dict[str, dict[str, Any]] = {
 
 def keys_of(name: str) -> Mapping[str, Any]:
     """Returns the keys and values that a method sets; raises ConfigError with the nearest name for an unknown one."""
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         raise ConfigError(f"method must be one of {', '.join(METHODS)}; got {name!r}{did_you_mean(name, METHODS)}")
     return PLAIN | METHODS[name]
+
+
+def expand(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Puts the keys of a method in the place of "method"; the other keys win over them. Raises ConfigError."""
+    others = {key: value for key, value in changes.items() if key != KEY}
+    return {**keys_of(changes[KEY]), **others} if KEY in changes else others

@@ -23,6 +23,7 @@ ELSEWHERE = {
     **dict.fromkeys(("arch", "backbone", "network", "model_name"), "model.name"),
     **dict.fromkeys(("amp", "fp16", "bf16", "precision"), "model.dtype"),
     **dict.fromkeys(("criterion", "loss_fn", "loss_type"), "loss.name"),
+    "method": "the override method=NAME, which stands for several keys, as in config.load('digits_lt', ['method=cdb'])",
     **dict.fromkeys(("workdir", "output_dir", "save_dir", "log_dir"), "the option --workdir"),
 }
 

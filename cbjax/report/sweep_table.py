@@ -65,7 +65,8 @@ def check(path: Path, table: Table, labels: Sequence[Mapping[str, str]]) -> None
         if not getattr(table, name):
             raise ConfigError(
                 f"{path}: the table has no {name}; got {getattr(table, name)!r}: its rows are axes, such as "
-                "('method',), and its columns the axis across, such as 'imbalance'"
+                "('method',), and its columns the axis across, such as 'imbalance'; a sweep without a table has the "
+                "usual comparison of methods"
             )
     if table.metric not in METRICS:
         raise ConfigError(f"{path}: the table's metric must be one of {', '.join(METRICS)}; got {show(table.metric)}")

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from cbjax import config as configs
 from cbjax import variants
-from cbjax.config import ConfigError, files, own_code, rules
+from cbjax.config import ConfigError, files, methods, own_code, rules
 from cbjax.config.schema import accept, entry, show
 from cbjax.host.storage import with_absolute_paths
 from cbjax.report import sweep_table
@@ -60,8 +60,9 @@ def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> tuple[Sweep
     read = functools.cache(functools.partial(configs.read, beside=path))
     values: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}  # run -> (its configuration, its own changes)
     for variant in sweep.variants:
-        name, changes = folder(variant.labels), dict(variant.overrides)
+        name = folder(variant.labels)
         with _of_run(path, name):
+            changes = methods.expand(variant.overrides)
             base = read(changes.pop("config", sweep.config))
             values[name] = base, own_code.look_beside(accept(changes), path)
     _check_overrides(path, values, for_all)

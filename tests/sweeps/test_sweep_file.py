@@ -33,6 +33,22 @@ def test_the_sweep_of_the_default():
     assert len(file.load("digits_lt", ["loss.gamma=2"])[1]) == 12
 
 
+def test_a_run_may_name_a_method(tmp_path):
+    """`method` stands for the same keys as on the command line; the run's other keys win over them."""
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from cbjax.variants import Sweep, choices\n\n\ndef get_sweep():\n"
+        "    changed = {'loss.gamma': 2.0, 'weights.name': 'uniform', 'method': 'cb_focal'}\n"
+        "    return Sweep('digits_lt', choices('m', {'whole': {'method': 'cb_focal'}, 'changed': changed}))\n"
+    )
+    whole, changed = (run.config for run in file.load(path)[1])
+    assert whole == config.load("digits_lt", ["method=cb_focal"])
+    assert changed == config.load("digits_lt", ["method=cb_focal", "loss.gamma=2", "weights.name=uniform"])
+    path.write_text(path.read_text().replace("'cb_focal'}\n", "'cb_focl'}\n"))
+    with pytest.raises(ConfigError, match=r"run changed of .*method must be one of .*did you mean cb_focal"):
+        file.load(path)
+
+
 @pytest.mark.parametrize(
     ("spec", "overrides", "name"),
     [
