@@ -239,7 +239,7 @@ def _streamed(values):
     if name in ("list", "csv") and values["data.train_list"] is None:
         yield f"data.train_list must be the file that lists the training images when data.name is {name}; got None"
     if name == "folder" and values["data.root"] is None:
-        yield "data.root must be the folder that has train/CLASS/*.jpg when data.name is folder; got None"
+        yield "data.root must be a folder with CLASS/*.jpg or train/CLASS/*.jpg when data.name is folder; got None"
     if values["data.normalization"] == "standardize":
         yield (
             f"data.normalization must not be standardize when data.name is {name}, whose images are read as they are "

@@ -82,7 +82,15 @@ def check(
             logits = jax.ShapeDtypeStruct((count, num_classes), jnp.float32)
             labels = logits if multi_label else jax.ShapeDtypeStruct((count,), jnp.int32)
             for weights in (jax.ShapeDtypeStruct((num_classes,), jnp.float32), None):
-                jax.eval_shape(tried, logits, labels, weights)
+                try:
+                    jax.eval_shape(tried, logits, labels, weights)
+                except code.CodeError as error:
+                    if weights is not None:
+                        raise
+                    raise code.CodeError(
+                        f"{error}; evaluations give class_weights=None: do not use them then, as in "
+                        "`return losses if class_weights is None else class_weights[labels] * losses`"
+                    ) from error
 
 
 def _check_losses(name: str, losses: Any, count: int) -> None:
