@@ -200,7 +200,7 @@ def _known_at_epoch_ends(schedule: optax.Schedule, batches: Batches, num_epochs:
 def _first_weights(config, dataset, programs):
     if config.stage.name != "none":
         shapes, image_shape = programs.state, dataset.train.images.shape[1:]
-        known = (dataset.class_names, programs.model, shapes.params, shapes.batch_stats, image_shape)
+        known = (dataset.class_names, dataset.indices, programs.model, shapes.params, shapes.batch_stats, image_shape)
         return functools.cache(lambda: second_stage.read_source(config, *known))
     if config.model.pretrained:
         return functools.cache(lambda: _read_pretrained(config.model.pretrained, programs.state))

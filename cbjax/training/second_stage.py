@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cbjax.config import ConfigError
+from cbjax.config.compare import SOURCE_KEYS
 from cbjax.data.records import quote
 from cbjax.host.output import say
 from cbjax.host.storage import Place
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from cbjax.training.build import Parts
 
 TAUS = tuple(round(0.1 * step, 1) for step in range(21))  # the authors' grid, 0 to 2
+SOURCES = [key.removeprefix("data.") for key in SOURCE_KEYS]
 SHOWN = 3  # the most arrays that a message names
 
 
@@ -69,17 +71,24 @@ def rate_factors(config: ConfigDict, params: Any, given: Settings) -> Any:
 
 
 def read_source(
-    config: ConfigDict, class_names: Sequence[str], model: Model, params: Any, batch_stats: Any, image_shape: Any
+    config: ConfigDict,
+    class_names: Sequence[str],
+    indices: Mapping[str, np.ndarray],
+    model: Model,
+    params: Any,
+    batch_stats: Any,
+    image_shape: Any,
 ) -> Pretrained:
     """Reads the network of the run that a second stage begins from, as far as the stage keeps it.
 
     Args:
       config: resolved, of the second stage.
       class_names: its classes.
+      indices: `Dataset.indices`, which images its splits have.
       model, params, batch_stats, image_shape: as for `trained`; shapes will do.
 
     Raises:
-      ConfigError: if that run has other classes or another network.
+      ConfigError: if that run has other classes or another network, or was trained on images that are held out here.
       WorkdirError, CheckpointError: if it cannot be read.
     """
     source = Place(config.stage.source)
@@ -89,6 +98,7 @@ def read_source(
             f"stage.source: the run must have the same classes in the same order; it has {quote(facts['class_names'])} "
             f"there, {quote(class_names)} here"
         )
+    _check_held_out(config, indices, source)
     with contextlib.closing(Checkpoints(source.root, say, reading=True)) as checkpoints:
         there = checkpoints.read_network(results["step"])
     given = _flat(there["params"])
@@ -161,6 +171,25 @@ def _find_tau(run, parts, tell):
         tau = max(TAUS, key=lambda one: np.nan_to_num(balanced[one], nan=-1.0))  # the smallest of equally good ones
         tell(f"tau {tau:g}, by the balanced accuracy on held-out images, {100 * balanced[tau]:.1f} %")
     return dataclasses.replace(run, state=at(tau), metrics={"stage/tau": tau})
+
+
+def _check_held_out(config: ConfigDict, indices: Mapping[str, np.ndarray], source: Place) -> None:
+    """Refuses held-out images that the source was trained on: its figures on them would be too good."""
+    first = workdirs.read_config(source.files)
+    if any(first.data[key] != config.data[key] for key in ("name", *SOURCES)):
+        return  # places in other data are other images
+    with np.load(source.files / "indices.npz", allow_pickle=False) as there:
+        learned = np.concatenate([there[name] for name in ("train", "meta") if name in there])
+    for name in ("test", "validation"):
+        if name not in indices or str(indices[f"{name}_from"]) != "train":
+            continue
+        if seen := int(np.isin(indices[name], learned).sum()):
+            seed = first.seed if first.data.seed is None else first.data.seed
+            raise ConfigError(
+                f"stage.source: images that are held out must not be among those that its run was trained on; got "
+                f"{seen} of {len(indices[name])} {name} images: hold out the same ones, with data.seed={seed}, "
+                f"data.test={first.data.test} and data.validation={first.data.validation}"
+            )
 
 
 def _check(wanted: Mapping[tuple[str, ...], Any], given: Mapping[tuple[str, ...], Any], source: str) -> None:

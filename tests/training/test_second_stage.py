@@ -166,11 +166,20 @@ def test_four_devices_give_what_one_gives(first, tmp_path):
         np.testing.assert_allclose(ours, theirs, rtol=2e-2, atol=2e-3)
 
 
+@pytest.mark.parametrize("override", ["seed=1", "data.validation=15"])
+def test_images_that_the_first_stage_was_trained_on_are_not_held_out(first, tmp_path, override):
+    """Else figures on them would be too good, and tau-normalisation would choose its power by them."""
+    _, source = first
+    same = r"hold out the same ones, with data.seed=0, data.test=20 and data.validation=10$"
+    with pytest.raises(ConfigError, match=f"got [1-9][0-9]* of [0-9]* (test|validation) images: {same}"):
+        second(source, tmp_path, "crt", override)
+
+
 @pytest.mark.slow
 def test_runs_as_one_program_give_what_a_run_alone_gives(first, tmp_path):
     _, source = first
     one = second(source, tmp_path / "one", "crt")
-    keys = {"stage.name": "crt", "stage.source": str(source), "data.sampler": "class_aware"}
+    keys = {"stage.name": "crt", "stage.source": str(source), "data.sampler": "class_aware", "data.seed": 0}
     (tmp_path / "seeds.py").write_text(
         "from cbjax.variants import Sweep, choices, product, seeds\n\n"
         f"def get_sweep():\n    return Sweep('digits_lt', product(choices('method', {{'crt': {keys!r}}}), seeds(2)))\n"
