@@ -1,10 +1,12 @@
 """Says what a calibration changes, writes it to calibration.json, and reads it again for predictions."""
 
+import hashlib
 import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from cbjax.config import ConfigError
@@ -56,6 +58,7 @@ def write(kind: str, fitted: Fitted, found: Examined, out: pathlib.Path) -> str:
         "thresholds": None if calibration.thresholds is None else calibration.thresholds.tolist(),
         "class_names": list(found.run.class_names),
         **{key: about[key] for key in ("workdir", "checkpoint", "step", "changes")},
+        "network": _digest(found.run),
         "validation_images": fitted.images,
         "before": fitted.before,
         "after": fitted.after,
@@ -78,6 +81,7 @@ def read(path: pathlib.Path, run: Run) -> Calibration:
             float(temperature), None if thresholds is None else np.asarray(thresholds, np.float64)
         )
         step, changes = int(given["step"]), [str(change) for change in given["changes"]]
+        there, network = str(given["workdir"]), str(given["network"])
     except OSError as error:
         raise ConfigError(f"--calibration={path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -91,7 +95,20 @@ def read(path: pathlib.Path, run: Run) -> Calibration:
             f"--calibration={path} was fitted to step {step} of a run of {len(names)} classes; this is step "
             f"{run.memory.step} of {run.workdir}: fit one with `cbjax eval --calibrate`, or give its --checkpoint"
         )
+    if network != _digest(run):  # another seed of the same config has the same step and the same classes
+        raise ConfigError(
+            f"--calibration={path} was fitted to the network of {there}, and that of {run.workdir} is another one: fit "
+            "one with `cbjax eval --calibrate`, or give its --checkpoint"
+        )
     other = [change for change in changes if change.startswith(MODEL_KEYS)]
     if other:
         raise ConfigError(f"--calibration={path} was fitted with {'; '.join(other)}, which predictions cannot have")
     return calibration
+
+
+def _digest(run: Run) -> str:
+    """Returns the SHA-256 of the run's parameters and running statistics."""
+    total = hashlib.sha256()
+    for leaf in jax.tree.leaves((run.state.params, run.state.batch_stats)):
+        total.update(np.asarray(leaf).tobytes())
+    return total.hexdigest()
