@@ -1,5 +1,7 @@
 """Which keys of a method go together: its loss, its head, its meta images, the adjustment of its answers."""
 
+import fractions
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,6 +23,13 @@ def problems(values: Mapping[str, Any]) -> Iterator[str]:
         yield f"loss.mean must be batch when loss.name is {loss}, which has weights of its own; got {mean}"
     if tau and loss in ("sigmoid", "focal", "eql", "ghm"):
         yield f"evaluation.tau must be 0 when loss.name is {loss}, whose answers are one-vs-rest; got {tau}"
+    for key in ("weights.start", "data.sampler_start"):
+        epochs = values["num_epochs"]
+        if math.ceil(fractions.Fraction(str(values[key])) * epochs) >= epochs and values[key]:
+            yield (
+                f"{key} must leave a whole epoch at the end, or nothing would begin; got {values[key]} of {epochs} "
+                f"epochs: use at least {math.ceil(1 / (1 - fractions.Fraction(str(values[key]))))} epochs"
+            )
     if meta != "none":
         yield from _meta(values, meta)
     if values["mix.name"] != "none":

@@ -85,6 +85,20 @@ WRONG_COMBINATIONS = [
     ("digits_lt", ["loss.gamma=2"], "loss.gamma", "unless loss.name is focal", "got 2.0"),
     ("digits_lt", ["weights.beta=0.9"], "weights.beta", "unless weights.name is class_balanced", "got 0.9"),
     ("digits_lt", ["weights.start=0.8"], "weights.start", "no effect when weights.name is uniform", "got 0.8"),
+    (
+        "digits_lt",
+        ["method=ldam_drw", "num_epochs=4"],
+        "weights.start",
+        "must leave a whole epoch at the end",
+        "got 0.8 of 4 epochs: use at least 5 epochs",
+    ),
+    (
+        "digits_lt",
+        ["data.sampler=oversample", "data.sampler_start=0.6", "num_epochs=2"],
+        "data.sampler_start",
+        "must leave a whole epoch at the end",
+        "got 0.6 of 2 epochs: use at least 3 epochs",
+    ),
     ("cifar_lt:cdb", ["weights.zero_count=ignore"], "weights.zero_count", "when weights.name is difficulty", "ignore"),
     ("cifar_lt:cui", ["difficulty.tau=1"], "difficulty.tau", "unless weights.name is difficulty", "got 1.0"),
     (
