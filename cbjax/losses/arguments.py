@@ -103,10 +103,14 @@ def check_number(name: str, number: Any, low: float, logits: Array, *, of_class:
     Raises:
       ValueError: if it has another shape, or a value below `low`.
     """
-    fits = jnp.ndim(number) == 0 or (of_class and jnp.shape(number) == logits.shape[1:])
-    if not fits or (not isinstance(number, jax.core.Tracer) and not np.all(np.asarray(number) >= low)):
+    known = None if isinstance(number, jax.core.Tracer) else np.asarray(number)
+    # Kinds of numbers that can be compared; an option may come as text from a file.
+    is_number = known is None or known.dtype.kind in "biufV"  # V: bfloat16
+    fits = is_number and (jnp.ndim(number) == 0 or (of_class and jnp.shape(number) == logits.shape[1:]))
+    if not fits or (known is not None and not np.all(known >= low)):
         other = "; or [C], one for each class" if of_class else ""
-        raise ValueError(f"{name} must be a number, at least {low}, got {number}{other}")
+        shown = repr(number) if isinstance(number, str) else number
+        raise ValueError(f"{name} must be a number, at least {low}, got {shown}{other}")
     return jnp.asarray(number, logits.dtype)
 
 
@@ -117,10 +121,18 @@ def check_counts(counts: Any, logits: Array) -> Array:
             f"counts must be [C], the training images of each class, got shape {jnp.shape(counts)} for logits of "
             f"shape {logits.shape}"
         )
+    above_zero(counts)
+    return jnp.asarray(counts, logits.dtype)
+
+
+def above_zero(counts: Any) -> Array:
+    """Returns counts [C] as floats; raises ValueError for another shape, or a class without images."""
+    if np.ndim(counts) != 1:
+        raise ValueError(f"counts must be [C], the training images of each class, got shape {np.shape(counts)}")
     if not isinstance(counts, jax.core.Tracer) and not (np.asarray(counts) > 0).all():
         empty = np.flatnonzero(~(np.asarray(counts) > 0))[:20].tolist()
         raise ValueError(f"counts must be above 0 for every class, got 0 or less in {empty}")
-    return jnp.asarray(counts, logits.dtype)
+    return as_floats(counts)
 
 
 def as_floats(numbers: Any) -> Array:

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from cbjax.losses.arguments import Given, as_floats, check_counts, check_number
+from cbjax.losses.arguments import Given, above_zero, check_counts, check_number
 from cbjax.losses.softmax import by_shares, one_of_classes, others_over_own
 from cbjax.types import Array
 
@@ -12,12 +12,15 @@ def ldam_margins(counts: Array, max_margin: float | Array = 0.5) -> Array:
     """Returns the margin of each class [C]: counts^(-1/4), scaled so that the largest is `max_margin`.
 
     Args:
-      counts: [C] training images, each above 0.
+      counts: [C] training images, each above 0; traced ones are not checked.
       max_margin: [] margin of the rarest class.
+
+    Raises:
+      ValueError: if counts are not [C], or a class has none.
 
     Source: Cao et al. 2019, eq. 13, and the authors' code.
     """
-    rarity = jnp.asarray(counts, jnp.float32) ** -0.25
+    rarity = above_zero(counts).astype(jnp.float32) ** -0.25
     return rarity * (max_margin / rarity.max())
 
 
@@ -59,8 +62,12 @@ def ldam_loss(
 
 
 def log_prior(counts: Array) -> Array:
-    """Returns the logarithm of each class's share of the training images [C]; no class may be empty."""
-    counts = as_floats(counts)
+    """Returns the logarithm of each class's share of the training images [C].
+
+    Raises:
+      ValueError: if counts are not [C], or a class has none; traced ones are not checked.
+    """
+    counts = above_zero(counts)
     return jnp.log(counts) - jnp.log(counts.sum())
 
 

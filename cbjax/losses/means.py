@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from cbjax.losses.arguments import as_floats
 from cbjax.types import Array
 
 
@@ -28,6 +29,8 @@ def weighted_mean(losses: Array, weights: Array | None = None, axis_name: str | 
       ValueError: if the shapes differ.
     """
     losses = jnp.asarray(losses)
+    if not jnp.issubdtype(losses.dtype, jnp.floating):  # such as which answers are right: weights would become 0 or 1
+        losses = as_floats(losses)
     weights = jnp.ones_like(losses) if weights is None else jnp.asarray(weights, losses.dtype)
     if losses.ndim != 1 or weights.shape != losses.shape:
         raise ValueError(f"losses and weights must be [B], got shapes {losses.shape} and {weights.shape}")

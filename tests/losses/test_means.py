@@ -29,6 +29,12 @@ def test_weights_and_none():
         losses.weighted_mean(given, jnp.ones(2))
 
 
+def test_right_answers_are_weighed_as_numbers():
+    """Their type must not become that of the weights, which would be rounded to 0 or 1."""
+    for right in ([True, False, True], [1, 0, 1]):
+        np.testing.assert_allclose(losses.weighted_mean(np.array(right), [0.5, 1.0, 0.5]), 0.5)
+
+
 def test_devices_agree_on_the_mean_and_its_gradient():
     params = jnp.zeros((1, 3))
     value, slope = jax.value_and_grad(mean)(params, LOGITS, LABELS, AMOUNTS)

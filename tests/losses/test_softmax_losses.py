@@ -352,3 +352,17 @@ def test_messages():
         losses.ldam_loss(logits, labels, margins=0.5)
     with pytest.raises(ValueError, match=r"masked must be \[C\] or \[B, C\].* got float64 of shape \(4,\)|got float32"):
         losses.equalization_loss(logits, labels, masked=np.ones(CLASSES))
+
+
+def test_margins_and_priors_refuse_classes_without_images():
+    for function in (losses.ldam_margins, losses.log_prior):
+        with pytest.raises(ValueError, match=r"counts must be above 0 for every class, got 0 or less in \[1\]"):
+            function([3, 0, 5])
+        with pytest.raises(ValueError, match=r"counts must be \[C\].*, got shape \(1, 2\)"):
+            function(np.ones((1, 2)))
+
+
+def test_options_that_are_no_numbers_are_refused():
+    for gamma, shown in (("2", "'2'"), (None, "None")):
+        with pytest.raises(ValueError, match=f"gamma must be a number, at least 0, got {shown}"):
+            losses.softmax_focal_loss(np.zeros((2, 3)), [0, 1], gamma=gamma)
