@@ -83,7 +83,7 @@ def lighter(made: dict[str, Any], folder: str) -> dict[str, Any]:
                 output["data"]["image/png"] = base64.b64encode(
                     _fewer_colours(base64.b64decode(png))
                 ).decode()
-    return json.loads(json.dumps(made).replace(folder, "/home/you"))
+    return json.loads(json.dumps(made).replace(folder, "~"))
 
 
 def _fewer_colours(png: bytes) -> bytes:
