@@ -85,7 +85,7 @@ def test_any_names_are_in_a_report_and_its_pictures(tmp_path, capsys):
     assert all(character.isprintable() or character == "\n" for character in page)
     for name in (r"caf\\xe9", r"\\x1b\[31mred", r"a\|b\`c\<i\>", r"\$x\$y", "two lines", "猫"):
         assert f"| {name} |" in page
-    assert page.count("](") == 4 and capsys.readouterr().err == ""
+    assert page.count("![") == 4 and capsys.readouterr().err == ""
 
 
 def test_a_picture_that_cannot_be_drawn_leaves_the_report_whole(tmp_path, monkeypatch, capsys):
