@@ -96,6 +96,7 @@ def test_two_processes_are_one_with_as_many_devices(one, two, tmp_path, parallel
     assert json.loads((workdir / "results.json").read_text())["finished"]
 
 
+@pytest.mark.slow
 def test_sigterm_of_one_saves_the_same_step_on_all_and_the_restart_ends_bit_equal(two, tmp_path):
     plain, stopped = two[0], tmp_path / "stopped"
     both = start_two(stopped, EPOCHS)

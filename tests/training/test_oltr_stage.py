@@ -64,6 +64,7 @@ def test_it_begins_with_the_first_stage_and_its_class_means_and_all_of_it_trains
     assert bits(again.state.opt_state) == bits(after.state.opt_state)
 
 
+@pytest.mark.slow
 def test_a_frozen_backbone_stays_to_the_bit_and_cdb_weighs_the_classes(first, tmp_path, capsys):
     before, source = first
     keys = ("oltr.backbone=frozen", "weights.name=difficulty", "oltr.form=paper", "num_epochs=2")

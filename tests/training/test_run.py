@@ -269,11 +269,10 @@ def test_seeds_share_their_split_over_methods_and_differ_between_them(tmp_path):
 def test_many_steps_in_one_dispatch_are_the_same_run(tmp_path):
     short = ("weights.name=difficulty", "data.crop_padding=1", "devices=1")
     one = cbjax.train(digits(*short, "steps_per_dispatch=1"), tmp_path / "one")
-    for steps in (4, 100):  # an epoch has 7
-        many = cbjax.train(digits(*short, f"steps_per_dispatch={steps}"), tmp_path / str(steps))
-        for found, expected in zip(jax.tree.leaves(many.state.params), jax.tree.leaves(one.state.params), strict=True):
-            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-        assert many.metrics == pytest.approx(one.metrics, rel=1e-4)
+    many = cbjax.train(digits(*short, "steps_per_dispatch=4"), tmp_path / "four")  # an epoch has 7
+    for found, expected in zip(jax.tree.leaves(many.state.params), jax.tree.leaves(one.state.params), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert many.metrics == pytest.approx(one.metrics, rel=1e-4)
 
 
 def test_devices_share_a_run(tmp_path):

@@ -9,8 +9,9 @@ import numpy as np
 import optax
 import pytest
 
-from cbjax import losses, models
+from cbjax import losses
 from cbjax.metrics import ClassificationSums
+from cbjax.models.resnet_cifar import resnet_cifar
 from cbjax.objectives import weighted
 from cbjax.parallel import sharding
 from cbjax.training.step import make_eval_step, make_train_step
@@ -229,7 +230,7 @@ def test_metrics_count_the_whole_batch():
 def test_running_statistics_are_averaged_over_devices():
     batch = make_batch()
     batch = {**batch, "image": np.repeat(np.tile(batch["image"], (1, 2, 2, 1)), 3, axis=-1)}
-    model = models.build("resnet20", CLASSES)
+    model = resnet_cifar(CLASSES, depth=8)
     params, batch_stats = model.init(jax.random.key(1), jnp.zeros((1, 16, 16, 3)))
     tx = optax.sgd(0.0)
     state = TrainState(jnp.int32(0), params, batch_stats, tx.init(params), jnp.asarray(WEIGHTS), jax.random.key(0))
