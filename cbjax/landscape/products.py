@@ -30,7 +30,7 @@ class Products(NamedTuple):
 
 
 class OfImages(NamedTuple):
-    """Of the mean loss over some images.
+    """Derivatives of the mean loss over some images.
 
     Attributes:
       hessian: vector [P] -> its product with the Hessian, [P].

@@ -13,7 +13,7 @@ from cbjax.landscape.lanczos import Ritz
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Spectrum:
-    """Of the Hessian of the mean loss over some images.
+    """The eigenvalues of the mean loss's Hessian over some images.
 
     Attributes:
       name: "all images", a group, or "class NAME".
@@ -73,7 +73,7 @@ class Spectrum:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Curvature:
-    """Of the loss at a run's network.
+    """The curvature of the loss at a run's network.
 
     Attributes:
       parts: a spectrum for each part of the images.

@@ -63,7 +63,7 @@ def like(stats: Any, count: int) -> Any:
 def _momentum(from_0, from_1):
     """Returns the share of the running statistics that a batch leaves, from what it makes of zeros and of ones."""
     kept = np.asarray(from_1, np.float64) - np.asarray(from_0, np.float64)
-    # Where the batch's own statistic is small, least is rounded away.
+    # The smaller the batch's own statistic, the less its rounding matters.
     found = round(float(kept.ravel()[np.argmin(np.abs(from_0).ravel())]), 4)
     if not 0 <= found < 1 or not np.allclose(kept, found, atol=1e-3 * (1 + np.abs(from_0))):
         raise ConfigError("statistics=recompute needs a network whose batch_stats are running means; keep them instead")

@@ -14,6 +14,7 @@ from cbjax.cli import main
 from cbjax.host import machine
 from tests import processes
 
+SHORT_SWEEP = ("sweep", "--mode=loop", "--config.num_epochs=1", "--config.devices=1")
 QUICK = ("--config=digits_lt", "--config.num_epochs=2", "--config.devices=1", "--config.log.report=false")
 
 
@@ -62,14 +63,7 @@ def test_a_sweep_skips_what_is_finished(tmp_path, capsys):
         "def get_sweep():\n"
         "    return Sweep('digits_lt', product(choices('method', METHODS), seeds(2)))\n"
     )
-    arguments = (
-        "sweep",
-        f"--config={sweep}",
-        f"--workdir={tmp_path / 'runs'}",
-        "--mode=loop",
-        "--config.num_epochs=1",
-        QUICK[2],
-    )
+    arguments = (*SHORT_SWEEP, f"--config={sweep}", f"--workdir={tmp_path / 'runs'}")
     assert call(*arguments) == 0
     first = capsys.readouterr().out
     assert "4 of 4, cdb/seed_1:" in first and "finished before" not in first
@@ -88,14 +82,7 @@ def test_a_run_that_diverges_does_not_stop_the_others(tmp_path, capsys):
         "def get_sweep():\n"
         "    return Sweep('digits_lt', choices('rate', {'bad': {'optim.learning_rate': 1e25}, 'good': {}}))\n"
     )
-    arguments = (
-        "sweep",
-        f"--config={sweep}",
-        f"--workdir={tmp_path / 'runs'}",
-        "--mode=loop",
-        "--config.num_epochs=1",
-        QUICK[2],
-    )
+    arguments = (*SHORT_SWEEP, f"--config={sweep}", f"--workdir={tmp_path / 'runs'}")
     assert call(*arguments) == 1
     shown = capsys.readouterr().out
     assert re.search(r"run bad failed: step \d+: loss", shown)
