@@ -6,9 +6,11 @@ import pathlib
 import sys
 
 if "PYTEST_XDIST_WORKER" not in os.environ:  # which has them from the process that started it
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    if "--slow" not in sys.argv:  # programs compile in half the time; with --slow as they do for users
+    flags = [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8"]
+    if "--slow" not in sys.argv:  # programs compile in a third of the time; with --slow as they do for users
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+        flags += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
+    os.environ["XLA_FLAGS"] = " ".join(flags)
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Many tests compile the same programs, in this process and in those that they start.
 COMPILED = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "compiled"

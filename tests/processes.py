@@ -12,9 +12,10 @@ def command(*arguments):
 
 
 def environment(devices=1, **variables):
+    flags = [flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag]
     return {
         **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": " ".join([*flags, f"--xla_force_host_platform_device_count={devices}"]),
         "JAX_NUMPY_RANK_PROMOTION": "raise",
         **variables,
     }

@@ -1,5 +1,6 @@
 """Checks and sets what must be in place before JAX's backend starts. Only the command does so, not `import cbjax`."""
 
+import functools
 import hashlib
 import importlib.metadata
 import logging
@@ -118,6 +119,7 @@ def _check_threads() -> None:
             thread.join()
 
 
+@functools.cache  # a second command of one process need not try them again
 def _check_xla_flags(flags: str) -> None:
     """Tries the user's flags in another process, because XLA ends a process with a flag that it does not know."""
     known = {CPU_FLAG, *DETERMINISTIC_FLAGS}
