@@ -101,17 +101,23 @@ def check_number(name: str, number: Any, low: float, logits: Array, *, of_class:
       of_class: whether it may be [C].
 
     Raises:
-      ValueError: if it has another shape, or a value below `low`.
+      ValueError: if it has another shape, or a value below `low`, or one that is not finite.
     """
     known = None if isinstance(number, jax.core.Tracer) else np.asarray(number)
     # Kinds of numbers that can be compared; an option may come as text from a file.
     is_number = known is None or known.dtype.kind in "biufV"  # V: bfloat16
     fits = is_number and (jnp.ndim(number) == 0 or (of_class and jnp.shape(number) == logits.shape[1:]))
-    if not fits or (known is not None and not np.all(known >= low)):
+    if not fits or (known is not None and not np.all((known >= low) & (known < np.inf))):
         other = "; or [C], one for each class" if of_class else ""
         shown = repr(number) if isinstance(number, str) else number
-        raise ValueError(f"{name} must be a number, at least {low}, got {shown}{other}")
+        raise ValueError(f"{name} must be a finite number, at least {low}, got {shown}{other}")
     return jnp.asarray(number, logits.dtype)
+
+
+def check_share(name: str, share: Any) -> None:
+    """Raises ValueError if a share or a chance is not in [0, 1]; a traced one is not checked."""
+    if not isinstance(share, jax.core.Tracer) and not np.all((np.asarray(share) >= 0) & (np.asarray(share) <= 1)):
+        raise ValueError(f"{name} must be in [0, 1], got {share}")
 
 
 def check_counts(counts: Any, logits: Array) -> Array:

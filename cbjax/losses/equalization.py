@@ -3,14 +3,23 @@
 import jax
 import jax.numpy as jnp
 
-from cbjax.losses.arguments import Given, as_floats, checked
+from cbjax.losses.arguments import Given, as_floats, check_share, checked
 from cbjax.losses.one_vs_rest import one_vs_rest_terms, sum_over_classes
 from cbjax.losses.softmax import by_shares, one_of_classes, others_over_own
 from cbjax.types import Array
 
 
 def rare_classes(counts: Array, share: float | Array) -> Array:
-    """Returns which classes have less than `share` of the training images [C] (lambda of the papers, in [0, 1])."""
+    """Returns which classes have less than `share` of the training images [C].
+
+    Args:
+      counts: [C] training images of each class.
+      share: lambda of the papers, in [0, 1]; a traced one is not checked.
+
+    Raises:
+      ValueError: if the share is not in [0, 1].
+    """
+    check_share("share", share)
     counts = as_floats(counts)
     return counts < jnp.asarray(share, counts.dtype) * counts.sum()
 
@@ -26,7 +35,11 @@ def equalization_mask(keys: Array, rare: Array, chance: float | Array) -> Array:
 
     Returns:
       [B, C] true for what is left out, except where the class is true of the example (the losses see to that).
+
+    Raises:
+      ValueError: if the chance is not in [0, 1]; a traced one is not checked.
     """
+    check_share("chance", chance)
     chance = jnp.asarray(chance, jnp.float32)
     drawn = jax.vmap(lambda key: jax.random.bernoulli(key, chance, rare.shape))(keys)
     return drawn & rare[None, :]

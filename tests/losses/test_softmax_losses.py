@@ -342,11 +342,13 @@ def test_messages():
             losses.vs_loss(logits, labels, counts=np.array(wrong))
     with pytest.raises(ValueError, match=r"counts must be \[C\].* got shape \(3,\)"):
         losses.logit_adjusted_loss(logits, labels, counts=COUNTS[:3])
-    with pytest.raises(ValueError, match=r"gamma must be a number, at least 0, got -1; or \[C\]"):
+    with pytest.raises(ValueError, match=r"gamma must be a finite number, at least 0, got -1; or \[C\]"):
         losses.softmax_focal_loss(logits, labels, gamma=-1)
-    with pytest.raises(ValueError, match="epsilon must be a number, at least -1, got -2"):
+    with pytest.raises(ValueError, match="gamma must be a finite number, at least 0, got inf"):
+        losses.softmax_focal_loss(logits, labels, gamma=np.inf)
+    with pytest.raises(ValueError, match="epsilon must be a finite number, at least -1, got -2"):
         losses.poly_loss(logits, labels, epsilon=-2)
-    with pytest.raises(ValueError, match="tau must be a number, at least 0, got -1"):
+    with pytest.raises(ValueError, match="tau must be a finite number, at least 0, got -1"):
         losses.vs_loss(logits, labels, counts=COUNTS, tau=-1)
     with pytest.raises(ValueError, match=r"margins must be \[C\], got shape \(\)"):
         losses.ldam_loss(logits, labels, margins=0.5)
@@ -362,7 +364,15 @@ def test_margins_and_priors_refuse_classes_without_images():
             function(np.ones((1, 2)))
 
 
+@pytest.mark.parametrize("wrong", [-0.1, 1.5, 90, np.nan])
+def test_shares_and_chances_are_between_0_and_1(wrong):
+    with pytest.raises(ValueError, match=r"share must be in \[0, 1\], got"):
+        losses.rare_classes(np.array([500, 90]), wrong)
+    with pytest.raises(ValueError, match=r"chance must be in \[0, 1\], got"):
+        losses.equalization_mask(jax.random.split(jax.random.key(0), 2), np.array([False, True]), wrong)
+
+
 def test_options_that_are_no_numbers_are_refused():
     for gamma, shown in (("2", "'2'"), (None, "None")):
-        with pytest.raises(ValueError, match=f"gamma must be a number, at least 0, got {shown}"):
+        with pytest.raises(ValueError, match=f"gamma must be a finite number, at least 0, got {shown}"):
             losses.softmax_focal_loss(np.zeros((2, 3)), [0, 1], gamma=gamma)
