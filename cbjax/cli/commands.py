@@ -41,6 +41,8 @@ def _list_keys(config, overrides):
         say(f"# {about}")
         for key in shown:
             say(f"--config.{key}={values.get(key, here.get(key))}")
+    for line in configs.cautions(config):
+        say(f"# note: {line}")
     return 0
 
 

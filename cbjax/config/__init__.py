@@ -13,6 +13,7 @@ installed.check("cbjax.config")  # first, because what follows would only name a
 
 from cbjax.config.compare import HOW_KEYS, READING_KEYS, check_resume, difference, fingerprint, of_all_processes
 from cbjax.config.reading import (
+    cautions,
     change,
     check,
     check_devices,
@@ -37,6 +38,7 @@ __all__ = [
     "HOW_KEYS",
     "READING_KEYS",
     "ConfigError",
+    "cautions",
     "change",
     "check",
     "check_devices",

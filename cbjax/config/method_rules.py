@@ -7,9 +7,10 @@ from typing import Any
 
 from cbjax.config.batch_rules import divisible
 from cbjax.config.image_sources import is_streamed
-from cbjax.config.schema import FITTED, KEYS
+from cbjax.config.schema import COUNT_WEIGHTS, FITTED, KEYS
 from cbjax.host.code import is_own
 
+PRIOR_LOSSES = ("logit_adjusted", "vs")  # whose loss.tau adds the classes' shares to the logits
 OLTR_LOSSES = ("softmax", "softmax_focal", "poly")
 
 
@@ -23,6 +24,11 @@ def problems(values: Mapping[str, Any]) -> Iterator[str]:
         yield f"loss.mean must be batch when loss.name is {loss}, which has weights of its own; got {mean}"
     if tau and loss in ("sigmoid", "focal", "eql", "ghm"):
         yield f"evaluation.tau must be 0 when loss.name is {loss}, whose answers are one-vs-rest; got {tau}"
+    if tau and loss in PRIOR_LOSSES and (taught := values["loss.tau"]):
+        yield (
+            f"evaluation.tau must be 0 when loss.name is {loss} and loss.tau is {taught}: training has balanced the "
+            f"answers already, and they would be balanced twice; got {tau}"
+        )
     for key in ("weights.start", "data.sampler_start"):
         epochs = values["num_epochs"]
         if math.ceil(fractions.Fraction(str(values[key])) * epochs) >= epochs and values[key]:
@@ -36,6 +42,23 @@ def problems(values: Mapping[str, Any]) -> Iterator[str]:
         yield from _mix(values, values["mix.name"])
     if (stage := values["stage.name"]) != "none":
         yield from _stage(values, stage)
+
+
+def cautions(values: Mapping[str, Any]) -> list[str]:
+    """Lists what is allowed and seldom meant, a line each: classes that are balanced by their counts more than once.
+
+    `values` may lack keys, as those of an old run do.
+    """
+    values = {key: known.default for key, known in KEYS.items()} | dict(values)
+    by = [key for key in ("data.sampler", "data.synthesis", "evaluation.tau") if values[key] != KEYS[key].default]
+    if values["weights.name"] in COUNT_WEIGHTS:
+        by.append("weights.name")
+    if values["loss.name"] in PRIOR_LOSSES and values["loss.tau"]:
+        by.append("loss.name")
+    if len(by) < 2:
+        return []
+    shown = " and ".join(f"{key}={values[key]}" for key in by)
+    return [f"classes are balanced by their counts {len(by)} times, by {shown}: rare classes may get too much weight"]
 
 
 def _mix(values, mix):

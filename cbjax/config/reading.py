@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, TypeVar
 from ml_collections import ConfigDict
 from ml_collections.config_dict import RequiredValueError
 
-from cbjax.config import batch_rules, files, methods, own_code, rules, stages
+from cbjax.config import batch_rules, files, method_rules, methods, own_code, rules, stages
 from cbjax.config.schema import KEYS, REQUIRED, SECTIONS, ConfigError, accept, did_you_mean, refuse, rule, show
 
 Config: TypeAlias = ConfigDict | Mapping[str, Any]
@@ -120,6 +120,11 @@ def resolve(config: Config) -> ConfigDict:
 def check(config: Config) -> None:
     """Raises ConfigError, with every problem found, unless the configuration can be used."""
     resolve(config)
+
+
+def cautions(config: Config) -> list[str]:
+    """Lists what a configuration may hold and is seldom meant, a line each; they are shown, and training goes on."""
+    return method_rules.cautions(complete(config))
 
 
 def check_devices(batch_size: int, num_devices: int, key: str = "batch_size") -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from cbjax.config import method_rules
 from cbjax.host.text import escape
 from cbjax.metrics import class_groups
 from cbjax.report.methods import Method
@@ -131,7 +132,8 @@ def describe_data(run: RunRecord) -> str:
     lines.append(f"- Held-out validation: {_per_class(run, 'validation')}.")
     lines.append(f"- Test: {_per_class(run, 'test')}.{_granularity(run)}")
     lines += _describe_groups(run)
-    lines += [f"- Note: {escape(note)}" for note in run.data.get("notes", ())]
+    noted = [*run.data.get("notes", ()), *method_rules.cautions(run.settings)]
+    lines += [f"- Note: {escape(note)}" for note in noted]
     return "\n".join(lines)
 
 

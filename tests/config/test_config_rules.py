@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, strategies
 
 from cbjax import config
-from cbjax.config import ConfigError, rules, schema
+from cbjax.config import ConfigError, methods, rules, schema
 
 # A tree of images for a config of CIFAR.
 FOLDER = ["data.name=folder", "data.root=images", "data.validation=0", "data.crop_padding=0"]
@@ -126,11 +126,19 @@ WRONG_COMBINATIONS = [
     ("cifar_lt:cdb", [*FOLDER, "data.resize=200"], "data.resize", "at least data.image_size, 224", "got 200"),
     ("cifar_lt:cdb", [*FOLDER, "steps_per_dispatch=9"], "steps_per_dispatch", "must be 1 or none", "got 9"),
     ("cifar_lt:cdb", [*FOLDER, "model.name=lenet5"], "model.name", "a network for 224x224 images", "needs 28x28"),
+    (
+        "digits_lt",
+        ["loss.name=vs", "evaluation.tau=0.5"],
+        "evaluation.tau",
+        "must be 0 when loss.name is vs and loss.tau is 1.0: training has balanced the answers already",
+        "got 0.5",
+    ),
     ("digits_lt", ["devices=3"], "batch_size", "a multiple of the number of devices, 3", "got 64: use 63 or 66"),
     ("digits_lt", ["devices=4", "evaluation.batch_size=50"], "evaluation.batch_size", "of devices, 4", "got 50"),
 ]
 
 GOOD = [
+    ("digits_lt", ["loss.name=logit_adjusted", "loss.tau=0", "evaluation.tau=1"], {"loss.tau": 0.0}),
     ("cifar_lt:cdb", FOLDER, {"data.name": "folder", "data.image_size": 224, "data.validation": 0}),
     ("cifar_lt:cdb", [*FOLDER, "data.name=tfds:mine", "data.root=none"], {"data.name": "tfds:mine"}),
     (
@@ -244,3 +252,21 @@ def test_devices_must_divide_the_batch(batch_size, num_devices):
     assert all(int(size) % num_devices == 0 and abs(int(size) - batch_size) < num_devices for size in sizes)
     assert 0 < int(fewer) < num_devices
     assert batch_size % int(fewer) == 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "by"),
+    [
+        (["weights.name=inverse_frequency", "data.sampler=class_aware"], "data.sampler=class_aware and weights.name"),
+        (["loss.name=vs", "data.synthesis=smote"], "data.synthesis=smote and loss.name=vs"),
+        (["weights.name=class_balanced", "evaluation.tau=1"], "evaluation.tau=1.0 and weights.name=class_balanced"),
+    ],
+)
+def test_classes_that_are_balanced_twice_are_allowed_and_said(overrides, by):
+    (line,) = config.cautions(config.load("digits_lt", overrides))
+    assert f"2 times, by {by}" in line
+
+
+@pytest.mark.parametrize("method", methods.METHODS)
+def test_no_method_balances_classes_twice_by_itself(method):
+    assert config.cautions(config.load("digits_lt", [f"method={method}"])) == []
