@@ -28,8 +28,8 @@ class Settings(NamedTuple):
       learning_rate: [] after the warm-up.
       warmup_from: [] learning rate of step 0, where there is a warm-up.
       weight_decay: [].
-      loss: numbers of the loss, each [], by the names of their keys (`config.schema.LOSS_NUMBERS`).
-      method: numbers of what is around the loss, each [], by their whole keys (`config.schema.METHOD_NUMBERS`);
+      loss: numbers of the loss, each [], by the names of their keys (`config.parts.LOSS_NUMBERS`).
+      method: numbers of what is around the loss, each [], by their whole keys (`config.parts.METHOD_NUMBERS`);
         and "mix.first_step" and "mix.end_step", the steps between which images are mixed.
       answer_tau: [] of the adjustment of answers.
       mean, std: [channels] by which images are normalised.

@@ -10,8 +10,9 @@ import pytest
 from cbjax import config as configs
 from cbjax.cli.arguments import parse
 from cbjax.config.methods import METHODS, keys_of
+from cbjax.config.parts import STAGES
 from cbjax.config.reading import complete
-from cbjax.config.schema import KEYS, STAGES, accept
+from cbjax.config.schema import KEYS, accept
 from cbjax.config.stages import second_stage
 
 FOLDER = pathlib.Path(__file__).parent.parent / "docs" / "methods"

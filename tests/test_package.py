@@ -115,7 +115,7 @@ def test_the_wheel_says_what_it_is(wheel):
     assert (metadata["Name"], metadata["Version"]) == ("cbjax", cbjax.__version__)
     assert (metadata["License-Expression"], metadata["License-File"]) == ("Apache-2.0", "LICENSE")
     assert metadata["Requires-Python"] == PROJECT["requires-python"] == f">={PYTHONS[0]}"
-    extras = {"train", "cuda", "gcs", "tpu", "prepare", "smote", "test", "docs", "notebooks"}
+    extras = {"train", "cuda", "gcs", "tpu", "prepare", "smote", "video", "test", "docs", "notebooks"}
     assert set(metadata.get_all("Provides-Extra")) == extras
     assert "cbjax = cbjax.cli:main" in entry_points
 
@@ -158,8 +158,15 @@ def test_every_dependency_has_one_tested_version(version):
                 (only,) = pin.specifier
                 pins[canonicalize_name(pin.name)] = only.version
     extras = PROJECT["optional-dependencies"]
-    assert (extras["test"][0], extras["docs"][0]) == ("cbjax[train,smote]", "cbjax[train]")
-    for line in PROJECT["dependencies"] + extras["train"] + extras["smote"] + extras["test"][1:] + extras["docs"][1:]:
+    assert (extras["test"][0], extras["docs"][0]) == ("cbjax[train,smote,video]", "cbjax[train]")
+    for line in (
+        PROJECT["dependencies"]
+        + extras["train"]
+        + extras["smote"]
+        + extras["video"]
+        + extras["test"][1:]
+        + extras["docs"][1:]
+    ):
         needed = Requirement(line)
         assert needed.specifier.contains(pins[canonicalize_name(needed.name)]), line
 

@@ -12,7 +12,7 @@ import pytest
 from cbjax import config as configs
 from cbjax import models
 from cbjax.config import ConfigError
-from cbjax.config.schema import IMAGENET_RESNETS
+from cbjax.config.parts import IMAGENET_RESNETS
 from cbjax.data import prepare
 from cbjax.estimate import abstract_data, tpu_programs
 from cbjax.parallel import sharding

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from cbjax import __version__
 from cbjax.cli import completion, key_list, landscape, report
-from cbjax.config.schema import KEYS, STAGES, show
+from cbjax.config.parts import STAGES
+from cbjax.config.schema import KEYS, show
 from cbjax.host.storage import PathError, as_path, is_remote
 from cbjax.host.text import visible
 

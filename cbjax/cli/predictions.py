@@ -13,9 +13,10 @@ import numpy as np
 from cbjax.cli import calibration_file
 from cbjax.config import ConfigError
 from cbjax.data import DataError, listing
+from cbjax.data.clips.finding import has_frames
+from cbjax.data.clips.given import ClipFit
 from cbjax.data.files import require_file
 from cbjax.data.given import Fit
-from cbjax.data.image_kinds import AN_IMAGE
 from cbjax.host import machine, npz
 from cbjax.host.output import say
 from cbjax.host.storage import Place, is_remote, why_no_path
@@ -48,8 +49,9 @@ def predict(
 
     Args:
       workdir: work directory of a trained run.
-      images: image files; folders with images at any depth; an .npz with "images", or an .npy: arrays [N, H, W] or
-        [N, H, W, channels] in the units of the training. Images of another size are resized as in the run.
+      images: image files, or videos and folders of frames if the run was trained on clips; folders with these at any
+        depth; an .npz with "images", or an .npy: arrays [N, H, W] or [N, H, W, channels] in the units of the training.
+        Images of another size are resized as in the run.
       out: a .csv with the columns image, class_1, probability_1 … class_k, probability_k; or a .jsonl with an object a
         line: "image", "classes", "probabilities". A .jsonl holds names unchanged. A .csv shows control codes as \\x1b,
         and has an apostrophe before a name that a spreadsheet would calculate. The file is replaced only when every
@@ -161,24 +163,27 @@ def probabilities(
 
 
 def read(
-    source: pathlib.Path, fit: Fit, bad: Callable[[DataError], None], tell: Callable[[str], None], alone: bool
+    source: pathlib.Path, fit: Fit | ClipFit, bad: Callable[[DataError], None], tell: Callable[[str], None], alone: bool
 ) -> Batches:
     """Yields the images of a source, with their names."""
     if source.suffix in ARRAYS:
+        if fit.medium.num_frames:
+            raise DataError(f"{source}: the run was trained on clips: give videos or folders of frames")
         arrays = _from_npz(source) if source.suffix == ".npz" else _from_npy(source)
         for first in range(0, len(arrays), BATCH):
             part = arrays[first : first + BATCH]
             yield [f"{first + i}" if alone else f"{source}:{first + i}" for i in range(len(part))], part
         return
     files = [source]
-    if source.is_dir():
-        found = listing.search(source)
+    medium = fit.medium
+    if source.is_dir() and not (medium.num_frames and has_frames(source)):
+        found = medium.search(source, "")
         files, left_out = [source / name for name in found.paths], listing.describe({"": found.left_out})
         if not files:
-            raise DataError("; ".join([f"{source} has no image, {AN_IMAGE}", *left_out]))
+            raise DataError("; ".join([f"{source} has no {medium.noun}, {medium.one}", *left_out]))
         for line in left_out:
             tell(f"{source}: {line}")
-    root = source if alone and source.is_dir() else None
+    root = source if alone and files != [source] else None
     with concurrent.futures.ThreadPoolExecutor(machine.cores()) as pool:
         for first in range(0, len(files), BATCH):
             names, pixels = [], []

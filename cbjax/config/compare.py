@@ -5,8 +5,9 @@ import json
 from typing import Any
 
 from cbjax.config.own_code import CODE_KEYS, identities
+from cbjax.config.parts import OLTR_NUMBERS
 from cbjax.config.reading import Config, complete
-from cbjax.config.schema import KEYS, OLTR_NUMBERS, ConfigError, show
+from cbjax.config.schema import KEYS, ConfigError, show
 from cbjax.host.storage import CODE
 
 # Keys that say which images are read when `data.name` alone does not. A run may go on when they change, since a folder
@@ -50,6 +51,7 @@ LATER_KEYS: tuple[str, ...] = (
     *("data.sampler_beta", "data.sampler_start", "data.synthesis", "data.synthesis_neighbours"),
     *("stage.name", "stage.checksum", "stage.batch_norm", "stage.tau", "stage.similarity"),
     *("oltr.form", "oltr.backbone", *OLTR_NUMBERS),
+    *("data.frames", "data.rotation", "data.egtea_split"),
 )
 
 

@@ -16,9 +16,16 @@ SOURCES: dict[str, tuple[int | None, tuple[int, int] | None]] = {
     "list": (None, None),
     "csv": (None, None),
     "folder": (None, None),
+    "egtea": (19, None),
 }
 # Sources whose images are read as they are needed and cropped to data.image_size, as are those of every "tfds:NAME".
-STREAMED = ("imagenet2012", "i_naturalist2017", "i_naturalist2018", "places365_small", "list", "csv", "folder")
+STREAMED = (
+    *("imagenet2012", "i_naturalist2017", "i_naturalist2018", "places365_small"),
+    *("list", "csv", "folder", "egtea"),
+)
+# Sources that may hold clips (data.frames above 0); the second kind holds nothing else.
+OF_CLIPS = ("list", "csv", "folder", "egtea")
+CLIPS_ALONE = ("egtea",)
 TFDS_PREFIX = "tfds:"
 
 

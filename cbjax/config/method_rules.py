@@ -7,7 +7,8 @@ from typing import Any
 
 from cbjax.config.batch_rules import divisible
 from cbjax.config.image_sources import is_streamed
-from cbjax.config.schema import COUNT_WEIGHTS, FITTED, KEYS
+from cbjax.config.parts import COUNT_WEIGHTS, FITTED
+from cbjax.config.schema import KEYS
 from cbjax.host.code import is_own
 
 PRIOR_LOSSES = ("logit_adjusted", "vs")  # whose loss.tau adds the classes' shares to the logits

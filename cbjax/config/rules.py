@@ -3,25 +3,24 @@
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from cbjax.config import batch_rules, method_rules
-from cbjax.config.image_sources import SOURCES, STREAMED, is_streamed
-from cbjax.config.schema import (
+from cbjax.config import batch_rules, method_rules, streamed_rules
+from cbjax.config.image_sources import OF_CLIPS, SOURCES, STREAMED, is_streamed
+from cbjax.config.parts import (
     CIFAR_RESNETS,
     COUNT_WEIGHTS,
     IMAGENET_RESNETS,
-    KEYS,
     MIXES,
     MODELS,
     OLTR_NUMBERS,
-    REQUIRED,
     RESNETS,
     STAGES,
     SYNTHESES,
-    show,
 )
+from cbjax.config.schema import KEYS, REQUIRED, show
 from cbjax.host.code import FORM, is_own
 
 OWN = (FORM,)
+SOME = ("above 0",)
 # Samplers that can begin late. "progressive" begins with the images' frequencies anyway.
 DEFERRED = ("class_aware", "square_root", "oversample", "undersample", "class_balanced")
 # A key in the first column has an effect only if the key in the second has one of the values in the third.
@@ -65,7 +64,10 @@ EFFECTS = (
     ("difficulty.smoothing", "weights.name", ("difficulty",)),
     ("difficulty.scale", "weights.name", ("difficulty",)),
     ("data.file", "data.name", ("arrays",)),
-    ("data.root", "data.name", ("list", "csv", "folder")),
+    ("data.root", "data.name", OF_CLIPS),
+    ("data.frames", "data.name", OF_CLIPS),
+    ("data.rotation", "data.frames", SOME),
+    ("data.egtea_split", "data.name", ("egtea",)),
     ("data.train_list", "data.name", ("list", "csv")),
     ("data.validation_list", "data.name", ("list", "csv")),
     ("data.test_list", "data.name", ("list", "csv")),
@@ -106,6 +108,9 @@ STATEMENTS = (
     "data.sampler_start",
     "data.file",
     "data.root",
+    "data.frames",
+    "data.rotation",
+    "data.egtea_split",
     "data.train_list",
     "data.validation_list",
     "data.test_list",
@@ -140,7 +145,7 @@ def problems(values: Mapping[str, Any], given: Collection[str] = ()) -> list[str
     return missing or [
         *_without_effect(values, given),
         *_data(values),
-        *_streamed(values),
+        *streamed_rules.problems(values),
         *_optim(values),
         *method_rules.problems(values),
         *_groups(values),
@@ -164,6 +169,8 @@ def has_effect(key: str, values: Mapping[str, Any]) -> bool:
 
 
 def _applies(value: Any, where: tuple[Any, ...]) -> bool:
+    if where == SOME:
+        return value > 0
     return value in where or (where == STREAMED and is_streamed(value)) or (where == OWN and is_own(value))
 
 
@@ -198,7 +205,7 @@ def _data(values):
         image_size = (values["data.image_size"],) * 2
     needed = MODELS.get(values["model.name"])
     if needed and image_size and needed != image_size:
-        fitting = [model for model, size in MODELS.items() if size in (None, image_size)]
+        fitting = [model for model in streamed_rules.takers(values) if MODELS[model] in (None, image_size)]
         yield (
             f"model.name must be a network for {_size(image_size)} images when data.name is {name} "
             f"({', '.join(fitting)}); got {values['model.name']}, which needs {_size(needed)}"
@@ -230,41 +237,6 @@ def _data(values):
                 f"data.classes must be two when data.longtail is majority, the larger first; got {num_classes} "
                 "classes: try data.classes=9,4"
             )
-
-
-def _streamed(values):
-    name = values["data.name"]
-    if not is_streamed(name):
-        return
-    if name in ("list", "csv") and values["data.train_list"] is None:
-        yield f"data.train_list must be the file that lists the training images when data.name is {name}; got None"
-    if name == "folder" and values["data.root"] is None:
-        yield "data.root must be a folder with CLASS/*.jpg or train/CLASS/*.jpg when data.name is folder; got None"
-    if values["data.normalization"] == "standardize":
-        yield (
-            f"data.normalization must not be standardize when data.name is {name}, whose images are read as they are "
-            "needed; got standardize: try data.normalization=imagenet"
-        )
-    if values["data.crop_padding"]:
-        yield (
-            f"data.crop_padding must be 0 when data.name is {name}, whose images are cropped by data.crop_area; "
-            f"got {values['data.crop_padding']}"
-        )
-    if values["data.resize"] is not None and values["data.resize"] < values["data.image_size"]:
-        yield (
-            f"data.resize must be at least data.image_size, {values['data.image_size']}, as the crop is cut from it; "
-            f"got {values['data.resize']}"
-        )
-    if values["data.synthesis"] != "none":
-        yield (
-            f"data.synthesis must be none when data.name is {name}, whose images do not lie in memory; "
-            f"got {values['data.synthesis']}: try data.sampler=class_aware"
-        )
-    if values["steps_per_dispatch"] not in (None, 1):
-        yield (
-            f"steps_per_dispatch must be 1 or none when data.name is {name}, whose images come batch by batch; "
-            f"got {values['steps_per_dispatch']}"
-        )
 
 
 def _optim(values):

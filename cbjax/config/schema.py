@@ -20,42 +20,23 @@ from cbjax.config.kinds import (
     several,
     text,
 )
+from cbjax.config.parts import (
+    LONGTAILS,
+    LOSSES,
+    META_METHODS,
+    MIXES,
+    MODELS,
+    NORMALIZATIONS,
+    SAMPLERS,
+    SHARPNESS,
+    SHORTCUTS,
+    SIMILARITIES,
+    STAGES,
+    SYNTHESES,
+    TAU_FORMULAS,
+    WEIGHTS,
+)
 from cbjax.config.unknown import did_you_mean, show, unknown_key
-
-# Facts about the parts that a configuration names, to check it without importing them. A test compares them with the
-# registries.
-# Models: the image size that each needs; None for any.
-CIFAR_RESNETS = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
-IMAGENET_RESNETS = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-RESNETS = (*CIFAR_RESNETS, *IMAGENET_RESNETS)
-MODELS: dict[str, tuple[int, int] | None] = {"digits_cnn": (8, 8), "lenet5": (28, 28), **dict.fromkeys(RESNETS)}
-SHORTCUTS = ("average", "subsample", "projection")
-LOSSES = (
-    *("softmax", "sigmoid", "focal", "softmax_focal", "poly", "ldam", "logit_adjusted", "vs", "eql", "softmax_eql"),
-    *("ghm", "ghm_softmax"),
-)
-META_METHODS = ("none", "l2rw", "mw_net")
-SHARPNESS = ("none", "sam", "imbsam")
-MIXES = ("none", "mixup", "cutmix", "remix", "cmo")
-STAGES = ("none", "crt", "lws", "tau", "ncm", "oltr")
-FITTED = ("tau", "ncm")  # stages that are found without a step of training
-SYNTHESES = ("none", "smote", "borderline_smote", "adasyn")
-SIMILARITIES = ("cosine", "euclidean")
-# Numbers of losses that programs take as arguments: a sweep over them compiles once.
-LOSS_NUMBERS = (
-    *("gamma", "epsilon", "max_margin", "scale", "tau", "divisor_power", "rare_below", "mask_chance", "momentum"),
-)
-# The same of what is around the loss, by their whole keys.
-MIX_NUMBERS = ("mix.alpha", "mix.kappa", "mix.tau", "mix.chance")
-OLTR_NUMBERS = ("oltr.backbone_rate", "oltr.memory_rate", "oltr.feature_weight", "oltr.repulsion", "oltr.margin")
-_AROUND_NUMBERS = ("meta.network_rate", "meta.network_decay", "sharpness.radius", "sharpness.tail_below")
-METHOD_NUMBERS = (*_AROUND_NUMBERS, *MIX_NUMBERS, *OLTR_NUMBERS)
-COUNT_WEIGHTS = ("inverse_frequency", "inverse_sqrt_frequency", "class_balanced")
-WEIGHTS = ("uniform", *COUNT_WEIGHTS, "difficulty")
-TAU_FORMULAS = ("paper", "authors_code", "authors_code_imagenet")
-LONGTAILS = ("natural", "exponential", "step", "counts", "majority")
-SAMPLERS = ("instance", "class_aware", "square_root", "progressive", "oversample", "undersample", "class_balanced")
-NORMALIZATIONS = ("unit", "symmetric", "cifar", "imagenet", "standardize", "none")
 
 
 class ConfigError(ValueError):
@@ -115,6 +96,11 @@ KEYS: dict[str, Key] = {
     "data.resize": Key(
         None, integer(1, 8192), "shorter side before the centre crop of evaluation (none: 8/7 image_size)"
     ),
+    "data.frames": Key(
+        0, integer(0, 10**4), "frames taken from each clip (list, csv, folder, egtea); 0: the data are images"
+    ),
+    "data.rotation": Key(0.0, number(low=0, high=180), "most degrees by which a clip is turned, either way (frames)"),
+    "data.egtea_split": Key(1, integer(1, 3), "which of EGTEA's three splits (egtea)"),
     "data.crop_area": Key(0.08, number(above=0, high=1), "least share of the area in a random crop; 1: all, to 4:3"),
     "data.color_jitter": Key(0.0, number(low=0, high=1), "most change of brightness, contrast, saturation; 0 for none"),
     "data.on_bad_image": Key("error", choice("error", "skip"), "what to do with an image that cannot be read"),

@@ -16,7 +16,7 @@ from cbjax.data.resize import resize
 
 _RATIOS = (3 / 4, 4 / 3)  # width over height of a random crop
 _TRIES = 10
-_DRAWS = 4 * _TRIES + 5  # random numbers for each image: 4 for every try of a crop, 1 for the flip, 4 for the colours
+DRAWS = 4 * _TRIES + 5  # random numbers for each image: 4 for every try of a crop, 1 for the flip, 4 for the colours
 _LUMA = (299, 587, 114)  # thousandths of R, G and B in Pillow's grey, ITU-R 601
 _memory = threading.local()
 
@@ -54,10 +54,21 @@ class TrainTransform:
         Raises:
           DecodeError: if it is not a whole image, or too large.
         """
-        draws = uniform(self.seed, position, _DRAWS)
-        head = decode.jpeg_head(data)
-        if head is None:
-            pixels, reduced = decode.decode_any(data, self.max_pixels), 1
+        return self.by_draws(data, uniform(self.seed, position, DRAWS))
+
+    def by_draws(self, data: bytes | np.ndarray, draws: Sequence[float]) -> np.ndarray:
+        """Does the same with random numbers that are drawn already.
+
+        Args:
+          data: an encoded image, or its pixels [H, W, 3] uint8.
+          draws: at least [DRAWS] uniform numbers in [0, 1).
+
+        Returns and raises as the call.
+        """
+        head = decode.jpeg_head(data) if isinstance(data, bytes) else None
+        if head is None or not isinstance(data, bytes):
+            pixels = decode.decode_any(data, self.max_pixels) if isinstance(data, bytes) else data
+            reduced = 1
             box = random_box(draws, pixels.shape[:2], self.smallest_area)
         else:
             box = random_box(draws, (head.height, head.width), self.smallest_area)

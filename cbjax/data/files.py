@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,6 @@ from cbjax.host.writers import read_regular
 
 VALIDATION_FOLDERS = ("validation", "val", "valid")
 SPLIT_FOLDERS = ("train", "training", "test", "testing", *VALIDATION_FOLDERS)
-_LAYOUT = "root/train/CLASS/*.jpg with val and test likewise, or root/CLASS/*.jpg without splits"
 _SIZES = 1000  # number of files whose size is looked up
 
 
@@ -63,6 +62,34 @@ class Files:
             return as_path(path).stat().length if is_remote(path) else os.path.getsize(path)
         except OSError:
             return -1
+
+
+@dataclasses.dataclass(frozen=True)
+class Medium:
+    """What is in a tree or on a list: images, or clips as `clips.medium` describes them.
+
+    Attributes:
+      noun: for messages.
+      one: what one is, for messages.
+      example: the files of a class, for messages.
+      search: (root, folder below it) -> what is found there.
+      store: (root, paths [N]) -> a store of them.
+      num_frames: as in `Encoded`.
+    """
+
+    noun: str = "image"
+    one: str = AN_IMAGE
+    example: str = "CLASS/*.jpg"
+    search: Callable[[Any, str], listing.Found] = listing.search
+    store: Callable[..., Files] = Files
+    num_frames: int = 0
+
+    @property
+    def layout(self) -> str:
+        return f"root/train/{self.example} with val and test likewise, or root/{self.example} without splits"
+
+
+IMAGES = Medium()
 
 
 def _spread(positions, number):
@@ -123,7 +150,7 @@ def require_file(file: Any, what: str) -> None:
     raise DataError(f"there is no file {file}, {what}")
 
 
-def load_folder(root: str | os.PathLike | None, image_size: int) -> Source:
+def load_folder(root: str | os.PathLike | None, image_size: int, medium: Medium = IMAGES) -> Source:
     """Lists a tree with a folder for each class: root/train/CLASS/*.jpg, or root/CLASS/*.jpg without splits.
 
     Next to train there may be validation (or val, valid) and test. Without a test folder the validation split becomes
@@ -132,6 +159,7 @@ def load_folder(root: str | os.PathLike | None, image_size: int) -> Source:
     Args:
       root: the tree's root.
       image_size: side of the images to make.
+      medium: what the tree holds.
 
     Raises:
       DataError: if there is no such tree, it has other splits but no train, a class has no image, or a split has a
@@ -147,31 +175,32 @@ def load_folder(root: str | os.PathLike | None, image_size: int) -> Source:
     if "train" not in present:
         if splits_alone := sorted(name for name in present if name.lower() in SPLIT_FOLDERS):
             raise DataError(
-                f"data.root: {place} has {quote(splits_alone)} but no folder train; it must be {_LAYOUT}: name the "
-                "folder of the training images train, or give one of these as data.root"
+                f"data.root: {place} has {quote(splits_alone)} but no folder train; it must be {medium.layout}: "
+                f"name the folder of the training {medium.noun}s train, or give one of these as data.root"
             )
-        listed = {"train": class_folders(place)}
+        listed = {"train": class_folders(place, medium=medium)}
     else:
-        listed = {"train": class_folders(place, "train")}
+        listed = {"train": class_folders(place, "train", medium)}
         for split, names in (("validation", VALIDATION_FOLDERS), ("test", ("test",))):
             given = [name for name in names if name in present]
             if len(given) > 1:
                 raise DataError(f"{place} has {quote(given)}, but only one can be the {split} split: remove one")
             if given and subfolders(place / given[0]):
-                listed[split] = class_folders(place, given[0])
+                listed[split] = class_folders(place, given[0], medium)
     class_names = tuple(sorted(listed["train"]))
     index = {name: label for label, name in enumerate(class_names)}
     if len(class_names) < 2:
         where = place / "train" if "train" in present else place
         raise DataError(
             f"{where}: there must be a folder for each of 2 classes or more, got {quote(class_names) or 0}; it must be "
-            f"{_LAYOUT}, but it holds {quote(_entries(where), 5) or 'nothing'}: set data.root to the folder that holds "
-            "the class folders or train"
+            f"{medium.layout}, but it holds {quote(_entries(where), 5) or 'nothing'}: set data.root to the "
+            "folder that holds the class folders or train"
         )
     if empty := [name for name in class_names if not listed["train"][name].paths]:
         left_out = listing.describe({name: listed["train"][name].left_out for name in empty})
         raise DataError(
-            f"{place}: every class needs a training image, {AN_IMAGE}; these have none: {quote(empty)}: add images or "
+            f"{place}: every class needs a training {medium.noun}, {medium.one}; these have none: {quote(empty)}: add "
+            f"{medium.noun}s or "
             f"remove the folder{''.join(f'; {line}' for line in left_out)}"
         )
     splits, notes = dict[str, Split](), list[str]()
@@ -185,20 +214,22 @@ def load_folder(root: str | os.PathLike | None, image_size: int) -> Source:
         files = [path for name in chosen for path in classes[name].paths]
         labels = np.repeat([index[name] for name in chosen], [len(classes[name].paths) for name in chosen])
         if not files:
-            raise DataError(f"{place}: the {split} split has no image, {AN_IMAGE}")
-        splits[split] = make_split(Files(place, files), labels, image_size)
+            raise DataError(f"{place}: the {split} split has no {medium.noun}, {medium.one}")
+        splits[split] = make_split(medium.store(place, files), labels, image_size, medium.num_frames)
         notes += listing.describe({name: classes[name].left_out for name in chosen}, f"{split}: ")
     folders = [classes[name] for classes in listed.values() for name in sorted(classes)]
     paths = [os.path.join(place, path) for folder in folders for path in folder.paths]
     pairs = listing.same_files(paths, np.concatenate([folder.inodes for folder in folders]))
-    notes += overlaps.judge(pairs, paths, {split: splits[split].labels for split in splits}, class_names, str(place))[1]
+    notes += overlaps.judge(
+        pairs, paths, {split: splits[split].labels for split in splits}, class_names, str(place), medium.noun
+    )[1]
     source = with_test(splits, class_names)
     return dataclasses.replace(source, notes=source.notes + tuple(notes))
 
 
-def make_split(store: Any, labels: np.ndarray | Sequence[int], image_size: int) -> Split:
-    """Returns all images of a store with their labels [N]."""
-    return Split(Encoded(store, np.arange(len(labels)), image_size), np.asarray(labels, np.int32))
+def make_split(store: Any, labels: np.ndarray | Sequence[int], image_size: int, num_frames: int = 0) -> Split:
+    """Returns all images of a store with their labels [N]; `num_frames` as in `Encoded`."""
+    return Split(Encoded(store, np.arange(len(labels)), image_size, num_frames), np.asarray(labels, np.int32))
 
 
 def with_test(splits: dict[str, Split], class_names: tuple[str, ...]) -> Source:
@@ -223,8 +254,8 @@ def _entries(place):
     return sorted(path.name for path in place.iterdir())
 
 
-def class_folders(root, split=""):
+def class_folders(root, split="", medium=IMAGES):
     """Returns class name -> what was found in its folder; paths are relative to the root."""
     names = subfolders(root / split)
     check_names(names, f"{root / split}")
-    return {name: listing.search(root, os.path.join(split, name)) for name in names}
+    return {name: medium.search(root, os.path.join(split, name)) for name in names}

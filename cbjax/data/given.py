@@ -10,7 +10,7 @@ import numpy as np
 
 from cbjax.data.crops import EvalTransform
 from cbjax.data.decode import MAX_PIXELS, DecodeError, decode, of_pillow
-from cbjax.data.files import as_path
+from cbjax.data.files import IMAGES, Medium, as_path
 from cbjax.data.listing import LARGEST
 from cbjax.data.records import DataError
 from cbjax.host.storage import is_remote
@@ -38,6 +38,11 @@ class Fit:
     dtype: str
     span: tuple[float, float] | None
     transform: EvalTransform | None
+
+    @property
+    def medium(self) -> Medium:
+        """What `files` must know to list images."""
+        return IMAGES
 
     def file(self, path: str | os.PathLike) -> np.ndarray:
         """Reads an image file; a DataError says why it cannot be read."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cbjax.data import arrays, files, listing, lists, overlaps
+from cbjax.data.clips.given import ClipFit
 from cbjax.data.given import Fit
 from cbjax.data.records import DataError, Encoded, Split, quote
 from cbjax.host import machine
@@ -32,7 +33,12 @@ class Labelled(NamedTuple):
 
 
 def read(
-    kind: str, places: Mapping[str, Any], split: str, class_names: Sequence[str], fit: Fit, chosen: bool = False
+    kind: str,
+    places: Mapping[str, Any],
+    split: str,
+    class_names: Sequence[str],
+    fit: Fit | ClipFit,
+    chosen: bool = False,
 ) -> Labelled:
     """Reads labelled images.
 
@@ -48,10 +54,12 @@ def read(
       DataError: if the data are missing or damaged, a class is not one of the run's, or an image has two labels.
     """
     if kind == "arrays":
+        if isinstance(fit, ClipFit):
+            raise DataError("the run was trained on clips, which cannot be given as arrays: name files or folders")
         return _arrays(places["file"], split, class_names, fit)
     if kind == "folder":
         root = files.as_path(places["root"])
-        paths, labels, notes = _tree(root, split, class_names)
+        paths, labels, notes = _tree(root, split, class_names, fit.medium)
         return _files(root, paths, labels, split, class_names, f"{root}", fit, notes)
     file = files.as_path(places[f"{split}_list"])
     root = files.as_path(places["root"]) if places.get("root") else file.parent
@@ -95,7 +103,7 @@ def _numbered(file, paths, numbers, class_names, chosen):
     return np.asarray(numbers, np.int32)
 
 
-def _tree(root, split, class_names):
+def _tree(root, split, class_names, medium):
     """Returns the paths of a tree's images, relative to its root, their labels, and notes about files left out."""
     files.require_reach(root)
     if not root.is_dir():
@@ -107,30 +115,31 @@ def _tree(root, split, class_names):
         raise DataError(
             f"data.root: {root} has {quote(sorted(others))} but no folder {wanted[0]}: give one of these as data.root"
         )
-    found = files.class_folders(root, below[0] if below else "")
+    found = files.class_folders(root, below[0] if below else "", medium)
     notes = listing.describe({name: one.left_out for name, one in found.items()})
     found = {name: one.paths for name, one in found.items() if one.paths}
     labels = _places(sorted(found), class_names, f"{root}")
     paths = [path for name in sorted(found) for path in found[name]]
     if not paths:
         why = "".join(f"; {line}" for line in notes)
-        raise DataError(f"data.root: {root} has no image in a folder for each class{why}")
+        raise DataError(f"data.root: {root} has no {medium.noun} in a folder for each class{why}")
     return paths, np.repeat(labels, [len(found[name]) for name in sorted(found)]), notes
 
 
-def _files(root, paths, labels, split, class_names, place, fit: Fit, notes=()) -> Labelled:
-    store = files.Files(root, paths)
+def _files(root, paths, labels, split, class_names, place, fit: Fit | ClipFit, notes=()) -> Labelled:
+    medium = fit.medium
+    store = medium.store(root, paths)
     if not store.are_there():
         raise DataError(
-            f"{place}: its images, such as {store.name(0)}, are not there: set data.root to the folder that the paths "
-            "are relative to"
+            f"{place}: its {medium.noun}s, such as {store.name(0)}, are not there: set data.root to the folder "
+            "that the paths are relative to"
         )
     names = [store.name(position) for position in range(len(labels))]
-    repeated, found = overlaps.judge(lists.pairs(names), names, {split: labels}, class_names, place)
+    repeated, found = overlaps.judge(lists.pairs(names), names, {split: labels}, class_names, place, medium.noun)
     kept = np.setdiff1d(np.arange(len(labels)), repeated[split])
     names, labels, notes = [names[position] for position in kept], labels[kept], (*notes, *found)
     if fit.transform is not None:
-        return Labelled(Split(Encoded(store, kept, fit.shape[0]), labels), names, place, notes)
+        return Labelled(Split(Encoded(store, kept, fit.shape[-2], medium.num_frames), labels), names, place, notes)
     with concurrent.futures.ThreadPoolExecutor(machine.cores()) as pool:
         return Labelled(Split(np.stack(list(pool.map(fit.file, names))), labels), names, place, notes)
 

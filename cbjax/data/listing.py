@@ -1,4 +1,7 @@
-"""Finds the images in a folder: regular files, each once. It also counts the files that it leaves out."""
+"""Finds the images in a folder: regular files, each once. It also counts the files that it leaves out.
+
+`clips.finding` finds clips by the same search.
+"""
 
 import collections
 import os
@@ -15,6 +18,7 @@ from cbjax.host.storage import is_remote
 
 LARGEST = 1 << 31  # most bytes of a file that is read; no image has more
 NO_IMAGE = "not an image by its content"
+NO_CLIP = "not a video by its ending, and not in a folder of frames"
 HIDDEN = "hidden"
 SPECIAL = "a pipe, a socket or a device"
 BROKEN = "a link that leads nowhere, or a file that may not be read"
@@ -51,7 +55,7 @@ def search(root: Any, below: str = "") -> Found:
     """
     if is_remote(os.fspath(root)):
         return _search_remote(root, below)
-    return _Search(os.path.join(root, ""), os.path.join(root, below)).found()
+    return Search(root, below).found()
 
 
 def describe(left_out: Mapping[str, Mapping[str, list[str]]], what: str = "") -> tuple[str, ...]:
@@ -62,7 +66,7 @@ def describe(left_out: Mapping[str, Mapping[str, list[str]]], what: str = "") ->
       what: start of each line, such as the name of a split.
     """
     lines = []
-    for reason in (NO_IMAGE, HIDDEN, SPECIAL, BROKEN, REPEATED, ABOVE):
+    for reason in (NO_IMAGE, NO_CLIP, HIDDEN, SPECIAL, BROKEN, REPEATED, ABOVE):
         by_class = {name: reasons[reason] for name, reasons in left_out.items() if reasons.get(reason)}
         if by_class:
             total, names = sum(map(len, by_class.values())), next(iter(by_class.values()))
@@ -108,17 +112,35 @@ def inodes_of(paths: Iterable[str]) -> np.ndarray:
     return np.array(found, np.uint64).astype(np.int64)
 
 
-class _Search:
-    def __init__(self, root: str, folder: str):
-        self._root, self._folder = root, folder
+class Search:
+    """One search for images; arguments as for `search`. A subclass may look for others than images.
+
+    Attributes:
+      other: reason why a file is left out that is not looked for.
+      folder: the one that is searched.
+    """
+
+    other = NO_IMAGE
+
+    def __init__(self, root: str | os.PathLike, below: str = ""):
+        self._root, self.folder = os.path.join(root, ""), os.path.join(root, below)
         self._files: dict[str, int] = {}  # path of an image -> its number
         self._first: dict[int, str] = {}  # number -> path under which the image is listed
         self._folders: set[tuple[int, int]] = set()
-        self._above = {_identity(path) for path in _parents(os.path.realpath(folder))}
+        self._above = {_identity(path) for path in _parents(os.path.realpath(self.folder))}
         self._left_out: dict[str, list[str]] = collections.defaultdict(list)
 
+    def takes_file(self, path: str) -> bool:
+        """Returns whether a regular file is one of those that are looked for; raises OSError if it cannot be told."""
+        return path.lower().endswith(SUFFIXES) or _kind(path) is not None
+
+    def takes_folder(self, folder: str) -> bool:
+        """Returns whether a folder is, as a whole, one of what is looked for; files in it are then not searched."""
+        return False
+
     def found(self) -> Found:
-        links = self._walk(self._folder)
+        """Searches; raises OSError if the folder cannot be listed."""
+        links = self._walk(self.folder)
         while links:  # after all files that are not links, in an order that does not depend on the disk
             links = [deeper for link in sorted(links) for deeper in self._follow(link)]
         paths = sorted(self._files)
@@ -135,6 +157,9 @@ class _Search:
                 self._left_out[REPEATED].append(os.path.basename(folder))
                 continue
             self._folders.add(identity)
+            if self.takes_folder(folder):
+                self._files[folder] = identity[1]
+                continue
             with os.scandir(folder) as entries:
                 for entry in entries:
                     if entry.name.startswith("."):
@@ -168,14 +193,13 @@ class _Search:
         return []
 
     def _take(self, path: str, inode: int) -> None:
-        if not path.lower().endswith(SUFFIXES):
-            try:
-                if _kind(path) is None:
-                    self._left_out[NO_IMAGE].append(os.path.basename(path))
-                    return
-            except OSError:
-                self._left_out[BROKEN].append(os.path.basename(path))
+        try:
+            if not self.takes_file(path):
+                self._left_out[self.other].append(os.path.basename(path))
                 return
+        except OSError:
+            self._left_out[BROKEN].append(os.path.basename(path))
+            return
         first = self._first.setdefault(inode, path)
         if first != path and _is_same(first, path):
             kept, other = sorted((first, path), key=lambda one: (os.path.islink(one), one))

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from cbjax.data import listing, overlaps
-from cbjax.data.files import Files, as_path, make_split, read_whole
+from cbjax.data.files import IMAGES, Medium, as_path, make_split, read_whole
 from cbjax.data.records import DataError, Source, Split, alike, check_names, is_text, quote
 from cbjax.host.storage import is_remote, why_no_path
 
@@ -22,7 +22,9 @@ _LOOKED_AT = 10_000  # files are looked up only in lists up to this length; a mi
 _SEPARATORS = "|;,/+&"  # signs that join labels
 
 
-def load_lists(lists: Mapping[str, str | None], root: str | os.PathLike | None, image_size: int) -> Source:
+def load_lists(
+    lists: Mapping[str, str | None], root: str | os.PathLike | None, image_size: int, medium: Medium = IMAGES
+) -> Source:
     """Reads a file with lines of `path label` for each split; labels count from 0.
 
     If each class has its own folder, the folders' names are the class names; else the numbers are.
@@ -31,6 +33,7 @@ def load_lists(lists: Mapping[str, str | None], root: str | os.PathLike | None, 
       lists: "train", "validation", "test" -> file (.gz too), or None; train must be there.
       root: folder that the paths are relative to; None for the folder of each list.
       image_size: side of the images to make.
+      medium: what is listed.
 
     Raises:
       DataError: if a list is missing or empty, a line is malformed, a label has no training image, or the images of
@@ -56,10 +59,12 @@ def load_lists(lists: Mapping[str, str | None], root: str | os.PathLike | None, 
             raise DataError(
                 f"{files[split]}: label {largest} of image {line} is out of range: training has 0 to {num_classes - 1}"
             )
-    return _source(files, rows, root, _folder_names(*rows["train"], num_classes), image_size)
+    return _source(files, rows, root, _folder_names(*rows["train"], num_classes), image_size, medium)
 
 
-def load_csv(lists: Mapping[str, str | None], root: str | os.PathLike | None, image_size: int) -> Source:
+def load_csv(
+    lists: Mapping[str, str | None], root: str | os.PathLike | None, image_size: int, medium: Medium = IMAGES
+) -> Source:
     """Reads CSV files with the columns path and label; labels are names. Other columns are ignored.
 
     The classes are the training labels, sorted; as numbers if all are whole numbers. Arguments and errors as in
@@ -80,7 +85,7 @@ def load_csv(lists: Mapping[str, str | None], root: str | os.PathLike | None, im
             )
     notes = _joined_labels(files["train"], class_names)
     indexed = {split: (paths, [index[name] for name in found]) for split, (paths, found) in rows.items()}
-    return _source(files, indexed, root, class_names, image_size, notes)
+    return _source(files, indexed, root, class_names, image_size, medium, notes)
 
 
 def _joined_labels(file, names) -> tuple[str, ...]:
@@ -114,23 +119,23 @@ def _given(lists, name):
     return {split: as_path(file) for split, file in lists.items() if file}
 
 
-def _source(files, rows, root, class_names, image_size, notes=()):
+def _source(files, rows, root, class_names, image_size, medium, notes=()):
     folders = {split: as_path(root) if root else files[split].parent for split in rows}
-    stores = {split: Files(folders[split], rows[split][0]) for split in rows}
+    stores = {split: medium.store(folders[split], rows[split][0]) for split in rows}
     for split, store in stores.items():
         if not store.are_there():
             raise DataError(
-                f"{files[split]}: its images, such as {store.name(0)}, are not there: set data.root to the folder that "
-                f"the paths are relative to"
+                f"{files[split]}: its {medium.noun}s, such as {store.name(0)}, are not there: set data.root to the "
+                "folder that the paths are relative to"
             )
     texts = {split: os.fspath(folder) for split, folder in folders.items()}
     paths = [_whole_path(texts[split], path) for split in rows for path in rows[split][0]]
     labels = {split: np.asarray(rows[split][1], np.int32) for split in rows}
     where = ", ".join(str(files[split]) for split in rows)
-    repeated, found = overlaps.judge(pairs(paths), paths, labels, class_names, where)
+    repeated, found = overlaps.judge(pairs(paths), paths, labels, class_names, where, medium.noun)
     splits: dict[str, Split] = {}
     for split, store in stores.items():
-        whole = make_split(store, labels[split], image_size)
+        whole = make_split(store, labels[split], image_size, medium.num_frames)
         kept = np.setdiff1d(np.arange(len(whole)), repeated[split])
         splits[split] = Split(whole.images[kept], whole.labels[kept]) if repeated[split] else whole
     return Source(splits["train"], splits.get("validation"), splits.get("test"), class_names, (*notes, *found))

@@ -11,7 +11,12 @@ Pairs = list[tuple[int, int]]  # (first, later): positions of one image, counted
 
 
 def judge(
-    pairs: Pairs, paths: Sequence[str], labels: Mapping[str, np.ndarray], class_names: Sequence[str], where: str
+    pairs: Pairs,
+    paths: Sequence[str],
+    labels: Mapping[str, np.ndarray],
+    class_names: Sequence[str],
+    where: str,
+    noun: str = "image",
 ) -> tuple[dict[str, list[int]], list[str]]:
     """Decides what to do with images that are listed twice.
 
@@ -24,6 +29,7 @@ def judge(
       labels: for each split its labels [n].
       class_names: [C] names in label order.
       where: start of a message.
+      noun: what an image is called in messages.
 
     Returns:
       for each split the positions that repeat an earlier one; notes.
@@ -57,13 +63,16 @@ def judge(
             contradictions.append((other, here[0][0], labels[other][here[0][1]], labels[other][j]))
     if contradictions:
         split, position, *two = contradictions[0]
+        several = (
+            ", or give images with several labels as an .npz with labels [N, C] of zeros and ones (data.name=arrays)"
+        )
         raise DataError(
-            f"{where}: each image must have one label, but images of {split} have two, {len(contradictions)} of them, "
-            f"such as {paths[position]} with {quote(class_names[label] for label in two)}: keep one of them, or give "
-            "images with several labels as an .npz with labels [N, C] of zeros and ones (data.name=arrays)"
+            f"{where}: each {noun} must have one label, but {noun}s of {split} have two, {len(contradictions)} of "
+            f"them, such as {paths[position]} with {quote(class_names[label] for label in two)}: keep one of them"
+            f"{several if noun == 'image' else ''}"
         )
     notes = [
-        f"{split}: left out rows whose image is listed before, {len(again)} of them, such as "
+        f"{split}: left out rows whose {noun} is listed before, {len(again)} of them, such as "
         f"{paths[int(starts[splits.index(split)]) + again[0]]}"
         for split, again in repeated.items()
         if again
@@ -72,19 +81,19 @@ def judge(
         example, size = paths[min(both)], len(labels[other]) - len(repeated[other])
         if split != "train":
             notes.append(
-                f"{len(both)} of {size} images of {other} are also in {split}, such as {example}: the best epoch is "
-                "chosen on images of the test"
+                f"{len(both)} of {size} {noun}s of {other} are also in {split}, such as {example}: the best epoch is "
+                f"chosen on {noun}s of the test"
             )
         elif len(both) < size:
             notes.append(
-                f"{len(both)} of {size} images of {other} are also trained on, such as {example}: their figures are "
-                "better than on new images; remove them from one of the two"
+                f"{len(both)} of {size} {noun}s of {other} are also trained on, such as {example}: their figures are "
+                f"better than on new {noun}s; remove them from one of the two"
             )
         else:
             raise DataError(
-                f"{where}: all {size} images of {other} are also trained on, such as {example}, so nothing would "
-                f"be measured on new images: give others, or give none and hold out part of the training images with "
-                f"data.{other}=0.2"
+                f"{where}: all {size} {noun}s of {other} are also trained on, such as {example}, so nothing would "
+                f"be measured on new {noun}s: give others, or give none and hold out part of the training {noun}s "
+                f"with data.{other}=0.2"
             )
     return repeated, notes
 

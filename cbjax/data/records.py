@@ -23,7 +23,10 @@ class DataError(ValueError):
 
 
 class Store(Protocol):
-    """Random access to the encoded images (JPEG, PNG …) of a set; picklable, and safe for many threads at once."""
+    """Random access to the encoded images (JPEG, PNG …) of a set; picklable, and safe for many threads at once.
+
+    A store of clips reads a clip's path, and the transform reads the frames that it needs.
+    """
 
     def read(self, position: int) -> bytes:
         """Returns an image's encoded bytes; raises OSError or the record reader's errors if it can't be read."""
@@ -50,11 +53,13 @@ class Encoded:
       store: reads them.
       positions: [N] int64, the images' positions in the store.
       image_size: side in pixels of the square images to make.
+      num_frames: T, the images to make of each clip; 0 if these are single images.
     """
 
     store: Store
     positions: np.ndarray
     image_size: int
+    num_frames: int = 0
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -64,9 +69,10 @@ class Encoded:
         return dataclasses.replace(self, positions=self.positions[chosen])
 
     @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """[N, H, W, channels] of the decoded and cropped images."""
-        return (len(self), self.image_size, self.image_size, 3)
+    def shape(self) -> tuple[int, ...]:
+        """[N, H, W, channels] of the decoded and cropped images; [N, T, H, W, channels] of clips."""
+        frames = (self.num_frames,) if self.num_frames else ()
+        return (len(self), *frames, self.image_size, self.image_size, 3)
 
     @property
     def dtype(self) -> np.dtype:
@@ -74,7 +80,7 @@ class Encoded:
         return np.dtype(np.uint8)
 
     def read(self, position: int) -> bytes:
-        """Returns the encoded bytes of one of these images."""
+        """Returns the encoded bytes of one of these images, as `Store.read`."""
         return self.store.read(int(self.positions[position]))
 
     def name(self, position: int) -> str:
@@ -95,7 +101,8 @@ class Split:
     """Images with their labels.
 
     Attributes:
-      images: [N, H, W, channels] uint8 or float32 in memory, or `Encoded` ones that are read as they are needed.
+      images: [N, H, W, channels] uint8 or float32 in memory, or `Encoded` ones, images or clips, that are read as they
+        are needed.
       labels: [N] int32 in [0, C), or [N, C] float32 multi-hot.
     """
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cbjax.data import array_records, arrays, files, lists, tfds
+from cbjax.data.clips import egtea, finding
 from cbjax.data.records import DataError, Source, Split, quote
 
 
@@ -38,7 +39,17 @@ def _digits():
 
 
 # Config keys below `data` that say where images are; each loader takes the ones it needs.
-PLACES = ("data_dir", "file", "root", "train_list", "validation_list", "test_list", "image_size")
+PLACES = (
+    "data_dir",
+    "file",
+    "root",
+    "train_list",
+    "validation_list",
+    "test_list",
+    "image_size",
+    "frames",
+    "egtea_split",
+)
 
 
 def _lists(places):
@@ -55,6 +66,7 @@ _HINTS = {
     "list": "your own images: --config.data.train_list=FILE, a line `path label` each, --config.data.root=DIR",
     "csv": "your own images: --config.data.train_list=FILE with the columns path,label, --config.data.root=DIR",
     "folder": "your own images: --config.data.root=DIR with CLASS/*.jpg, or with train/CLASS/*.jpg, val, test",
+    "egtea": "EGTEA Gaze+: --config.data.root=DIR with action_annotation and cropped_clips or extracted_frames",
 }
 # Name here -> TFDS's name, and the feature used as label.
 _PREPARED = {
@@ -76,12 +88,21 @@ def _load_streamed(name, places):
     return array_records.load(name, places.get("data_dir"), places["image_size"])
 
 
+def _own(places):
+    """Returns the root, the image size and the medium of a user's own images or clips."""
+    frames = places.get("frames", 0)
+    return places.get("root"), places["image_size"], finding.medium(frames) if frames else files.IMAGES
+
+
 SOURCES |= {name: functools.partial(_load_prepared, *which) for name, which in _PREPARED.items()}
 SOURCES |= {name: functools.partial(_load_streamed, name) for name in _STREAMED}
 SOURCES |= {
-    "list": lambda places: lists.load_lists(_lists(places), places.get("root"), places["image_size"]),
-    "csv": lambda places: lists.load_csv(_lists(places), places.get("root"), places["image_size"]),
-    "folder": lambda places: files.load_folder(places.get("root"), places["image_size"]),
+    "list": lambda places: lists.load_lists(_lists(places), *_own(places)),
+    "csv": lambda places: lists.load_csv(_lists(places), *_own(places)),
+    "folder": lambda places: files.load_folder(*_own(places)),
+    "egtea": lambda places: egtea.load(
+        places.get("root"), places["image_size"], places.get("frames", 0), places.get("egtea_split", 1)
+    ),
 }
 
 
@@ -93,6 +114,7 @@ def load(name: str, *, image_size: int = 224, **places: Any) -> Source:
       image_size: side of the images to make, if they are read as they are needed.
       **places: the other `PLACES`. data_dir: the TFDS folder; None for $CBJAX_DATA_DIR, else TFDS's default. file: the
         .npz of "arrays". root: the folder of images. train_list, validation_list, test_list: files that list images.
+        frames: to take from each clip; 0 for images. egtea_split: 1, 2 or 3.
 
     Raises:
       DataError: if the name is unknown, or the data are missing or do not fit.

@@ -21,9 +21,10 @@ from cbjax.data.records import DataError, Encoded, Split
 from cbjax.data.sampling import Batches
 from cbjax.host import machine
 
-Transform = Callable[[bytes, int], np.ndarray]  # encoded image, place in the sequence -> [H, W, 3] uint8
+Transform = Callable[[bytes, int], np.ndarray]  # encoded image or clip, place in the sequence -> its pixels, uint8
 PADDING = -1
 _CHUNK = 16  # images that a thread makes at a time: Grain's overhead for an element is a tenth of an image's time
+_CHUNK_OF_CLIPS = 1  # a clip takes as long as many images, and all threads must find work in a small batch
 
 
 class Sweep:
@@ -83,8 +84,8 @@ def stream(
       process_count: number of processes; divides the batch size.
 
     Returns:
-      An iterator of {"image" uint8 [B / process_count, H, W, 3], "label" [B / process_count, …], "mask" bool}. Closing
-      it ends its threads.
+      An iterator of {"image" uint8 [B / process_count, H, W, 3], "label" [B / process_count, …], "mask" bool}; the
+      images of clips are [B / process_count, T, H, W, 3]. Closing it ends its threads.
 
     Raises:
       DataError: from the iterator, at the first image that can't be read, unless bad images are skipped.
@@ -186,7 +187,8 @@ class _Chunks:
         self.start, self.stop = start, max(stop, start)
         self._size = batches.batch_size // processes[1]
         self._first = processes[0] * self._size
-        self.per_batch = math.ceil(self._size / _CHUNK)
+        self._chunk = _CHUNK_OF_CLIPS if self._images.num_frames else _CHUNK
+        self.per_batch = math.ceil(self._size / self._chunk)
         # With threads, all chunks of a step fill one array, so its images need not be copied to join them.
         self._whole: dict[int, np.ndarray] = {}
         self._lock = None if in_processes else threading.Lock()
@@ -200,10 +202,10 @@ class _Chunks:
     def __getitem__(self, chunk: Any) -> dict[str, Any]:
         step, part = divmod(int(chunk), self.per_batch)
         step += self.start
-        places = np.arange(part * _CHUNK, min((part + 1) * _CHUNK, self._size)) + self._first
+        places = np.arange(part * self._chunk, min((part + 1) * self._chunk, self._size)) + self._first
         positions = self._batches.indices(step)[places]
         mask = positions != PADDING
-        images = self._place(step, part * _CHUNK, len(places))
+        images = self._place(step, part * self._chunk, len(places))
         made: dict[str, Any] = {"image": images, "label": self._labels[positions], "mask": mask, "bad": []}
         for i in np.flatnonzero(mask).tolist():
             position, place = int(positions[i]), step * self._batches.batch_size + int(places[i])

@@ -21,6 +21,7 @@ KNOWN: dict[str, tuple[int, int, int, tuple[int, int, int] | None]] = {
     "i_naturalist2017": (579184, 95986, 5089, None),
     "i_naturalist2018": (437513, 24426, 8142, None),
     "places365_small": (1803460, 36500, 365, None),
+    "egtea": (6372, 2022, 19, None),  # split 1, without the validation
 }
 
 
@@ -33,14 +34,14 @@ class AbstractData:
     """The shapes of a data set.
 
     Attributes:
-      image_shape: [H, W, channels], uint8.
+      image_shape: [H, W, channels], uint8; [T, H, W, channels] of clips.
       counts: [C] training images of each class, those included that are made up; divided evenly if only their sum is
         known.
       num_test: images of the test split.
       resident: whether all images lie on every device.
     """
 
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     counts: np.ndarray
     num_test: int
     resident: bool
@@ -101,7 +102,7 @@ def describe(
     side = image_size or data.image_size
     shape = fixed if fixed and not image_size else (side, side, fixed[2] if fixed else 3)
     return AbstractData(
-        image_shape=shape,
+        image_shape=(data.frames, *shape) if data.frames else shape,
         counts=counts,
         num_test=max(test, 1),
         resident=data.name == "arrays" or fixed is not None,

@@ -10,7 +10,7 @@ from cbjax.estimate import roofline, tpu
 
 def headline(figures: dict[str, Any]) -> str:
     """Returns the verdict, "fits" or "does not fit", and what it is about."""
-    height, width, channels = figures["image_shape"]
+    *_, height, width, channels = figures["image_shape"]
     per_chip = figures["batch_size"] // figures["num_chips"]
     return (
         f"{'fits' if figures['fits'] else 'does not fit'}: {figures['model']} ({figures['parameters']:,} parameters, "

@@ -12,7 +12,7 @@ from typing import Any
 from cbjax import config as configs
 from cbjax.config import ConfigError
 from cbjax.config.image_sources import is_streamed
-from cbjax.config.schema import FITTED
+from cbjax.config.parts import FITTED
 from cbjax.data import Source
 from cbjax.parallel import processes, sharding
 from cbjax.sweeps import modes

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from cbjax.config import ConfigError, class_groups
-from cbjax.config.schema import COUNT_WEIGHTS
+from cbjax.config.parts import COUNT_WEIGHTS
 from cbjax.data import Dataset
 from cbjax.host import code, machine
 from cbjax.training import components, own_loss

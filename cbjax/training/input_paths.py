@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from cbjax import models
 from cbjax.config import image_sources
 from cbjax.data import Dataset, Encoded, Split, augment, samplers
+from cbjax.data.clips.transforms import EvalClip, TrainClip
 from cbjax.data.crops import EvalTransform, TrainTransform
 from cbjax.data.sampling import Batches, Partners
 from cbjax.data.stream import Reading
@@ -66,11 +67,13 @@ def normalize(given: Any, images: Any) -> Any:
     return augment.normalize(images, given.mean, given.std)
 
 
-def evaluation_transform(config: ConfigDict) -> EvalTransform | None:
-    """Returns encoded image -> the network's input size; None where images were of one size from the start."""
+def evaluation_transform(config: ConfigDict) -> EvalTransform | EvalClip | None:
+    """Returns encoded image or clip -> the network's input size; None where images were of one size from the start."""
     if not image_sources.is_streamed(config.data.name):
         return None
-    return EvalTransform(config.data.image_size, evaluation_resize(config), config.data.max_pixels)
+    data = config.data
+    image = EvalTransform(data.image_size, evaluation_resize(config), data.max_pixels)
+    return EvalClip(data.frames, image) if data.frames else image
 
 
 def evaluation_resize(config: ConfigDict) -> int:
@@ -131,11 +134,12 @@ def _streamed_program(train_step, config, steps_per_dispatch, mesh, kind):
 
 def _streamed_advance(config, dataset, batches, program, steps_per_dispatch, mesh, report):
     data = config.data
+    image = TrainTransform(data.image_size, config.seed, data.crop_area, data.flip, data.color_jitter, data.max_pixels)
     return streaming.make_advance(
         program,
         dataset.train,
         batches,
-        TrainTransform(data.image_size, config.seed, data.crop_area, data.flip, data.color_jitter, data.max_pixels),
+        TrainClip(data.frames, image, data.rotation) if data.frames else image,
         reading(config, report),
         num_steps=batches.epoch_end(config.num_epochs),
         mesh=mesh,

@@ -12,6 +12,8 @@ from ml_collections import ConfigDict
 
 from cbjax.config import class_groups
 from cbjax.data import DataError, Dataset, Encoded, samplers
+from cbjax.data.clips.given import ClipFit
+from cbjax.data.clips.transforms import EvalClip
 from cbjax.data.given import Fit
 from cbjax.data.sampling import Batches
 from cbjax.data.stream import make_image
@@ -103,12 +105,14 @@ def check_readable(config: ConfigDict, dataset: Dataset) -> list[str]:
     return notes
 
 
-def fit_given(config: ConfigDict, facts: Mapping[str, Any]) -> Fit:
+def fit_given(config: ConfigDict, facts: Mapping[str, Any]) -> Fit | ClipFit:
     """Returns what brings given images to those of a run, from what `workdir.describe_data` said of its data."""
     dtype, span = facts["image_dtype"], facts.get("image_span")
     if span is None and dtype == "uint8":
         span = (0, 255)
     transform = evaluation_transform(config)
+    if isinstance(transform, EvalClip):
+        return ClipFit(transform)
     shape = tuple(facts["image_shape"]) if transform is None else (transform.image_size, transform.image_size, 3)
     return Fit(shape, dtype, span and tuple(span), transform)
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cbjax.data.clips.given import ClipFit
 from cbjax.data.given import Fit
 from cbjax.metrics import has_answer
 from cbjax.types import Array, NonFiniteLoss, Trained
@@ -19,7 +20,7 @@ def make_predict(
     logits: Callable[[Trained, Array], Array],
     trained: Trained,
     *,
-    fit: Fit,
+    fit: Fit | ClipFit,
     normalize: Callable[[Array], Array],
     probabilities: Callable[[Array], Array],
     batch_size: int = 256,
@@ -47,7 +48,8 @@ def make_predict(
         Args:
           images: an array [N, H, W] or [N, H, W, channels]; a path or a Pillow image; or a list of paths, Pillow images
             and arrays, each of its own size. An array of the model's own size is taken as it is. Other sizes are
-            resized and cropped as for evaluation.
+            resized and cropped as for evaluation. If the run was trained on clips: paths to clips, or arrays
+            [frames, H, W, 3] uint8.
           allow_nan: gives a row of NaN for an image whose outputs are NaN, instead of raising.
 
         Raises:

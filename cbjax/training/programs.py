@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cbjax import config as configs
-from cbjax.config import ConfigError, learning_rates, schema
+from cbjax.config import ConfigError, learning_rates, parts
 from cbjax.data.sampling import Batches
 from cbjax.host.code import CodeError
 from cbjax.models import two_stages
@@ -36,8 +36,8 @@ ARGUMENTS = (
     *("data.sampler_beta", "data.sampler_start", "data.synthesis", "data.synthesis_neighbours"),
     *("weights.name", "weights.beta", "weights.zero_count", "weights.start"),
     *("difficulty.tau", "difficulty.formula", "difficulty.floor", "difficulty.smoothing", "difficulty.scale"),
-    *(f"loss.{name}" for name in schema.LOSS_NUMBERS),
-    *schema.METHOD_NUMBERS,
+    *(f"loss.{name}" for name in parts.LOSS_NUMBERS),
+    *parts.METHOD_NUMBERS,
     *("mix.start_epochs", "mix.end_epochs"),
     *("evaluation.tau", "data.meta", "stage.source", "stage.checksum", "stage.tau"),
     *("optim.learning_rate", "optim.warmup_from", "optim.weight_decay"),
@@ -111,7 +111,7 @@ def settings(
       counts: training images of each class, [C].
       batches: the order of the training images; None if nothing is trained.
     """
-    method = {key: config[key.partition(".")[0]][key.partition(".")[2]] for key in schema.METHOD_NUMBERS}
+    method = {key: config[key.partition(".")[0]][key.partition(".")[2]] for key in parts.METHOD_NUMBERS}
     method["mix.first_step"] = batches.epoch_end(config.mix.start_epochs) if batches else 0
     method["mix.end_step"] = batches.epoch_end(config.num_epochs - config.mix.end_epochs) if batches else 0
     rate, warmup_from = learning_rates(config)
@@ -119,7 +119,7 @@ def settings(
         learning_rate=rate,
         warmup_from=warmup_from,
         weight_decay=config.optim.weight_decay,
-        loss={name: config.loss[name] for name in schema.LOSS_NUMBERS},
+        loss={name: config.loss[name] for name in parts.LOSS_NUMBERS},
         method=method,
         answer_tau=config.evaluation.tau,
         mean=mean,

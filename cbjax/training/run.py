@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from cbjax import config as configs
 from cbjax import data
 from cbjax.config import ConfigError
-from cbjax.config.schema import FITTED
+from cbjax.config.parts import FITTED
 from cbjax.data import sources
 from cbjax.host.code import is_own
 from cbjax.host.interrupts import Interrupted, Interrupts

@@ -221,7 +221,7 @@ def test_rules_speak_of_keys_that_exist():
     for key in (*keys, *rules.STATEMENTS, *rules.WARMUPS, *config.HOW_KEYS, *schema.REQUIRED):
         assert key in schema.KEYS
     for _, on, where in rules.EFFECTS:
-        assert set(where) <= {*schema.KEYS[on].kind.names, *rules.OWN}
+        assert set(where) <= {*schema.KEYS[on].kind.names, *rules.OWN, *rules.SOME}
 
 
 def test_the_shares_of_the_devices_at_hand_are_checked():

@@ -296,7 +296,7 @@ def test_names_in_the_schema_are_those_of_the_registries():
     assert set(schema.WEIGHTS) == {*weights.WEIGHTS, "difficulty"}
     assert set(schema.NORMALIZATIONS) == {*normalization.NORMALIZATIONS, "standardize"}
     assert set(schema.SAMPLERS) == set(samplers.SAMPLERS)
-    assert set(image_sources.STREAMED) == {*sources._STREAMED, "list", "csv", "folder"}
+    assert set(image_sources.STREAMED) == {*sources._STREAMED, *image_sources.OF_CLIPS}
     assert image_sources.TFDS_PREFIX == array_records.PREFIX
     assert schema.LONGTAILS == longtail.KINDS
     assert schema.TAU_FORMULAS == difficulty.FORMULAS

@@ -1,0 +1,76 @@
+"""Finds clips: videos, and folders of frames."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cbjax.data import listing
+from cbjax.data.files import Files, Medium
+from cbjax.data.image_kinds import SUFFIXES
+from cbjax.data.records import DataError
+from cbjax.host.storage import is_remote
+
+VIDEOS = (".mp4", ".avi", ".mkv", ".webm", ".mov")
+A_CLIP = f"a video ({', '.join(VIDEOS)}) or a folder of frames (000000.jpg …)"  # for messages
+
+
+class ClipFiles(Files):
+    """A `records.Store` of clips; a path leads to a video or to a folder of frames."""
+
+    def __init__(self, root: str | os.PathLike, paths: Sequence[str] | np.ndarray):
+        super().__init__(root, paths)
+        if remote := next((path for path in (os.fspath(root), *paths) if is_remote(path)), None):
+            raise DataError(f"{remote}: clips are read from this machine's disks only: copy them first")
+
+    def read(self, position: int) -> bytes:
+        """Returns the clip's path as bytes; raises OSError if nothing is there."""
+        path = self.name(position)
+        os.stat(path)
+        return os.fsencode(path)
+
+    def _size(self, position):
+        try:
+            path = self.name(position)
+            # The size of a folder depends on the disk's format.
+            return len(os.listdir(path)) if os.path.isdir(path) else os.path.getsize(path)
+        except OSError:
+            return -1
+
+
+class _Search(listing.Search):
+    other = listing.NO_CLIP
+
+    def takes_file(self, path: str) -> bool:
+        return path.lower().endswith(VIDEOS)
+
+    def takes_folder(self, folder: str) -> bool:
+        return folder != self.folder and has_frames(folder)
+
+
+def search(root: Any, below: str = "") -> listing.Found:
+    """Finds the clips in and below a folder; arguments and errors as in `listing.search`.
+
+    A file with one of the endings in `VIDEOS` is a clip. So is a folder, other than the one that is searched, if it
+    holds an image; nothing below it is looked at.
+    """
+    if is_remote(os.fspath(root)):
+        raise DataError(f"{root}: clips are read from this machine's disks only: copy them first")
+    return _Search(root, below).found()
+
+
+def has_frames(folder: str | os.PathLike[str]) -> bool:
+    """Returns whether a folder holds an image, told by the file's ending."""
+    with os.scandir(os.fspath(folder)) as entries:
+        return any(is_frame(entry.name) and entry.is_file() for entry in entries)
+
+
+def is_frame(name: str) -> bool:
+    """Returns whether a file of this name is a frame of its folder."""
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
+def medium(num_frames: int) -> Medium:
+    """Returns what `files` and `lists` must know of clips, of which so many frames are used each."""
+    return Medium("clip", A_CLIP, "CLASS/*.mp4 or CLASS/CLIP/*.jpg", search, ClipFiles, num_frames)

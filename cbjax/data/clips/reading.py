@@ -1,0 +1,184 @@
+"""Reads chosen frames of a clip: files of a folder, or frames of a video by PyAV.
+
+A frame is found by its time stamp, not by counting from a key frame or by the frame rate, so it is the frame that a
+decode of the whole video gives.
+"""
+
+import bisect
+import contextlib
+import os
+import re
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from cbjax.data import decode
+from cbjax.data.clips.finding import is_frame
+from cbjax.data.decode import DecodeError
+from cbjax.data.listing import LARGEST
+from cbjax.data.records import DataError
+from cbjax.host.writers import read_regular
+
+Choose = Callable[[int], Sequence[int]]  # number of frames -> positions of the wanted ones, never falling
+_DIGITS = re.compile(r"(\d+)")
+
+
+def frames(path: str, choose: Choose, max_pixels: int = decode.MAX_PIXELS) -> Generator[bytes | np.ndarray, None, None]:
+    """Yields the chosen frames of a clip: encoded images of a folder, or pixels [H, W, 3] uint8 of a video.
+
+    Frames of a folder are in the order of the numbers in their names: 2.jpg comes before 10.jpg.
+
+    Args:
+      path: a folder of frames, or a video.
+      choose: takes the number of frames and returns the wanted positions, which may repeat but never fall.
+      max_pixels: most pixels of a frame of a video.
+
+    Raises:
+      DecodeError: if it is neither, and from the iterator if the clip has no frame or a chosen one cannot be read.
+      DataError: if PyAV is needed and not installed.
+    """
+    if os.path.isdir(path):
+        return _of_folder(path, choose)
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise DecodeError("it is a pipe, a socket or a device")  # opening one would wait
+    return _of_video(path, choose, max_pixels)
+
+
+def in_order(names: Sequence[str]) -> list[str]:
+    """Sorts names by the numbers in them, and by the text between these."""
+    return sorted(names, key=lambda name: [int(part) if part.isdecimal() else part for part in _DIGITS.split(name)])
+
+
+def pyav() -> Any:
+    """Returns PyAV; raises DataError if it is not installed."""
+    try:
+        import av
+    except ImportError as error:
+        raise DataError(
+            f"videos are read by PyAV, which is not installed ({error})", "pip install 'cbjax[video]'"
+        ) from None
+    return av
+
+
+def _of_folder(path, choose):
+    try:
+        names = in_order([name for name in os.listdir(path) if is_frame(name)])
+        if not names:
+            raise DecodeError("the folder has no frame, such as 000000.jpg")
+        for position in choose(len(names)):
+            yield read_regular(os.path.join(path, names[position]), LARGEST)
+    except OSError as error:
+        raise DecodeError(f"a frame cannot be read: {error.filename or path}: {error.strerror or error}") from None
+
+
+def _of_video(path, choose, max_pixels):
+    av = pyav()
+    try:
+        with opened(path) as (container, stream):
+            decode.refuse_large(stream.codec_context.height, stream.codec_context.width, max_pixels)
+            times, keys = _times(container, stream)
+            if times:
+                yield from _at_times(path, container, stream, times, keys, choose)
+                return
+        # Some AVI files tell no times. Then all frames are decoded, once to count them and once to take the chosen.
+        with opened(path) as (container, stream):
+            count = sum(1 for _ in container.decode(stream))
+        if not count:
+            raise DecodeError("the video has no frame")
+        with opened(path) as (container, stream):
+            yield from _by_counting(container.decode(stream), choose(count))
+    except (av.FFmpegError, OSError, UnicodeError) as error:
+        raise DecodeError(f"the video cannot be decoded: {getattr(error, 'strerror', None) or error}") from None
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[tuple[Any, Any]]:
+    """Opens a video for this thread alone, and closes it: (PyAV's container, its first stream of pictures).
+
+    Raises:
+      DecodeError: if it has no pictures.
+      av.FFmpegError, OSError: if it cannot be opened.
+    """
+    # The prefix and the option let a file open no other address, whatever its name and content say.
+    with pyav().open(f"file:{path}", options={"protocol_whitelist": "file"}) as container:
+        if not container.streams.video:
+            raise DecodeError("the file has no video in it")
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1  # clips are decoded side by side already
+        yield container, stream
+
+
+def _times(container, stream):
+    """Returns the time stamps of all frames, in order, and those of the key frames; nothing if a frame has none.
+
+    Packets are read and not decoded. The head's own number of frames is often wrong: 0, or another stream's.
+    """
+    times, keys = [], []
+    for packet in container.demux(stream):
+        if not packet.size or packet.is_discard:  # the last packet is empty; an edit list may cut frames off
+            continue
+        if packet.pts is None:
+            return [], []
+        times.append(packet.pts)
+        if packet.is_keyframe:
+            keys.append(packet.pts)
+    times.sort()
+    return (times, sorted(keys)) if len(set(times)) == len(times) else ([], [])
+
+
+def _at_times(path, container, stream, times, keys, choose):
+    walk = _Walk(container, stream, keys)
+    last, pixels = -1, None
+    for position in choose(len(times)):
+        if position != last:
+            frame = walk.to(times[position])
+            if frame is None:
+                # Such as a picture that is shown before its key frame: go from the beginning.
+                with opened(path) as (other, its_stream):
+                    frame = next((one for one in other.decode(its_stream) if one.pts == times[position]), None)
+            if frame is None:
+                raise DecodeError(f"frame {position} of {len(times)} is damaged")
+            last, pixels = position, rgb(frame)
+        yield pixels
+
+
+class _Walk:
+    """Walks forward through a video; it goes back to a key frame only where that saves decoding."""
+
+    def __init__(self, container, stream, keys):
+        self._container, self._stream, self._keys = container, stream, keys
+        self._decoder: Any = None
+        self._at = 0  # time of the last decoded frame
+
+    def to(self, time: int) -> Any:
+        """Returns the frame of a time; None if it is not met."""
+        key = self._keys[max(0, bisect.bisect_right(self._keys, time) - 1)] if self._keys else time
+        if self._decoder is None or key > self._at:
+            self._container.seek(key, stream=self._stream, backward=True, any_frame=False)
+            self._decoder = self._container.decode(self._stream)
+        for frame in self._decoder:
+            if frame.pts is None:
+                continue
+            self._at = frame.pts
+            if frame.pts >= time:
+                return frame if frame.pts == time else None
+        return None
+
+
+def _by_counting(decoded, chosen):
+    position, pixels = -1, None
+    for wanted in chosen:
+        while position < wanted:
+            frame, position = next(decoded, None), position + 1
+            if frame is None:
+                raise DecodeError(f"frame {wanted} is damaged")
+            pixels = None
+        if pixels is None:
+            pixels = rgb(frame)
+        yield pixels
+
+
+def rgb(frame: Any) -> np.ndarray:
+    """Returns the pixels of PyAV's frame, [H, W, 3] uint8."""
+    return frame.to_ndarray(format="rgb24")

@@ -1,0 +1,63 @@
+"""Small videos for tests, encoded by a real codec: classes that differ in the direction in which a square moves."""
+
+import pathlib
+
+import numpy as np
+
+SIDE = 32
+MOVES = ((0, 2), (0, -2), (2, 0))  # rows and columns a frame, by class: across, back, down
+
+
+def pixels(label, number, count=12):
+    """Returns the frames of a clip, [count, 32, 32, 3] uint8; its class shows in its motion alone."""
+    rng = np.random.default_rng([label, number])
+    start, colour = rng.integers(0, SIDE, 2), rng.integers(120, 256, 3)
+    clip = np.full((count, SIDE, SIDE, 3), 40, np.uint8)
+    for frame in range(count):
+        rows, columns = ((start[axis] + MOVES[label][axis] * frame + np.arange(12)) % SIDE for axis in range(2))
+        clip[frame, rows[:, None], columns[None]] = colour
+    return clip
+
+
+def write_video(path, frames, codec="libx264", **options):
+    """Encodes frames [T, H, W, 3] uint8 as a video; options are the codec's, such as g for the key frames' distance."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=24, options={key: str(value) for key, value in options.items()})
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        stream.codec_context.thread_count = 1
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def decoded(path):
+    """Returns all frames of a video, decoded from its beginning."""
+    import av
+
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def write_frames(folder, frames, kind="JPEG"):
+    """Writes a folder of frames, 000000.jpg …"""
+    from PIL import Image
+
+    pathlib.Path(folder).mkdir(parents=True)
+    for number, frame in enumerate(frames):
+        Image.fromarray(frame).save(pathlib.Path(folder, f"{number:06d}.{'jpg' if kind == 'JPEG' else 'png'}"), kind)
+
+
+def write_tree(root, splits, names=("across", "back", "down")):
+    """Writes root/SPLIT/CLASS/NUMBER.mp4; splits: name -> clips of each class. Returns split -> [(path, label)]."""
+    rows = {}
+    for offset, (split, counts) in enumerate(splits.items()):
+        rows[split] = []
+        for label, (name, count) in enumerate(zip(names, counts, strict=True)):
+            folder = pathlib.Path(root, split, name)
+            folder.mkdir(parents=True)
+            for number in range(count):
+                write_video(folder / f"{number}.mp4", pixels(label, 1000 * offset + number), bf=2, g=6)
+                rows[split].append((f"{split}/{name}/{number}.mp4", label))
+    return rows
