@@ -121,6 +121,22 @@ def normalised(num_classes):
     return Normalised(num_classes)
 
 
+class Pooled(nn.Module):
+    """A convolution with BatchNorm and the mean over the image, which may have any size."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, images, train):
+        outputs = nn.Conv(8, (3, 3), strides=(2, 2), use_bias=False)(images)
+        outputs = nn.relu(nn.BatchNorm(use_running_average=not train)(outputs))
+        return nn.Dense(self.num_classes)(outputs.mean(axis=(1, 2)))
+
+
+def pooled(num_classes):
+    return Pooled(num_classes)
+
+
 class Perceptron(nnx.Module):
     """Two layers in a list, BatchNorm and dropout."""
 

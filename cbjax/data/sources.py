@@ -24,6 +24,7 @@ def load_digits() -> Source:
     return Source(Split(images, rows[:, -1].astype(np.int32)), None, None, tuple(str(i) for i in range(10)))
 
 
+@functools.cache
 def _digits():
     """Returns the 64 grey levels of each image and its label, [1797, 65]."""
     # The file is read by itself where it can be found, because scikit-learn takes a second to import.

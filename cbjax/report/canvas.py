@@ -248,7 +248,8 @@ def save(figure: Any, path: pathlib.Path) -> None:
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         # Without matplotlib's version in the file, its bytes depend on the numbers alone.
         drawn = io.BytesIO()
-        figure.savefig(drawn, format="png", dpi=DPI, metadata={"Software": None})
+        figure.set_dpi(DPI)
+        figure.canvas.print_png(drawn, metadata={"Software": None})  # `savefig` would draw twice, first for the layout
         replace(path, drawn.getvalue())
         if (vectors_of := _DRAWN.get()) is not None:
             drawn = io.BytesIO()

@@ -90,6 +90,7 @@ def build(
     """
     check_data(config, dataset)
     batches = inputs.build_batches(config, dataset)
+    components.build_schedule(config, batches)  # refuses a warm-up that is longer than training
     shape, num_classes = dataset.train.images.shape[1:], len(dataset.counts)
     path = input_paths.of(dataset.train.images)
     key = f"{path.name} {program_key(config, batches, shape, num_classes, mesh)}"
@@ -97,6 +98,7 @@ def build(
     reweighting = reweight.build(config, dataset.counts)
     first_weights = reweighting.next_weights(memory.start(num_classes))
     given = settings(config, dataset.mean, dataset.std, dataset.counts, batches)
+    schedule = functools.partial(programs.rates, given.learning_rate, given.warmup_from)
     return Parts(
         model=programs.model,
         mesh=mesh,
@@ -108,7 +110,7 @@ def build(
         batches=batches,
         streams=path.streams(config, dataset, batches),
         steps_per_dispatch=programs.steps_per_dispatch,
-        schedule=_known_at_epoch_ends(components.build_schedule(config, batches), batches, config.num_epochs),
+        schedule=_known_at_epoch_ends(schedule, batches, config.num_epochs),
         reweighting=reweighting,
         evaluate=inputs.build_evaluate(config, dataset, path, programs.evaluate, mesh, report_bad),
         class_means=functools.partial(find_means, config, dataset, path, programs.features, mesh, report_bad),

@@ -59,6 +59,7 @@ class Programs:
       train: as `InputPath.train_program` makes it.
       evaluate: as `evaluate.make_program` makes it.
       features: the same of `step.make_feature_step`.
+      rates: (rate after the warm-up, rate at step 0, steps [N]) -> learning rates [N].
     """
 
     model: Model
@@ -68,6 +69,7 @@ class Programs:
     train: Any
     evaluate: Any
     features: Any
+    rates: Any
 
 
 KEPT = 8  # a few shapes: a sweep or a notebook mostly goes on with the one before
@@ -159,7 +161,8 @@ def build_programs(
     evaluation = evaluate.make_program(steps.eval_step, normalize, mesh, kind)
     features = evaluate.make_program(make_feature_step(steps.model), normalize, mesh, kind)
     init = jax.jit(steps.make_state, out_shardings=sharding.whole(mesh))
-    return Programs(steps.model, steps.state, init, count, train, evaluation, features)
+    rates = jax.jit(lambda rate, start, steps: components.build_schedule(config, batches, (rate, start))(steps))
+    return Programs(steps.model, steps.state, init, count, train, evaluation, features, rates)
 
 
 class CohortPrograms(NamedTuple):

@@ -85,7 +85,7 @@ class Checkpoints:
         if step in self.steps():
             return
         # A copy, because the next step reuses the state's memory while Orbax still reads it.
-        copy = jax.tree.map(jnp.copy, _saved(state))
+        copy = _copied(_saved(state))
         self._saving[step] = best_step
         with _STARTING:
             self._checkpointer.save(
@@ -210,6 +210,11 @@ def _with_checksums(folder: CheckpointFolder, saving: dict[int, int | None]) -> 
             await asyncio.to_thread(folder.after_commit, step, saving[step])
 
     return Checked
+
+
+@jax.jit  # one program, not one for each shape of an array
+def _copied(tree):
+    return jax.tree.map(jnp.copy, tree)
 
 
 def _saved(state: Any) -> Any:

@@ -34,6 +34,7 @@ def digits(tmp_path_factory):
         class_names=["nul", "one", "+two", "=three"],
     )
     changes = ["num_epochs=2", "data.name=arrays", f"data.file={folder / 'own.npz'}", "data.imbalance=4"]
+    changes += ["devices=1", "log.report=false"]
     run = cbjax.train(configs.load("digits_lt", changes), folder / "run")
     return run, folder
 
@@ -184,7 +185,7 @@ def test_photos_for_a_run_on_arrays(digits, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--config.data.file=FOLDER/none.npz"], "there is no file"),
-        (["--config.data.root=FOLDER"], "classes 'run' are not among those of the run"),
+        (["--config.data.root=FOLDER"], "has no image in a folder for each class"),
         (["--config.data.name=digits"], "data.name of new data must be one of arrays, folder, list, csv; got digits"),
         (["--config.data.name=csv"], "needs --config.data.test_list="),
         (["--out=FOLDER/run"], "--out must not be a work directory"),

@@ -49,7 +49,7 @@ def test_without_rare_classes_or_draws_it_is_the_plain_loss(loss, rare_below, ch
 
 
 @both
-@pytest.mark.parametrize(("rare_below", "rare"), [(0.5, RARE), (0.4, [False, False, True]), (10, [True] * 3)])
+@pytest.mark.parametrize(("rare_below", "rare"), [(0.5, RARE), (0.4, [False, False, True]), (3.0, [True] * 3)])
 def test_classes_with_few_images_are_rare(loss, rare_below, rare):
     now = state(rare_below, 1.0)
     given = BATCH["image"] @ now.params, BATCH["label"], now.class_weights

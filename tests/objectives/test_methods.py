@@ -127,7 +127,7 @@ def test_load_answers_as_the_run_did(finished, name):
     np.testing.assert_array_equal(cbjax.load(workdir).predict(images), whole.predict(images))
 
 
-@of_methods("mw_net")
+@of_methods("ghm")
 def test_runs_that_differ_in_their_seed_are_trained_as_one_program(finished, tmp_path, name):
     resolved = configs.load("digits_lt", METHODS[name])
     changes = {key: value for key, _, value in (one.partition("=") for one in METHODS[name])}

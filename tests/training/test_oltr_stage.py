@@ -37,7 +37,7 @@ def bits(tree):
 
 def test_it_begins_with_the_first_stage_and_its_class_means_and_all_of_it_trains(first, tmp_path):
     before, source = first
-    still = second(source, tmp_path / "still", "optim.learning_rate=1e-30", "num_epochs=1")
+    still = second(source, tmp_path / "still", "optim.learning_rate=1e-30")  # as long as the next: its programs
     params, old = dict(still.state.params), dict(before.state.params)
     old["hallucinator"] = old.pop("head")
     for name, part in old.items():  # not to the bit: + 0 changes the smallest numbers

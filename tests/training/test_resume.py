@@ -21,7 +21,7 @@ from tests import processes
 # CDB with augmentation: the random crops, the difficulties, the class weights and the data position must all come back.
 SETTINGS = (
     "--config=digits_lt",
-    "--config.num_epochs=30",
+    "--config.num_epochs=20",
     "--config.weights.name=difficulty",
     "--config.difficulty.smoothing=0.9",
     "--config.data.crop_padding=1",
@@ -63,7 +63,7 @@ def uninterrupted(tmp_path_factory):
 def test_killed_at_random_moments_it_ends_the_same(uninterrupted, tmp_path, attempt):
     chance = random.Random(attempt)
     kills = 0
-    while kills < 3:
+    while kills < 2:
         before = processes.checkpoints(tmp_path)
         process = processes.start(*train(tmp_path))
         # After some more checkpoints, wherever it is then: in a step, in an evaluation, or in the middle of saving.
@@ -147,12 +147,12 @@ def test_other_settings_are_refused_and_extending_is_asked_for(uninterrupted, tm
     with pytest.raises(ConfigError, match=r"seed: 0 there, 3 here\n.*optim.learning_rate: 0.02 there, 0.01 here"):
         again(workdir, "optim.learning_rate=0.01", "seed=3")
     with pytest.raises(ConfigError, match="add --extend to train for longer"):
-        again(workdir, "num_epochs=32")
+        again(workdir, "num_epochs=22")
     last = processes.checkpoints(workdir)[-1]
-    again(workdir, "num_epochs=32", extend=True)
+    again(workdir, "num_epochs=22", extend=True)
     assert f"resumed at step {last} of" in capsys.readouterr().out
-    assert json.loads((workdir / "results.json").read_text())["epoch"] == 32
-    assert [row["epoch"] for row in read_rows(workdir / "metrics.jsonl")] == [*range(1, 33), 32]
+    assert json.loads((workdir / "results.json").read_text())["epoch"] == 22
+    assert [row["epoch"] for row in read_rows(workdir / "metrics.jsonl")] == [*range(1, 23), 22]
 
 
 @pytest.mark.slow
