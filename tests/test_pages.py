@@ -18,6 +18,7 @@ DOCS = ROOT / "docs"
 WRITTEN = sorted(path for path in DOCS.rglob("*.md") if path.parent.name not in {"methods", "notebooks"})
 PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in [ROOT / "README.md", *WRITTEN]}
 FILES = {
+    "docs/howto/own_data.md": "clip_nets.py",
     "docs/howto/own_network.md": "nets.py",
     "docs/howto/own_loss.md": "losses.py",
     "docs/howto/sweeps.md": "mine.py",
@@ -31,9 +32,11 @@ def blocks(text, language):
 
 
 def write_file(page, folder):
-    """Writes the file that a page tells its reader to write, its first code."""
+    """Writes the file that a page tells its reader to write: the code that begins with its name, or the first code."""
     if page in FILES:
-        (folder / FILES[page]).write_text(blocks(PAGES[page], "python")[0][0])
+        codes = [code for code, _ in blocks(PAGES[page], "python")]
+        named = [code for code in codes if code.startswith(f"# {FILES[page]}\n")]
+        (folder / FILES[page]).write_text((named or codes)[0])
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(PAGES[page], "python")])

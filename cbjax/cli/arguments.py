@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from cbjax import __version__
-from cbjax.cli import completion, key_list, landscape, report
+from cbjax.cli import completion, frames, key_list, landscape, report
 from cbjax.config.parts import STAGES
 from cbjax.config.schema import KEYS, show
 from cbjax.host.storage import PathError, as_path, is_remote
@@ -201,10 +201,11 @@ def make_parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.Argume
     compiles.add_argument("--images", type=_up_to(10**10), metavar="N", help="training images, likewise")
     compiles.add_argument("--image_size", type=_up_to(4096), metavar="SIDE", help="side in pixels, likewise")
     compiles.add_argument("--save", metavar="FILE", type=pathlib.Path, help="also write the figures as JSON")
-    datasets = add("datasets", "List the data sources and whether each is ready.")
+    datasets = add("datasets", "List the data sources and whether each is ready; or extract the frames of videos.")
     datasets.add_argument(
         "--data_dir", metavar="DIR", type=_directory, help="a TFDS folder (default: CBJAX_DATA_DIR, or TFDS's own)"
     )
+    frames.add_arguments(datasets, _local_directory, _up_to)
     key_list.add_arguments(add("config", "List the keys of a config: what they do and their values."))
     completion.add_arguments(add("completion", "Print what makes a shell complete this command at TAB."))
     return parser, commands.choices

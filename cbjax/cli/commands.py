@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cbjax import config as configs
-from cbjax.cli import completion, key_list, landscape, startup
+from cbjax.cli import completion, frames, key_list, landscape, startup
 from cbjax.config import ConfigError
 from cbjax.config.reading import complete
 from cbjax.config.schema import KEYS, show
@@ -237,6 +237,8 @@ def _compile(options, overrides):
 
 
 def _datasets(options, overrides):
+    if options.task == "frames":
+        return frames.run(options)
     from cbjax.data.sources import describe
 
     heads = ("data.name", "images", "ready", "where, or how to prepare it")

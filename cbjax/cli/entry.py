@@ -28,8 +28,8 @@ FILED = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit status.
 
-    0: success. 1: training diverged, or does not fit a TPU slice. 2: a mistake. 73: the disk is full. 74: a connection
-    broke. 128 + signal: stopped.
+    0: success. 1: training diverged, or does not fit a TPU slice, or videos could not be decoded. 2: a mistake. 73: the
+    disk is full. 74: a connection broke. 128 + signal: stopped.
     """
     with guarded() as out:
         options, overrides = parse(sys.argv[1:] if arguments is None else arguments)

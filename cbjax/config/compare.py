@@ -51,7 +51,7 @@ LATER_KEYS: tuple[str, ...] = (
     *("data.sampler_beta", "data.sampler_start", "data.synthesis", "data.synthesis_neighbours"),
     *("stage.name", "stage.checksum", "stage.batch_norm", "stage.tau", "stage.similarity"),
     *("oltr.form", "oltr.backbone", *OLTR_NUMBERS),
-    *("data.frames", "data.rotation", "data.egtea_split"),
+    *("data.frames", "data.rotation", "data.evaluation_frames", "data.egtea_split", "data.crop"),
 )
 
 

@@ -13,6 +13,7 @@ from cbjax.config.schema import did_you_mean, refuse, show
 KEYS = (
     "data.image_size",
     "data.resize",
+    "data.evaluation_frames",
     "data.name",  # for new data only
     "evaluation.batch_size",
     "evaluation.groups",

@@ -100,7 +100,11 @@ KEYS: dict[str, Key] = {
         0, integer(0, 10**4), "frames taken from each clip (list, csv, folder, egtea); 0: the data are images"
     ),
     "data.rotation": Key(0.0, number(low=0, high=180), "most degrees by which a clip is turned, either way (frames)"),
+    "data.evaluation_frames": Key(
+        "middle", choice("middle", "random"), "frames of each segment of a clip in evaluation (frames)"
+    ),
     "data.egtea_split": Key(1, integer(1, 3), "which of EGTEA's three splits (egtea)"),
+    "data.crop": Key("area", choice("area", "square"), "random crop; square: as large as fits"),
     "data.crop_area": Key(0.08, number(above=0, high=1), "least share of the area in a random crop; 1: all, to 4:3"),
     "data.color_jitter": Key(0.0, number(low=0, high=1), "most change of brightness, contrast, saturation; 0 for none"),
     "data.on_bad_image": Key("error", choice("error", "skip"), "what to do with an image that cannot be read"),

@@ -32,6 +32,7 @@ class TrainTransform:
       flip: whether half of the images are mirrored left to right.
       color_jitter: brightness, contrast and saturation are multiplied by 1 ± this at most; 0 for none.
       max_pixels: most pixels of an encoded image; a larger one is refused.
+      crop: one of `BOXES`. "area": an area of at least `smallest_area`; "square": as high or as wide as the image.
 
     Source: Szegedy et al. 2015 (crops), Goyal et al. 2017; as torchvision's RandomResizedCrop and ColorJitter.
     """
@@ -42,6 +43,7 @@ class TrainTransform:
     flip: bool = True
     color_jitter: float = 0.0
     max_pixels: int = decode.MAX_PIXELS
+    crop: str = "area"
 
     def __call__(self, data: bytes, position: int) -> np.ndarray:
         """Returns [image_size, image_size, 3] uint8.
@@ -69,9 +71,9 @@ class TrainTransform:
         if head is None or not isinstance(data, bytes):
             pixels = decode.decode_any(data, self.max_pixels) if isinstance(data, bytes) else data
             reduced = 1
-            box = random_box(draws, pixels.shape[:2], self.smallest_area)
+            box = BOXES[self.crop](draws, pixels.shape[:2], self.smallest_area)
         else:
-            box = random_box(draws, (head.height, head.width), self.smallest_area)
+            box = BOXES[self.crop](draws, (head.height, head.width), self.smallest_area)
             top, _, height, width = box
             pixels, reduced = decode.decode_at_least(
                 data,
@@ -160,6 +162,16 @@ def random_box(draws: Sequence[float], size: tuple[int, int], smallest_area: flo
     box_width = min(width, max(1, round(height * _RATIOS[1])))
     box_height = min(height, max(1, round(width / _RATIOS[0])))
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
+
+
+def random_square(draws: Sequence[float], size: tuple[int, int], smallest_area: float) -> tuple[int, int, int, int]:
+    """Returns (top, left, height, width) of the largest square at a random place; arguments as for `random_box`."""
+    height, width = size
+    side = min(size)
+    return int(draws[2] * (height - side + 1)), int(draws[3] * (width - side + 1)), side, side
+
+
+BOXES = {"area": random_box, "square": random_square}
 
 
 def jitter(image: np.ndarray, draws: Sequence[float], strength: float) -> np.ndarray:

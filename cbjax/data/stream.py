@@ -150,12 +150,13 @@ def _grain_dataset(chunks, reading):
             grain.MultiprocessingOptions(
                 num_workers=reading.num_workers, per_worker_buffer_size=-(-ahead // reading.num_workers)
             ),
-            _start_worker,
+            start_worker,
         )
     return dataset
 
 
-def _start_worker(index, count):
+def start_worker(*_: Any) -> None:
+    """Prepares a worker process: it ignores Ctrl-C, and it ends when its parent does."""
     # Ctrl-C in a terminal reaches the workers too, but the run needs them until it has saved its state.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

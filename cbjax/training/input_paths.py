@@ -73,7 +73,9 @@ def evaluation_transform(config: ConfigDict) -> EvalTransform | EvalClip | None:
         return None
     data = config.data
     image = EvalTransform(data.image_size, evaluation_resize(config), data.max_pixels)
-    return EvalClip(data.frames, image) if data.frames else image
+    if not data.frames:
+        return image
+    return EvalClip(data.frames, image, config.seed if data.evaluation_frames == "random" else None)
 
 
 def evaluation_resize(config: ConfigDict) -> int:
@@ -134,7 +136,9 @@ def _streamed_program(train_step, config, steps_per_dispatch, mesh, kind):
 
 def _streamed_advance(config, dataset, batches, program, steps_per_dispatch, mesh, report):
     data = config.data
-    image = TrainTransform(data.image_size, config.seed, data.crop_area, data.flip, data.color_jitter, data.max_pixels)
+    image = TrainTransform(
+        data.image_size, config.seed, data.crop_area, data.flip, data.color_jitter, data.max_pixels, data.crop
+    )
     return streaming.make_advance(
         program,
         dataset.train,

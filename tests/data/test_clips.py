@@ -166,6 +166,16 @@ def test_without_turning_a_frame_is_cropped_as_an_image(tmp_path):
     np.testing.assert_array_equal(clip, [evaluation(frame) for frame in encoded])
 
 
+def test_random_frames_of_the_evaluation_depend_on_the_place(tmp_path):
+    grey = np.broadcast_to(np.arange(40, dtype=np.uint8)[:, None, None, None], (40, 8, 8, 3))
+    clips.write_frames(tmp_path / "clip", grey, "PNG")
+    transform = transforms.EvalClip(4, EvalTransform(8, 8), seed=1)
+    chosen = [transform(os.fsencode(tmp_path / "clip"), place)[:, 0, 0, 0].tolist() for place in (0, 1, 0)]
+    assert chosen[0] == chosen[2] != chosen[1]
+    for frames in chosen:
+        assert [frame // 10 for frame in frames] == [0, 1, 2, 3]
+
+
 def test_turning_is_counterclockwise_about_the_middle():
     image = np.zeros((21, 21, 3), np.uint8)
     image[10, 15:20] = 255

@@ -159,6 +159,15 @@ def test_all_orders_of_colours_occur():
     assert len(orders) == math.factorial(3)
 
 
+def test_a_square_crop_is_as_large_as_fits_at_a_random_place():
+    for size in ((48, 64), (64, 48), (50, 50)):
+        boxes = {crops.random_square(crops.uniform(0, place, crops.DRAWS), size, 0.1) for place in range(300)}
+        assert {box[2:] for box in boxes} == {(min(size),) * 2}
+        assert {box[:2] for box in boxes} == {
+            (top, left) for top in range(size[0] - min(size) + 1) for left in range(size[1] - min(size) + 1)
+        }
+
+
 def test_colours_depend_on_the_place_alone():
     transform = TrainTransform(32, seed=0, color_jitter=0.4)
     np.testing.assert_array_equal(transform(JPEG, 9), transform(JPEG, 9))

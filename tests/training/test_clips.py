@@ -147,6 +147,10 @@ def test_bad_clips_are_skipped_and_listed(tmp_path, capsys):
             ["data.name=egtea", "data.frames=0", "data.rotation=0"],
             "data.frames must be above 0 when data.name is egtea",
         ),
+        (
+            ["data.frames=0", "data.rotation=0", "data.evaluation_frames=random"],
+            "data.evaluation_frames must stay at middle",
+        ),
         (["data.egtea_split=2"], "data.egtea_split must stay at 1 unless data.name is egtea"),
         (["data.egtea_split=4"], "data.egtea_split must be a whole number from 1 to 3"),
     ],

@@ -23,6 +23,8 @@ class ClipFiles(Files):
         super().__init__(root, paths)
         if remote := next((path for path in (os.fspath(root), *paths) if is_remote(path)), None):
             raise DataError(f"{remote}: clips are read from this machine's disks only: copy them first")
+        if any(map(is_video, paths)):
+            pyav()  # its absence is said at once, not at the first clip
 
     def read(self, position: int) -> bytes:
         """Returns the clip's path as bytes; raises OSError if nothing is there."""
@@ -43,7 +45,7 @@ class _Search(listing.Search):
     other = listing.NO_CLIP
 
     def takes_file(self, path: str) -> bool:
-        return path.lower().endswith(VIDEOS)
+        return is_video(path)
 
     def takes_folder(self, folder: str) -> bool:
         return folder != self.folder and has_frames(folder)
@@ -60,10 +62,21 @@ def search(root: Any, below: str = "") -> listing.Found:
     return _Search(root, below).found()
 
 
+def videos(root: str | os.PathLike) -> tuple[list[str], dict[str, list[str]]]:
+    """Returns the paths of the videos in and below a folder, relative to it, and the names of what was left out."""
+    found = search(root)
+    return [path for path in found.paths if is_video(path)], found.left_out
+
+
 def has_frames(folder: str | os.PathLike[str]) -> bool:
     """Returns whether a folder holds an image, told by the file's ending."""
     with os.scandir(os.fspath(folder)) as entries:
         return any(is_frame(entry.name) and entry.is_file() for entry in entries)
+
+
+def is_video(name: str) -> bool:
+    """Returns whether a file of this name is a video."""
+    return name.lower().endswith(VIDEOS)
 
 
 def is_frame(name: str) -> bool:
@@ -74,3 +87,14 @@ def is_frame(name: str) -> bool:
 def medium(num_frames: int) -> Medium:
     """Returns what `files` and `lists` must know of clips, of which so many frames are used each."""
     return Medium("clip", A_CLIP, "CLASS/*.mp4 or CLASS/CLIP/*.jpg", search, ClipFiles, num_frames)
+
+
+def pyav() -> Any:
+    """Returns PyAV; raises DataError if it is not installed."""
+    try:
+        import av
+    except ImportError as error:
+        raise DataError(
+            f"videos are read by PyAV, which is not installed ({error})", "pip install 'cbjax[video]'"
+        ) from None
+    return av

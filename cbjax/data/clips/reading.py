@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 
 from cbjax.data import decode
-from cbjax.data.clips.finding import is_frame
+from cbjax.data.clips.finding import is_frame, pyav
 from cbjax.data.decode import DecodeError
 from cbjax.data.listing import LARGEST
-from cbjax.data.records import DataError
 from cbjax.host.writers import read_regular
 
 Choose = Callable[[int], Sequence[int]]  # number of frames -> positions of the wanted ones, never falling
@@ -50,17 +49,6 @@ def in_order(names: Sequence[str]) -> list[str]:
     return sorted(names, key=lambda name: [int(part) if part.isdecimal() else part for part in _DIGITS.split(name)])
 
 
-def pyav() -> Any:
-    """Returns PyAV; raises DataError if it is not installed."""
-    try:
-        import av
-    except ImportError as error:
-        raise DataError(
-            f"videos are read by PyAV, which is not installed ({error})", "pip install 'cbjax[video]'"
-        ) from None
-    return av
-
-
 def _of_folder(path, choose):
     try:
         names = in_order([name for name in os.listdir(path) if is_frame(name)])
@@ -72,9 +60,14 @@ def _of_folder(path, choose):
         raise DecodeError(f"a frame cannot be read: {error.filename or path}: {error.strerror or error}") from None
 
 
+def every_frame(path: str) -> Iterator[np.ndarray]:
+    """Yields all frames of a video in order, [H, W, 3] uint8; errors as in `frames`."""
+    with _told(), opened(path) as (container, stream):
+        yield from map(rgb, container.decode(stream))
+
+
 def _of_video(path, choose, max_pixels):
-    av = pyav()
-    try:
+    with _told():
         with opened(path) as (container, stream):
             decode.refuse_large(stream.codec_context.height, stream.codec_context.width, max_pixels)
             times, keys = _times(container, stream)
@@ -88,6 +81,14 @@ def _of_video(path, choose, max_pixels):
             raise DecodeError("the video has no frame")
         with opened(path) as (container, stream):
             yield from _by_counting(container.decode(stream), choose(count))
+
+
+@contextlib.contextmanager
+def _told():
+    """Turns errors of PyAV and of the disk into a DecodeError."""
+    av = pyav()
+    try:
+        yield
     except (av.FFmpegError, OSError, UnicodeError) as error:
         raise DecodeError(f"the video cannot be decoded: {getattr(error, 'strerror', None) or error}") from None
 

@@ -54,15 +54,17 @@ class TrainClip:
 
 @dataclasses.dataclass(frozen=True)
 class EvalClip:
-    """Takes T equally spaced frames, and resizes and crops each as `EvalTransform` does an image.
+    """Takes T frames, and resizes and crops each as `EvalTransform` does an image.
 
     Attributes:
       num_frames: T.
       image: for each frame.
+      seed: None takes the middle frame of each of T equal segments; a number takes random ones by this seed.
     """
 
     num_frames: int
     image: EvalTransform
+    seed: int | None = None
 
     @property
     def image_size(self) -> int:
@@ -70,13 +72,14 @@ class EvalClip:
         return self.image.image_size
 
     def __call__(self, data: bytes, position: int = 0) -> np.ndarray:
-        """Returns [T, image_size, image_size, 3] uint8; the position does not matter. Raises as `TrainClip`."""
+        """Returns [T, image_size, image_size, 3] uint8; the position chooses random frames. Raises as `TrainClip`."""
+        places = centres(self.num_frames) if self.seed is None else uniform(self.seed, position, self.num_frames)
 
         def change(frame):
             pixels = decode(frame, self.image.max_pixels) if isinstance(frame, bytes) else frame
             return self.image.of_pixels(pixels)
 
-        return _changed(data, centres(self.num_frames), change, self.image_size, self.image.max_pixels)
+        return _changed(data, places, change, self.image_size, self.image.max_pixels)
 
 
 def turned(image: np.ndarray, angle: float) -> np.ndarray:

@@ -1,0 +1,145 @@
+"""Extracts the frames of videos to folders of JPEGs, in several processes, and goes on where it was stopped."""
+
+import concurrent.futures
+import contextlib
+import multiprocessing
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
+from typing import NamedTuple
+
+from cbjax.data.clips import finding, reading
+from cbjax.data.decode import DecodeError
+from cbjax.data.records import DataError, quote
+from cbjax.data.stream import start_worker
+from cbjax.host import machine
+
+
+class Plan(NamedTuple):
+    """What is to be extracted.
+
+    Attributes:
+      source: folder of the videos.
+      out: folder of the results.
+      waiting: paths of videos, relative to `source`, whose frames are not there.
+      done: the number of those whose frames are there.
+      left_out: as in `listing.Found`.
+    """
+
+    source: str
+    out: str
+    waiting: list[str]
+    done: int
+    left_out: dict[str, list[str]]
+
+
+def plan(source: str | os.PathLike, out: str | os.PathLike) -> Plan:
+    """Finds the videos below `source` whose frames are not below `out`.
+
+    Raises:
+      DataError: if there is no such folder or no video in it, or two videos would have one folder of frames.
+    """
+    if not os.path.isdir(source):
+        raise DataError(f"there is no folder {source}")
+    paths, left_out = finding.videos(source)
+    if not paths:
+        raise DataError(f"{source} has no video ({', '.join(finding.VIDEOS)})")
+    folders: dict[str, str] = {}
+    for path in paths:
+        other = folders.setdefault(_folder(path), path)
+        if other != path:
+            raise DataError(f"{source}: {quote([other, path])} would have one folder of frames: rename one of them")
+    waiting = [path for path in paths if not os.path.isdir(os.path.join(out, _folder(path)))]
+    return Plan(os.fspath(source), os.fspath(out), waiting, len(paths) - len(waiting), left_out)
+
+
+def extract(
+    what: Plan, *, quality: int = 95, workers: int | None = None, progress: Callable[[int], None] = lambda count: None
+) -> list[tuple[str, str]]:
+    """Writes out/CLIP/000000.jpg … for each waiting video; a clip's folder appears at once, when it is complete.
+
+    Args:
+      what: from `plan`.
+      quality: of the JPEGs, 1 to 100; chroma has half the resolution.
+      workers: processes; None for one a core.
+      progress: called with the number of videos that are done, those included that cannot be decoded.
+
+    Returns:
+      (path, reason) of each video that cannot be decoded; the others' frames are there.
+
+    Raises:
+      OSError: if frames cannot be written, such as on a full disk.
+      DataError: if PyAV is not installed.
+    """
+    finding.pyav()
+    failed, count = [], what.done
+    own = _OwnProcess()
+    threads = concurrent.futures.ThreadPoolExecutor(min(workers or machine.cores(), max(1, len(what.waiting))))
+    try:
+        running = {}
+        for path in what.waiting:
+            task = os.path.join(what.source, path), os.path.join(what.out, _folder(path)), quality
+            running[threads.submit(own.call, _extract_one, *task)] = path
+        for future in concurrent.futures.as_completed(running):
+            if reason := future.result():
+                failed.append((running[future], reason))
+            count += 1
+            progress(count)
+    finally:
+        threads.shutdown(cancel_futures=True)
+        own.close()
+    return sorted(failed)
+
+
+def _folder(path):
+    return os.path.splitext(path)[0]
+
+
+class _OwnProcess:
+    """Calls a function in a process of the calling thread's own; one that dies ends no other call."""
+
+    def __init__(self):
+        self._local, self._all = threading.local(), []
+
+    def call(self, function, *arguments):
+        if not hasattr(self._local, "pool"):
+            # A process that is forked off one with threads may hang.
+            context = multiprocessing.get_context("spawn")
+            self._local.pool = concurrent.futures.ProcessPoolExecutor(1, context, start_worker)
+            self._all.append(self._local.pool)
+        try:
+            return self._local.pool.submit(function, *arguments).result()
+        except BrokenProcessPool:
+            del self._local.pool
+            return "the process that decoded it ended, perhaps for want of memory"
+
+    def close(self):
+        for pool in self._all:
+            pool.shutdown()
+
+
+def _extract_one(video, folder, quality):
+    """Writes a video's frames; returns why it cannot be decoded, or nothing."""
+    import simplejpeg
+
+    parent, name = os.path.split(folder)
+    partial = os.path.join(parent, f".{name}.part")
+    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+    os.makedirs(partial)
+    try:
+        count = 0
+        for pixels in reading.every_frame(video):
+            with open(os.path.join(partial, f"{count:06d}.jpg"), "wb") as file:
+                file.write(simplejpeg.encode_jpeg(pixels, quality, colorsubsampling="420"))
+            count += 1
+        if not count:
+            return "the video has no frame"
+        os.rename(partial, folder)
+    except DecodeError as error:
+        return str(error)
+    finally:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(partial)
+    return ""
