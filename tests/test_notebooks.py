@@ -9,7 +9,6 @@ import pytest
 
 NOTEBOOKS = pathlib.Path(__file__).parent.parent / "notebooks"
 SOURCES = sorted(NOTEBOOKS.glob("[0-9]*.py"))
-QUICK = "1_effective_number.py"
 HEAVIEST = 3_000_000  # bytes of the folder
 STOPPED = """
 # %%
@@ -72,9 +71,7 @@ def test_the_notebooks_are_light():
     assert sum(path.stat().st_size for path in NOTEBOOKS.iterdir() if path.is_file()) < HEAVIEST
 
 
-@pytest.mark.parametrize(
-    "path", [pytest.param(path, id=path.stem, marks=[] if path.name == QUICK else pytest.mark.slow) for path in SOURCES]
-)
+@pytest.mark.parametrize("path", [pytest.param(path, id=path.stem, marks=pytest.mark.slow) for path in SOURCES])
 def test_a_notebook_runs(maker, as_a_user, path, tmp_path):
     pytest.importorskip("pandas")
     made = maker.execute(path.read_text(), tmp_path, quick=True, seconds=600)

@@ -86,7 +86,11 @@ def loop(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("mode", "overrides"),
-    [("vmap", ()), pytest.param("vmap", ("steps_per_dispatch=1",), marks=pytest.mark.slow), ("devices", ())],
+    [
+        ("vmap", ()),
+        pytest.param("vmap", ("steps_per_dispatch=1",), marks=pytest.mark.slow),
+        pytest.param("devices", (), marks=pytest.mark.slow),
+    ],
 )
 def test_a_cohort_gives_each_run_what_it_gets_alone(described, loop, tmp_path, mode, overrides):
     _, failed = train(described, tmp_path / "runs", *overrides, mode=mode, group_size=4)

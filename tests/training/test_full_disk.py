@@ -36,7 +36,7 @@ def state_of(workdir):
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves((state.params, state.opt_state))]
 
 
-@pytest.mark.parametrize("limit", [300, 5_000, 40_000])
+@pytest.mark.parametrize("limit", [300, *(pytest.param(limit, marks=pytest.mark.slow) for limit in (5_000, 40_000))])
 def test_a_full_disk_is_one_message_and_the_same_command_goes_on(whole, tmp_path, capfd, limit):
     """A limit on the size of files stands for the disk; with each, another file is the first to be refused."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -277,6 +277,7 @@ def test_many_steps_in_one_dispatch_are_the_same_run(tmp_path):
 
 def test_devices_share_a_run(tmp_path):
     settings = ("weights.name=class_balanced", "data.crop_padding=1", "loss.mean=weight_sum")
+    settings += ("num_epochs=1",)
     one = cbjax.train(digits(*settings, "devices=1"), tmp_path / "one")
     for parallel in ("shard_map", "pmap"):
         four = cbjax.train(digits(*settings, f"parallel={parallel}", "devices=4"), tmp_path / parallel)

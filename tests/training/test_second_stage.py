@@ -160,6 +160,7 @@ def test_a_second_stage_goes_on_to_the_bit_wherever_the_first_lies_then(first, t
         second(moved, tmp_path / "run", "crt")
 
 
+@pytest.mark.slow
 def test_four_devices_give_what_one_gives(first, tmp_path):
     one, four = (second(first[1], tmp_path / str(count), "crt", f"devices={count}") for count in (1, 4))
     for ours, theirs in zip(jax.tree.leaves(four.state.params), jax.tree.leaves(one.state.params), strict=True):
