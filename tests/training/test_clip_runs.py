@@ -21,6 +21,7 @@ from cbjax.training import build
 from cbjax.training.restore import evaluate
 from cbjax.workdir.memory import timeless
 from tests import clips, own_nets
+from tests.data.test_clips import write_egtea
 
 SPLITS = {"train": (8, 5, 3), "val": (2, 2, 2), "test": (2, 2, 2)}
 SETTINGS = (
@@ -134,6 +135,15 @@ def test_bad_clips_are_skipped_and_listed(tmp_path, capsys):
     cbjax.train(settings(root, "weights.name=uniform", "data.on_bad_image=skip"), tmp_path / "skip")
     assert [row["image"] for row in read_rows(tmp_path / "skip" / "bad_images.jsonl")] == [str(bad)]
     assert f"skipped {bad}: it cannot be decoded" in capsys.readouterr().out
+
+
+def test_a_run_on_egtea_has_its_verbs_and_its_validation(tmp_path):
+    write_egtea(tmp_path / "egtea", frames=True)
+    run = cbjax.train(settings(tmp_path / "egtea", "data.name=egtea", "batch_size=2", "num_epochs=1"), tmp_path / "run")
+    facts = json.loads((tmp_path / "run" / "data.json").read_text())
+    assert run.class_names == ("Take", "Put", "Move Around")
+    assert facts["sizes"] == {"train": 3, "validation": 2, "test": 2}
+    assert facts["image_shape"] == [4, 8, 8, 3] and np.isfinite(run.metrics["test/last/loss"])
 
 
 @pytest.mark.parametrize(
