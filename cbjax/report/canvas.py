@@ -240,7 +240,7 @@ def vectors(wanted: bool = True) -> Iterator[dict[str, bytes]]:
 
 def save(figure: Any, path: pathlib.Path) -> None:
     """Writes a PNG, in fonts that have the letters of its texts."""
-    from matplotlib import rc_context
+    from matplotlib import rc_context, rcParams
 
     fonts.fit(figure)
     with warnings.catch_warnings():
@@ -256,5 +256,7 @@ def save(figure: Any, path: pathlib.Path) -> None:
             # Texts stay texts, so that they can be searched and edited. The names of shapes differ between pictures.
             with rc_context({"svg.hashsalt": path.name, "svg.fonttype": "none"}):
                 figure.savefig(drawn, format="svg", dpi=DPI, metadata={"Date": None, "Creator": None})
-            # Verdana's letters are as wide, where there is no DejaVu Sans.
-            vectors_of[path.name] = drawn.getvalue().replace(b"'DejaVu Sans'", b"'DejaVu Sans', Verdana, sans-serif")
+            # Verdana's letters are as wide, where there is no DejaVu Sans. Each text would name eight more fonts.
+            others = "".join(f"'{name}', " for name in rcParams["font.sans-serif"][1:] if name != "sans-serif")
+            svg = drawn.getvalue().replace(others.encode(), b"")
+            vectors_of[path.name] = svg.replace(b"'DejaVu Sans'", b"'DejaVu Sans', Verdana, sans-serif")

@@ -16,7 +16,7 @@ from cbjax.report.table import NOTHING, mean_and_deviation
 
 HERE = pathlib.Path(__file__).parent
 RESULTS = HERE.parents[1] / "configs" / "sweeps" / "results"
-FILES = ("methods.csv", "methods_after.csv")
+FILES = ("methods.csv", "methods_smote.csv", "methods_after.csv")
 GROUPS = {
     "Class weights": "ce inverse_frequency inverse_sqrt cb_softmax cb_sigmoid cb_focal cdb cdb_focal",
     "Losses": "focal softmax_focal poly ghm eql softmax_eql ldam ldam_drw balanced_softmax vs",
