@@ -52,6 +52,7 @@ LATER_KEYS: tuple[str, ...] = (
     *("stage.name", "stage.checksum", "stage.batch_norm", "stage.tau", "stage.similarity"),
     *("oltr.form", "oltr.backbone", *OLTR_NUMBERS),
     *("data.frames", "data.rotation", "data.evaluation_frames", "data.egtea_split", "data.crop"),
+    "model.channels",
 )
 
 

@@ -6,12 +6,12 @@ A test compares them with the registries.
 # Models: the image size that each needs; None for any. The last are for clips [B, T, H, W, 3].
 CIFAR_RESNETS = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
 IMAGENET_RESNETS = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-RESNETS = (*CIFAR_RESNETS, *IMAGENET_RESNETS)
-VIDEO_MODELS: tuple[str, ...] = ()
+VIDEO_MODELS = ("r3d18", "resnet3d18", "resnet3d18_a", "resnext3d50", "resnext3d101")
+DEEP_RESNETS = (*IMAGENET_RESNETS, *VIDEO_MODELS)
 MODELS: dict[str, tuple[int, int] | None] = {
     "digits_cnn": (8, 8),
     "lenet5": (28, 28),
-    **dict.fromkeys((*RESNETS, *VIDEO_MODELS)),
+    **dict.fromkeys((*CIFAR_RESNETS, *DEEP_RESNETS)),
 }
 SHORTCUTS = ("average", "subsample", "projection")
 LOSSES = (
@@ -39,4 +39,16 @@ WEIGHTS = ("uniform", *COUNT_WEIGHTS, "difficulty")
 TAU_FORMULAS = ("paper", "authors_code", "authors_code_imagenet")
 LONGTAILS = ("natural", "exponential", "step", "counts", "majority")
 SAMPLERS = ("instance", "class_aware", "square_root", "progressive", "oversample", "undersample", "class_balanced")
-NORMALIZATIONS = ("unit", "symmetric", "cifar", "imagenet", "standardize", "none")
+NORMALIZATIONS = (
+    *(
+        "unit",
+        "symmetric",
+        "cifar",
+        "imagenet",
+        "kinetics",
+        "kinetics700",
+        "kinetics_torchvision",
+        "standardize",
+        "none",
+    ),
+)

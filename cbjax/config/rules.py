@@ -8,13 +8,13 @@ from cbjax.config.image_sources import OF_CLIPS, SOURCES, STREAMED, is_streamed
 from cbjax.config.parts import (
     CIFAR_RESNETS,
     COUNT_WEIGHTS,
-    IMAGENET_RESNETS,
+    DEEP_RESNETS,
     MIXES,
     MODELS,
     OLTR_NUMBERS,
-    RESNETS,
     STAGES,
     SYNTHESES,
+    VIDEO_MODELS,
 )
 from cbjax.config.schema import KEYS, REQUIRED, show
 from cbjax.host.code import FORM, is_own
@@ -95,11 +95,12 @@ EFFECTS = (
     ("loss.options", "loss.name", OWN),
     ("model.initialization", "model.name", tuple(MODELS)),
     ("model.shortcut", "model.name", CIFAR_RESNETS),
-    ("model.batch_norm_size", "model.name", RESNETS),
-    ("model.zero_last_scale", "model.name", IMAGENET_RESNETS),
-    ("model.dtype", "model.name", IMAGENET_RESNETS),
-    ("model.remat", "model.name", IMAGENET_RESNETS),
-    ("model.pretrained", "model.name", IMAGENET_RESNETS),
+    ("model.batch_norm_size", "model.name", (*CIFAR_RESNETS, *DEEP_RESNETS)),
+    ("model.zero_last_scale", "model.name", DEEP_RESNETS),
+    ("model.channels", "model.name", VIDEO_MODELS),
+    ("model.dtype", "model.name", DEEP_RESNETS),
+    ("model.remat", "model.name", DEEP_RESNETS),
+    ("model.pretrained", "model.name", DEEP_RESNETS),
     ("optim.decay_at", "optim.schedule", ("step",)),
     ("optim.decay_factor", "optim.schedule", ("step",)),
 )
@@ -125,6 +126,7 @@ STATEMENTS = (
     "data.train_size",
     "loss.label_smoothing",
     "model.batch_norm_size",
+    "model.channels",
     "model.options",
     "loss.options",
     "model.pretrained",

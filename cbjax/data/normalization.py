@@ -11,6 +11,13 @@ NORMALIZATIONS = {
     "symmetric": ((128.0,), (128.0,)),  # x / 128 - 1, as CB's cifar_main.py
     "cifar": (tuple(255 * x for x in (0.4914, 0.4822, 0.4465)), tuple(255 * x for x in (0.2023, 0.1994, 0.2010))),
     "imagenet": (tuple(255 * x for x in (0.485, 0.456, 0.406)), tuple(255 * x for x in (0.229, 0.224, 0.225))),
+    # 3D-ResNets-PyTorch: for its weights of 2018 (Kinetics-400), and for those of 2020 (Kinetics-700 among others).
+    "kinetics": ((114.7748, 107.7354, 99.475), (1.0,) * 3),
+    "kinetics700": (tuple(255 * x for x in (0.4345, 0.4051, 0.3775)), tuple(255 * x for x in (0.2768, 0.2713, 0.2737))),
+    "kinetics_torchvision": (  # of its video networks
+        tuple(255 * x for x in (0.43216, 0.394666, 0.37645)),
+        tuple(255 * x for x in (0.22803, 0.22145, 0.216989)),
+    ),
 }
 
 

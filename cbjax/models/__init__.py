@@ -15,6 +15,7 @@ from cbjax.models.digits_cnn import digits_cnn
 from cbjax.models.lenet import lenet5
 from cbjax.models.resnet_cifar import resnet_cifar
 from cbjax.models.resnet_imagenet import DEPTHS, resnet_imagenet
+from cbjax.models.resnet_video import NETWORKS, resnet_video
 from cbjax.types import Model
 
 MODELS: dict[str, Callable[..., Model]] = {
@@ -22,6 +23,7 @@ MODELS: dict[str, Callable[..., Model]] = {
     "lenet5": lenet5,
     **{f"resnet{depth}": functools.partial(resnet_cifar, depth=depth) for depth in (20, 32, 44, 56, 110)},
     **{f"resnet{depth}": functools.partial(resnet_imagenet, depth=depth) for depth in DEPTHS},
+    **{name: functools.partial(resnet_video, **arguments) for name, arguments in NETWORKS.items()},
 }
 # Networks that use no XLA convolution: on CPU it is some ten times slower inside a loop of steps.
 OF_MATRIX_PRODUCTS = ("digits_cnn", "lenet5")

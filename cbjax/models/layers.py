@@ -27,16 +27,28 @@ def initializer(name: str) -> Callable[..., Any]:
 
 
 def convolution(
-    width: int, *, stride: int = 1, size: int = 3, kernel_init, name: str, dtype: DTypeLike = jnp.float32
+    width: int,
+    *,
+    stride: int | tuple[int, ...] = 1,
+    size: int | tuple[int, ...] = 3,
+    axes: int = 2,
+    groups: int = 1,
+    kernel_init,
+    name: str,
+    dtype: DTypeLike = jnp.float32,
 ) -> nn.Conv:
-    """Returns the layer [B, H, W, D] -> [B, ceil(H/stride), ceil(W/stride), width], computed in `dtype`."""
+    """Returns the layer [B, H, W, D] -> [B, ceil(H/stride), ceil(W/stride), width], computed in `dtype`.
+
+    Three axes are those of clips, [B, T, H, W, D]. Of g groups, each sees 1/g of the D channels alone.
+    """
     # Padding is fixed, as in all references: "SAME" would pad a strided convolution on the right alone.
-    padding = (size // 2, size // 2)
+    sizes = (size,) * axes if isinstance(size, int) else size
     return nn.Conv(
         width,
-        (size, size),
+        sizes,
         stride,
-        (padding, padding),
+        [(size // 2, size // 2) for size in sizes],
+        feature_group_count=groups,
         use_bias=False,
         kernel_init=kernel_init,
         dtype=dtype,

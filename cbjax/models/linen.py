@@ -38,7 +38,12 @@ def unit(vectors: Array, axis: int) -> Array:
 
 
 def model(
-    backbone: nn.Module, num_classes: int, kernel_init: Callable[..., Any], final_bias: float, head: str = "linear"
+    backbone: nn.Module,
+    num_classes: int,
+    kernel_init: Callable[..., Any],
+    final_bias: float,
+    head: str = "linear",
+    clips: bool = False,
 ) -> Model:
     """Joins a backbone and a classifier with parameters params["head"]["kernel"] and, if linear, ["bias"].
 
@@ -49,6 +54,7 @@ def model(
       kernel_init: initialiser of the head's kernel [D, C].
       final_bias: the value at which all biases of a linear head start.
       head: "linear", or "normalized": cosines between features and kernels, without bias (Cao et al. 2019, LDAM).
+      clips: whether the network takes clips [B, T, H, W, channels] in place of images.
 
     Returns:
       The model. Its `init` reads only the images' shape, so a `jax.ShapeDtypeStruct` will do.
@@ -71,7 +77,7 @@ def model(
     def init(key, images):
         backbone_key, head_key = jax.random.split(key)
         shape = jax.ShapeDtypeStruct(images.shape, jnp.float32)
-        _check_rank(shape)
+        _check_rank(shape, clips)
         # lazy_init draws the parameters without running the network.
         variables = backbone.lazy_init(backbone_key, shape, train=False)
         outputs = jax.eval_shape(lambda: backbone.apply(variables, jnp.zeros(shape.shape), train=False))
@@ -79,7 +85,7 @@ def model(
         return {**variables["params"], "head": head_params}, variables.get("batch_stats", {})
 
     def features(params, batch_stats, images, train, attend=None):
-        _check_rank(images)
+        _check_rank(images, clips)
         options = {} if attend is None else {"attend": attend}
         variables = {"params": {name: value for name, value in params.items() if name != "head"}}
         if batch_stats:
@@ -101,6 +107,7 @@ def model(
     return Model(init, features, classify, apply)
 
 
-def _check_rank(images):
-    if len(images.shape) != 4:
-        raise ValueError(f"images must have shape [B, H, W, channels], not {list(images.shape)}")
+def _check_rank(images, clips):
+    if len(images.shape) != 4 + clips:
+        what = "clips must have shape [B, T, H, W, channels]" if clips else "images must have shape [B, H, W, channels]"
+        raise ValueError(f"{what}, not {list(images.shape)}")

@@ -98,18 +98,18 @@ def modulated_attention(params: Any, maps: Array) -> Array:
 
     Args:
       params: as `first_attention` makes them.
-      maps: [B, H, W, D].
+      maps: [B, H, W, D], or [B, T, H, W, D] of clips.
 
     Returns:
-      [B, H, W, D], float32 at least.
+      The same shape, float32 at least.
 
     Raises:
       ValueError: if the linear layer is for another size.
 
     Source: Liu et al. 2019, section 3, and ModulatedAttLayer.py.
     """
-    batch, height, width, depth = maps.shape
-    inputs = maps.reshape(batch, height * width, depth).astype(jnp.promote_types(maps.dtype, jnp.float32))
+    batch, depth = maps.shape[0], maps.shape[-1]
+    inputs = maps.reshape(batch, -1, depth).astype(jnp.promote_types(maps.dtype, jnp.float32))
     flat = inputs.reshape(batch, -1)
     if flat.shape[1] != params["spatial"]["kernel"].shape[0]:
         raise ValueError(
@@ -124,16 +124,16 @@ def modulated_attention(params: Any, maps: Array) -> Array:
 
 
 def first_attention(key: Array, shape: Sequence[int], zero: bool = False) -> dict[str, Any]:
-    """Draws the parameters of `modulated_attention` for maps [H, W, D].
+    """Draws the parameters of `modulated_attention` for maps [H, W, D] or [T, H, W, D].
 
     Args:
       key: random key.
-      shape: (H, W, D).
+      shape: (H, W, D) or (T, H, W, D).
       zero: whether the last convolution starts at 0, so that attention changes nothing at first. The authors' layer
         says so, but their ResNet draws all convolutions again after it, from a normal of deviation sqrt(2 / outputs).
     """
-    height, width, depth = shape
-    inner, places = depth // 2, height * width
+    *sizes, depth = shape
+    inner, places = depth // 2, math.prod(sizes)
     keys = dict(zip(("theta", "phi", "g", "mask", "spatial"), jax.random.split(key, 5), strict=True))
     fan_out = jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")
     draw = INITIALIZATIONS["he"] if zero else fan_out
@@ -182,7 +182,7 @@ def _backbone(params):
 
 
 def _shapes(model, params, batch_stats, images):
-    """Returns the shape of the activations before the pooling (H, W, D), and the number of features."""
+    """Returns the shape of the activations before the pooling (H, W, D) or (T, H, W, D), and the number of features."""
     seen: list[tuple[int, ...]] = []
 
     def look(params, batch_stats, images):

@@ -70,40 +70,54 @@ def resnet_imagenet(
     blocks, bottleneck = DEPTHS[depth]
     backbone = ResNet(
         blocks,
-        Bottleneck if bottleneck else BasicBlock,
+        again(Bottleneck if bottleneck else BasicBlock, remat),
         width,
         functools.partial(convolution, kernel_init=initializer(initialization), dtype=DTYPES[dtype]),
         functools.partial(BatchNorm, axis_name=batch_norm_axis, group_size=batch_norm_size),
         nn.initializers.zeros if zero_last_scale else nn.initializers.ones,
-        remat,
     )
     return linen.model(backbone, num_classes, nn.initializers.normal(0.01), final_bias, head)
 
 
+def again(block: type["Block"], remat: bool) -> type["Block"]:
+    """Returns the block, whose inside the backward pass computes again if `remat`."""
+    # `train` is the third argument after the module and the activations.
+    return nn.remat(block, static_argnums=(2,)) if remat else block
+
+
 class ResNet(nn.Module):
-    """The network up to the mean over pixels: [B, H, W, channels] -> [B, D] float32."""
+    """The network up to the mean over pixels: [B, H, W, channels] -> [B, D] float32.
+
+    With a stem of three axes it takes clips, [B, T, H, W, channels]. The stem keeps all frames; the pooling and each
+    stage but the first halve their number, as they do height and width.
+    """
 
     blocks: tuple[int, ...]
-    block: type["Block"]
+    block: Callable[..., "Block"]
     width: int
     convolution: Callable[..., nn.Conv]
     norm: Callable[..., BatchNorm]
     last_scale_init: nn.initializers.Initializer
-    remat: bool
+    stem: tuple[int, ...] = (7, 7)
+    pooled: bool = True
+    reverse_channels: bool = False
 
     @nn.compact
     def __call__(self, images: Array, train: bool, attend: Callable[[Array], Array] = unchanged) -> Array:
-        if min(images.shape[1:3]) < LEAST_SIZE:
-            size = "x".join(map(str, images.shape[1:3]))
-            raise ValueError(f"ResNets for ImageNet need images of at least {LEAST_SIZE}x{LEAST_SIZE}, not {size}")
-        # `train` is the third argument after the module and the activations.
-        block = nn.remat(self.block, static_argnums=(2,)) if self.remat else self.block
-        outputs = self.convolution(self.width, stride=2, size=7, name="stem")(images)
+        axes = len(self.stem)
+        if min(images.shape[-3:-1]) < LEAST_SIZE:
+            size = "x".join(map(str, images.shape[-3:-1]))
+            kind = "ResNets for ImageNet need images" if axes == 2 else "ResNets for video need frames"
+            raise ValueError(f"{kind} of at least {LEAST_SIZE}x{LEAST_SIZE}, not {size}")
+        if self.reverse_channels:
+            images = images[..., ::-1]
+        outputs = self.convolution(self.width, stride=(1, 2, 2)[-axes:], size=self.stem, name="stem")(images)
         outputs = relu(self.norm(name="stem_norm")(outputs, train))
-        outputs = nn.max_pool(outputs, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        if self.pooled:
+            outputs = nn.max_pool(outputs, (3,) * axes, (2,) * axes, ((1, 1),) * axes)
         for stage, count in enumerate(self.blocks):
             for index in range(count):
-                outputs = block(
+                outputs = self.block(
                     self.width * 2**stage,
                     2 if stage > 0 and index == 0 else 1,
                     self.convolution,
@@ -112,7 +126,8 @@ class ResNet(nn.Module):
                     name=f"stage{stage + 1}_block{index + 1}",
                 )(outputs, train)
         outputs = attend(outputs)
-        return jnp.mean(outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32)), axis=(1, 2))
+        outputs = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
+        return jnp.mean(outputs, axis=tuple(range(1, axes + 1)))
 
 
 class Block(nn.Module):

@@ -67,6 +67,7 @@ def _build_network(config: ConfigDict, num_classes: int, axis: str | None) -> Mo
         "shortcut": config.model.shortcut,
         "initialization": config.model.initialization,
         "final_bias": -math.log(num_classes - 1) if prior else 0.0,
+        "channels": config.model.channels,
         "zero_last_scale": config.model.zero_last_scale,
         "batch_norm_axis": axis if config.model.batch_norm_size == "all" else None,
         "batch_norm_size": None if config.model.batch_norm_size == "all" else config.model.batch_norm_size,

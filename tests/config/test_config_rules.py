@@ -8,6 +8,8 @@ from cbjax.config import ConfigError, methods, rules, schema
 
 # A tree of images for a config of CIFAR.
 FOLDER = ["data.name=folder", "data.root=images", "data.validation=0", "data.crop_padding=0"]
+CLIPS = [*FOLDER, "data.longtail=natural", "data.imbalance=1", "weights.name=uniform", "data.frames=10"]
+CLIPS += ["data.normalization=kinetics", "model.name=resnext3d101"]
 
 # Overrides of a file that do not go together: (file, overrides, key, rule, value).
 WRONG_COMBINATIONS = [
@@ -65,6 +67,21 @@ WRONG_COMBINATIONS = [
     ("cifar_lt:cui", ["model.name=resnet18", "model.shortcut=projection"], "model.shortcut", "resnet110", "projection"),
     ("cifar_lt:cui", ["model.dtype=bfloat16"], "model.dtype", "unless model.name is resnet10 or", "got bfloat16"),
     ("cifar_lt:cui", ["model.pretrained=x.npz"], "model.pretrained", "no effect when model.name is resnet32", "x.npz"),
+    ("cifar_lt:cui", ["model.channels=bgr"], "model.channels", "unless model.name is r3d18 or", "got bgr"),
+    (
+        "cifar_lt:cdb",
+        [*CLIPS, "data.frames=0"],
+        "model.name",
+        "a network for images when data.frames is 0",
+        "resnext3d101",
+    ),
+    (
+        "cifar_lt:cdb",
+        [*CLIPS, "model.shortcut=projection"],
+        "model.shortcut",
+        "unless model.name is resnet20",
+        "projection",
+    ),
     ("cifar_lt:cui", ["loss.label_smoothing=0.1"], "loss.label_smoothing", "unless loss.name is softmax", "got 0.1"),
     ("cifar_lt:cui", ["optim.accumulation=3"], "optim.accumulation", "the 128 images that each device gets", "got 3"),
     (
@@ -175,6 +192,9 @@ GOOD = [
     ("cifar_lt:cui", ["model.batch_norm_size=32", "devices=4"], {"model.batch_norm_size": 32}),
     ("cifar_lt:cdb", ["model.batch_norm_size=all", "optim.accumulation=4"], {"model.batch_norm_size": "all"}),
     ("cifar_lt:cdb", ["model.name=resnet10", "model.remat=true"], {"model.remat": True}),
+    ("cifar_lt:cdb", [*CLIPS, "model.dtype=bfloat16", "model.remat=true"], {"model.name": "resnext3d101"}),
+    ("cifar_lt:cdb", [*CLIPS, "model.batch_norm_size=16", "model.channels=bgr"], {"model.channels": "bgr"}),
+    ("cifar_lt:cdb", [*CLIPS, "model.pretrained=k.npz", "model.zero_last_scale=false"], {"model.pretrained": "k.npz"}),
 ]
 
 

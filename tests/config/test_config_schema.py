@@ -9,7 +9,7 @@ import pytest
 from ml_collections import config_dict
 
 from cbjax import config
-from cbjax.config import ConfigError, image_sources, schema
+from cbjax.config import ConfigError, image_sources, parts, schema
 from cbjax.config.schema import show
 
 # One override of a key with a value that breaks the key's own rule: (override, rule, value as the message has it).
@@ -292,6 +292,7 @@ def test_names_in_the_schema_are_those_of_the_registries():
 
     assert set(image_sources.SOURCES) == set(sources.SOURCES)
     assert set(schema.MODELS) == set(models.MODELS)
+    assert set(parts.VIDEO_MODELS) == set(models.NETWORKS)
     assert set(schema.LOSSES) == set(losses.LOSSES)
     assert set(schema.WEIGHTS) == {*weights.WEIGHTS, "difficulty"}
     assert set(schema.NORMALIZATIONS) == {*normalization.NORMALIZATIONS, "standardize"}

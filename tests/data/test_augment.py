@@ -113,13 +113,15 @@ def test_crop_flip_refuses(arguments, message):
         crop_flip(**{"keys": keys, "images": images, **arguments})
 
 
-@pytest.mark.parametrize("name", ["none", "unit", "symmetric", "cifar", "imagenet", "standardize"])
+@pytest.mark.parametrize("name", [*normalization.NORMALIZATIONS, "standardize"])
 def test_normalisations_against_their_definitions(name):
     _, images = make_batch()
     pixels = images.astype(np.float64)
     by_channel = {
         "cifar": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
         "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        "kinetics_torchvision": ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)),
+        "kinetics700": ((0.4345, 0.4051, 0.3775), (0.2768, 0.2713, 0.2737)),
     }
     if name in by_channel:
         mean, std = by_channel[name]
@@ -127,6 +129,7 @@ def test_normalisations_against_their_definitions(name):
     else:
         expected = {
             "none": pixels,
+            "kinetics": pixels - (114.7748, 107.7354, 99.475),
             "unit": pixels / 255,
             "symmetric": pixels / 128 - 1,
             "standardize": (pixels - pixels.mean(axis=(0, 1, 2))) / pixels.std(axis=(0, 1, 2)),

@@ -23,6 +23,23 @@ def test_a_run_of_cifar_is_counted_by_hand():
     assert 1 < found.flops / (3 * forward * 128 * steps) < 1.05
 
 
+def test_a_network_for_clips_is_counted_by_hand():
+    overrides = ["data.name=egtea", "data.root=egtea", "data.frames=10", "data.image_size=112", "model.name=resnet3d18"]
+    plain = ["data.longtail=natural", "data.imbalance=1", "data.validation=0", "data.crop_padding=0"]
+    config = configs.load(
+        "cifar_lt:cui", [*overrides, *plain, "data.normalization=kinetics", "batch_size=32", "num_epochs=100"]
+    )
+    (found,) = cost.run_costs([config], {})
+    # Frames, side and channels of each stage; its 3x3x3 convolutions, the first perhaps of fewer channels.
+    stages = [(5, 28, 64, 4, 64), (3, 14, 128, 4, 64), (2, 7, 256, 4, 128), (1, 4, 512, 4, 256)]
+    forward = 10 * 56**2 * 7**3 * 3 * 64
+    for frames, side, width, number, before in stages:
+        forward += frames * side**2 * 27 * width * (width * (number - 1) + before)
+    assert found.images == 32 * found.steps == 32 * math.ceil(100 * 6372 / 32)
+    # Taps that fall on padding are not counted: at one frame, two thirds of a kernel.
+    assert 0.5 < found.flops / (3 * 2 * forward * found.images) < 1
+
+
 def test_runs_add_up_and_share_what_is_alike(monkeypatch):
     asked = []
     monkeypatch.setattr(cost, "_features", lambda config, shape, num_classes: asked.append(shape) or (1e9, 10))

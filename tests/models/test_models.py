@@ -13,8 +13,14 @@ from cbjax import models
 from cbjax.models.layers import BatchNorm, relu
 from cbjax.models.matrix_convolution import convolve_and_pool
 from cbjax.models.resnet_cifar import resnet_cifar
+from cbjax.models.resnet_video import NETWORKS
 
-IMAGES = {"digits_cnn": (8, 8, 1), "lenet5": (28, 28, 1)}  # all others: 32x32x3
+IMAGES = {
+    "digits_cnn": (8, 8, 1),
+    "lenet5": (28, 28, 1),
+    **dict.fromkeys(NETWORKS, (4, 32, 32, 3)),
+}  # all others: 32x32x3
+DEEP = ("resnet44", "resnet56", "resnet101", "resnet110", "resnet152", "resnext3d50", "resnext3d101")
 DATA = jax.sharding.PartitionSpec("data")
 WHOLE = jax.sharding.PartitionSpec()
 
@@ -92,7 +98,7 @@ def test_number_of_parameters_of_resnets(depth, shortcut):
     [
         pytest.param(
             name,
-            marks=[pytest.mark.slow] if name in ("resnet44", "resnet56", "resnet101", "resnet110", "resnet152") else [],
+            marks=[pytest.mark.slow] if name in DEEP else [],
         )
         for name in models.MODELS
     ],

@@ -98,6 +98,11 @@ def test_attention_is_that_of_the_formula_and_at_first_nothing_where_its_output_
     params = meta_embedding.first_attention(jax.random.key(0), (3, 2, 4), zero=True)
     maps = jnp.asarray(maps, jnp.float32)
     np.testing.assert_array_equal(attend(params, maps), maps)
+    # Places of clips are places as well.
+    params = meta_embedding.first_attention(jax.random.key(0), (3, 2, 4))
+    clip = meta_embedding.first_attention(jax.random.key(0), (1, 3, 2, 4))
+    jax.tree.map(np.testing.assert_array_equal, params, clip)
+    np.testing.assert_array_equal(attend(clip, maps[:, None])[:, 0], attend(params, maps))
     with pytest.raises(ValueError, match="was made for 24 activations before the pooling, and got 12"):
         meta_embedding.modulated_attention(params, maps[:, :, :1])
 

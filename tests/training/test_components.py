@@ -119,6 +119,17 @@ def test_the_model_has_its_options(monkeypatch, overrides, axis, group, name):
         assert (seen["dtype"], seen["remat"], seen["zero_last_scale"]) == ("bfloat16", True, False)
 
 
+def test_a_network_for_clips_has_its_options(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(components.models, "build", lambda name, num_classes, **options: seen.update(options))
+    data = ["data.name=folder", "data.root=clips", "data.frames=10", "data.normalization=none", "data.crop_padding=0"]
+    plain = ["data.longtail=natural", "data.imbalance=1", "data.validation=0", "loss.name=ldam"]
+    options = ["model.name=resnext3d101", "model.channels=bgr", "model.dtype=bfloat16", "model.zero_last_scale=false"]
+    components.build_model(configs.load("cifar_lt:cdb", [*data, *plain, *options]), 19)
+    assert (seen["channels"], seen["dtype"], seen["zero_last_scale"]) == ("bgr", "bfloat16", False)
+    assert seen["head"] == "normalized" and "shortcut" not in seen
+
+
 def test_only_training_smooths_labels():
     config = configs.load("cifar_lt:cdb", ["loss.label_smoothing=0.1"])
     arguments = jnp.array([[2.0, 0.0, -1.0]]), jnp.array([0]), jnp.ones(3)
