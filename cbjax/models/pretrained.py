@@ -1,15 +1,23 @@
-"""Weights of ImageNet's ResNets from files that other libraries wrote, by torchvision's names for them.
+"""Weights of ImageNet's and video's ResNets from files that other libraries wrote, by torchvision's names for them.
 
 A file holds a state dict, tensor by tensor, as `.safetensors` or as `.npz`, under the names that torchvision and timm
-share (i from 0, k from 1):
+share, as does 3D-ResNets-PyTorch (i from 0, k from 1):
 
     conv1.weight [O, I, 7, 7] · bn1.weight · bn1.bias · bn1.running_mean · bn1.running_var
     layer{1-4}.{i}.conv{k}.weight · layer{1-4}.{i}.bn{k}.{weight, bias, running_mean, running_var}
     layer{1-4}.{i}.downsample.0.weight · layer{1-4}.{i}.downsample.1.{weight, bias, running_mean, running_var}
     fc.weight [C, D] · fc.bias [C]
 
-`num_batches_tracked` is not used. Prefixes that wrappers put before names, `module.` or `_orig_mod.model.`, are
-dropped.
+torchvision's video networks have `stem.0`, `stem.1`, `conv{k}.0` and `conv{k}.1` for `conv1`, `bn1`, `conv{k}` and
+`bn{k}`. `num_batches_tracked` is not used. Prefixes that wrappers put before names, `module.` or `_orig_mod.model.`,
+are dropped.
+
+Kernels of clips are [O, I, T, H, W]. If the file's are [O, I, H, W], as those of an ImageNet network of the same
+layers, each is repeated over its T time steps and divided by T ("inflation"). A convolution then gives a clip of equal
+frames what the 2D one gives a frame, but for the T // 2 frames at each end, where it sees zeros of the padding.
+torchvision's `resnext50_32x4d` so becomes `resnext3d50`, `resnet18` becomes `resnet3d18`.
+
+Source of the inflation: Carreira and Zisserman 2017, section 2.4.
 """
 
 import io
@@ -33,12 +41,21 @@ LAYERS = {
     "head": "fc",
 }
 LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+# Layers of torchvision's video networks -> names of its others.
+VIDEO_NAMES = {
+    r"\bstem\.0\.": "conv1.",
+    r"\bstem\.1\.": "bn1.",
+    r"\bconv(\d)\.0\.": r"conv\1.",
+    r"\bconv(\d)\.1\.": r"bn\1.",
+}
+HEAD = ("fc.weight", "fc.bias")
 # A file has a network under a prefix if both of these names follow it. A block alone has only the first.
 FIRST = ("conv1.weight", "layer1.0.conv1.weight")
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pkl")
 CONVERT = (
     "cbjax reads no pickle, which may run code: write its tensors with safetensors.torch.save_file("
-    "torch.load(FILE, map_location='cpu', weights_only=True), 'weights.safetensors')"
+    "torch.load(FILE, map_location='cpu', weights_only=True), 'weights.safetensors'); a checkpoint has them in its "
+    "['state_dict']"
 )
 SHOWN = 3  # the most tensors of a kind that a message names
 
@@ -58,7 +75,7 @@ class Pretrained(NamedTuple):
 
 
 def load(path: str, params: Mapping[str, Any], batch_stats: Mapping[str, Any]) -> Pretrained:
-    """Reads the weights of a ResNet of `models.resnet_imagenet`.
+    """Reads the weights of a ResNet of `models.resnet_imagenet` or `models.resnet_video`.
 
     Args:
       path: a `.safetensors` or `.npz` file, local or at a URL that etils.epath opens, such as gs://.
@@ -66,35 +83,50 @@ def load(path: str, params: Mapping[str, Any], batch_stats: Mapping[str, Any]) -
       batch_stats: the model's running statistics, or their shapes.
 
     Returns:
-      The weights, float32. The head is left out if the file has none or one for another number of classes.
+      The weights, float32. The head is left out if the file has none, one for another number of classes, or a linear
+      one for a network whose head is cosines.
 
     Raises:
       ValueError: if the file cannot be read; if its tensors, except the head's, are not those of the model; or if a
         tensor has whole numbers, numbers that are not finite, or variances below 0. The message names the first of
         them.
     """
-    tensors, dropped = _without_prefix(path, read(path))
+    tensors, dropped = _without_prefix(path, _by_shared_names(read(path)))
     wanted = {**flatten_dict(params), **flatten_dict(batch_stats)}
     expected = {_name_of(where): (where, leaf) for where, leaf in wanted.items()}
     notes: tuple[str, ...] = dropped
-    heads = [name for name, (where, _) in expected.items() if where[0] == "head"]
-    num_classes = params["head"]["bias"].shape[0]
-    rows = {tensors[name].shape[:1] for name in heads if name in tensors}
-    other = set(heads) <= set(tensors) and len(rows) == 1 and rows.isdisjoint({(), (num_classes,)})
-    if other or not rows:
-        has = f"a head for {rows.pop()[0]} classes" if rows else "no head"
-        notes = (*notes, f"{path} has {has}: the head for {num_classes} classes starts fresh")
-        expected = {name: entry for name, entry in expected.items() if name not in heads}
-        tensors = {name: tensor for name, tensor in tensors.items() if name not in heads}
-    _refuse_misfits(path, {name: _torch_shape(leaf.shape) for name, (_, leaf) in expected.items()}, tensors)
+    if why := _why_no_head(params["head"], tensors):
+        notes = (*notes, f"{path} has {why} starts fresh")
+        expected = {name: entry for name, entry in expected.items() if name not in HEAD}
+        tensors = {name: tensor for name, tensor in tensors.items() if name not in HEAD}
+    shapes = {name: _torch_shape(leaf.shape) for name, (_, leaf) in expected.items()}
+    # Name -> time steps over which a kernel of images is repeated.
+    steps = {name: shape[2] for name, shape in shapes.items() if len(shape) == 5 and np.ndim(tensors.get(name, 0)) == 4}
+    if steps:
+        notes = (*notes, f"{path} has kernels of images: each is repeated over its time steps and divided by them")
+    shapes |= {name: (*shapes[name][:2], *shapes[name][3:]) for name in steps}
+    _refuse_misfits(path, shapes, tensors)
     _refuse_values(path, {name: tensors[name] for name in expected})
-    values = {where: _from_torch(tensors[name]) for name, (where, _) in expected.items()}
+    values = {where: _from_torch(tensors[name], steps.get(name)) for name, (where, _) in expected.items()}
     statistics = {where: value for where, value in values.items() if where[-1] in ("mean", "var")}
     return Pretrained(
         unflatten_dict({where: value for where, value in values.items() if where not in statistics}),
         unflatten_dict(statistics),
         notes,
     )
+
+
+def _why_no_head(head, tensors):
+    """Returns why the file's head cannot be the network's, as part of a note; "" if it can or is refused later."""
+    given, num_classes = [name for name in HEAD if name in tensors], head["kernel"].shape[-1]
+    rows = {tensors[name].shape[:1] for name in given}
+    if not given:
+        return f"no head: the head for {num_classes} classes"
+    if "bias" not in head and len(given) == 2:
+        return "a linear head: the head of cosines"
+    if len(given) == len(head) and len(rows) == 1 and rows.isdisjoint({(), (num_classes,)}):
+        return f"a head for {rows.pop()[0]} classes: the head for {num_classes} classes"
+    return ""
 
 
 def read(path: str) -> dict[str, np.ndarray]:
@@ -161,6 +193,19 @@ def _safetensors(content):
     return tensors
 
 
+def _by_shared_names(tensors):
+    """Returns the tensors of torchvision's video networks under the names of its others; other tensors as they are."""
+    if not any(name.endswith("stem.0.weight") for name in tensors):
+        return tensors
+
+    def shared(name: str) -> str:
+        for there, here in VIDEO_NAMES.items():
+            name = re.sub(there, here, name)
+        return name
+
+    return {shared(name): tensor for name, tensor in tensors.items()}
+
+
 def _without_prefix(path, tensors):
     """Returns the network's tensors, their names without the prefix of a wrapper, and notes."""
     prefixes = [name.removesuffix(FIRST[0]) for name in tensors if name.endswith(FIRST[0])]
@@ -216,8 +261,10 @@ def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (*shape[:-3:-1], *shape[:-2]) if len(shape) > 1 else shape
 
 
-def _from_torch(tensor: np.ndarray) -> np.ndarray:
-    """Turns [O, I, ...] into [..., I, O], float32."""
+def _from_torch(tensor: np.ndarray, steps: int | None = None) -> np.ndarray:
+    """Turns [O, I, ...] into [..., I, O], float32; with time steps [O, I, H, W] into [T, H, W, I, O]."""
+    if steps:
+        tensor = np.repeat(np.asarray(tensor, np.float64)[:, :, None] / steps, steps, axis=2)
     if tensor.ndim > 1:
         tensor = np.moveaxis(tensor, (1, 0), (-2, -1))
     return np.ascontiguousarray(tensor, np.float32)
