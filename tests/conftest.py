@@ -43,12 +43,33 @@ gc.freeze()
 gc.set_threshold(100_000, 50, 50)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def few_programs():
-    """Forgets a module's programs: with thousands of them, compiling and freeing each takes longer and longer."""
-    yield
+# With thousands of programs in a process, compiling and freeing each takes many times as long.
+MOST_PROGRAMS = 250
+_compiled: list[str] = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda name, seconds, **more: _compiled.append(name) if name.endswith("backend_compile_duration") else None
+)
+
+
+def forget_programs():
     programs.forget()
     jax.clear_caches()
+    _compiled.clear()
+
+
+@pytest.fixture(autouse=True)
+def few_programs():
+    """Forgets programs after a test once there are many."""
+    yield
+    if len(_compiled) > MOST_PROGRAMS:
+        forget_programs()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def own_programs():
+    """Forgets a module's programs: no other module has the same."""
+    yield
+    forget_programs()
 
 
 @pytest.fixture

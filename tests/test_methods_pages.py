@@ -62,7 +62,7 @@ def test_every_page_shows_its_picture():
         assert PICTURES["with_picture"](name, text, MEASURED) == text, "run docs/methods/pictures.py"
 
 
-@pytest.mark.parametrize("name", PAGES.keys() - {"temperature"})
+@pytest.mark.parametrize("name", sorted(PAGES.keys() - {"temperature"}))
 def test_a_picture_shows_the_figures_of_the_classes(name):
     figure = ET.parse(PICTURES["OUT"] / f"{name}.svg").getroot()
     axis = [(float(label), heights(tick)[0]) for tick, label in y_ticks(figure)]
