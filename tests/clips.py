@@ -4,6 +4,8 @@ import pathlib
 
 import numpy as np
 
+from tests import photos
+
 SIDE = 32
 MOVES = ((0, 2), (0, -2), (2, 0))  # rows and columns a frame, by class: across, back, down
 
@@ -49,15 +51,10 @@ def write_frames(folder, frames, kind="JPEG"):
         Image.fromarray(frame).save(pathlib.Path(folder, f"{number:06d}.{'jpg' if kind == 'JPEG' else 'png'}"), kind)
 
 
+def write_clip(path, label, seed):
+    write_video(path, pixels(label, seed), bf=2, g=6)
+
+
 def write_tree(root, splits, names=("across", "back", "down")):
-    """Writes root/SPLIT/CLASS/NUMBER.mp4; splits: name -> clips of each class. Returns split -> [(path, label)]."""
-    rows = {}
-    for offset, (split, counts) in enumerate(splits.items()):
-        rows[split] = []
-        for label, (name, count) in enumerate(zip(names, counts, strict=True)):
-            folder = pathlib.Path(root, split, name)
-            folder.mkdir(parents=True)
-            for number in range(count):
-                write_video(folder / f"{number}.mp4", pixels(label, 1000 * offset + number), bf=2, g=6)
-                rows[split].append((f"{split}/{name}/{number}.mp4", label))
-    return rows
+    """Writes root/SPLIT/CLASS/NUMBER.mp4; arguments and result as those of `photos.write_tree`."""
+    return photos.write_tree(root, splits, names, "mp4", write_clip)

@@ -16,8 +16,15 @@ def photo(label, number, kind="JPEG"):
     return buffer.getvalue()
 
 
-def write_tree(root, splits, names=("ant", "bee", "cat")):
-    """Writes root/SPLIT/CLASS/NUMBER.jpg; splits: name -> images of each class. Returns split -> [(path, label)]."""
+def write_photo(path, label, seed):
+    path.write_bytes(photo(label, seed))
+
+
+def write_tree(root, splits, names=("ant", "bee", "cat"), ending="jpg", write=write_photo):
+    """Writes root/SPLIT/CLASS/NUMBER.jpg; splits: name -> images of each class. Returns split -> [(path, label)].
+
+    `write` makes a file from its path, label and seed.
+    """
     rows = {}
     for offset, (split, counts) in enumerate(splits.items()):
         rows[split] = []
@@ -25,8 +32,8 @@ def write_tree(root, splits, names=("ant", "bee", "cat")):
             folder = pathlib.Path(root, split, name)
             folder.mkdir(parents=True)
             for number in range(count):
-                (folder / f"{number}.jpg").write_bytes(photo(label, 1000 * offset + number))
-                rows[split].append((f"{split}/{name}/{number}.jpg", label))
+                write(folder / f"{number}.{ending}", label, 1000 * offset + number)
+                rows[split].append((f"{split}/{name}/{number}.{ending}", label))
     return rows
 
 

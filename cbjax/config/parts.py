@@ -40,15 +40,6 @@ TAU_FORMULAS = ("paper", "authors_code", "authors_code_imagenet")
 LONGTAILS = ("natural", "exponential", "step", "counts", "majority")
 SAMPLERS = ("instance", "class_aware", "square_root", "progressive", "oversample", "undersample", "class_balanced")
 NORMALIZATIONS = (
-    *(
-        "unit",
-        "symmetric",
-        "cifar",
-        "imagenet",
-        "kinetics",
-        "kinetics700",
-        "kinetics_torchvision",
-        "standardize",
-        "none",
-    ),
+    *("unit", "symmetric", "cifar", "imagenet", "kinetics", "kinetics700", "kinetics_torchvision"),
+    *("standardize", "none"),
 )

@@ -124,7 +124,7 @@ class ResNeXtBlock(Block):
 class PaddedBlock(BasicBlock):
     """Two 3x3x3 convolutions beside a shortcut without parameters (option A).
 
-    Where the stride is 2, the shortcut keeps every second frame, row and column, and adds channels of zeros behind the
+    A shortcut with a stride of 2 keeps every second frame, row and column. Channels that it lacks are zeros, after the
     others. The authors' code stops the gradient there; this one does not.
     """
 

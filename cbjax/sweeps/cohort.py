@@ -26,7 +26,7 @@ from cbjax.training.loop import Advance, Cohort, Plan, leave_behind
 from cbjax.training.programs import CohortPrograms
 from cbjax.types import Callback, NonFiniteLoss, Run, TrainState
 from cbjax.workdir import memory
-from cbjax.workdir.checkpoint import Checkpoints
+from cbjax.workdir.checkpoint import Checkpoints, copied
 
 EvaluateAll = Callable[[str], Callable[[TrainState], list[Evaluation]]]
 
@@ -70,13 +70,8 @@ def start(members: Sequence[Member], mesh: Mesh) -> Cohort:
     states = [build.first_state(member.parts) for member in members]
     state = sharding.spread(jax.tree.map(lambda *leaves: jnp.stack(leaves), *states), mesh)
     # A copy: the step takes over the memory of the state.
-    best = _copied(state) if members[0].parts.has_validation else None
+    best = copied(state) if members[0].parts.has_validation else None
     return Cohort(tuple(member.run for member in members), state, best=best)
-
-
-@jax.jit  # one program, not one for each shape of an array
-def _copied(tree):
-    return jax.tree.map(jnp.copy, tree)
 
 
 def make_plan(

@@ -85,7 +85,7 @@ class Checkpoints:
         if step in self.steps():
             return
         # A copy, because the next step reuses the state's memory while Orbax still reads it.
-        copy = _copied(_saved(state))
+        copy = copied(_saved(state))
         self._saving[step] = best_step
         with _STARTING:
             self._checkpointer.save(
@@ -213,7 +213,8 @@ def _with_checksums(folder: CheckpointFolder, saving: dict[int, int | None]) -> 
 
 
 @jax.jit  # one program, not one for each shape of an array
-def _copied(tree):
+def copied(tree: Any) -> Any:
+    """Returns a tree of device arrays with memory of its own, which outlives a step that takes over the first's."""
     return jax.tree.map(jnp.copy, tree)
 
 
