@@ -58,3 +58,35 @@ def write_clip(path, label, seed):
 def write_tree(root, splits, names=("across", "back", "down")):
     """Writes root/SPLIT/CLASS/NUMBER.mp4; arguments and result as those of `photos.write_tree`."""
     return photos.write_tree(root, splits, names, "mp4", write_clip)
+
+
+EGTEA_CLIPS = {  # split file -> a subject and a verb, from 1, for each clip; P20 and P26 are the validation
+    "train": [("P01", 1), ("OP02", 2), ("P03", 3), ("P20", 1), ("P26", 2)],
+    "test": [("P07", 3), ("P30", 1)],
+}
+
+
+def write_egtea(root, frames=False, verbs=("Take", "Put", "Move Around"), rows=EGTEA_CLIPS):
+    """Writes EGTEA's files: clips with frames, or empty files; returns the clips of each split file."""
+    annotation = root / "action_annotation"
+    annotation.mkdir(parents=True)
+    (annotation / "verb_idx.txt").write_text("".join(f"{name} {place}\n" for place, name in enumerate(verbs, 1)))
+    (annotation / "noun_idx.txt").write_text("bread container 1\neating_utensil 2\n")
+    (annotation / "action_idx.txt").write_text("Take bread container 1\n")
+    names = {}
+    for split, clip_rows in rows.items():
+        lines, names[split] = [], []
+        for number, (subject, verb) in enumerate(clip_rows):
+            session = f"{subject}-R0{number}-Pasta_Salad"
+            clip = f"{session}-100{number}-2000-F00002{number}-F000047"
+            nouns = " ".join(["1", "2", "2"][: number % 3 + 1])
+            lines.append(f"{clip} {number + 1} {verb} {nouns} \n")
+            names[split].append(f"{session}/{clip}")
+            place = root / ("extracted_frames" if frames else "cropped_clips") / session
+            if frames:
+                write_frames(place / clip, pixels(verb % len(MOVES), number, 3))
+            else:
+                place.mkdir(parents=True)
+                (place / f"{clip}.mp4").write_bytes(b"x")
+        (annotation / f"{split}_split1.txt").write_text("".join(lines))
+    return names

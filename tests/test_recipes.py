@@ -17,6 +17,8 @@ from cbjax.data import prepare
 from cbjax.estimate import abstract_data, tpu_programs
 from cbjax.parallel import sharding
 from cbjax.training import build, loop
+from tests import own_nets
+from tests.clips import write_egtea
 from tests.data.test_sources import write_encoded, write_prepared
 from tests.photos import photo, write_list, write_tree
 
@@ -51,6 +53,9 @@ def images(tmp_path_factory):
     for split in rows:
         write_list(root / f"ImageNet_LT_{split}.txt", rows[split])
     write_tree(root / "photos", {"": (10, 8, 6)}, CLASSES)
+    subjects = {"train": ("P01", "P02", "P03", "P20"), "test": ("P04",)}
+    rows = {split: [(subject, verb) for subject in names for verb in (1, 2, 3)] for split, names in subjects.items()}
+    write_egtea(root / "egtea", True, rows=rows)
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (200, 32, 32, 3), np.uint8)
     np.savez(root / "mine.npz", images=pixels[:60, :9], labels=np.arange(60) % 3)
@@ -86,6 +91,11 @@ def reduced(recipe, root):
     if full.data.name == "list":
         names = {"train": "train", "validation": "val", "test": "test"}
         overrides += [f"data.{split}_list={root}/ImageNet_LT_{name}.txt" for split, name in names.items()]
+    if full.data.name == "egtea":
+        overrides += [f"data.root={root}/egtea", "evaluation.groups=majority=0;minority=1,2", "data.frames=2"]
+        # A 3D ResNet compiles for a minute; tests/models has them.
+        overrides += [f"model.name={own_nets.__file__}:linear", "model.channels=rgb"]
+        overrides += ["data.image_size=8", "data.resize=8", "data.threads=2"]
     if full.model.name in IMAGENET_RESNETS:
         overrides += ["model.name=resnet10", "data.image_size=32", "data.resize=36", "data.threads=2"]
     if full.model.batch_norm_size:
@@ -101,7 +111,7 @@ def program(recipe):
 
 
 def test_every_recipe_is_found():
-    assert len(ALL) == len(set(ALL)) == 10 + 18 + 1 + 2 + 1 + 1 + 2
+    assert len(ALL) == len(set(ALL)) == 10 + 18 + 1 + 2 + 1 + 1 + 2 + 2
     assert {recipe.partition(":")[0] for recipe in ALL} == {path.stem for path in CONFIGS.glob("*.py")}
 
 
@@ -134,8 +144,9 @@ def test_a_step_at_reduced_size(recipe, images):
 
 def of_each_network():
     """Yields the last of the recipes with the same network: it has the most classes and the largest input."""
+    deep = ("resnet101", "resnet152", "resnext3d101")
     for name, recipe in {configs.load(recipe).model.name: recipe for recipe in ALL if recipe not in OWN}.items():
-        yield pytest.param(recipe, marks=[pytest.mark.slow] if name in ("resnet101", "resnet152") else [])
+        yield pytest.param(recipe, marks=[pytest.mark.slow] if name in deep else [])
 
 
 @pytest.mark.parametrize("recipe", list(of_each_network()))

@@ -1,5 +1,6 @@
 """The kinds of values that configuration keys take: numbers in a range, names from a list, tuples."""
 
+import ast
 import contextlib
 import itertools
 import math
@@ -178,8 +179,8 @@ def several(kind: Kind, *, increasing: bool = False) -> Kind:
 def named_groups(member: Kind) -> Kind:
     """Groups with a name and members: (("majority", (9,)), ("minority", (4, 7))), or a dictionary in a Python file.
 
-    On the command line they are written `majority=9; minority=4,7`. Members with a comma, a semicolon or an equals sign
-    in their names need a file.
+    On the command line they are written `majority=9; minority=4,7`, or as in Python, which suits members with a comma,
+    a semicolon or an equals sign in their names.
 
     Args:
       member: kind of each member.
@@ -201,6 +202,11 @@ def named_groups(member: Kind) -> Kind:
 
     def read(text):
         bare = text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
+        if bare.startswith("(("):
+            try:
+                return ast.literal_eval(bare)
+            except (SyntaxError, MemoryError, RecursionError) as error:
+                raise ValueError from error
         parts = [part.partition("=") for part in bare.split(";")] if bare not in ("", "()") else []
         return tuple(
             (name.strip(), tuple(member.read(value.strip()) for value in members.split(",")))

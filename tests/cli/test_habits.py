@@ -57,6 +57,15 @@ def test_values_are_those_of_the_config_and_the_default_is_told(capsys):
     assert "did you mean loss.gamma?" in capsys.readouterr().err
 
 
+def test_a_dry_run_lists_a_config_as_it_would_be_given(capsys):
+    listed = lines(capsys, "train", "--config=egtea:authors_code", "--config.num_epochs=7", "--dry-run")
+    assert listed[:2] == ["# this command", "--config.num_epochs=7"] and "# the config" in listed
+    given = [line for line in listed if line.startswith("--")]
+    overrides = [line.removeprefix("--config.") for line in given]
+    assert cbjax.config.load("digits_lt", overrides).evaluation == cbjax.config.load("egtea:authors_code").evaluation
+    assert "--config.data.root=EGTEA" in given
+
+
 def completed(line):
     """Returns what a shell would offer at the end of a line."""
     shell = {"COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_TYPE": "9", "_ARGCOMPLETE": "1"}

@@ -24,7 +24,7 @@ def load(*overrides):
 
 @pytest.mark.parametrize(
     "text",
-    ["majority=9; minority=cat,3", "majority=9;minority=cat, 3", "'majority = 9; minority=cat,3'"],
+    ["majority=9; minority=cat,3", "majority=9;minority=cat, 3", "'majority = 9; minority=cat,3'", f"{KEPT}"],
 )
 def test_groups_are_typed_on_the_command_line(text):
     config = load(f"evaluation.groups={text}")
@@ -41,7 +41,7 @@ def test_groups_are_a_dictionary_or_pairs_in_a_file():
     assert configs.load("mnist_binary").evaluation.groups == (("majority", ("9",)), ("minority", ("4",)))
 
 
-@pytest.mark.parametrize("text", ["majority", "majority=", "=3", "a b=3", "a=1;;b=2", "a=1,,2", "a=-1;", "a/b=1"])
+@pytest.mark.parametrize("text", ["majority", "majority=", "=3", "a b=3", "a=1;;b=2", "a=1,,2", "a=-1;", "a/b=1", "(("])
 def test_what_is_no_group_is_refused(text):
     with pytest.raises(ConfigError, match=r"evaluation.groups must be groups like 'majority=9; minority=4,7'"):
         load(f"evaluation.groups={text}")

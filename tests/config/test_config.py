@@ -20,6 +20,8 @@ STREAMED = (
     "inaturalist:2018_resnet152_softmax",
     "inaturalist:2018_resnet101_cb_focal_320",
     "imagenet_lt",
+    "egtea",
+    "egtea:authors_code",
 )
 # Their keys come with the sources of streamed images.
 has_streamed = "data.image_size" in schema.KEYS
@@ -119,6 +121,29 @@ def test_recipes_of_the_papers_at_scale():
         "dynamic",
     )
     assert (longtailed.batch_size, config.learning_rates(longtailed)[0]) == (512, 0.2)
+
+
+def test_the_recipe_for_clips():
+    paper, authors = config.load("egtea"), config.load("egtea:authors_code")
+    optim, data = paper.optim, paper.data
+    assert (paper.num_epochs, paper.batch_size, optim.learning_rate, optim.momentum) == (100, 32, 1e-3, 0.9)
+    assert (optim.decay_at, optim.decay_factor, optim.weight_decay) == ((0.6,), 0.1, 5e-4)
+    assert (data.frames, data.image_size, data.rotation, data.flip, data.crop) == (10, 224, 10.0, True, "square")
+    assert (paper.model.name, paper.weights.name, data.normalization) == ("resnext3d101", "difficulty", "kinetics")
+    # Split 1 without the validation, as the authors' code counts it.
+    counts = (429, 779, 1421, 822, 129, 1335, 130, 308, 223, 249, 54, 54, 139, 42, 78, 117, 26, 15, 22)
+    for recipe, least in ((paper, 400), (authors, 600)):
+        groups = dict(recipe.evaluation.groups)
+        assert groups["majority"] == tuple(verb for verb, count in enumerate(counts) if count > least)
+        assert sorted(groups["majority"] + groups["minority"]) == list(range(19))
+    head = (Path(__file__).parents[2] / "configs" / "egtea.py").read_text().split('"""')[1]
+    assert sum(counts) == 8299 - 1927 == 6372 and "8,299" in head and "1,927" in head and "6,372" in head
+    assert f"{100 * sum(counts):,}" in head and f"{-(-100 * sum(counts) // 32):,} steps" in head
+    differing = {key for same in config.difference(paper, authors) for key in same}
+    assert differing == {
+        *("data.normalization", "data.evaluation_frames", "model.channels", "difficulty.formula", "optim.momentum"),
+        "evaluation.groups",
+    }
 
 
 def test_the_heads_of_large_recipes_count_their_steps():

@@ -228,34 +228,9 @@ def test_clips_in_buckets_are_refused():
         finding.ClipFiles("gs://bucket", ["a/1.mp4"])
 
 
-def write_egtea(root, frames=False):
-    """Writes EGTEA's files with a few clips; returns the clips of each split file."""
-    annotation = root / "action_annotation"
-    annotation.mkdir(parents=True)
-    (annotation / "verb_idx.txt").write_text("Take 1\nPut 2\nMove Around 3\n")
-    (annotation / "noun_idx.txt").write_text("bread container 1\neating_utensil 2\n")
-    (annotation / "action_idx.txt").write_text("Take bread container 1\n")
-    rows = {"train": [("P01", 1), ("OP02", 2), ("P03", 3), ("P20", 1), ("P26", 2)], "test": [("P07", 3), ("P30", 1)]}
-    names = {}
-    for split, clip_rows in rows.items():
-        lines, names[split] = [], []
-        for number, (subject, verb) in enumerate(clip_rows):
-            session = f"{subject}-R0{number}-Pasta_Salad"
-            clip = f"{session}-100{number}-2000-F00002{number}-F000047"
-            nouns = " ".join(["1", "2", "2"][: number % 3 + 1])
-            lines.append(f"{clip} {number + 1} {verb} {nouns} \n")
-            names[split].append(f"{session}/{clip}")
-            if frames:
-                clips.write_frames(root / "extracted_frames" / session / clip, clips.pixels(0, number, 3))
-            else:
-                tree(root, f"cropped_clips/{session}/{clip}.mp4")
-        (annotation / f"{split}_split1.txt").write_text("".join(lines))
-    return names
-
-
 @pytest.mark.parametrize("frames", [False, True])
 def test_egtea_is_read_as_published(tmp_path, frames):
-    names = write_egtea(tmp_path, frames)
+    names = clips.write_egtea(tmp_path, frames)
     source = egtea.load(tmp_path, 8, 4)
     assert source.class_names == ("Take", "Put", "Move Around")
     assert source.train.labels.tolist() == [0, 1, 2]
@@ -281,7 +256,7 @@ def test_egtea_is_read_as_published(tmp_path, frames):
     ],
 )
 def test_wrong_files_of_egtea_are_refused(tmp_path, file, text, message):
-    write_egtea(tmp_path)
+    clips.write_egtea(tmp_path)
     (tmp_path / "action_annotation" / file).write_text(text)
     with pytest.raises(DataError, match=message):
         egtea.load(tmp_path, 8, 4)
