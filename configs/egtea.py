@@ -4,7 +4,7 @@ Command: cbjax datasets frames EGTEA/cropped_clips EGTEA/extracted_frames
     cbjax train --config=egtea --workdir=runs/egtea/cdb --config.model.pretrained=resnext-101-kinetics.safetensors
     EGTEA elsewhere: --config.data.root=DIR.
     Cross entropy: --config.weights.name=uniform. Focal: that and --config.loss.name=softmax_focal. CB:
-    --config.weights.name=class_balanced --config.weights.beta=0.9.
+    --config.weights.name=class_balanced --config.weights.beta=0.9. All four, 3 seeds: the sweep `cdb_table6`.
     As the authors' code does it: --config=egtea:authors_code
 Weights: the paper begins with weights of Kinetics; the figures below are not to be had without. Of
     3D-ResNets-PyTorch (2018) take resnext-101-kinetics.pth; docs/howto/fine_tuning.md makes a .safetensors of it.
@@ -12,7 +12,8 @@ Weights: the paper begins with weights of Kinetics; the figures below are not to
 Data: EGTEA as it is published: action_annotation and cropped_clips lie in EGTEA; the first line extracts the frames
     once. Split 1 has 8,299 training clips. The 1,927 of subjects P20 to P26 are the validation, on which CDB measures
     difficulty; 6,372 are left, 15 to 1,421 of a verb. 2,022 test clips.
-Time: not measured. 100 epochs are 637,200 clips of 10 frames: 19,913 steps of 32.
+Time: not measured. 100 epochs are 637,200 clips of 10 frames: 19,913 steps of 32, 1.02e17 FLOP by the
+    sweep's --dry-run.
 Source: Sinha et al. 2020, section 4: the network, 10 frames, one at random from each of 10 equal segments, in the test
     equally spaced; crop, rotation and flip; batch 32, rate 0.001, a tenth of it after 60 of 100 epochs, momentum 0.9,
     decay 5e-4. From the authors' code: the crop is the largest square, the turn up to 10 degrees either way. The best

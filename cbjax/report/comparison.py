@@ -52,9 +52,10 @@ def comparison_page(methods: Sequence[Method], left_out: Sequence[LeftOut], out:
         sections = ["# No finished run"]
     else:
         names = dict.fromkeys(escape(run.settings.get("data.name")) for run in runs)
-        alike = _same_data(methods)
+        alike = same_data(methods)
         sections = [f"# {', '.join(names)}: comparison", "## Results", *_results(methods), *paired.section(methods)]
-        sections += [*_classes(methods, out)] if alike else ["Classes are not compared: they, or their images, differ."]
+        differ = ["Classes are not compared: they, or their images, differ."]
+        sections += classes_section(methods, out) if alike else differ
         sections += ["## Data", *_data(methods, alike)]
         sections += _settings(methods)
         if alike:
@@ -83,7 +84,7 @@ _CURVES = (
 )
 
 
-def _same_data(methods: Sequence[Method]) -> bool:
+def same_data(methods: Sequence[Method]) -> bool:
     """Returns whether all methods have the same classes and training images, so that classes can be compared."""
     first = methods[0].runs[0]
     return all(
@@ -113,7 +114,8 @@ def _checkpoint(methods: Sequence[Method]) -> str:
     return "best" if all(run.test_metrics("best") for method in methods for run in method.runs) else "last"
 
 
-def _classes(methods: Sequence[Method], out: pathlib.Path) -> list[str]:
+def classes_section(methods: Sequence[Method], out: pathlib.Path) -> list[str]:
+    """Draws training images and accuracy of each class, and lists them; the methods must have the same data."""
     checkpoint, first = _checkpoint(methods), methods[0].runs[0]
     accuracy = {}
     for method in methods:

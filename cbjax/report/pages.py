@@ -14,10 +14,11 @@ from cbjax.report import html as one_page
 from cbjax.report.comparison import comparison_page
 from cbjax.report.methods import Method, group
 from cbjax.report.one_run import run_page
-from cbjax.report.paper_table import NAMES, paper_page, paper_table, progress, table_csv
+from cbjax.report.paper_table import measure_of, one_each, paper_page, paper_table, progress, table_csv
 from cbjax.report.read import CHECKPOINTS, LeftOut, ReportError, RunRecord, read_json, read_runs
 from cbjax.report.sections import PICTURES, swinging_runs
-from cbjax.report.sweep_pictures import sweep_pictures
+from cbjax.report.sweep_pictures import sweep_classes, sweep_pictures
+from cbjax.report.sweep_table import cells_of
 from cbjax.report.table import results_table
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ def report_sweep(
     names = [run["name"] for run in description["runs"]]
     with canvas.vectors(html or svg) as drawn:
         pictures = sweep_pictures(place, out, description["table"], found, names)
+        pictures += sweep_classes(place, out, description)
     failed = _failed(place, description, found)
     table = description["table"]
     if (swinging := swinging_runs(place, names)) is not None:
@@ -155,9 +157,10 @@ def sweep_table_for_terminal(workdir: str | os.PathLike, width: int) -> "Table":
     description, found = _sweep(pathlib.Path(workdir))
     layout, num_runs = description["table"], len(description["runs"])
     printed = " [the paper's]" if layout["paper"] else ""
-    title = f"{layout['title']}: {NAMES[layout['metric']]}, last epoch, mean ± std (n){printed}"
-    state = progress(len(found), num_runs, len(_failed(pathlib.Path(workdir), description, found)))
-    caption = Text(f"{state}.") if len(found) < num_runs else None
+    title = f"{layout['title']}: {measure_of(layout)}, last epoch, mean ± std (n){printed}"
+    finished = len(one_each(layout, found))
+    state = progress(finished, num_runs, len(_failed(pathlib.Path(workdir), description, found)))
+    caption = Text(f"{state}.") if finished < num_runs else None
     table = Table(
         title=Text(one_line(title)), caption=caption, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left"
     )
@@ -203,9 +206,12 @@ def _sweep(place: pathlib.Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
             own += rows.read(file)
     table = description["table"]
     # Another table may share these runs, so a file may also hold rows with its names or its metric.
-    places = {run["config"]: rows.place(run["labels"], table["rows"], table["columns"]) for run in description["runs"]}
-    mine = [row for row in own if row["config"] in places and row["metric"] == table["metric"]]
-    found = {row["config"]: {**row, **places[row["config"]]} for row in mine}
+    places = {
+        (run["config"], metric): rows.place(names, table["rows"], table["columns"])
+        for run in description["runs"]
+        for metric, names in cells_of(table["metric"], table["columns"], run["labels"])
+    }
+    found = {key: {**row, **places[key]} for row in own if (key := (row["config"], row["metric"])) in places}
     finished = () if found else (run["name"] for run in description["runs"] if _is_finished(place / run["name"]))
     for name in finished:
         raise ReportError(
@@ -214,7 +220,7 @@ def _sweep(place: pathlib.Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
             f"--workdir={place}`, with the same config as before, adds them again"
         )
     lost = [str(file) for file in named if not file.exists() and file.parent.resolve() != place.resolve()]
-    if lost and len(found) < len(description["runs"]):
+    if lost and len(found) < len(places):
         note = f"Rows are missing, because these files are gone: {', '.join(lost)}."
         description["table"] = {**table, "notes": [*table["notes"], note]}
     return description, list(found.values())

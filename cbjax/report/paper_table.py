@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cbjax.host.text import code, csv_line, escape
-from cbjax.report.sweep_table import row_key
+from cbjax.report.sweep_table import group_of, row_key
 from cbjax.report.table import markdown_table
 
 CHECKPOINTS = {"last": "Last epoch", "best": "Best epoch, chosen on held-out validation"}
@@ -14,6 +14,7 @@ NAMES = {
     "accuracy": "test accuracy, %",
     "error": "test error, %",
     "balanced_accuracy": "balanced test accuracy, %",
+    "top5_accuracy": "top-5 test accuracy, %",
     "top5_error": "top-5 test error, %",
     "macro_recall": "macro recall on test, %",
     "macro_precision": "macro precision on test, %",
@@ -21,6 +22,21 @@ NAMES = {
     "geometric_mean": "geometric mean of the recalls on test, %",
     "matthews": "Matthews' correlation on test, in hundredths",
 }
+
+
+def measure_of(table: Mapping[str, Any]) -> str:
+    """Returns the name of a table's figures; of several metrics, whose columns name them, what they have in common."""
+    metric = table["metric"]
+    if not isinstance(metric, str):
+        return "figures on test, %"
+    group = group_of(metric)
+    return NAMES[metric] if group is None else f"{metric.removeprefix(group)[1:]} of {group} classes on test, %"
+
+
+def one_each(table: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
+    """Returns one row of each run: those of the table's first metric."""
+    metric = table["metric"]
+    return [row for row in rows if isinstance(metric, str) or row["metric"] == next(iter(metric.values()))]
 
 
 def paper_table(
@@ -84,12 +100,13 @@ def paper_page(
       failed: run -> its error.
       num_runs: all runs of the sweep; None if each has its row.
     """
-    failed, num_runs = failed or {}, len(rows) if num_runs is None else num_runs
+    each = one_each(table, rows)
+    failed, num_runs = failed or {}, len(each) if num_runs is None else num_runs
     printed = ", [the paper's figure]" if table["paper"] else ""
     parts = [
         f"# {escape(table['title'])}",
         "",
-        f"{code(f'cbjax sweep --config={name}')}; {NAMES[table['metric']]}: mean ± sample "
+        f"{code(f'cbjax sweep --config={name}')}; {measure_of(table)}: mean ± sample "
         f"standard deviation (n runs) of what was measured{printed}.",
         "",
     ]
@@ -104,7 +121,7 @@ def paper_page(
     if failed:
         parts += ["Failed:", "", *(f"- {escape(run)}: {escape(error)}" for run, error in failed.items()), ""]
     parts += [line for picture in pictures for line in (picture, "")]
-    parts += [_cost(rows, num_runs, len(failed)), ""]
+    parts += [_cost(each, num_runs, len(failed)), ""]
     return "\n".join(parts)
 
 

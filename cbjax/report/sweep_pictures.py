@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from cbjax.host.text import escape
-from cbjax.report import sweep_plots
-from cbjax.report.paper_table import NAMES, figures_of, row_key
-from cbjax.report.read import read_json
+from cbjax.report import class_files, sweep_plots
+from cbjax.report.comparison import classes_section, same_data
+from cbjax.report.methods import group
+from cbjax.report.paper_table import figures_of, measure_of, row_key
+from cbjax.report.read import read_json, read_runs
 from cbjax.report.sections import picture
 from cbjax.report.sweep_table import read_setting
 
@@ -39,7 +41,7 @@ def sweep_pictures(
         path.unlink(missing_ok=True)
         path.with_suffix(".svg").unlink(missing_ok=True)
     figures = figures_of(rows, "last")
-    measure, columns = NAMES[table["metric"]], [name for name in table["column_names"] if _has(figures, name)]
+    measure, columns = measure_of(table), [name for name in table["column_names"] if _has(figures, name)]
     lines = list(dict.fromkeys(row_key(row) for row in table["row_names"]))
     lines = [line for line in lines if any((line, column) in figures for column in columns)]
     if not lines:
@@ -57,6 +59,33 @@ def sweep_pictures(
         sweep_plots.weights_by_difficulty(out / "weights_by_difficulty.png", sorted({*TAUS, *numbers["tau"]}))
         shown += [picture(out / "weights_by_difficulty.png", "Weight against difficulty")]
     return shown
+
+
+def sweep_classes(place: pathlib.Path, out: pathlib.Path, description: Mapping[str, Any]) -> list[str]:
+    """Draws training images and accuracy of each class for a table of several metrics; returns the lines about them.
+
+    Nothing is drawn if the runs have different data, or if only their rows are left.
+
+    Args:
+      place: the sweep's folder.
+      out: the folder of the pictures.
+      description: the content of `sweep.json`.
+
+    Source: Sinha et al. 2020, figure 1.
+    """
+    table = description["table"]
+    if isinstance(table["metric"], str):
+        return []
+    for name in ("classes.png", "classes.svg", *class_files.COMPARED):
+        (out / name).unlink(missing_ok=True)
+    folders = [
+        (_name(row_key([run["labels"][axis] for axis in table["rows"]])), place / run["name"])
+        for run in description["runs"]
+        if (place / run["name"] / "results.json").exists()
+    ]
+    runs = read_runs(folders)[0] if folders else []
+    methods, _ = group([run for run in runs if run.results is not None])
+    return classes_section(methods, out) if methods and same_data(methods) else []
 
 
 def _has(figures, column):

@@ -13,9 +13,10 @@ from cbjax.config.schema import show
 
 T = TypeVar("T")
 METRICS = (
-    *("accuracy", "error", "balanced_accuracy", "top5_error", "macro_recall", "macro_precision"),
+    *("accuracy", "error", "balanced_accuracy", "top5_accuracy", "top5_error", "macro_recall", "macro_precision"),
     *("macro_f1", "geometric_mean", "matthews"),
 )
+_OF_GROUP = re.compile(r"([\w-]{1,100})_(accuracy|precision)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +27,9 @@ class Table:
       title: a line above the table.
       rows: axes whose names make a row, in order, such as ("method", "setting").
       columns: the axis across.
-      metric: one of METRICS, on the test split, in per cent.
+      metric: one of METRICS, or NAME_accuracy (recall) or NAME_precision of a group in `evaluation.groups`, on the test
+        split, in per cent. {column: metric, …} gives each metric a column, in this order; then no run has a name on
+        `columns`.
       paper: row (its names, in the order of `rows`) -> column -> (mean, standard deviation or None), in per cent. If it
         has all rows, or all columns, of the runs, its order is the table's; else its own rows or columns come last.
       notes: lines below the table.
@@ -36,7 +39,7 @@ class Table:
     title: str = ""
     rows: tuple[str, ...] = ()
     columns: str = ""
-    metric: str = "accuracy"
+    metric: str | Mapping[str, str] = "accuracy"
     paper: Mapping[tuple[str, ...], Mapping[str, tuple[float, float | None]]] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -68,15 +71,14 @@ def check(path: Path, table: Table, labels: Sequence[Mapping[str, str]]) -> None
                 "('method',), and its columns the axis across, such as 'imbalance'; a sweep without a table has the "
                 "usual comparison of methods"
             )
-    if table.metric not in METRICS:
-        raise ConfigError(f"{path}: the table's metric must be one of {', '.join(METRICS)}; got {show(table.metric)}")
+    _check_metric(path, table, labels)
     axes = (*table.rows, table.columns)
     if "seed" in axes or table.columns in table.rows:
         raise ConfigError(
             f"{path}: the table's rows must be one axis or more, its columns another, and none of them the seed; got "
             f"rows {list(table.rows)}, columns {table.columns!r}"
         )
-    _check_cells(path, axes, labels)
+    _check_cells(path, axes if isinstance(table.metric, str) else table.rows, labels)
     if not isinstance(given := table.paper, Mapping):
         raise ConfigError(
             f"{path}: the paper's figures must be {{row: {{column: figure}}}}, with {{}} for none; got {show(given)}"
@@ -85,7 +87,7 @@ def check(path: Path, table: Table, labels: Sequence[Mapping[str, str]]) -> None
         _check_paper(path, table, row, cells)
     _check_rows(path, [*table.paper, *(tuple(one[axis] for axis in table.rows) for one in labels)])
     printed = {column for cells in table.paper.values() for column in cells}
-    own = dict.fromkeys(one[table.columns] for one in labels)
+    own = dict.fromkeys(one[table.columns] for one in _of_cells(table, labels))
     if printed and not printed & own.keys():
         raise ConfigError(
             f"{path}: the paper's figures must be in columns of the axis {table.columns!r}; the runs have "
@@ -98,6 +100,7 @@ def as_json(table: Table, labels: Iterable[Mapping[str, str]]) -> dict[str, Any]
     runs = list(labels)
     row_names = _merged(table.paper, [tuple(one[axis] for axis in table.rows) for one in runs])
     printed = [column for cells in table.paper.values() for column in cells]
+    own = [one[table.columns] for one in _of_cells(table, runs)]
     paper = [
         {"row": list(row), "column": column, "mean": mean, "std": std}
         for row, cells in table.paper.items()
@@ -107,12 +110,32 @@ def as_json(table: Table, labels: Iterable[Mapping[str, str]]) -> dict[str, Any]
         "title": table.title,
         "rows": list(table.rows),
         "columns": table.columns,
-        "metric": table.metric,
+        "metric": table.metric if isinstance(table.metric, str) else dict(table.metric),
         "row_names": [list(names) for names in _in_order(row_names)],
-        "column_names": _merged(printed, [one[table.columns] for one in runs]),
+        "column_names": _merged(printed, own) if isinstance(table.metric, str) else list(dict.fromkeys(own + printed)),
         "paper": paper,
         "notes": list(table.notes),
     }
+
+
+def cells_of(
+    metric: str | Mapping[str, str], columns: str, labels: Mapping[str, str]
+) -> list[tuple[str, dict[str, str]]]:
+    """Lists the cells that a run fills: the metric of each, and the run's names there, with that of the column.
+
+    Args:
+      metric: as in `Table`; columns too.
+      labels: axis -> the run's name on it.
+    """
+    if isinstance(metric, str):
+        return [(metric, dict(labels))]
+    return [(one, {**labels, columns: column}) for column, one in metric.items()]
+
+
+def group_of(metric: str) -> str | None:
+    """Returns the group of classes whose recall or precision a metric is; None for the metrics of all classes."""
+    match = None if metric in METRICS else _OF_GROUP.fullmatch(metric)
+    return match and match[1]
 
 
 def row_key(names: Sequence[str]) -> tuple[str, str]:
@@ -141,6 +164,28 @@ def read_setting(setting: str) -> tuple[str, float] | None:
     """Returns the name and the number of a setting such as "beta 0.999"; None for any other text."""
     match = re.fullmatch(r"(.*\S) (\d+(?:\.\d+)?(?:e[+-]?\d+)?)", setting)
     return (match[1], float(match[2])) if match else None
+
+
+def _of_cells(table: Table, labels: Iterable[Mapping[str, str]]) -> list[dict[str, str]]:
+    return [names for one in labels for _, names in cells_of(table.metric, table.columns, one)]
+
+
+def _check_metric(path: Path, table: Table, labels: Sequence[Mapping[str, str]]) -> None:
+    given: Any = table.metric  # a user may have written anything
+    several = isinstance(given, Mapping)
+    metrics = list(given.values()) if several else [given]
+    if not metrics or not all(isinstance(one, str) and (one in METRICS or group_of(one)) for one in metrics):
+        raise ConfigError(
+            f"{path}: the table's metric must be one of {', '.join(METRICS)}, or NAME_accuracy or NAME_precision of a "
+            f"group of classes, or {{column: metric}} of these; got {show(given)}"
+        )
+    if several and (not all(isinstance(column, str) for column in given) or len(set(metrics)) < len(metrics)):
+        raise ConfigError(f"{path}: the table's metrics need texts as columns, and one column each; got {show(given)}")
+    if several and any(table.columns in one for one in labels):
+        raise ConfigError(
+            f"{path}: the columns of a table with several metrics are these, so no run may have a name on the axis "
+            f"{table.columns!r}; put it in the table's rows, and give its columns another name"
+        )
 
 
 def _check_cells(path: Path, axes: Sequence[str], labels: Sequence[Mapping[str, str]]) -> None:

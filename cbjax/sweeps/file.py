@@ -77,6 +77,7 @@ def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> tuple[Sweep
                 f"{path}: runs must differ in what they compute; {same[run.identity]} and {run.name} do not"
             )
         same[run.identity] = run.name
+    _check_groups(path, sweep.table, runs)
     return sweep, runs
 
 
@@ -192,6 +193,19 @@ def _check_folders(path: Path, labels: Iterable[Mapping[str, str]]) -> None:
                 f"{path}: the folder of a run must not lie in another run's; the folder of {dict(one)} would lie in "
                 f"that of {dict(runs[outer[0]])}: give the second run a name on each axis, or put the seeds last"
             )
+
+
+def _check_groups(path: Path, table: Table | None, runs: Sequence[PlannedRun]) -> None:
+    """Raises ConfigError if the table has the metric of a group of classes that a run does not name."""
+    metrics = [] if table is None else [metric for metric, _ in sweep_table.cells_of(table.metric, table.columns, {})]
+    for metric in metrics:
+        for run in runs:
+            group, named = sweep_table.group_of(metric), dict(run.config.evaluation.groups)
+            if group is not None and group not in named:
+                raise ConfigError(
+                    f"{path}: the table's metric {metric} needs a group {group} in evaluation.groups of each run; "
+                    f"{run.name} has {', '.join(named) or 'none'}"
+                )
 
 
 def _check_overrides(

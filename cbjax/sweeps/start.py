@@ -41,12 +41,15 @@ def begin(
     for run in mine:
         workdirs.is_finished(place / run.name, run.config)
     found = figures.known(path, name, described, mine)
-    with_row = {one["config"] for one in found}
+    having = {(one["config"], one["metric"]) for one in found}
+    with_row = {
+        run.identity for run in mine if all((run.identity, one) in having for one in figures.metrics(described))
+    }
     # A kill may have come after a run's results and before its row.
     finished = [
         run for run in mine if run.identity not in with_row and workdirs.is_finished(place / run.name, run.config)
     ]
-    found += [figures.row(name, described, run, place / run.name) for run in finished]
+    found += [row for run in finished for row in figures.rows(name, described, run, place / run.name)]
     ended: dict[str, str | None] = {run.name: None for run in mine if run.identity in with_row}
     ended |= dict.fromkeys([run.name for run in finished])
     for run in mine:
@@ -92,9 +95,9 @@ def _check_data(runs: Sequence[PlannedRun], described: Sweep, load: Callable[...
       read just now.
 
     Raises:
-      DataError: if the data are missing, do not fit a run, or do not have the table's metric.
+      DataError: if the data are missing, do not fit a run, or do not have the table's metrics.
     """
-    metric = described.table.metric if described.table else "balanced_accuracy"
+    metrics = figures.metrics(described)
     checked: dict[Any, list[int] | None] = {}
     for run in runs:
         asked = (run.config.seed, run.config.data.to_json_best_effort())
@@ -103,11 +106,12 @@ def _check_data(runs: Sequence[PlannedRun], described: Sweep, load: Callable[...
         try:
             found = data.of_config(run.config, load)
             classes = len(found.class_names)
-            if metric == "top5_error" and classes <= 5:
-                raise data.DataError(f"the table's metric {metric} needs more than 5 classes; got {classes}")
-            if metric != "balanced_accuracy" and found.multi_label:
+            if (top5 := [one for one in metrics if one.startswith("top5_")]) and classes <= 5:
+                raise data.DataError(f"the table's metric {top5[0]} needs more than 5 classes; got {classes}")
+            if metrics != ["balanced_accuracy"] and found.multi_label:
                 raise data.DataError(
-                    f"the table's metric must be balanced_accuracy for images with several labels; got {metric}"
+                    "the table's metric must be balanced_accuracy for images with several labels; got "
+                    f"{', '.join(metrics)}"
                 )
             splits = (found.train, found.validation, found.test)
             checked[asked] = [*(0 if split is None else len(split) for split in splits), classes]

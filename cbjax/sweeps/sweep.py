@@ -108,14 +108,14 @@ def sweep(
                     failed[run.name] = error
                 elif first:
                     try:
-                        rows.add(path, [figures.row(name, described, run, place / run.name)])
+                        rows.add(path, figures.rows(name, described, run, place / run.name))
                     except (rows.RowsError, OSError) as problem:  # damaged meanwhile, or a full disk: the others go on
                         shown.warn(f"the row of {run.name} could not be added yet: {problem}")
                         late.append(run)
                 shown.end(run.name, error)
     if first:
         if late:
-            rows.add(path, [figures.row(name, described, run, place / run.name) for run in late])
+            rows.add(path, [row for run in late for row in figures.rows(name, described, run, place / run.name)])
         with contextlib.suppress(OSError):  # not empty if a cohort failed
             (place / "groups").rmdir()
         if not any(run.config.log.report for run in mine):

@@ -14,7 +14,7 @@ from cbjax.cli import arguments, main
 from cbjax.host.text import escape
 from cbjax.report import rows, sweep_plots
 from cbjax.report.paper_table import paper_page, paper_table
-from cbjax.report.sweep_table import read_setting
+from cbjax.report.sweep_table import cells_of, read_setting
 from cbjax.sweeps import file
 from cbjax.variants import Sweep, Table, choices, product, seeds
 
@@ -93,7 +93,8 @@ def test_every_figure_of_the_paper_has_its_row_and_column(path, tmp_path):
         layout = file.table_as_json(sweep)
         if layout is None:
             continue
-        own = {(tuple(run.labels[axis] for axis in layout["rows"]), run.labels[layout["columns"]]) for run in runs}
+        filled = [names for run in runs for _, names in cells_of(layout["metric"], layout["columns"], run.labels)]
+        own = {(tuple(names[axis] for axis in layout["rows"]), names[layout["columns"]]) for names in filled}
         for one in layout["paper"]:
             # A method that cbjax does not have yet has only the paper's figures.
             same_method = {row for row, _ in own if row[0] == one["row"][0]}

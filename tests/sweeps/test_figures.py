@@ -59,9 +59,9 @@ def test_the_row_of_a_run_says_so_where_it_lacks_the_metric(tmp_path):
     (tmp_path / "results.json").write_text(json.dumps(results))
     (tmp_path / "environment.json").write_text(json.dumps({"devices": "1 x cpu", "commit": None}))
     with pytest.raises(ConfigError, match="must be one that its runs have; got top5_error: no top5_accuracy"):
-        figures.row("mine", described, runs[0], tmp_path)
+        figures.rows("mine", described, runs[0], tmp_path)
     plain = Sweep("digits_lt", seeds(1))
     results["last"]["test"]["balanced_accuracy"] = 0.25
     (tmp_path / "results.json").write_text(json.dumps(results))
-    row = figures.row("mine", plain, PlannedRun("seed_0", {"seed": "0"}, runs[0].config), tmp_path)
+    (row,) = figures.rows("mine", plain, PlannedRun("seed_0", {"seed": "0"}, runs[0].config), tmp_path)
     assert (row["method"], row["last"], row["best"]) == ("mine", "25.0000", "")

@@ -114,6 +114,21 @@ def paper(figures):
             "Sweep('digits_lt', seeds(1), Table('T', ('a',), 'b', metric='loss'))",
             "metric must be one of .*; got 'loss'",
         ),
+        (f"Sweep('digits_lt', {CELLS}, Table('T', ('a',), 'f', {{}}))", "metric must be one of .*; got {}"),
+        (f"Sweep('digits_lt', {CELLS}, Table('T', ('a',), 'f', {{'1': 3}}))", "metric must be .*; got {'1': 3}"),
+        (f"Sweep('digits_lt', {CELLS}, Table('T', ('a',), 'f', {{1: 'error'}}))", "need texts as columns, .*; got"),
+        (
+            f"Sweep('digits_lt', {CELLS}, Table('T', ('a',), 'f', {{'1': 'error', '2': 'error'}}))",
+            "one column each; got",
+        ),
+        (
+            f"Sweep('digits_lt', {CELLS}, Table('T', ('a',), 'b', {{'1': 'error'}}))",
+            "no run may have a name on the axis 'b'",
+        ),
+        (
+            f"Sweep('digits_lt', {CELLS}, Table('T', ('a', 'b'), 'f', {{'1': 'rare_accuracy'}}))",
+            "metric rare_accuracy needs a group rare in evaluation.groups of each run; x/1 has none",
+        ),
         ("Sweep('digits_lt', seeds(1), Table('T', 'method', 'a'))", "rows must be a tuple of texts.*; got 'method'"),
         ("Sweep('digits_lt', seeds(1), Table('T', ('a',), ('b',)))", "columns must be the name of one axis; got"),
         (f"Sweep('digits_lt', {CELLS}, Table('T', ('a',), 'b', notes='A note.'))", "notes must be a tuple of texts"),
