@@ -35,7 +35,6 @@ def class_weights(
     # Equally far below 1 as above: a class that counts twice is as red as one that counts half is blue.
     most = max(2.0, *(float(np.nanmax(weights)) for _, weights in values.values()))
     norm = LogNorm(1 / most, most)
-    values = {label: (epochs, np.maximum(weights, 1 / most)) for label, (epochs, weights) in values.items()}
     scale = _scale("RdBu_r", norm)
     _draw(path, names, counts, values, swings, scale, "class weight (1: as if unweighted)", bars=True)
 
@@ -58,17 +57,19 @@ def class_accuracies(
 def _draw(path, names, counts, values, swings, scale, quantity, *, bars):
     order, labels = by_frequency(counts), canvas.distinct(values)
     seeds = max(len(classes) for _, classes in values.values())
+    flat = {label for label, (_, classes) in values.items() if bars and np.all(classes == classes[:1, :1])}
     height = 3.2 if len(order) > NAMED else max(2.4, 0.9 + (0.19 if seeds == 1 else 0.28) * len(order))
     figure, panels = canvas.grid(values, width=4.6, height=height, beside=1.2)
     for axes, (label, (epochs, unordered)) in zip(panels, values.items(), strict=True):
         classes = unordered[:, :, order]
-        if bars and np.all(classes == classes[:1, :1]):
+        if label in flat:
             wide = 0.8 if len(order) <= NAMED else 1.0
             axes.barh(np.arange(len(order)), classes[0, 0], height=wide, color="#8a8a8a", lw=0)
             canvas.finish(axes, labels[label], "class weight, all epochs", "", grid="x")
         else:
             box = (*_ends(epochs), len(order) - 0.5, -0.5)
-            rows = _rows(_evenly(epochs, classes))
+            # Below the scale's end there are no colours; a weight of 0 has no logarithm either.
+            rows = np.maximum(_rows(_evenly(epochs, classes)), scale.norm.vmin)
             axes.imshow(rows, extent=box, aspect="auto", interpolation="nearest", cmap=scale.cmap, norm=scale.norm)
             canvas.finish(axes, labels[label], "epoch", "", grid="x")
             axes.grid(visible=False)
@@ -78,12 +79,13 @@ def _draw(path, names, counts, values, swings, scale, quantity, *, bars):
             canvas.whole_numbers(axes)
         _mark_swing(axes, labels[label], swings.get(label))
     _class_axis(panels, [names[c] for c in order], counts[order])
-    bar = figure.colorbar(scale, ax=panels, shrink=0.9, aspect=30, pad=0.02)
-    bar.set_label(quantity, fontsize=9)
-    bar.ax.tick_params(which="both", labelsize=8)
-    if bars:
-        canvas.plain_numbers(bar.ax.yaxis)
-    if seeds > 1:
+    if len(flat) < len(values):
+        bar = figure.colorbar(scale, ax=panels, shrink=0.9, aspect=30, pad=0.02)
+        bar.set_label(quantity, fontsize=9)
+        bar.ax.tick_params(which="both", labelsize=8)
+        if bars:
+            canvas.plain_numbers(bar.ax.yaxis)
+    if seeds > 1 and len(flat) < len(values):
         figure.suptitle(f"each class has {seeds} thin rows, one per seed", fontsize=10)
     canvas.save(figure, path)
 

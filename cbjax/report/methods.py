@@ -3,11 +3,14 @@
 import dataclasses
 import itertools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cbjax.config import HOW_KEYS
-from cbjax.report.read import LeftOut, RunRecord
+from cbjax.report.read import SEED_FOLDER, LeftOut, RunRecord
+
+LONGEST = 60  # characters of a name that is made of settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +26,7 @@ def group(runs: Sequence[RunRecord]) -> tuple[list[Method], list[LeftOut]]:
     """Groups runs into methods, and leaves out a second run of the same method and seed.
 
     If a path ends in METHOD/seed_N, the method is named by its folders. If that is not enough, the config keys that
-    differ are added.
+    differ are added. Other runs are named by the keys that differ; if these are many, by the runs' folders.
     """
     groups: dict[str, list[RunRecord]] = {}
     left_out = []
@@ -49,13 +52,19 @@ def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _method_settings(run: RunRecord) -> dict[str, Any]:
-    """Returns the settings that make the method: all but the seeds and the keys that say where and how it runs."""
-    apart = ("seed", "data.seed", *HOW_KEYS)
-    return {
+    """Returns the settings that make the method: all but the seeds and the keys that say where and how it runs.
+
+    A second stage begins from another run for each seed. So the folder of that run says where it begins, without a last
+    part seed_N.
+    """
+    apart = ("seed", "data.seed", *HOW_KEYS, "stage.checksum")
+    found = {
         key: value
         for key, value in run.settings.items()
         if not any(key == other or key.startswith(f"{other}.") for other in apart)
     }
+    source = run.settings.get("stage.source")
+    return found if source is None else found | {"stage.source": re.sub(rf"/{SEED_FOLDER}/?$", "", source)}
 
 
 def _shared(runs: Sequence[RunRecord]) -> str:
@@ -76,6 +85,18 @@ def _labels(groups: Sequence[Sequence[RunRecord]]) -> list[str]:
         if name:
             labels.append(f"{name} ({differences})" if differences else name)
         else:
-            loss = str(own.get("loss.name")).rpartition("/")[2]  # a user's own without the folders of its file
-            labels.append(differences or f"{loss}, {own.get('weights.name')} weights")
+            labels.append(differences or _alone(own))
+    if any(len(label) > LONGEST for label, name in zip(labels, names, strict=True) if not name):
+        shorter = [
+            members[0].path.resolve().name if not name and len(members) == 1 else label
+            for label, name, members in zip(labels, names, groups, strict=True)
+        ]
+        labels = shorter if len(set(shorter)) == len(shorter) else labels
     return labels
+
+
+def _alone(settings: Mapping[str, Any]) -> str:
+    """Returns the name of a method that is compared with no other."""
+    loss = str(settings.get("loss.name")).rpartition("/")[2]  # a user's own without the folders of its file
+    second = settings.get("stage.name", "none")
+    return f"{loss}, {settings.get('weights.name')} weights" + (f", {second}" if second != "none" else "")

@@ -17,6 +17,7 @@ from cbjax.host.writers import read_regular, read_rows
 # A directory with any of these files is a run's: a kill may have come before the others were written.
 RUN_FILES = ("config.json", "data.json", "metrics.jsonl", "results.json")
 CHECKPOINTS = ("last", "best")
+SEED_FOLDER = r"seed[_-]?\d+"  # the name of a run's folder below that of its method
 
 
 class ReportError(ValueError):
@@ -242,7 +243,7 @@ def _baseline_first(run: RunRecord) -> tuple:
 def _folders(path: pathlib.Path, given: str | os.PathLike, out: str | os.PathLike | None) -> tuple[str, ...]:
     """Returns the folders between the given directory and a run called seed_N; if there are none, its parent."""
     path, root = path.resolve(), pathlib.Path(given).resolve()
-    if not re.fullmatch(r"seed[_-]?\d+", path.name):
+    if not re.fullmatch(SEED_FOLDER, path.name):
         return ()
     if root == path and out is not None and path.is_relative_to(above := pathlib.Path(out).resolve()):
         root = above

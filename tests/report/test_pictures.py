@@ -236,6 +236,15 @@ def test_maps_show_each_class_of_each_seed_and_its_group(tmp_path, drawn):
     assert drawn["a.png"].get_suptitle() == "each class has 3 thin rows, one per seed"
 
 
+def test_weights_that_stay_are_bars_of_their_length_without_a_scale_of_colours(tmp_path, drawn):
+    weights = np.broadcast_to([0.0, 0.05, 2.95], (2, 5, 3))  # 0.05 is less than 1 / 2.95, where colours end
+    counts, names = np.array([90, 30, 1]), ["ant", "bee", "cat"]
+    heat_maps.class_weights(tmp_path / "a.png", names, counts, {"CB": (np.arange(1.0, 6.0), weights)}, {})
+    (cb,) = drawn["a.png"].axes
+    assert [bar.get_width() for bar in cb.patches] == [0.0, 0.05, 2.95]
+    assert drawn["a.png"].get_suptitle() == ""
+
+
 def test_maps_of_many_classes_are_means_of_neighbours_and_keep_gaps(tmp_path, drawn):
     counts = np.arange(2100, 0, -1)
     accuracies = np.tile(np.arange(2100.0) / 21, (2, 3, 1))

@@ -516,6 +516,37 @@ def test_methods_are_named_by_what_differs(tmp_path):
     assert method.label == "softmax, uniform weights"
 
 
+def test_methods_that_differ_in_many_keys_are_named_by_their_folders(tmp_path):
+    first, second = tmp_path / "ce", tmp_path / "ce_crt"
+    stage = {"name": "crt", "source": f"{first}", "checksum": "0" * 64}
+    make_run(first)
+    make_run(second, stage=stage, num_epochs=3, batch_size=64)
+    make_run(tmp_path / "other" / "ce", batch_size=64)
+    assert [method.label for method in group(read.read_runs([first, second])[0])[0]] == ["ce", "ce_crt"]
+    page = report([first, second], tmp_path / "out").read_text()
+    assert "000" not in page and [row["stage.name"] for row in tables(page)["Methods"]] == ["–", "crt"]
+    # Names of folders must tell methods apart.
+    methods, _ = group(read.read_runs([first, second, tmp_path / "other" / "ce"])[0])
+    assert [method.label for method in methods][2].startswith("num_epochs=12, batch_size=64, stage.name=None")
+    methods, _ = group(read.read_runs([second])[0])
+    assert methods[0].label == "softmax, uniform weights, crt"
+
+
+def test_a_second_stage_of_several_seeds_is_one_method(tmp_path):
+    for first in ("ce", "cb"):
+        for seed in range(2):
+            stage = {"name": "crt", "source": f"{tmp_path}/{first}/seed_{seed}", "checksum": f"{seed}" * 64}
+            make_run(tmp_path / f"{first}_crt" / f"seed_{seed}", seed=seed, stage=stage)
+            make_run(tmp_path / f"flat_{first}_{seed}", seed=seed, stage=stage)
+    methods, left_out = group(read.read_runs([tmp_path / "ce_crt", tmp_path / "cb_crt"])[0])
+    assert [(method.label, len(method.runs)) for method in methods] == [("ce_crt", 2), ("cb_crt", 2)]
+    flat = group(read.read_runs(sorted(tmp_path.glob("flat_*")))[0])[0]
+    assert [(method.label, len(method.runs)) for method in flat] == [
+        (f"stage.source={tmp_path}/{first}", 2) for first in ("cb", "ce")
+    ]
+    assert not left_out
+
+
 def test_methods_are_named_by_all_folders_below_the_given_one(tmp_path):
     for beta in (0.9, 0.99):
         for seed in range(2):
