@@ -66,8 +66,21 @@ EGTEA_CLIPS = {  # split file -> a subject and a verb, from 1, for each clip; P2
 }
 
 
-def write_egtea(root, frames=False, verbs=("Take", "Put", "Move Around"), rows=EGTEA_CLIPS):
-    """Writes EGTEA's files: clips with frames, or empty files; returns the clips of each split file."""
+EGTEA_VERBS = (  # as in verb_idx.txt
+    *("Inspect/Read", "Open", "Take", "Cut", "Turn on", "Put", "Operate", "Close", "Move Around", "Wash", "Spread"),
+    *("Turn off", "Divide/Pull Apart", "Clean/Wipe", "Mix", "Pour", "Compress", "Crack", "Squeeze"),
+)
+
+
+def small_egtea():
+    """Returns the rows of every verb for `write_egtea`: 1 to 6 training, 1 validation and 1 test clips of each."""
+    verbs = [(verb, 6 if verb in (2, 3, 4, 6) else 3 if verb == 1 else 1) for verb in range(1, len(EGTEA_VERBS) + 1)]
+    train = [("P01", verb) for verb, count in verbs for _ in range(count)]
+    return {"train": [*train, *(("P21", verb) for verb, _ in verbs)], "test": [("P07", verb) for verb, _ in verbs]}
+
+
+def write_egtea(root, kind="empty", verbs=("Take", "Put", "Move Around"), rows=EGTEA_CLIPS):
+    """Writes EGTEA's files, with its clips as "videos", "frames" or "empty" files; returns those of each split file."""
     annotation = root / "action_annotation"
     annotation.mkdir(parents=True)
     (annotation / "verb_idx.txt").write_text("".join(f"{name} {place}\n" for place, name in enumerate(verbs, 1)))
@@ -82,11 +95,13 @@ def write_egtea(root, frames=False, verbs=("Take", "Put", "Move Around"), rows=E
             nouns = " ".join(["1", "2", "2"][: number % 3 + 1])
             lines.append(f"{clip} {number + 1} {verb} {nouns} \n")
             names[split].append(f"{session}/{clip}")
-            place = root / ("extracted_frames" if frames else "cropped_clips") / session
-            if frames:
+            place = root / ("extracted_frames" if kind == "frames" else "cropped_clips") / session
+            place.mkdir(parents=True)
+            if kind == "frames":
                 write_frames(place / clip, pixels(verb % len(MOVES), number, 3))
+            elif kind == "videos":
+                write_clip(place / f"{clip}.mp4", verb % len(MOVES), number)
             else:
-                place.mkdir(parents=True)
                 (place / f"{clip}.mp4").write_bytes(b"x")
         (annotation / f"{split}_split1.txt").write_text("".join(lines))
     return names

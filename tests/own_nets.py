@@ -137,6 +137,22 @@ def pooled(num_classes):
     return Pooled(num_classes)
 
 
+class Motion(nn.Module):
+    """A convolution over time and space with BatchNorm, and the mean over the clip."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, clips, train):
+        outputs = nn.Conv(8, (3, 3, 3), strides=(1, 2, 2), use_bias=False)(clips)
+        outputs = nn.relu(nn.BatchNorm(use_running_average=not train)(outputs))
+        return nn.Dense(self.num_classes)(outputs.mean(axis=(1, 2, 3)))
+
+
+def motion(num_classes):
+    return Motion(num_classes)
+
+
 class Perceptron(nnx.Module):
     """Two layers in a list, BatchNorm and dropout."""
 

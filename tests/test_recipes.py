@@ -55,7 +55,7 @@ def images(tmp_path_factory):
     write_tree(root / "photos", {"": (10, 8, 6)}, CLASSES)
     subjects = {"train": ("P01", "P02", "P03", "P20"), "test": ("P04",)}
     rows = {split: [(subject, verb) for subject in names for verb in (1, 2, 3)] for split, names in subjects.items()}
-    write_egtea(root / "egtea", True, rows=rows)
+    write_egtea(root / "egtea", "frames", rows=rows)
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (200, 32, 32, 3), np.uint8)
     np.savez(root / "mine.npz", images=pixels[:60, :9], labels=np.arange(60) % 3)

@@ -230,7 +230,7 @@ def test_clips_in_buckets_are_refused():
 
 @pytest.mark.parametrize("frames", [False, True])
 def test_egtea_is_read_as_published(tmp_path, frames):
-    names = clips.write_egtea(tmp_path, frames)
+    names = clips.write_egtea(tmp_path, "frames" if frames else "empty")
     source = egtea.load(tmp_path, 8, 4)
     assert source.class_names == ("Take", "Put", "Move Around")
     assert source.train.labels.tolist() == [0, 1, 2]

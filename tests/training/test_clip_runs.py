@@ -137,7 +137,7 @@ def test_bad_clips_are_skipped_and_listed(tmp_path, capsys):
 
 
 def test_a_run_on_egtea_has_its_verbs_and_its_validation(tmp_path):
-    clips.write_egtea(tmp_path / "egtea", frames=True)
+    clips.write_egtea(tmp_path / "egtea", "frames")
     run = cbjax.train(settings(tmp_path / "egtea", "data.name=egtea", "batch_size=2", "num_epochs=1"), tmp_path / "run")
     facts = json.loads((tmp_path / "run" / "data.json").read_text())
     assert run.class_names == ("Take", "Put", "Move Around")
