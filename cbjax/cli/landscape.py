@@ -155,6 +155,8 @@ def _lines(surface):
         finite = values[np.isfinite(values)]
         low, high = (finite.min(), finite.max()) if finite.size else (math.nan, math.nan)
         yield f"{name:{width}}  {low:12.4g}  {high:10.4g}"
+    if lost := int((~np.isfinite(surface.loss)).sum()):
+        yield f"at {lost} of {surface.loss.size} points the loss is not finite"
     if "explained" in surface.about:
         shares = " and ".join(f"{100 * share:.1f}" for share in surface.about["explained"])
         yield f"the principal directions explain {shares} % of the way's variance"

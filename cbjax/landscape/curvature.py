@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import pathlib
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,8 @@ from cbjax.host.counting import counted
 from cbjax.host.interrupts import Interrupts
 from cbjax.host.output import say
 from cbjax.landscape import curvature_pictures, folder, images, lanczos, products
-from cbjax.landscape.grid import Stopped
+from cbjax.landscape.directions import Directions
+from cbjax.landscape.grid import SAVE_SECONDS, Stopped
 from cbjax.landscape.lanczos import Ritz
 from cbjax.landscape.spectrum import Curvature, Spectrum
 from cbjax.landscape.subject import Subject
@@ -80,6 +82,7 @@ def curvature(
         "probes": probes,
         "seed": seed,
         "data": subject.about["data_sha256"],
+        "networks": folder.digest(Directions(subject.network, ())),
     }
     noted = folder.begin(where, settings)
     found: dict[str, list[Ritz]] = {name: [] for name in parts}
@@ -123,20 +126,35 @@ def _measure(subject, compiled, parts, found, numbers, where, noted, chosen):
     done = sum(len(some) for some in found.values()) * steps
     if 0 < done < total:
         say(f"going on in {where}: {done} of {total} products are done")
+
+    def save():
+        noted["found"] = {one: [dataclasses.asdict(ritz) for ritz in some] for one, some in found.items()}
+        folder.write_about(where, noted)
+
     with counted(total, done, "products", chosen.progress, say) as progress, Interrupts() as interrupts:
-        for name, positions in parts.items():
-            if len(found[name]) >= probes:
-                continue
-            hessian = compiled.of(images.some(subject.examples, positions)).hessian
-            for number in range(len(found[name]), probes):
-                product = _told(hessian, interrupts, progress, done, total)
-                ritz = lanczos.lanczos(product, lanczos.rademacher(compiled.size, seed, number), steps)
-                if not np.isfinite(ritz.values).all():
-                    raise ConfigError(f"the Hessian of {name} is not finite: the network diverged, or its loss does")
-                found[name].append(ritz)
-                done += steps
-                noted["found"] = {one: [dataclasses.asdict(ritz) for ritz in some] for one, some in found.items()}
-                folder.write_about(where, noted)
+        saved = time.perf_counter()
+        try:
+            for name, positions in parts.items():
+                if len(found[name]) >= probes:
+                    continue
+                hessian = compiled.of(images.some(subject.examples, positions)).hessian
+                for number in range(len(found[name]), probes):
+                    product = _told(hessian, interrupts, progress, done, total)
+                    found[name].append(_ritz_of(product, lanczos.rademacher(compiled.size, seed, number), steps, name))
+                    done += steps
+                    # The file holds all that is found, so with many classes it is written now and then.
+                    if time.perf_counter() - saved > SAVE_SECONDS:
+                        save()
+                        saved = time.perf_counter()
+        finally:
+            save()
+
+
+def _ritz_of(product, start, steps, name):
+    try:
+        return lanczos.lanczos(product, start, steps)
+    except ValueError as error:
+        raise ConfigError(f"the Hessian of {name} is not finite: the network diverged, or its loss does") from error
 
 
 def _told(product, interrupts, progress, done, total):

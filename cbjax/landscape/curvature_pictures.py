@@ -7,7 +7,7 @@ import numpy as np
 
 from cbjax.host.text import csv_line
 from cbjax.host.writers import replace
-from cbjax.landscape.drawing import save_both
+from cbjax.landscape.drawing import in_both_forms
 from cbjax.landscape.spectrum import Curvature, Spectrum
 from cbjax.report import canvas
 
@@ -18,8 +18,9 @@ def draw(curvature: Curvature, folder: pathlib.Path) -> list[pathlib.Path]:
     """Draws density.png and eigenvalues.png, each with its SVG; returns the PNGs."""
     paths = [folder / "density.png", folder / "eigenvalues.png"]
     groups = [part for part in curvature.parts if not part.name.startswith("class ")]
-    _density(paths[0], groups or list(curvature.parts)[:5])
-    _eigenvalues(paths[1], curvature)
+    with in_both_forms(folder):
+        _density(paths[0], groups or list(curvature.parts)[:5])
+        _eigenvalues(paths[1], curvature)
     return [path for path in paths if path.exists()]
 
 
@@ -55,7 +56,7 @@ def _density(path: pathlib.Path, parts: list[Spectrum]) -> None:
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0e}")
     figure.supxlabel("eigenvalue of the Hessian", fontsize=9)
     figure.supylabel("density", fontsize=9)
-    save_both(figure, path)
+    canvas.save(figure, path)
 
 
 @canvas.drawing
@@ -78,7 +79,7 @@ def _eigenvalues(path: pathlib.Path, curvature: Curvature) -> None:
         axes.tick_params(axis="y", length=0)
     left.set_yticks(rows, [canvas.short(_label(part), 34) for part in parts], fontsize=8)
     left.set_ylim(len(parts) - 0.4, -0.6)
-    save_both(figure, path)
+    canvas.save(figure, path)
 
 
 def _label(part: Spectrum) -> str:

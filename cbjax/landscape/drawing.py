@@ -1,21 +1,17 @@
-"""Saves a figure in both forms: PNG for the screen, SVG for print."""
+"""Saves pictures in both forms: PNG for the screen, SVG for print."""
 
-import io
+import contextlib
 import pathlib
-import warnings
-from typing import Any
+from collections.abc import Iterator
 
 from cbjax.host.writers import replace
 from cbjax.report import canvas
 
 
-def save_both(figure: Any, path: pathlib.Path) -> None:
-    """Writes a PNG, and an SVG of the same name beside it."""
-    from matplotlib import rc_context
-
-    canvas.save(figure, path)
-    with warnings.catch_warnings(), rc_context({"svg.hashsalt": "cbjax"}):
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        drawn = io.BytesIO()
-        figure.savefig(drawn, format="svg", metadata={"Date": None})
-    replace(path.with_suffix(".svg"), drawn.getvalue())
+@contextlib.contextmanager
+def in_both_forms(folder: pathlib.Path) -> Iterator[None]:
+    """Writes an SVG beside each PNG that is saved into the folder inside the context."""
+    with canvas.vectors() as drawn:
+        yield
+    for name, svg in drawn.items():
+        replace((folder / name).with_suffix(".svg"), svg)

@@ -23,6 +23,7 @@ ABOUT = "landscape.json"
 FIGURES = "points.npz"
 DIRECTIONS = "directions.npz"
 TABLE = "points.csv"
+PLACES = ("run", "runs")  # where runs were; a moved run is the same, which the digest of its network tells
 
 
 def place(subject: Subject, name: str, out: pathlib.Path | None) -> pathlib.Path:
@@ -52,7 +53,9 @@ def begin(folder: pathlib.Path, settings: dict[str, Any]) -> dict[str, Any] | No
     noted = read_about(folder)
     former, now = noted["settings"], _plain(settings)
     differing = [key for key in {**former, **now} if former.get(key) != now.get(key)]
-    if differing:
+    if former["kind"] != now["kind"]:
+        differing = ["kind"]
+    if not set(differing) <= set(PLACES):
         told = "; ".join(f"{key} {_short(former.get(key))} there, {_short(now.get(key))} here" for key in differing)
         raise ConfigError(
             f"{folder} holds a landscape with other settings ({told}): give this one another name, or remove that one"

@@ -41,6 +41,9 @@ def lanczos(product: Callable[[np.ndarray], np.ndarray], start: np.ndarray, step
       product: [P] -> [P], by a symmetric matrix.
       start: [P], not 0.
       steps: at least 1; fewer are taken where the vectors found span all that the start vector reaches.
+
+    Raises:
+      ValueError: if a product is not finite.
     """
     size = start.size
     steps = min(steps, size)
@@ -51,6 +54,8 @@ def lanczos(product: Callable[[np.ndarray], np.ndarray], start: np.ndarray, step
     off: list[float] = []
     for step in range(steps):
         vector: np.ndarray = np.asarray(product(basis[step])).astype(exact)
+        if not np.isfinite(vector).all():
+            raise ValueError("a product with the matrix is not finite")
         diagonal.append(float(basis[step] @ vector))
         for _ in range(2):  # twice is enough
             vector = vector - basis[: step + 1].T @ (basis[: step + 1] @ vector)

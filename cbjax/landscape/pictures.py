@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cbjax.landscape.drawing import save_both
+from cbjax.landscape.drawing import in_both_forms
 from cbjax.landscape.surface import Surface
 from cbjax.report import canvas
 from cbjax.report.table import by_frequency
@@ -30,14 +30,15 @@ def draw(surface: Surface, folder: pathlib.Path) -> list[pathlib.Path]:
         name = f"{canvas.short(surface.class_names[c])} ({surface.counts[c]})"
         classes[name if name not in classes else f"{name} {c}"] = surface.class_loss[..., c]
     paths = [folder / f"{name}.png" for name in ("loss", "accuracy", "classes")]
-    if len(surface.axes) == 1:
-        _lines(paths[0], surface, losses, "loss (nats)")
-        _lines(paths[1], surface, accuracies, "accuracy (%)")
-        _lines(paths[2], surface, classes, "loss (nats)", by_rank=True)
-    else:
-        _contours(paths[0], surface, losses, "loss (nats)")
-        _contours(paths[1], surface, accuracies, "accuracy (%)")
-        _contours(paths[2], surface, classes, "loss (nats)", small=True)
+    with in_both_forms(folder):
+        if len(surface.axes) == 1:
+            _lines(paths[0], surface, losses, "loss (nats)")
+            _lines(paths[1], surface, accuracies, "accuracy (%)")
+            _lines(paths[2], surface, classes, "loss (nats)", by_rank=True)
+        else:
+            _contours(paths[0], surface, losses, "loss (nats)")
+            _contours(paths[1], surface, accuracies, "accuracy (%)")
+            _contours(paths[2], surface, classes, "loss (nats)", small=True)
     return [path for path in paths if path.exists()]
 
 
@@ -85,7 +86,7 @@ def _lines(
     canvas.finish(axes, "", labels(surface)[0], quantity)
     axes.set_xlim(surface.axes[0][0], surface.axes[0][-1])
     canvas.legend_beside(figure, "class (training images)" if by_rank else "")
-    save_both(figure, path)
+    canvas.save(figure, path)
 
 
 @canvas.drawing
@@ -132,7 +133,7 @@ def _contours(
     bar.ax.tick_params(labelsize=8)
     if surface.marks and surface.path is None and not small:
         canvas.legend_beside(figure, "")
-    save_both(figure, path)
+    canvas.save(figure, path)
 
 
 def _marks(axes: Any, surface: Surface, small: bool) -> None:

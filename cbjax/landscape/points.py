@@ -64,7 +64,7 @@ def build(subject: Subject, directions: Directions, statistics: str, way: Way) -
     model = components.build_model(subject.run.config, subject.num_classes, axis=None)
     line = _pair(directions.center), [_pair(one) for one in directions.along]
     center, along, rest = sharding.replicate((*line, rest_of(subject)), mesh)
-    own = [np.asarray(leaf).min(initial=np.inf) >= 0 for leaf in jax.tree.leaves(directions.center.batch_stats)]
+    positive = _positive(directions)
 
     def parameters(place, center, along):
         return _at(place, center[0], [one[0] for one in along])
@@ -75,7 +75,7 @@ def build(subject: Subject, directions: Directions, statistics: str, way: Way) -
         found = _at(place, center[1], [one[1] for one in along])
         leaves, structure = jax.tree.flatten(found)
         # Beyond the networks, straight lines would make variances negative.
-        leaves = [jnp.maximum(leaf, 0) if kept else leaf for leaf, kept in zip(leaves, own, strict=True)]
+        leaves = [jnp.maximum(leaf, 0) if kept else leaf for leaf, kept in zip(leaves, positive, strict=True)]
         return jax.tree.unflatten(structure, leaves)
 
     def sums(place, given, center, along, rest, batch):
@@ -136,6 +136,18 @@ def _seconds(call):
 
 def _pair(network: Network):
     return network.params, network.batch_stats
+
+
+def _positive(directions):
+    """Says of each statistic whether it is at least 0 in all networks that are marked, as variances are."""
+    center, along = directions.center.batch_stats, [one.batch_stats for one in directions.along]
+    places = [(0.0,) * len(along), *directions.marks.values()]
+    networks = [[np.asarray(leaf) for leaf in jax.tree.leaves(_at(place, center, along))] for place in places]
+    # Rounding may put a variance of 0 a little below.
+    return [
+        all(leaf.min(initial=np.inf) >= -1e-6 * np.abs(leaf).max(initial=0) for leaf in one)
+        for one in zip(*networks, strict=True)
+    ]
 
 
 def _at(place, center, along):

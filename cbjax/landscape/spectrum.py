@@ -65,9 +65,10 @@ class Spectrum:
         return lanczos.density(self.found, points, width)
 
     def __repr__(self) -> str:
+        error = "" if np.isnan(self.trace_error) else f" ± {self.trace_error:.2g}"
         return (
             f"Spectrum({self.name}: {self.images} images, eigenvalues {self.smallest:.4g} to {self.largest:.4g}, "
-            f"trace {self.trace:.4g} ± {self.trace_error:.2g})"
+            f"trace {self.trace:.4g}{error})"
         )
 
 

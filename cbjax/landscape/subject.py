@@ -119,6 +119,21 @@ def open_run(
     )
 
 
+def differences(first: Subject, one: Subject) -> list[str]:
+    """Returns what of `one` does not count where both are measured as `first` is, in words."""
+    here, there = first.run.config, one.run.config
+    mine, its = first.run.state.settings, one.run.state.settings
+    same_code = here.model.code is not None and here.model.code == there.model.code
+    same = {
+        "network (model.name or model.options)": (same_code or here.model.name == there.model.name)
+        and here.model.options == there.model.options,
+        "loss": (here.loss.name, here.evaluation.tau) == (there.loss.name, there.evaluation.tau),
+        "set of images": first.about["data_sha256"] == one.about["data_sha256"],
+        "scale of pixels": np.array_equal(mine.mean, its.mean) and np.array_equal(mine.std, its.std),
+    }
+    return [what for what, equal in same.items() if not equal]
+
+
 def groups_of(counts: Any, chosen: Any, class_names: Sequence[str]) -> dict[str, np.ndarray]:
     """Returns many, medium and few, and a user's own groups, by name -> classes."""
     return {**metrics.class_groups(counts), **class_groups.resolve(chosen, class_names)}

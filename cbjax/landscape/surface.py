@@ -14,8 +14,8 @@ class Surface:
 
     Attributes:
       axes: the coordinates along each direction, [X] or [X] and [Y].
-      loss: [X] or [X, Y], the mean over images, nats; not weighted by classes. NaN where it is not measured or not
-        finite.
+      loss: [X] or [X, Y], the mean over images, nats; not weighted by classes. NaN where it is not measured;
+        infinite or NaN where the network's loss is.
       class_loss: [X, C] or [X, Y, C], the mean over the images of each class; NaN for a class without images.
       class_accuracy: in the same shape, the share of the class's images that are recognised, in [0, 1].
       class_count: [C] images of each class that were measured.
@@ -66,7 +66,7 @@ class Surface:
           class_weights: [C].
         """
         shares = np.asarray(class_weights) * self.class_count / max(int(self.class_count.sum()), 1)
-        return np.nansum(self.class_loss * shares, axis=-1)
+        return np.sum(np.where(self.class_count > 0, self.class_loss * shares, 0.0), axis=-1)
 
     def _classes(self, name: str) -> np.ndarray:
         if name not in self.groups:
@@ -82,12 +82,12 @@ class Surface:
     def __repr__(self) -> str:
         about, size = self.about, " x ".join(str(len(axis)) for axis in self.axes)
         groups = [f"{name} {len(classes)}" for name, classes in self.groups.items()]
-        best = np.nanmin(self.loss) if np.isfinite(self.loss).any() else np.nan
+        finite = self.loss[np.isfinite(self.loss)]
         lines = [
             f"Surface of {size} points: {about['kind']}" + (f" in {self.folder}" if self.folder else ""),
             f"  runs: {', '.join(run['workdir'] for run in about['runs'])}",
             f"  {about['runs'][0]['split']} images: {int(self.class_count.sum())} of {len(self.class_names)} classes "
             f"({', '.join(groups)})",
-            f"  loss {best:.4g} to {np.nanmax(np.where(np.isfinite(self.loss), self.loss, np.nan)):.4g}",
+            f"  loss {finite.min():.4g} to {finite.max():.4g}" if finite.size else "  loss nowhere finite",
         ]
         return "\n".join(lines)

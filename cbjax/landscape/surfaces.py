@@ -14,7 +14,7 @@ from cbjax.host.output import say
 from cbjax.landscape import directions, folder, grid, pictures, trajectories
 from cbjax.landscape.directions import Directions
 from cbjax.landscape.points import STATISTICS, Way
-from cbjax.landscape.subject import Subject, open_run
+from cbjax.landscape.subject import Subject, differences, open_run
 from cbjax.landscape.surface import Surface
 from cbjax.parallel import sharding
 from cbjax.types import Run
@@ -114,7 +114,8 @@ def line(run: Source, other: Source, *, span: tuple[float, float] = (-0.5, 1.5),
     """Measures the loss on the line through two runs, the first of which is at 0 and the second at 1.
 
     Args:
-      run, other: work directories or runs, of the same network and classes. The images are those of the first.
+      run, other: work directories or runs, of the same network and classes. The images and the loss are those of the
+        first.
       span: of the line.
       options: of `Options`.
 
@@ -204,8 +205,8 @@ def _measured(
         "groups": dict(subject.groups),
         "way": known,
     }
+    folder.write_about(where, noted)
     if before is None:
-        folder.write_about(where, noted)
         folder.write_directions(where, found)
     places = np.stack([part.ravel() for part in np.meshgrid(*axes, indexing="ij")], axis=1)
     done = 0 if before is None else int(before.done.sum())
@@ -252,8 +253,8 @@ def _opened(chosen: Options, runs: Sequence[Source]) -> list[Subject]:
     for one, name in zip(subjects[1:], names[1:], strict=True):
         if one.run.class_names != first.run.class_names:
             raise ConfigError(f"runs to draw a line or a plane through must have the same classes; {name} has others")
-        if one.about["data_sha256"] != first.about["data_sha256"]:
-            say(f"{name} was trained on other images than {names[0]}, whose images are measured")
+        if other := differences(first, one):
+            say(f"{name} has another {', '.join(other)} than {names[0]}: what {names[0]} has is taken for all points")
     _checked(lambda: directions.check_alike([one.network for one in subjects], names))
     return subjects
 
@@ -280,6 +281,8 @@ def _around(path, margin: float, chosen: Options) -> tuple[np.ndarray, ...]:
 def _axis(span: tuple[float, float], count: int) -> np.ndarray:
     if not (np.isfinite(span).all() and span[0] < span[1]):
         raise ConfigError(f"span must be two finite numbers, the smaller one first; got {span[0]} and {span[1]}")
+    if max(map(abs, span)) > float(np.finfo(np.float32).max):
+        raise ConfigError(f"span must be within the range of float32; got {span[0]} and {span[1]}")
     return np.linspace(span[0], span[1], count)
 
 

@@ -1,10 +1,12 @@
 """Hessians of small runs against dense ones in float64 and against finite differences."""
 
 import contextlib
+import dataclasses
 import pathlib
 import signal
 import threading
 
+import jax
 import numpy as np
 import pytest
 
@@ -95,6 +97,19 @@ def test_a_stopped_hessian_goes_on_and_ends_with_the_same_figures(linear, tmp_pa
     for one, other in zip(whole.parts, rest.parts, strict=True):
         for here, there in zip(one.found, other.found, strict=True):
             np.testing.assert_array_equal(here.values, there.values)
+
+
+def test_a_network_that_diverged_is_said_to_have(linear, tmp_path):
+    state = dataclasses.replace(linear.state, params=jax.tree.map(lambda leaf: leaf * np.nan, linear.state.params))
+    diverged = dataclasses.replace(linear, state=state)
+    given = {"out": tmp_path, "progress": "off", "pictures": False}
+    with pytest.raises(ConfigError, match="the Hessian of all images is not finite: the network diverged"):
+        landscape.curvature(diverged, steps=2, probes=1, **given)
+    # Figures of another network of that step are not taken for this one's.
+    with pytest.raises(ConfigError, match=r"networks .* there"):
+        landscape.curvature(linear, steps=2, probes=1, **given)
+    surface = landscape.random(diverged, dimensions=1, points=2, **{**given, "out": tmp_path / "surface"})
+    assert repr(surface).endswith("loss nowhere finite")
 
 
 def test_the_command_and_its_mistakes(linear, capsys):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import shutil
 import signal
 
 import jax
@@ -84,6 +85,11 @@ def test_each_class_is_what_numpy_makes_of_it(subject, runs, tmp_path):
         landscape.random(runs[0], points=5, span=(-0.5, 0.5), **options(tmp_path))
     with pytest.raises(ValueError, match="no group 'rare' of classes; there are many, medium, few"):
         surface.group_loss("rare")
+    # What is not measured is nowhere taken for a loss of 0.
+    missing = dataclasses.replace(surface, class_loss=np.where(np.eye(3)[..., None] > 0, np.nan, surface.class_loss))
+    np.testing.assert_array_equal(np.isnan(missing.weighted_loss(np.ones(10))), np.eye(3) > 0)
+    with pytest.raises(ConfigError, match="span must be within the range of float32; got -1e"):
+        landscape.random(runs[0], points=3, span=(-1e300, 1), **options(tmp_path))
 
 
 def test_figures_do_not_depend_on_how_many_are_taken_at_once(subject, tmp_path):
@@ -124,6 +130,54 @@ def test_a_line_ends_at_the_runs(runs, tmp_path):
         expected = cbjax.load(run.workdir, trust_code=True).metrics["test/last/loss"]
         assert surface.loss[place] == pytest.approx(expected, rel=1e-4)
     assert surface.marks == {"0": (0.0,), "1": (1.0,)}
+
+
+def test_statistics_on_a_line_are_those_of_each_run_whatever_their_signs(subject):
+    def with_means(sign):
+        def one(path, leaf):
+            return sign * np.abs(leaf) if "mean" in str(path) else leaf
+
+        return directions.Network(
+            subject.network.params, jax.tree_util.tree_map_with_path(one, subject.network.batch_stats)
+        )
+
+    networks = [with_means(1), with_means(-1)]
+    batch = {"image": subject.examples.images[:40], "label": subject.examples.labels[:40], "mask": np.ones(40, bool)}
+
+    def losses(found, place):
+        return points.build(subject, found, "interpolate", Way(1, 1)).sums(np.array([[place]]), batch, None)[
+            "class_loss"
+        ]
+
+    found = directions.line(*networks, ["positive", "negative"])
+    for place, network in enumerate(networks):
+        alone = dataclasses.replace(found, center=network, marks={"alone": (0.0,)})
+        np.testing.assert_allclose(losses(found, float(place)), losses(alone, 0.0), rtol=1e-5)
+    # Variances stay above 0 beyond the runs.
+    assert np.isfinite(losses(found, 40.0)).all()
+
+
+def test_what_a_line_takes_from_its_first_run_is_told(runs, tmp_path, capsys):
+    config = runs[1].config.copy_and_resolve_references()
+    config.loss.name = "focal"
+    settings = runs[1].state.settings
+    state = dataclasses.replace(runs[1].state, settings=settings._replace(mean=np.asarray(settings.mean) + 1))
+    other = dataclasses.replace(runs[1], config=config, state=state)
+    landscape.line(runs[0], other, points=2, **options(tmp_path))
+    assert "1 has another loss, scale of pixels than 0: what 0 has is taken for all points" in capsys.readouterr().out
+
+
+def test_a_moved_run_has_its_landscapes_and_another_run_has_not(runs, tmp_path):
+    asked = {"dimensions": 1, "points": 2, "trust_code": True, **options(tmp_path)}
+    first = landscape.random(runs[1], **asked)
+    shutil.copytree(runs[1].workdir, tmp_path / "moved")
+    again = landscape.random(tmp_path / "moved", **asked)
+    np.testing.assert_array_equal(again.class_loss, first.class_loss)
+    assert landscape.read(first.folder).about["runs"][0]["workdir"] == str(tmp_path / "moved")
+    with pytest.raises(ConfigError, match=r"networks .* there, .* here"):
+        landscape.random(runs[0], **asked)
+    with pytest.raises(ConfigError, match=r"other settings \(kind random there, curvature here\)"):
+        landscape.curvature(runs[1], out=first.folder, split="test")
 
 
 def test_statistics_are_those_of_the_training_images(subject):
