@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+# Letters that are read from right to left: a number behind such a name would jump before it.
+LEFTWARD = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]+(?: +[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]+)*")
 LARGEST = 400_000  # bytes; a larger SVG is replaced by its PNG
 STYLE = """
 :root { color-scheme: light; --line: #d9dde3; --soft: #f5f7f9; --ink: #1c2733; --mark: #0072b2; }
@@ -96,6 +98,7 @@ def page(markdown: str, drawn: Mapping[str, bytes], folder: pathlib.Path) -> str
 
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
     reader.add_render_rule("image", lambda _, tokens, place, *__: _picture(tokens[place], drawn, folder))
+    reader.add_render_rule("text", lambda _, tokens, place, *__: _isolated(tokens[place].content))
     tokens = reader.parse(markdown)
     title = "Report"
     links: list[str] = []
@@ -129,6 +132,10 @@ script-src 'unsafe-inline'; img-src data:">
 </body>
 </html>
 """
+
+
+def _isolated(text: str) -> str:
+    return LEFTWARD.sub(r"<bdi>\g<0></bdi>", html.escape(text))
 
 
 def _scrolling(table: re.Match[str]) -> str:

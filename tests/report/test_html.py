@@ -133,6 +133,12 @@ def test_names_cannot_break_the_page(tmp_path):
     assert "<title>a &lt;script&gt;" in page
 
 
+def test_a_number_behind_a_name_from_right_to_left_stays_behind_it(tmp_path):
+    page = one_page.page("Classes: שלום עולם (17), كلب \\<b\\> (9).\n\n| x |\n| --- |\n| שלום 3 |\n", {}, tmp_path)
+    assert "Classes: <bdi>שלום עולם</bdi> (17), <bdi>كلب</bdi> &lt;b&gt; (9)." in page
+    assert "<td><bdi>שלום</bdi> 3</td>" in page
+
+
 def test_a_very_large_picture_is_shown_as_its_png(tmp_path):
     (tmp_path / "a.png").write_bytes(b"png")
     head = b'<?xml version="1.0"?>\n<svg width="36pt" height="9pt" viewBox="0 0 36 9">'
