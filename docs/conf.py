@@ -35,16 +35,11 @@ napoleon_use_ivar = True
 default_role = "code"  # docstrings write `name`
 
 
-def _shown_link(link):
-    return link[0] if (HERE.parent / "notebooks" / link[2]).exists() else link[1]
-
-
-# Sphinx reads only what is below this folder, so notebooks are copied, with links that hold here; a link to a notebook
-# that is not there is left out. Unchanged ones are not written again, so that they come from the cache.
+# Sphinx reads only what is below this folder, so notebooks are copied, with links that hold here. Unchanged ones are
+# not written again, so that they come from the cache.
 (HERE / "notebooks").mkdir(exist_ok=True)
 for notebook in sorted((HERE.parent / "notebooks").glob("*.ipynb")):
     text, copy = notebook.read_text().replace("](../docs/", "](../"), HERE / "notebooks" / notebook.name
-    text = re.sub(r"\[([^][]*)\]\((\w+\.ipynb)\)", _shown_link, text)
     if not copy.exists() or copy.read_text() != text:
         copy.write_text(text)
 
