@@ -12,6 +12,9 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # which has them from the process t
         flags += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
     os.environ["XLA_FLAGS"] = " ".join(flags)
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Else each process that a test starts compiles the sources again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # Many tests compile the same programs, in this process and in those that they start.
 COMPILED = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "compiled"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(COMPILED)

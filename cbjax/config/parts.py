@@ -11,6 +11,7 @@ DEEP_RESNETS = (*IMAGENET_RESNETS, *VIDEO_MODELS)
 MODELS: dict[str, tuple[int, int] | None] = {
     "digits_cnn": (8, 8),
     "lenet5": (28, 28),
+    "linear": None,
     **dict.fromkeys((*CIFAR_RESNETS, *DEEP_RESNETS)),
 }
 SHORTCUTS = ("average", "subsample", "projection")

@@ -13,6 +13,7 @@ from cbjax.host import code
 from cbjax.models import own
 from cbjax.models.digits_cnn import digits_cnn
 from cbjax.models.lenet import lenet5
+from cbjax.models.linear import linear
 from cbjax.models.resnet_cifar import resnet_cifar
 from cbjax.models.resnet_imagenet import DEPTHS, resnet_imagenet
 from cbjax.models.resnet_video import NETWORKS, resnet_video
@@ -21,12 +22,13 @@ from cbjax.types import Model
 MODELS: dict[str, Callable[..., Model]] = {
     "digits_cnn": digits_cnn,
     "lenet5": lenet5,
+    "linear": linear,
     **{f"resnet{depth}": functools.partial(resnet_cifar, depth=depth) for depth in (20, 32, 44, 56, 110)},
     **{f"resnet{depth}": functools.partial(resnet_imagenet, depth=depth) for depth in DEPTHS},
     **{name: functools.partial(resnet_video, **arguments) for name, arguments in NETWORKS.items()},
 }
 # Networks that use no XLA convolution: on CPU it is some ten times slower inside a loop of steps.
-OF_MATRIX_PRODUCTS = ("digits_cnn", "lenet5")
+OF_MATRIX_PRODUCTS = ("digits_cnn", "lenet5", "linear")
 
 
 def build(name: str, num_classes: int, **options: Any) -> Model:

@@ -82,7 +82,7 @@ def model(
         variables = backbone.lazy_init(backbone_key, shape, train=False)
         outputs = jax.eval_shape(lambda: backbone.apply(variables, jnp.zeros(shape.shape), train=False))
         head_params = classifier.lazy_init(head_key, outputs)["params"]
-        return {**variables["params"], "head": head_params}, variables.get("batch_stats", {})
+        return {**variables.get("params", {}), "head": head_params}, variables.get("batch_stats", {})
 
     def features(params, batch_stats, images, train, attend=None):
         _check_rank(images, clips)

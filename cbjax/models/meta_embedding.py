@@ -133,7 +133,7 @@ def first_attention(key: Array, shape: Sequence[int], zero: bool = False) -> dic
         says so, but their ResNet draws all convolutions again after it, from a normal of deviation sqrt(2 / outputs).
     """
     *sizes, depth = shape
-    inner, places = depth // 2, math.prod(sizes)
+    inner, places = max(depth // 2, 1), math.prod(sizes)
     keys = dict(zip(("theta", "phi", "g", "mask", "spatial"), jax.random.split(key, 5), strict=True))
     fan_out = jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")
     draw = INITIALIZATIONS["he"] if zero else fan_out

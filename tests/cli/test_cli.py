@@ -14,8 +14,14 @@ from cbjax.cli import main
 from cbjax.host import machine
 from tests import processes
 
-SHORT_SWEEP = ("sweep", "--mode=loop", "--config.num_epochs=1", "--config.devices=1")
-QUICK = ("--config=digits_lt", "--config.num_epochs=2", "--config.devices=1", "--config.log.report=false")
+SHORT_SWEEP = ("sweep", "--mode=loop", "--config.model.name=linear", "--config.num_epochs=1", "--config.devices=1")
+QUICK = (
+    "--config=digits_lt",
+    "--config.model.name=linear",
+    "--config.num_epochs=2",
+    "--config.devices=1",
+    "--config.log.report=false",
+)
 
 
 @pytest.fixture(autouse=True)

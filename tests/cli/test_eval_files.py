@@ -34,7 +34,7 @@ def digits(tmp_path_factory):
         class_names=["nul", "one", "+two", "=three"],
     )
     changes = ["num_epochs=2", "data.name=arrays", f"data.file={folder / 'own.npz'}", "data.imbalance=4"]
-    changes += ["devices=1", "log.report=false"]
+    changes += ["model.name=linear", "devices=1", "log.report=false"]
     run = cbjax.train(configs.load("digits_lt", changes), folder / "run")
     return run, folder
 

@@ -22,7 +22,7 @@ from tests.photos import write_tree
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("digits")
-    few = ["num_epochs=2", "data.test=20", "devices=1", "log.report=false"]
+    few = ["model.name=linear", "num_epochs=2", "data.test=20", "devices=1", "log.report=false"]
     return cbjax.train(configs.load("digits_lt", few), workdir), workdir
 
 

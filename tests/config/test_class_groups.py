@@ -99,7 +99,13 @@ def test_an_unknown_class_is_refused_before_anything_compiles(tmp_path, monkeypa
 
 
 def test_figures_are_in_the_logs_the_results_the_report_and_the_command(tmp_path, capsys):
-    config = load("evaluation.groups=head=0,1; tail=8,9", "num_epochs=2", "data.test=20", "data.validation=10")
+    config = load(
+        "evaluation.groups=head=0,1; tail=8,9",
+        "model.name=linear",
+        "num_epochs=2",
+        "data.test=20",
+        "data.validation=10",
+    )
     run = cbjax.train(config, tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())
     matrix = np.array(results["confusion"]["last"])

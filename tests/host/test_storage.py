@@ -46,6 +46,7 @@ time.sleep(600)
 """
 RUN = (
     "--config=digits_lt",
+    "--config.model.name=linear",
     "--config.data.test=20",
     "--config.data.validation=10",
     "--config.checkpoint.every_epochs=1",

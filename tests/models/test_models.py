@@ -74,6 +74,7 @@ def resnet_parameters(depth, num_classes, shortcut):
     [
         ("resnet32", 10, 464_154),
         ("lenet5", 10, 61_706),
+        ("linear", 10, 32 * 32 * 3 * 10 + 10),
         ("lenet5", 2, 25 * 6 + 6 + 25 * 6 * 16 + 16 + 400 * 120 + 120 + 120 * 84 + 84 + 84 * 2 + 2),
         ("digits_cnn", 10, 9 * 16 + 16 + 9 * 16 * 32 + 32 + 128 * 64 + 64 + 64 * 10 + 10),
     ],
@@ -391,6 +392,16 @@ def test_models_map_over_parameters(name):
             np.testing.assert_allclose(ours[i], alone, rtol=1e-4, atol=1e-5 * np.abs(alone).max())
 
 
+def test_the_linear_model_is_the_pixels_times_its_kernel():
+    images = draw((3, 2, 4, 5)).astype(np.float32)
+    model = models.build("linear", 6, final_bias=0.5)
+    params, stats = model.init(jax.random.key(0), images)
+    logits, _ = model.apply(params, stats, images, True)
+    expected = images.reshape(3, 40).astype(np.float64) @ np.asarray(params["head"]["kernel"], np.float64) + 0.5
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+    assert stats == {} and set(params) == {"head"}
+
+
 def test_init_maps_over_keys():
     model = models.build("digits_cnn", 3)
     params, _ = jax.vmap(lambda key: model.init(key, shape_of("digits_cnn")))(jax.random.split(jax.random.key(0), 2))
@@ -404,7 +415,7 @@ def test_init_maps_over_keys():
 @pytest.mark.parametrize(
     ("name", "num_classes", "options", "message"),
     [
-        ("resnet33", 10, {}, r"unknown model 'resnet33'; known are digits_cnn, lenet5, resnet20, .*resnet110"),
+        ("resnet33", 10, {}, r"unknown model 'resnet33'; known are digits_cnn, lenet5, linear, resnet20, .*resnet110"),
         ("lenet5", 10, {"shortcut": "average"}, r"lenet5 has no option shortcut; it has initialization, final_bias"),
         (
             "resnet20",

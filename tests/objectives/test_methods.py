@@ -48,6 +48,7 @@ def of_methods(*quick):
 
 def digits(name, *more):
     few = (
+        "model.name=linear",
         "num_epochs=3",
         "data.validation=10",
         "data.test=20",
@@ -141,7 +142,7 @@ def test_runs_that_differ_in_their_seed_are_trained_as_one_program(finished, tmp
         f'    return Sweep("digits_lt", product(choices("method", { ({name: changes})!r}), seeds(2)))\n'
     )
     few = ("num_epochs=3", "data.validation=10", "data.test=20", "data.crop_padding=1", "log.report=false")
-    described, runs = load(path, few)
+    described, runs = load(path, ("model.name=linear", *few))
     _, failed = sweep("seeds", described, runs, tmp_path / "runs", mode="vmap", group_size=2)
     assert failed == {}
     _, workdir = finished(name)

@@ -227,6 +227,7 @@ def test_every_network_of_cbjax_hands_out_what_it_pools():
     for name, size, maps in (
         ("digits_cnn", 8, (2, 2, 32)),
         ("lenet5", 28, (5, 5, 16)),
+        ("linear", 8, (8, 8, 1)),
         ("resnet20", 32, (8, 8, 64)),
         ("resnet10", 64, (2, 2, 512)),
     ):

@@ -19,6 +19,7 @@ from tests.photos import write_tree
 # Without BatchNorm, so that the number of devices changes rounding only.
 RUN = (
     "--config=digits_lt",
+    "--config.model.name=linear",
     "--config.data.test=20",
     "--config.weights.name=difficulty",
     "--config.loss.mean=weight_sum",

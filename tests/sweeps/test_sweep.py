@@ -33,7 +33,7 @@ METHODS = {
     },
 }
 REPORT = "log.report=true"
-QUICK = ["data.test=20", "log.tensorboard=false", "log.report=false", "devices=1", "num_epochs=2"]
+QUICK = ["model.name=linear", "data.test=20", "log.tensorboard=false", "log.report=false", "devices=1", "num_epochs=2"]
 TEXT = f"""
 from cbjax.types import Run
 from cbjax.variants import Sweep, choices, product, seeds

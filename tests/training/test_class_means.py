@@ -19,7 +19,7 @@ from tests import own_nets
 from tests.photos import write_list
 
 OWN = f"model.name={own_nets.__file__}:"
-FEW = ("num_epochs=1", "data.test=20", "log.report=false", "log.tensorboard=false")
+FEW = ("model.name=linear", "num_epochs=1", "data.test=20", "log.report=false", "log.tensorboard=false")
 
 
 @pytest.fixture(scope="module")

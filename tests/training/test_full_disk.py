@@ -13,7 +13,7 @@ from cbjax.cli import main
 from cbjax.host.writers import read_rows
 from cbjax.workdir.memory import timeless
 
-RUN = ("train", "--config=digits_lt", "--config.data.test=20")
+RUN = ("train", "--config=digits_lt", "--config.model.name=linear", "--config.data.test=20")
 RUN = (*RUN, "--config.num_epochs=6", "--config.checkpoint.every_epochs=2")
 
 

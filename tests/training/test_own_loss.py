@@ -19,7 +19,8 @@ from cbjax.types import NonFiniteLoss
 from cbjax.workdir.memory import timeless
 
 LOSSES = pathlib.Path(__file__).parents[1] / "own_losses.py"
-QUICK = ("num_epochs=2", "data.validation=10", "data.test=20", "devices=1", "log.tensorboard=false", "log.report=false")
+QUICK = ("model.name=linear", "num_epochs=2", "data.validation=10", "data.test=20", "devices=1")
+QUICK += ("log.tensorboard=false", "log.report=false")
 
 
 def digits(loss, *overrides):

@@ -21,6 +21,7 @@ from tests import processes
 # CDB with augmentation: the random crops, the difficulties, the class weights and the data position must all come back.
 SETTINGS = (
     "--config=digits_lt",
+    "--config.model.name=linear",
     "--config.num_epochs=20",
     "--config.weights.name=difficulty",
     "--config.difficulty.smoothing=0.9",

@@ -31,7 +31,7 @@ REPORT = "log.report=true"
 
 
 def digits(*overrides):
-    few = ("num_epochs=3", "data.validation=10", "data.test=20", "devices=1", "log.report=false")
+    few = ("model.name=linear", "num_epochs=3", "data.validation=10", "data.test=20", "devices=1", "log.report=false")
     return configs.load("digits_lt", [*few, *overrides])
 
 
@@ -189,7 +189,7 @@ def test_a_run_is_printed_as_a_few_lines(finished):
     for run in (done, cbjax.load(workdir)):
         lines = repr(run).splitlines()
         assert lines[0] == f"Run in {workdir}" and len(lines) == 6
-        assert lines[1] == "  config: digits, digits_cnn, softmax loss, difficulty weights, seed 0"
+        assert lines[1] == "  config: digits, linear, softmax loss, difficulty weights, seed 0"
         assert re.fullmatch(r"  TrainState\(step \d+, [\d,]+ parameters\); epoch 3 of 3", lines[2])
         assert lines[3] == "  10 classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
         assert f"balanced accuracy {accuracy:.1f} %" in lines[4] and lines[5].startswith("  test, best (epoch ")

@@ -86,7 +86,7 @@ def test_lws_trains_a_scale_for_each_class_alone(first, tmp_path):
 
 
 def test_a_scale_multiplies_the_bias_too():
-    model = models.build("digits_cnn", 3)
+    model = models.build("linear", 3)
     params, stats = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
     params["head"]["bias"] = jnp.array([1.0, 2.0, 3.0])
     scaled = two_stages.class_scaled(model, 3)

@@ -131,7 +131,7 @@ def test_only_what_can_differ_at_test_time_is_changed(finished, override, messag
 
 
 def test_images_in_memory_have_one_size(tmp_path):
-    cbjax.train(configs.load("digits_lt", ["num_epochs=1", "data.test=20"]), tmp_path)
+    cbjax.train(configs.load("digits_lt", ["model.name=linear", "num_epochs=1", "data.test=20"]), tmp_path)
     with pytest.raises(ConfigError, match=r"data.image_size must stay at 224 unless data.name is"):
         evaluate(tmp_path, overrides=["data.image_size=320"])
     found = evaluate(tmp_path, overrides=["evaluation.batch_size=40", "devices=1"])
