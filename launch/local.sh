@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# bash launch/local.sh            sets cbjax up in .venv, trains the embedded default, prints where its report is
+# bash launch/local.sh            sets cbjax up in .venv, trains the small example, prints where its report is
 # bash launch/local.sh ARGS ...   sets it up and runs `cbjax ARGS ...`
 set -euo pipefail
 called_from=$PWD

@@ -8,10 +8,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from cbjax import config as configs
+from cbjax.config.methods import KEY, METHODS
 from cbjax.config.reading import complete
 from cbjax.host.output import say
 
 INDENT = 4  # spaces before what a key does, at a terminal
+METHOD = (
+    f"sets the keys of a method, which cbjax train --config=digits_lt --config.{KEY}=NAME --dry-run lists; one of "
+    f"{', '.join(METHODS)}"
+)
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -33,7 +38,10 @@ def read(file: str | None, overrides: Sequence[str]) -> dict[str, Any]:
 def run(values: dict[str, Any], words: Sequence[str]) -> int:
     """Prints the keys: one a line, or wrapped at a terminal."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    for start, doc in configs.describe_keys(values, words):
+    found = [(f"{KEY}=NAME", METHOD)] if KEY in words else []
+    keys = [word for word in words if word != KEY]
+    found += configs.describe_keys(values, keys) if keys or not words else []
+    for start, doc in found:
         if width is None:
             say(f"{start:<38} {doc}")
         else:

@@ -12,6 +12,7 @@ from cbjax.host.output import say
 NORMALIZATIONS = ("filter", "layer", "none")
 VECTORS = ("zero", "normalize", "copy")
 STATISTICS = ("keep", "interpolate", "recompute")
+FEW = 4  # checkpoints of a way at most if a run does not keep all: the first state, the best and the two newest
 
 
 def add_arguments(
@@ -159,7 +160,9 @@ def _lines(surface):
         yield f"at {lost} of {surface.loss.size} points the loss is not finite"
     if "explained" in surface.about:
         shares = " and ".join(f"{100 * share:.1f}" for share in surface.about["explained"])
-        yield f"the principal directions explain {shares} % of the way's variance"
+        count = len(surface.path)
+        more = "" if count > FEW else " (a training with checkpoint.keep=all keeps more)"
+        yield f"the way has {count} checkpoints{more}; the principal directions explain {shares} % of its variance"
 
 
 def _span(text):

@@ -126,7 +126,7 @@ def _source(files, rows, root, class_names, image_size, medium, notes=()):
         if not store.are_there():
             raise DataError(
                 f"{files[split]}: its {medium.noun}s, such as {store.name(0)}, are not there: set data.root to the "
-                "folder that the paths are relative to"
+                "folder that the paths are relative to; for images in a folder for each class, also data.name=folder"
             )
     texts = {split: os.fspath(folder) for split, folder in folders.items()}
     paths = [_whole_path(texts[split], path) for split in rows for path in rows[split][0]]

@@ -45,6 +45,13 @@ def test_words_choose_keys_by_the_beginning_of_a_part(capsys):
     assert shown.out == ""
 
 
+def test_a_method_is_found_among_the_keys(capsys):
+    method, sampler = lines(capsys, "config", "method", "data.sampler_beta")
+    assert method.startswith("method=NAME ") and "--config.method=NAME --dry-run" in method and "ldam_drw" in method
+    assert sampler.startswith("data.sampler_beta=")
+    assert len(lines(capsys, "config", "method")) == 1
+
+
 def test_values_are_those_of_the_config_and_the_default_is_told(capsys):
     (floor,) = lines(capsys, "config", "--config=cifar_lt:cdb", "difficulty.floor")
     assert floor.startswith("difficulty.floor=0.0 ")
