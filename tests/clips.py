@@ -8,6 +8,8 @@ from tests import photos
 
 SIDE = 32
 MOVES = ((0, 2), (0, -2), (2, 0))  # rows and columns a frame, by class: across, back, down
+# The same eight places of a square, in the order in which it visits them, by class.
+ORDERS = {"right": (0, 1, 2, 3, 4, 5, 6, 7), "left": (7, 6, 5, 4, 3, 2, 1, 0), "swing": (0, 2, 4, 6, 7, 5, 3, 1)}
 
 
 def pixels(label, number, count=12):
@@ -32,6 +34,14 @@ def write_video(path, frames, codec="libx264", **options):
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
+
+
+def mark_turn(path, a, b, c, d):
+    """Writes a display matrix into the head of an MP4's track, as phones do."""
+    content = bytearray(path.read_bytes())
+    place = content.index(b"tkhd") + 44
+    content[place : place + 36] = (np.array([a, b, 0, c, d, 0, 0, 0, 1 << 14]) << 16).astype(">i4").tobytes()
+    path.write_bytes(content)
 
 
 def decoded(path):
@@ -105,3 +115,20 @@ def write_egtea(root, kind="empty", verbs=("Take", "Put", "Move Around"), rows=E
                 (place / f"{clip}.mp4").write_bytes(b"x")
         (annotation / f"{split}_split1.txt").write_text("".join(lines))
     return names
+
+
+def write_motion(path, label, seed):
+    """Writes a clip of eight frames of 16×16 pixels whose class shows in nothing but the order of its frames."""
+    rng = np.random.default_rng(seed)
+    row, column = rng.integers(0, 16, 2)
+    clip = np.full((8, 16, 16, 3), rng.integers(20, 60), np.int16)
+    for frame, place in enumerate(list(ORDERS.values())[label]):
+        rows, columns = (row + np.arange(5)) % 16, (column + place + np.arange(5)) % 16
+        clip[frame, rows[:, None], columns[None]] = rng.integers(90, 140)
+    clip += rng.integers(-40, 41, clip.shape, np.int16)
+    write_video(path, clip.clip(0, 255).astype(np.uint8), crf=18, preset="ultrafast", bf=2)
+
+
+def write_motions(root, splits):
+    """Writes root/SPLIT/CLASS/NUMBER.mp4 of the classes of `ORDERS`; arguments and result as `photos.write_tree`."""
+    return photos.write_tree(root, splits, tuple(ORDERS), "mp4", write_motion)

@@ -20,6 +20,7 @@ def content(root):
 def test_frames_are_extracted_once_and_broken_videos_named(tmp_path, capsys):
     root, out = tmp_path / "clips", tmp_path / "frames"
     clips.write_tree(root, {".": (2, 1, 1)})
+    clips.mark_turn(root / "across" / "1.mp4", 0, -1, 1, 0)  # as a phone does, a quarter counterclockwise
     (root / "back" / "broken.mp4").write_bytes((root / "back" / "0.mp4").read_bytes()[:600])
     (root / "back" / "notes.txt").write_text("no video")
     (out / "back" / ".0.part").mkdir(parents=True)  # of a run that was killed
@@ -33,9 +34,9 @@ def test_frames_are_extracted_once_and_broken_videos_named(tmp_path, capsys):
     folders = ("across/0", "across/1", "back/0", "down/0")
     names = {pathlib.Path(folder, f"{i:06d}.jpg") for folder in folders for i in range(12)}
     assert set(made) == names
-    expected = clips.decoded(root / "across" / "1.mp4")
+    expected = np.rot90(clips.decoded(root / "across" / "1.mp4"), axes=(1, 2))
     found = [np.asarray(Image.open(out / "across" / "1" / f"{i:06d}.jpg")) for i in range(12)]
-    assert np.abs(np.stack(found).astype(int) - np.stack(expected)).mean() < 4
+    assert np.abs(np.stack(found).astype(int) - expected).mean() < 4
     assert files.load_folder(out, 8, finding.medium(4)).train.labels.tolist() == [0, 0, 1, 2]
 
     shutil.rmtree(out / "across" / "1")
@@ -49,12 +50,18 @@ def test_frames_are_extracted_once_and_broken_videos_named(tmp_path, capsys):
 def test_what_cannot_be_extracted_is_said_before_anything_is(tmp_path):
     with pytest.raises(DataError, match="there is no folder"):
         extraction.plan(tmp_path / "none", tmp_path / "out")
+    (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"has no video \(.mp4"):
-        extraction.plan(tmp_path, tmp_path / "out")
+        extraction.plan(tmp_path / "empty", tmp_path / "out")
+    root = tmp_path / "clips"
+    root.mkdir()
     for name in ("1.mp4", "1.avi"):
-        (tmp_path / name).write_bytes(b"x")
+        (root / name).write_bytes(b"x")
     with pytest.raises(DataError, match=r"'1.avi', '1.mp4' would have one folder of frames"):
-        extraction.plan(tmp_path, tmp_path / "out")
+        extraction.plan(root, tmp_path / "out")
+    for out in (root, root / "frames", tmp_path):
+        with pytest.raises(DataError, match="must be in folders apart, or a training finds each clip twice"):
+            extraction.plan(root, out)
 
 
 def test_a_process_that_dies_ends_its_own_clip_alone():

@@ -110,7 +110,7 @@ def test_clips_are_predicted_as_they_are_evaluated(finished, tree, tmp_path):
     np.testing.assert_allclose([float(row["probability_1"]) for row in table[:6]], chances.max(axis=1), rtol=1e-4)
     whole = np.stack(clips.decoded(clip))
     np.testing.assert_allclose(run.predict([whole]), run.predict(clip), rtol=1e-6)
-    with pytest.raises(ValueError, match=r"a clip must be a path, or an array \[frames, height, width, 3\] of uint8"):
+    with pytest.raises(ValueError, match=r"one clip of shape \[12, 32, 32, 3\]: give it in a list"):
         run.predict(whole)
 
 

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from typing import NamedTuple
 
+import numpy as np
+
 from cbjax.data.clips import finding, reading
 from cbjax.data.decode import DecodeError
 from cbjax.data.records import DataError, quote
@@ -39,10 +41,16 @@ def plan(source: str | os.PathLike, out: str | os.PathLike) -> Plan:
     """Finds the videos below `source` whose frames are not below `out`.
 
     Raises:
-      DataError: if there is no such folder or no video in it, or two videos would have one folder of frames.
+      DataError: if there is no such folder or no video in it, one of the folders lies in the other, or two videos would
+        have one folder of frames.
     """
     if not os.path.isdir(source):
         raise DataError(f"there is no folder {source}")
+    places = [os.path.join(os.path.realpath(folder), "") for folder in (source, out)]
+    if places[0].startswith(places[1]) or places[1].startswith(places[0]):
+        raise DataError(
+            f"videos and frames must be in folders apart, or a training finds each clip twice; got {source} and {out}"
+        )
     paths, left_out = finding.videos(source)
     if not paths:
         raise DataError(f"{source} has no video ({', '.join(finding.VIDEOS)})")
@@ -132,7 +140,7 @@ def _extract_one(video, folder, quality):
         count = 0
         for pixels in reading.every_frame(video):
             with open(os.path.join(partial, f"{count:06d}.jpg"), "wb") as file:
-                file.write(simplejpeg.encode_jpeg(pixels, quality, colorsubsampling="420"))
+                file.write(simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality, colorsubsampling="420"))
             count += 1
         if not count:
             return "the video has no frame"

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from cbjax.data import decode
-from cbjax.data.clips.finding import is_frame, pyav
+from cbjax.data.clips.finding import A_CLIP, is_frame, pyav
+from cbjax.data.clips.pixels import rgb
 from cbjax.data.decode import DecodeError
 from cbjax.data.listing import LARGEST
 from cbjax.host.writers import read_regular
@@ -41,6 +42,8 @@ def frames(path: str, choose: Choose, max_pixels: int = decode.MAX_PIXELS) -> Ge
         return _of_folder(path, choose)
     if os.path.exists(path) and not os.path.isfile(path):
         raise DecodeError("it is a pipe, a socket or a device")  # opening one would wait
+    if os.path.isfile(path) and not os.path.getsize(path):
+        raise DecodeError("the file is empty")
     return _of_video(path, choose, max_pixels)
 
 
@@ -49,13 +52,25 @@ def in_order(names: Sequence[str]) -> list[str]:
     return sorted(names, key=lambda name: [int(part) if part.isdecimal() else part for part in _DIGITS.split(name)])
 
 
+def name_of(path: str, position: int) -> str:
+    """Returns what to call a frame of a clip in messages: its file in a folder, or its number from 0."""
+    return _names(path)[position] if os.path.isdir(path) else str(position)
+
+
+def _names(folder):
+    return in_order([name for name in os.listdir(folder) if is_frame(name)])
+
+
 def _of_folder(path, choose):
     try:
-        names = in_order([name for name in os.listdir(path) if is_frame(name)])
+        names = _names(path)
         if not names:
             raise DecodeError("the folder has no frame, such as 000000.jpg")
-        for position in choose(len(names)):
-            yield read_regular(os.path.join(path, names[position]), LARGEST)
+        position, data = -1, b""
+        for wanted in choose(len(names)):
+            if wanted != position:
+                position, data = wanted, read_regular(os.path.join(path, names[wanted]), LARGEST)
+            yield data
     except OSError as error:
         raise DecodeError(f"a frame cannot be read: {error.filename or path}: {error.strerror or error}") from None
 
@@ -98,14 +113,20 @@ def opened(path: str) -> Iterator[tuple[Any, Any]]:
     """Opens a video for this thread alone, and closes it: (PyAV's container, its first stream of pictures).
 
     Raises:
-      DecodeError: if it has no pictures.
+      DecodeError: if it has no moving pictures, or they are of an unknown codec.
       av.FFmpegError, OSError: if it cannot be opened.
     """
+    av = pyav()
     # The prefix and the option let a file open no other address, whatever its name and content say.
-    with pyav().open(f"file:{path}", options={"protocol_whitelist": "file"}) as container:
-        if not container.streams.video:
+    with av.open(f"file:{path}", options={"protocol_whitelist": "file"}) as container:
+        if container.format.name == "image2" or container.format.name.endswith("_pipe"):
+            raise DecodeError(f"it is a single image; a clip is {A_CLIP}")
+        cover = av.stream.Disposition.attached_pic
+        stream = next((one for one in container.streams.video if not one.disposition & cover), None)
+        if stream is None:
             raise DecodeError("the file has no video in it")
-        stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise DecodeError("PyAV does not know the codec of the video")
         stream.codec_context.thread_count = 1  # clips are decoded side by side already
         yield container, stream
 
@@ -129,9 +150,10 @@ def _times(container, stream):
 
 
 def _at_times(path, container, stream, times, keys, choose):
-    walk = _Walk(container, stream, keys)
+    positions = choose(len(times))
+    walk = _Walk(container, stream, keys, {times[position] for position in positions})
     last, pixels = -1, None
-    for position in choose(len(times)):
+    for position in positions:
         if position != last:
             frame = walk.to(times[position])
             if frame is None:
@@ -145,10 +167,13 @@ def _at_times(path, container, stream, times, keys, choose):
 
 
 class _Walk:
-    """Walks forward through a video; it goes back to a key frame only where that saves decoding."""
+    """Walks forward through a video; it goes back to a key frame only where that saves decoding.
 
-    def __init__(self, container, stream, keys):
-        self._container, self._stream, self._keys = container, stream, keys
+    Frames are not decoded if they are not wanted and no other frame refers to them, which the codec marks.
+    """
+
+    def __init__(self, container, stream, keys, wanted):
+        self._container, self._stream, self._keys, self._wanted = container, stream, keys, wanted
         self._decoder: Any = None
         self._at = 0  # time of the last decoded frame
 
@@ -157,7 +182,7 @@ class _Walk:
         key = self._keys[max(0, bisect.bisect_right(self._keys, time) - 1)] if self._keys else time
         if self._decoder is None or key > self._at:
             self._container.seek(key, stream=self._stream, backward=True, any_frame=False)
-            self._decoder = self._container.decode(self._stream)
+            self._decoder = _needed(self._container, self._stream, self._wanted)
         for frame in self._decoder:
             if frame.pts is None:
                 continue
@@ -165,6 +190,14 @@ class _Walk:
             if frame.pts >= time:
                 return frame if frame.pts == time else None
         return None
+
+
+# Not a method: a walk that is held by its own decoder would stay, with the decoder's pictures, until a collection.
+def _needed(container, stream, wanted):
+    """Yields the frames of the wanted times, and those that others refer to."""
+    for packet in container.demux(stream):
+        stream.codec_context.skip_frame = "NONREF" if packet.size and packet.pts not in wanted else "DEFAULT"
+        yield from packet.decode()
 
 
 def _by_counting(decoded, chosen):
@@ -178,8 +211,3 @@ def _by_counting(decoded, chosen):
         if pixels is None:
             pixels = rgb(frame)
         yield pixels
-
-
-def rgb(frame: Any) -> np.ndarray:
-    """Returns the pixels of PyAV's frame, [H, W, 3] uint8."""
-    return frame.to_ndarray(format="rgb24")

@@ -73,13 +73,16 @@ class EvalClip:
 
     def __call__(self, data: bytes, position: int = 0) -> np.ndarray:
         """Returns [T, image_size, image_size, 3] uint8; the position chooses random frames. Raises as `TrainClip`."""
-        places = centres(self.num_frames) if self.seed is None else uniform(self.seed, position, self.num_frames)
 
         def change(frame):
             pixels = decode(frame, self.image.max_pixels) if isinstance(frame, bytes) else frame
             return self.image.of_pixels(pixels)
 
-        return _changed(data, places, change, self.image_size, self.image.max_pixels)
+        return _changed(data, self.places(position), change, self.image_size, self.image.max_pixels)
+
+    def places(self, position: int = 0) -> list[float]:
+        """Returns where in its segment each frame lies, [T], as `frames_at` takes it."""
+        return centres(self.num_frames) if self.seed is None else uniform(self.seed, position, self.num_frames)
 
 
 def turned(image: np.ndarray, angle: float) -> np.ndarray:
@@ -103,13 +106,19 @@ def _changed(
     path = os.fsdecode(data)
     clip = np.empty((len(places), side, side, 3), np.uint8)
     last: bytes | np.ndarray | None = None
-    chosen = reading.frames(path, lambda count: frames_at(count, places), max_pixels)
+    positions: list[int] = []
+
+    def choose(count):
+        positions[:] = frames_at(count, places)
+        return positions
+
+    chosen = reading.frames(path, choose, max_pixels)
     with contextlib.closing(chosen):
         for i, frame in enumerate(chosen):
             # A frame that is taken again is not made again.
             try:
                 clip[i] = clip[i - 1] if frame is last else change(frame)
             except DecodeError as error:
-                raise DecodeError(f"its frame {i} of {len(places)}: {error}") from None
+                raise DecodeError(f"its frame {reading.name_of(path, positions[i])}: {error}") from None
             last = frame
     return clip
