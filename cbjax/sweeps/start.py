@@ -7,12 +7,15 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from cbjax import data
-from cbjax.config import ConfigError
+from cbjax.config import ConfigError, class_groups
 from cbjax.data import Source
 from cbjax.host.code import is_own
 from cbjax.host.writers import only_writer, replace
 from cbjax.report import rows
+from cbjax.report.sweep_table import group_of
 from cbjax.sweeps import figures
 from cbjax.sweeps.file import PlannedRun, table_as_json
 from cbjax.training.check_data import check_own_code
@@ -100,7 +103,7 @@ def _check_data(runs: Sequence[PlannedRun], described: Sweep, load: Callable[...
     metrics = figures.metrics(described)
     checked: dict[Any, list[int] | None] = {}
     for run in runs:
-        asked = (run.config.seed, run.config.data.to_json_best_effort())
+        asked = _asked(run)
         if asked in checked:
             continue
         try:
@@ -113,14 +116,23 @@ def _check_data(runs: Sequence[PlannedRun], described: Sweep, load: Callable[...
                     "the table's metric must be balanced_accuracy for images with several labels; got "
                     f"{', '.join(metrics)}"
                 )
+            groups = class_groups.resolve(run.config.evaluation.groups, found.class_names)
+            for metric in metrics:
+                if (group := group_of(metric)) and not np.isin(found.test.labels, groups[group]).any():
+                    raise data.DataError(f"the table's metric {metric} needs test images of the group {group}")
             splits = (found.train, found.validation, found.test)
             checked[asked] = [*(0 if split is None else len(split) for split in splits), classes]
         except data.DataError as error:
             raise data.DataError(f"run {run.name}: {error}") from error
         except OSError:
             checked[asked] = None
-    sizes = {run.name: checked[run.config.seed, run.config.data.to_json_best_effort()] for run in runs}
+    sizes = {run.name: checked[_asked(run)] for run in runs}
     return {name: found for name, found in sizes.items() if found is not None}
+
+
+def _asked(run: PlannedRun) -> tuple[Any, ...]:
+    """Returns what decides whether a run's data are as they must be."""
+    return run.config.seed, run.config.data.to_json_best_effort(), run.config.evaluation.groups
 
 
 def _check_own_code(runs: Sequence[PlannedRun], load: Callable[..., Source]) -> None:

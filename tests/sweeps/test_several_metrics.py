@@ -8,7 +8,7 @@ import pytest
 
 from cbjax.cli import main
 from cbjax.report import rows
-from tests import own_nets
+from tests import clips, own_nets
 
 TEXT = """
 from cbjax.variants import Sweep, Table, choices, product, seeds
@@ -67,6 +67,15 @@ def test_the_report_shows_training_images_and_accuracy_of_each_class(swept):
     assert main(["report", str(swept / "rows")]) == 0
     assert "2 runs; " in (page := (swept / "rows/report.md").read_text()) and "classes.png" not in page
     assert not (swept / "rows/classes.png").exists() and not (swept / "rows/classes_by_method.csv").exists()
+
+
+def test_a_group_without_test_images_is_refused_before_training(tmp_path, capsys):
+    clips.write_egtea(tmp_path / "EGTEA", verbs=clips.EGTEA_VERBS)
+    command = ["sweep", "--config=cdb_table6", f"--config.data.root={tmp_path / 'EGTEA'}"]
+    groups = "majority=0; minority=Crack"
+    assert main([*command, f"--workdir={tmp_path / 'runs'}", f"--config.evaluation.groups={groups}"]) == 2
+    assert "the table's metric minority_accuracy needs test images of the group minority" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_run_whose_row_of_one_metric_is_lost_gets_it_again(swept):
