@@ -218,10 +218,11 @@ def _as_key(argument: str) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Makes control codes visible in messages."""
+    """Makes control codes visible in messages, and says where the commands are listed."""
 
     def error(self, message):
-        super().error(visible(message))
+        hint = "; cbjax --help lists the commands" if message.endswith("COMMAND") else ""
+        super().error(visible(message) + hint)
 
 
 def _up_to(most):

@@ -150,7 +150,7 @@ def _choose(shapes, sizes, mode, group_size, load, step_bytes, tell) -> Choice:
         return Choice("loop", 1, [])
     tell(f"choosing how to train {len(left)} runs" if mode == "auto" else f"measuring runs side by side, {mode}")
     choice = modes.choose(largest, mode, group_size, load, step_bytes)
-    tell(f"mode {choice.mode}, {choice.group_size} runs at a time")
+    tell(f"mode {choice.mode}, {choice.group_size} run{'s' if choice.group_size > 1 else ''} at a time")
     return choice
 
 

@@ -246,7 +246,7 @@ def build_steps(
             settings(config, (0.0,) * channels, (1.0,) * channels, (1,) * num_classes),
         )
     except ValueError as error:
-        why = "" if isinstance(error, CodeError) else " does not fit the images"
+        why = "" if isinstance(error, CodeError | ConfigError) else " does not fit the images"
         raise ConfigError(f"model.name={config.model.name!r}{why}: {error}") from error
 
     def train_step(state, batch):

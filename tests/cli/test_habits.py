@@ -23,6 +23,12 @@ def test_the_version_by_command_and_by_module(capsys):
     assert done.stdout == f"cbjax {cbjax.__version__}\n"
 
 
+def test_without_a_command_the_list_of_commands_is_named(capsys):
+    with pytest.raises(SystemExit):
+        main([])
+    assert capsys.readouterr().err.endswith("required: COMMAND; cbjax --help lists the commands\n")
+
+
 def test_every_key_is_listed_with_what_it_does(capsys):
     listed = lines(capsys, "config")
     assert [line.partition("=")[0] for line in listed] == [*KEYS]

@@ -131,8 +131,9 @@ def test_the_head_of_a_users_network_is_found_or_its_lack_is_said(normalised, tm
     found = two_stages.head_of(model, params, stats, (8, 8, 1))
     assert {name for name, part in found.items() if any(jax.tree.leaves(part))} == {"classifier"}
     assert all(jax.tree.leaves(found["classifier"]))
-    with pytest.raises(ValueError, match="gives only logits, but this needs the features before its last layer"):
+    with pytest.raises(ValueError, match="gives only logits, but this needs the features before its last") as refused:
         second(normalised[1], tmp_path, "crt")
+    assert "does not fit the images" not in str(refused.value)
     shared = model._replace(
         features=lambda params, stats, images, train: (images[:, 0, :, 0] @ params["kernel"], stats),
         head=lambda params, features: features @ params["kernel"],
