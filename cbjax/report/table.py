@@ -121,6 +121,8 @@ def describe_data(run: RunRecord) -> str:
             f" The largest class has {present.max()} {kind}, the smallest {present.min()}: "
             f"imbalance {present.max() / present.min():.4g}."
         )
+    if len(shape := run.data.get("image_shape", ())) == 4:
+        lines.append(f"- Each image is a clip of {shape[0]} frames.")
     if present.size < counts.size:
         lines.append(f"- Classes without any training image: {class_list(np.flatnonzero(counts == 0), run, False)}.")
     order = by_frequency(counts)

@@ -10,6 +10,8 @@ import pytest
 import cbjax
 from cbjax.cli import main
 from cbjax.host.writers import read_rows
+from cbjax.report.read import read_run
+from cbjax.report.table import describe_data
 from cbjax.workdir.memory import timeless
 from tests import clips, own_nets, processes
 
@@ -29,6 +31,7 @@ def test_a_run_of_the_recipe_stands_in_the_papers_tables(tmp_path, capsys):
     clips.write_egtea(root, "frames", clips.EGTEA_VERBS, clips.small_egtea())
     own = (f"model.name={own_nets.__file__}:linear", "log.report=false")
     assert main(command("train", "egtea", root, sweep / "CDB-CE" / "seed_0", *own)) == 0
+    assert "- Each image is a clip of 3 frames." in describe_data(read_run(sweep / "CDB-CE/seed_0"))
     run = json.loads((sweep / "CDB-CE/seed_0/results.json").read_text())
     test = run["last"]["test"]
     recalls, precisions = np.array(run["per_class"]["last"]), np.array(run["confusion"]["last"]).T
