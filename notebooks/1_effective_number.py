@@ -71,14 +71,7 @@ axes.plot(images, seen.T, color="#bbbbbb", lw=0.5)
 axes.plot(
     images, expected, color=canvas.COLOURS[0], lw=2, label=r"effective number, $\beta = 0.99$"
 )
-axes.plot(
-    images,
-    np.minimum(images, PROTOTYPES * 1.1),
-    color="black",
-    lw=1,
-    ls=":",
-    label="number of images",
-)
+axes.plot(images, images, color="black", lw=1, ls=":", label="number of images")
 axes.plot([], [], color="#bbbbbb", label=f"prototypes seen in {TRIALS} trials")
 axes.set(xlim=(0, MOST), ylim=(0, PROTOTYPES * 1.14))
 axes.axhline(PROTOTYPES, color=canvas.GREY, lw=0.8)

@@ -237,14 +237,14 @@ accuracies = jnp.linspace(0, 1, 201)
 taus = jax.vmap(
     lambda worst: jax.vmap(lambda best: dynamic_tau(jnp.array([best, worst])))(accuracies)
 )(accuracies)
-taus = jnp.where(accuracies[None, :] >= accuracies[:, None], taus, jnp.nan)
+taus = jnp.where(accuracies[None, :] >= accuracies[:, None], jnp.maximum(taus, 1), jnp.nan)
 figure, axes = panels(1, width=5.2, height=3.8)
-levels = np.linspace(0.5, 2, 16)
+levels = np.linspace(1, 2, 11)
 filled = axes.contourf(accuracies, accuracies, taus, levels=levels, cmap="viridis")
 axes.contour(
     accuracies, accuracies, taus, levels=[1.1, 1.5, 1.9], colors="white", linewidths=0.8
 )
-bar = figure.colorbar(filled, ticks=[0.5, 1, 1.5, 2])
+bar = figure.colorbar(filled, ticks=[1, 1.5, 2])
 bar.set_label("dynamic τ", fontsize=9)
 bar.ax.tick_params(labelsize=8)
 canvas.finish(axes, "", "accuracy of the best class", "accuracy of the worst class")
