@@ -153,6 +153,9 @@ def _lines(surface):
     width = max(map(len, rows))
     yield f"{'':{width}}  {'lowest loss':>12}  {'highest':>10}"
     for name, values in rows.items():
+        if name in surface.groups and not surface.class_count[surface.groups[name]].any():
+            yield f"{name:{width}}  {'no images':>12}"
+            continue
         finite = values[np.isfinite(values)]
         low, high = (finite.min(), finite.max()) if finite.size else (math.nan, math.nan)
         yield f"{name:{width}}  {low:12.4g}  {high:10.4g}"

@@ -111,6 +111,7 @@ def read_curvature(where: str | pathlib.Path) -> Curvature:
     """Reads a curvature from its folder; parts that are not measured yet are left out.
 
     Raises:
+      ConfigError: if it is a surface.
       WorkdirError: if there is none.
     """
     path = pathlib.Path(where)

@@ -137,10 +137,13 @@ def read(folder: str | pathlib.Path) -> Surface:
     """Reads a landscape from its folder, DIR/landscape/NAME; points that are not measured yet are NaN.
 
     Raises:
+      ConfigError: if it is a curvature.
       WorkdirError: if there is none.
     """
     where = pathlib.Path(folder)
     noted, sums = read_about(where), read_figures(where)
+    if noted["settings"]["kind"] == "curvature":
+        raise ConfigError(f"{where} holds a curvature, not a surface: landscape.read_curvature reads it")
     if "axes" not in noted or sums is None:
         raise WorkdirError(f"{where} holds no surface: {FIGURES} is missing or damaged")
     return to_surface(where, noted, sums)

@@ -115,7 +115,7 @@ def _contours(
             clipped = np.ma.masked_invalid(np.clip(field, levels[0], levels[-1])).T
             axes.contourf(x, y, clipped, levels=levels, cmap=scale.cmap, norm=scale.norm)
             axes.contour(x, y, clipped, levels=levels[1:-1:2], colors="white", linewidths=0.4, alpha=0.6)
-        _marks(axes, surface, small)
+            _marks(axes, surface, small)
         axes.set_title(canvas.short(name, 24 if small else 34), fontsize=8 if small else 10)
         axes.locator_params(nbins=4)
         axes.tick_params(labelsize=7 if small else 8)

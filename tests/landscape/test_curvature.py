@@ -126,3 +126,5 @@ def test_the_command_and_its_mistakes(linear, capsys):
         main([*command, "--to=other"])
     with pytest.raises(ConfigError, match="steps 2 there, 6 here"):
         landscape.curvature(linear, by=("class",), steps=6, probes=1)
+    with pytest.raises(ConfigError, match=r"holds a curvature, not a surface: landscape.read_curvature reads it"):
+        landscape.read(pathlib.Path(linear.workdir, "landscape", "curvature"))
