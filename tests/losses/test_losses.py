@@ -507,7 +507,10 @@ def test_labels_of_another_form_are_refused_with_what_to_write():
     np.testing.assert_allclose(losses.sigmoid_cross_entropy(logits[:, :1], jnp.array([[1], [0]]))[0], 0.0485874, 1e-5)
 
 
-@pytest.mark.parametrize(("dtype", "x64"), [(jnp.bfloat16, False), (jnp.float32, True), (np.float64, True)])
+@pytest.mark.parametrize(
+    ("dtype", "x64"),
+    [(jnp.bfloat16, False), (jnp.float32, True), pytest.param(np.float64, True, marks=pytest.mark.slow)],
+)
 def test_jax_s_strict_settings_hold(dtype, x64):
     """No NaN or infinity on the way to a finite loss, and no promotion that is left to JAX."""
     strict = jax.numpy_dtype_promotion("strict")

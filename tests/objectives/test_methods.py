@@ -92,7 +92,7 @@ def test_a_run_that_goes_on_from_an_earlier_checkpoint_ends_the_same(finished, t
     assert rows[0] == rows[1]
 
 
-@of_methods("ghm", "mw_net", "cmo")
+@of_methods("ghm", "cmo")  # mw_net over devices: test_mw_net.py
 @pytest.mark.parametrize("parallel", ["shard_map", pytest.param("pmap", marks=pytest.mark.slow)])
 def test_four_devices_give_what_one_gives(finished, tmp_path, name, parallel):
     assert_as_one(finished(name)[0], name, parallel, tmp_path)

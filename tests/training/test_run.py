@@ -275,14 +275,14 @@ def test_many_steps_in_one_dispatch_are_the_same_run(tmp_path):
     assert many.metrics == pytest.approx(one.metrics, rel=1e-4)
 
 
-def test_devices_share_a_run(tmp_path):
+@pytest.mark.parametrize("parallel", ["shard_map", pytest.param("pmap", marks=pytest.mark.slow)])
+def test_devices_share_a_run(tmp_path, parallel):
     settings = ("weights.name=class_balanced", "data.crop_padding=1", "loss.mean=weight_sum")
     settings += ("num_epochs=1",)
     one = cbjax.train(digits(*settings, "devices=1"), tmp_path / "one")
-    for parallel in ("shard_map", "pmap"):
-        four = cbjax.train(digits(*settings, f"parallel={parallel}", "devices=4"), tmp_path / parallel)
-        for found, expected in zip(jax.tree.leaves(four.state.params), jax.tree.leaves(one.state.params), strict=True):
-            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    four = cbjax.train(digits(*settings, f"parallel={parallel}", "devices=4"), tmp_path / parallel)
+    for found, expected in zip(jax.tree.leaves(four.state.params), jax.tree.leaves(one.state.params), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_loss_that_is_not_finite_says_where_and_what_is_left(tmp_path):
