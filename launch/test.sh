@@ -6,4 +6,5 @@ install_cbjax "[test]"
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-exec .venv/bin/python -m pytest -n "${PYTEST_WORKERS:-2}" --dist=worksteal "$@"
+# Three processes for two cores: some tests wait.
+exec .venv/bin/python -m pytest -n "${PYTEST_WORKERS:-3}" --dist=loadfile --no-loadscope-reorder "$@"

@@ -33,7 +33,17 @@ def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run what is too long for every change")
 
 
+# A file is tested by one process, which makes its fixtures once; those that take longest come first, so that no process
+# ends long after the others.
+LONGEST = (
+    *("test_processes", "test_sweep", "test_methods", "test_resume", "test_models", "test_report", "test_run"),
+    *("test_losses", "test_paper_table", "test_mw_net", "test_recipes", "test_resnet_imagenet"),
+)
+
+
 def pytest_collection_modifyitems(config, items):
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
     if not config.getoption("--slow"):
         for item in items:
             if "slow" in item.keywords:

@@ -61,7 +61,7 @@ WRONG_COMBINATIONS = [
     ("mnist_binary", ["data.classes=9,10"], "data.classes", "must be below 10", "got 10"),
     ("digits_lt", ["data.file=mine.npz"], "data.file", "unless data.name is arrays", "got mine.npz"),
     ("digits_lt", ["model.name=lenet5"], "model.name", "a network for 8x8 images when data.name is digits", "lenet5"),
-    ("cifar_lt:cdb", ["model.name=digits_cnn"], "model.name", "(resnet20, resnet32", "got digits_cnn, which needs 8x8"),
+    ("cifar_lt:cdb", ["model.name=digits_cnn"], "model.name", "(linear, resnet20", "got digits_cnn, which needs 8x8"),
     ("digits_lt", ["model.shortcut=projection"], "model.shortcut", "unless model.name is resnet20", "got projection"),
     ("digits_lt", ["model.batch_norm_size=all"], "model.batch_norm_size", "no effect", "got all"),
     ("cifar_lt:cui", ["model.name=resnet18", "model.shortcut=projection"], "model.shortcut", "resnet110", "projection"),
