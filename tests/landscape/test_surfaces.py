@@ -199,12 +199,18 @@ def test_statistics_are_those_of_the_training_images(subject):
     np.testing.assert_allclose(variance[0], outputs.var(axis=1).mean(axis=0), rtol=1e-3, atol=1e-4)
 
 
-def test_a_trajectory_is_drawn_where_its_checkpoints_are(runs, tmp_path):
+def test_a_trajectory_is_drawn_where_its_checkpoints_are(runs, tmp_path, capsys):
     surface = landscape.trajectory(runs[0], points=3, **options(tmp_path))
     steps = surface.about["steps"]
     assert steps == [0, 6, 12, 18, 23] and surface.path.shape == (5, 2)
     np.testing.assert_allclose(surface.path[-1], 0, atol=1e-5)
     assert 0.5 < sum(surface.about["explained"]) <= 1
+    config = runs[0].config.copy_and_resolve_references()
+    config.stage.name, config.stage.source = "tau", str(tmp_path / "gone")  # a second stage, whose first is not there
+    rest = landscape.trajectory(dataclasses.replace(runs[0], config=config), points=2, **options(tmp_path, "rest"))
+    assert (
+        rest.about["steps"] == [6, 12, 18, 23] and "the way begins at the first checkpoint" in capsys.readouterr().out
+    )
     for axis, along in zip(surface.axes, surface.path.T, strict=True):
         assert axis[0] < along.min() and axis[-1] > along.max()
 
