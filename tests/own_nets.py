@@ -238,3 +238,29 @@ def needs_depth(num_classes, depth):
 
 def without_parameters(num_classes):
     return nn.Sequential([lambda images: images.reshape(images.shape[0], -1)[:, :num_classes]])
+
+
+class Movement(nn.Module):
+    """Convolutions over frames, rows and columns, and the mean over all; with depth 1 each frame is seen alone.
+
+    A 3D convolution is written as a 2D one of neighbouring frames, whose channels are joined. On a CPU, XLA takes 27
+    times as long for the same sums as a 3D convolution.
+    """
+
+    num_classes: int
+    depth: int
+
+    @nn.compact
+    def __call__(self, clips):
+        for width in (12, 24):
+            batch, frames = clips.shape[:2]
+            half = self.depth // 2
+            padded = jnp.pad(clips, ((0, 0), (half, half), (0, 0), (0, 0), (0, 0)))
+            near = jnp.concatenate([padded[:, place : place + frames] for place in range(self.depth)], axis=-1)
+            clips = nn.relu(nn.Conv(width, (3, 3), strides=(2, 2))(near.reshape(batch * frames, *near.shape[2:])))
+            clips = clips.reshape(batch, frames, *clips.shape[1:])
+        return nn.Dense(self.num_classes)(clips.mean(axis=(1, 2, 3)))
+
+
+def movement(num_classes, *, depth=3):
+    return Movement(num_classes, depth)

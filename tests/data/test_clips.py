@@ -75,6 +75,12 @@ def test_videos_are_closed(videos):
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_names_are_in_the_order_of_their_numbers_whatever_the_disk_says():
+    names = ["a2b10.jpg", "2.jpg", "010.jpg", "a2b9.jpg", "10.jpg", "1.jpg"]
+    expected = ["1.jpg", "2.jpg", "010.jpg", "10.jpg", "a2b9.jpg", "a2b10.jpg"]
+    assert reading.in_order(names) == reading.in_order(names[::-1]) == expected
+
+
 def test_frames_of_a_folder_are_in_the_order_of_their_numbers(tmp_path):
     for number in (2, 10, 1):
         (tmp_path / f"{number}.jpg").write_bytes(b"%d" % number)

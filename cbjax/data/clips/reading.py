@@ -48,8 +48,9 @@ def frames(path: str, choose: Choose, max_pixels: int = decode.MAX_PIXELS) -> Ge
 
 
 def in_order(names: Sequence[str]) -> list[str]:
-    """Sorts names by the numbers in them, and by the text between these."""
-    return sorted(names, key=lambda name: [int(part) if part.isdecimal() else part for part in _DIGITS.split(name)])
+    """Sorts names by the numbers in them and the text between these; 1.jpg and 01.jpg, by all their letters."""
+    parts = [[int(part) if part.isdecimal() else part for part in _DIGITS.split(name)] for name in names]
+    return [name for _, name in sorted(zip(parts, names, strict=True))]
 
 
 def name_of(path: str, position: int) -> str:
