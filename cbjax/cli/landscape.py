@@ -47,35 +47,38 @@ def add_arguments(
         "--by",
         type=lambda text: tuple(text.split(",")),
         metavar="all,group,class",
-        help="of the Hessian: over all images, of groups of classes, of each class (all,group)",
+        help="with --hessian: over all images, over each group of classes, over each class (all,group)",
     )
-    command.add_argument("--steps", type=up_to(10**4), metavar="N", help="of Lanczos, for the Hessian (30)")
-    command.add_argument("--probes", type=up_to(10**4), metavar="N", help="random start vectors of Lanczos (4)")
-    command.add_argument("--dimensions", type=int, choices=(1, 2), default=2, help="random directions (2)")
-    command.add_argument("--points", type=up_to(10**5), default=51, metavar="N", help="along each direction (51)")
+    command.add_argument("--steps", type=up_to(10**4), metavar="N", help="with --hessian: steps of Lanczos (30)")
+    command.add_argument("--probes", type=up_to(10**4), metavar="N", help="with --hessian: random start vectors (4)")
+    command.add_argument("--dimensions", type=int, choices=(1, 2), default=2, help="number of random directions (2)")
+    command.add_argument("--points", type=up_to(10**5), default=51, metavar="N", help="points on each axis (51)")
     command.add_argument(
-        "--span", type=_span, metavar="LOW:HIGH", help="of the coordinates (-1:1; on a line between runs -0.5:1.5)"
+        "--span", type=_span, metavar="LOW:HIGH", help="range of coordinates (-1:1; on a line between runs -0.5:1.5)"
     )
     command.add_argument("--split", default="train", choices=("train", "validation", "test"), help="images (train)")
     command.add_argument("--checkpoint", default="last", choices=("last", "best"))
-    command.add_argument("--seed", type=_seed, default=123, help="of the random directions (123)")
+    command.add_argument("--seed", type=_seed, default=123, help="seed of the random directions (123)")
     command.add_argument(
-        "--normalization", default="filter", choices=NORMALIZATIONS, help="of the lengths of random directions (filter)"
+        "--normalization",
+        default="filter",
+        choices=NORMALIZATIONS,
+        help="parts of a random direction that get the length they have in the network (filter)",
     )
-    what = "of random directions: left out, of the array's own length, or the array itself (zero)"
+    what = "in random directions: left out, drawn with the array's length, or the array itself (zero)"
     command.add_argument("--biases", default="zero", choices=VECTORS, help=f"biases {what}")
     command.add_argument("--batch-norm", default="zero", choices=VECTORS, help=f"BatchNorm's scales and offsets {what}")
     command.add_argument(
         "--statistics",
         choices=STATISTICS,
-        help="of BatchNorm at each point: those of the run, between the runs', or recomputed from training images "
-        "(keep; between runs interpolate)",
+        help="BatchNorm's statistics at each point: the run's own, interpolated between the runs, or recomputed from "
+        "training images (keep; between runs interpolate)",
     )
     command.add_argument(
         "--name",
         dest="called",
         metavar="NAME",
-        help="of the folder DIR/landscape/NAME (default: the kind of landscape)",
+        help="name of the folder DIR/landscape/NAME (default: the kind of landscape)",
     )
     command.add_argument("--images-at-once", type=up_to(10**6), metavar="B", help="images of a batch")
     command.add_argument("--out", metavar="DIR", type=pathlib.Path, help="another folder")

@@ -1,4 +1,4 @@
-"""Figures of `cbjax eval --open`: how well a run tells images of classes that it does not know."""
+"""Figures of `cbjax eval --open`: how well a run notices that an image shows none of the classes it knows."""
 
 import dataclasses
 import os
@@ -77,9 +77,8 @@ def measure(chances: np.ndarray, labels: np.ndarray, unknown: np.ndarray, below:
 
     Returns:
       "open_accuracy": the share of unknown images that are answered "open". "open_known_accuracy": the share of known
-      images that are answered rightly, so not "open". "open_f_measure": of precision and recall, where a known image is
-      a true positive if answered rightly and else a false positive, and an unknown one a false negative if it is not
-      answered "open"; 0 if nothing is a true positive.
+      images that are answered rightly, so not "open". "open_f_measure": 2 R / (2 R + W + M), where R known images are
+      answered rightly, the other W are not, and M unknown images are not answered "open".
 
     Source: Liu et al. 2019 (OLTR), and the authors' utils.py (F_measure) after its correction of January 2020; their
       threshold is 0.1, for 1000 and for 365 classes.

@@ -63,8 +63,8 @@ def predict(
       trust_code: as for `load`.
       calibration: calibration.json of `cbjax eval --calibrate`, fitted to this checkpoint. Its temperature changes the
         probabilities; its thresholds change the order of the classes, from the highest probability / threshold.
-      open_below: adds whether the largest probability is below this number, as of an image of no known class: a last
-        column open, 1 or 0, or "open", true or false (OLTR; `cli.open_set` measures it).
+      open_below: if given, an image whose largest probability is below this number is marked as of no known class: 1
+        in the last column, open, of a .csv, or "open": true in a .jsonl (OLTR; `cli.open_set` measures it).
       tell: called with a line about each skipped image, about other files in a folder, and about arrays that may be in
         other units.
 

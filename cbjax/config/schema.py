@@ -86,7 +86,7 @@ KEYS: dict[str, Key] = {
         "none", choice(*SYNTHESES), "images made up between those of rare classes; needs pip install 'cbjax[smote]'"
     ),
     "data.synthesis_neighbours": Key(
-        5, integer(1, 10**6), "nearest images of its class, to one of which an image is moved (synthesis)"
+        5, integer(1, 10**6), "an image is moved towards one of so many nearest images of its class (synthesis)"
     ),
     "data.normalization": Key("standardize", choice(*NORMALIZATIONS), "how pixels are scaled"),
     "data.crop_padding": Key(0, integer(0, 4096), "pixels of padding before a random crop (0: no crop)"),
@@ -170,8 +170,8 @@ KEYS: dict[str, Key] = {
     "meta.batch_size": Key(100, integer(1, 10**6), "meta images in a step, a multiple of the number of devices"),
     "meta.variant": Key("imbalance", choice("imbalance", "noise"), "published code that is followed (mw_net)"),
     "meta.network_optimizer": Key("sgd", choice("sgd", "adam"), "sgd has Nesterov's momentum of 0.9 (mw_net)"),
-    "meta.network_rate": Key(1e-5, number(low=0, high=1e6), "of the weighting network, in all of training (mw_net)"),
-    "meta.network_decay": Key(5e-4, number(low=0, high=1e6), "of the weighting network (mw_net)"),
+    "meta.network_rate": Key(1e-5, number(low=0, high=1e6), "constant learning rate of the weighting network (mw_net)"),
+    "meta.network_decay": Key(5e-4, number(low=0, high=1e6), "weight decay of the weighting network (mw_net)"),
     "sharpness.name": Key("none", choice(*SHARPNESS), "gradients where the loss is higher, for a flat minimum"),
     "sharpness.radius": Key(0.05, number(low=0, high=1e3), "how far from the parameters that gradient is taken"),
     "sharpness.tail_below": Key(
@@ -192,12 +192,12 @@ KEYS: dict[str, Key] = {
     "stage.similarity": Key(
         "cosine", choice(*SIMILARITIES), "how near an image's features are to a class's mean (ncm)"
     ),
-    "oltr.form": Key("authors_code", choice("authors_code", "paper"), "of the meta-embedding"),
+    "oltr.form": Key("authors_code", choice("authors_code", "paper"), "form of the meta-embedding"),
     "oltr.backbone": Key("trained", choice("trained", "frozen"), "whether the network of the first stage goes on"),
     "oltr.backbone_rate": Key(0.1, number(low=0, high=1e3), "learning rate of the features over the classifier's"),
     "oltr.memory_rate": Key(0.1, number(low=0, high=1e3), "learning rate of the centroids over the classifier's"),
     "oltr.feature_weight": Key(0.01, number(low=0, high=1e6), "what the loss of the features is multiplied by"),
-    "oltr.repulsion": Key(0.01, number(low=0, high=1e6), "what the distance to other classes counts in it"),
+    "oltr.repulsion": Key(0.01, number(low=0, high=1e6), "weight of the distance to other classes in that loss"),
     "oltr.margin": Key(10.0, number(low=0, high=1e9), "mean squared distance from which other classes do not repel"),
     "optim.learning_rate": Key(0.1, number(low=1e-30, high=1e30), "base learning rate"),
     "optim.reference_batch_size": Key(

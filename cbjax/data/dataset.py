@@ -92,9 +92,9 @@ def prepare(data: Mapping[str, Any], seed: int, load: Callable[..., Source] = so
     notes = source.notes + notes
     mean, std = normalization.resolve(data.get("normalization", "standardize"), parts["train"].images)
     if (kind := data.get("synthesis", "none")) != "none":
-        # Counts, mean and deviation stay those of the real images. An image between two others tells nothing that these
-        # two do not, so it adds nothing to an effective number or to the difficulty of a rare class; a sampler that
-        # repeats images does not count them either. And many, medium and few stay the classes that they are without.
+        # Counts, mean and deviation stay those of the real images, and so do many, medium and few. An image between two
+        # others tells nothing new, so the effective number of its class must not grow. Repeats of a sampler do not
+        # count either.
         neighbours = data.get("synthesis_neighbours", 5)
         parts["train"], told = synthesis.synthesize(parts["train"], kind, neighbours, seed, class_names)
         notes += told

@@ -16,8 +16,8 @@ from cbjax.host.code import is_own
 from cbjax.training import components
 from cbjax.types import Model
 
-# Published peaks, FLOP/s, dense, in bfloat16 and of float32 values. JAX multiplies the latter as TF32 on these GPUs, at
-# half the rate, and in one bfloat16 pass on TPUs. Source: NVIDIA's data sheets; for TPUs see `tpu`.
+# Published peaks in FLOP/s, dense: for bfloat16 values, and for float32 values. JAX multiplies float32 values as TF32
+# on these GPUs, at half the rate, and in one bfloat16 pass on TPUs. Source: NVIDIA's data sheets; for TPUs see `tpu`.
 PEAKS = {
     "one A100": (312e12, 156e12),
     "one H100": (989e12, 494.5e12),

@@ -38,7 +38,7 @@ def train_program(config: ConfigDict, data: AbstractData, mesh: Mesh) -> tuple[L
         return lambda: programs.train.lower(state, _batch(size, data, mesh)), state
     count = programs.steps_per_dispatch
     sizes = {resident.TRAIN: (int(data.counts.sum()), size)}
-    if config.meta.name != "none":  # of a share of each class as many as of one image each: the least there can be
+    if config.meta.name != "none":  # a fraction counts as one image a class, the least possible
         per_class = int(max(1, config.data.meta))
         sizes["meta"] = (per_class * len(data.counts), config.meta.batch_size)
     images = {name: _images(total, data, mesh) for name, (total, _) in sizes.items()}

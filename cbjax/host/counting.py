@@ -1,4 +1,4 @@
-"""Shows a person the progress of work that is counted, such as points of a landscape."""
+"""Shows a person how many points of a landscape, or parts of other work, are done."""
 
 import contextlib
 import sys
@@ -21,9 +21,9 @@ def counted(
     """Yields a function that is told how many are done.
 
     Args:
-      total: how many there are.
+      total: how many parts the work has.
       done: how many were done before; they do not count for the time that is left.
-      what: their name in the plural.
+      what: the name of the parts in the plural.
       mode: "on" for a bar; "lines"; "off"; "auto" for a bar at a terminal or in a notebook, and lines elsewhere.
       tell: takes a line.
     """

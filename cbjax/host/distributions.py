@@ -1,4 +1,4 @@
-"""Which installed distribution a module's file belongs to. Nothing is imported or run to find out."""
+"""Finds the installed Python package (distribution) that a module's file belongs to, without running anything."""
 
 import contextlib
 import functools

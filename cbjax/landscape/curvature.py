@@ -56,8 +56,8 @@ def curvature(
       ConfigError: if an option is wrong, or the folder holds a landscape with other settings.
       Stopped: after SIGINT or SIGTERM; start vectors that are done are saved.
 
-    Source: Yao et al. 2020 (PyHessian) for the quantities; Rangwani et al. 2022 for those of each class, which there
-    are of augmented images and so scatter.
+    Source: Yao et al. 2020 (PyHessian) for the quantities; Rangwani et al. 2022 for those of each class. They
+    measure augmented images, so their figures scatter.
     """
     chosen = Options(**options)
     if not by or not set(by) <= set(PARTS):

@@ -30,7 +30,7 @@ class Directions:
 
     Attributes:
       center: the network at the origin.
-      along: one or two directions; their `batch_stats` say how BatchNorm's statistics go along, where they do.
+      along: one or two directions. Their `batch_stats` say how BatchNorm's statistics change along them, if they do.
       marks: name -> coordinates [1 or 2] of networks to mark.
       path: [E, 1 or 2] coordinates of networks to join by a line, or None.
       facts: what is to be noted with them, JSON values.
@@ -62,8 +62,8 @@ def random(
       seed: of the draws; the first direction does not depend on the number of dimensions.
       normalization: "filter" gives each filter of a direction the length of the network's; the filters of a Flax kernel
         lie along its last axis. "layer" does so for whole kernels, "none" leaves them as they are drawn.
-      biases: what arrays of one axis do that are not BatchNorm's: "zero" leaves them out of the direction, "normalize"
-        gives a draw the length of the array, "copy" takes the array itself.
+      biases: what to do with arrays of one axis, except BatchNorm's: "zero" leaves them out of the direction,
+        "normalize" gives a draw the length of the array, "copy" takes the array itself.
       batch_norm: the same for BatchNorm's scales and offsets.
 
     Raises:

@@ -28,9 +28,9 @@ def some(examples: Split, chosen: np.ndarray) -> Split:
 
 
 def batch_size(subject: Subject, size: int, values: int = VALUES) -> int:
-    """Returns how many images to take at once, of `size`: few batches of almost equal size.
+    """Returns how many of `size` images to take at once, so that there are few batches of almost equal size.
 
-    They have about so many values, or as many images as a batch of the run.
+    A batch has at most `values` numbers, or as many images as a batch of the run if these have more.
     """
     config = subject.run.config
     shape = subject.examples.images.shape[1:]

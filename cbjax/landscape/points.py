@@ -139,7 +139,7 @@ def _pair(network: Network):
 
 
 def _positive(directions):
-    """Says of each statistic whether it is at least 0 in all networks that are marked, as variances are."""
+    """Says for each statistic whether it is at least 0 in all marked networks. Variances are."""
     center, along = directions.center.batch_stats, [one.batch_stats for one in directions.along]
     places = [(0.0,) * len(along), *directions.marks.values()]
     networks = [[np.asarray(leaf) for leaf in jax.tree.leaves(_at(place, center, along))] for place in places]

@@ -120,7 +120,7 @@ def open_run(
 
 
 def differences(first: Subject, one: Subject) -> list[str]:
-    """Returns what of `one` does not count where both are measured as `first` is, in words."""
+    """Returns in words what differs between two runs and is taken from `first` when both are measured."""
     here, there = first.run.config, one.run.config
     mine, its = first.run.state.settings, one.run.state.settings
     same_code = here.model.code is not None and here.model.code == there.model.code

@@ -37,7 +37,7 @@ class Given(NamedTuple):
         return one_hot(self.labels, self.logits) if self.is_hard else self.labels > 0
 
     def of_label(self, numbers: Array) -> Array:
-        """Returns a number of each class [C] as that of an example's label [B], or of each class [1, C]."""
+        """Picks the number of each label's class, [B], from those of all classes [C]; labels [B, C] get all, [1, C]."""
         return numbers[self.labels] if self.is_hard else numbers[None, :]
 
     def weigh(self, losses: Array) -> Array:

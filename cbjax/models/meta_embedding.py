@@ -23,7 +23,7 @@ ATTENTION, LAYER, MEMORY, SELECTOR, HEAD, HALLUCINATOR = (
 NEW = (ATTENTION, LAYER, MEMORY, SELECTOR, HEAD)
 FORMS = ("authors_code", "paper")
 SCALE = 16.0  # of the cosines
-REACH = 10.0  # the authors' code: what the distance to the nearest centroid divides
+REACH = 10.0  # in the authors' code, which divides it by the distance to the nearest centroid
 LEAST_DISTANCE = 1e-6  # an image that is a centroid would have an infinite embedding
 
 

@@ -52,11 +52,11 @@ def _read(function: Callable[..., Any], params: Any, *inputs: Any) -> list[bool]
 
 
 def frozen(model: Model, trained: Any, batch_norm: str) -> Model:
-    """Returns the network, of which a part alone gets a gradient. Its answers stay the same.
+    """Returns the network with a gradient for some of its parameters alone. Its answers stay the same.
 
     Args:
       model: the network.
-      trained: pytree of bools in the shape of its parameters.
+      trained: pytree of bools in the shape of its parameters, true for those with a gradient.
       batch_norm: "eval" keeps the network as it is in evaluation: BatchNorm normalises by its running statistics, which
         stay, and nothing is dropped. "train" is what the authors' code does: BatchNorm normalises by the batch, and the
         running statistics move towards those of the images that are drawn; dropout drops.

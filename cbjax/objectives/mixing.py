@@ -57,7 +57,7 @@ def box(share: Array, row: Array, column: Array, height: int, width: int) -> Arr
 
 
 def same_share(share: Array, count: Array, partner_count: Array, kappa: Array, tau: Array) -> Array:
-    """Returns the share of an image's label: that of the image."""
+    """Returns the image's own share in the mixture as the share of its label."""
     return jnp.broadcast_to(share, count.shape)
 
 

@@ -44,7 +44,7 @@ def oltr(model: Model, loss: SettledLoss, axis: str | None = "data") -> Objectiv
         def attraction(features, memory):
             return 0.5 * jnp.sum(jnp.square(features - memory[labels]), axis=1)
 
-        # Worth 0: it only brings the gradient by the centroids.
+        # Its value is 0. It only adds the gradient with respect to the centroids.
         drawn = attraction(still, memory) / (1 + of_class[labels])
         drawn = drawn - jax.lax.stop_gradient(drawn)
         apart = jnp.sum((1 - own) * squared_distances(features, memory), axis=1) / memory.shape[0]

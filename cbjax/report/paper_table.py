@@ -25,7 +25,7 @@ NAMES = {
 
 
 def measure_of(table: Mapping[str, Any]) -> str:
-    """Returns the name of a table's figures; of several metrics, whose columns name them, what they have in common."""
+    """Names a table's figures: by its metric, or in general if each column has a metric of its own."""
     metric = table["metric"]
     if not isinstance(metric, str):
         return "figures on test, %"

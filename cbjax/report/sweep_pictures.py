@@ -116,8 +116,8 @@ def _weights_of_counts(place, out, runs, betas):
 def _settings(out, table, lines, columns, figures, measure):
     """Draws a picture for each setting with several values, the most common setting first.
 
-    If two settings are equally common, as in a grid of both, the one with more values comes first; there, each value of
-    the other setting has a line. Rows that an earlier picture shows make no further picture.
+    In a grid of two settings both are equally common. Then the one with more values comes first, and its picture has a
+    line for each value of the other. A setting gets no picture if the earlier ones show all its rows.
     """
     found: dict[str, dict[str, dict[float, tuple[str, str]]]] = {}
     for line in lines:

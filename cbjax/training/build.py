@@ -121,9 +121,9 @@ def build(
 
 
 def first_state(parts: Parts) -> TrainState:
-    """Makes the state before the first step, with pretrained weights, or those of another run, where there are some.
+    """Makes the state before the first step, from the weights of a file or of another run if the run has some.
 
-    What they lack, such as the head, stays as it is. A memory holds the mean features of the classes then.
+    What these weights lack, such as the head, is drawn as usual. A memory (OLTR) then holds the classes' mean features.
     """
     state = parts.init()
     if parts.pretrained is None:
@@ -138,7 +138,7 @@ def first_state(parts: Parts) -> TrainState:
 
 
 def _over(own, given):
-    """Returns nested dicts of arrays with those that are given in the place of their own."""
+    """Returns nested dicts of arrays: those of `given`, and those of `own` that `given` lacks."""
     if not isinstance(own, dict):
         return given
     return {name: _over(part, given[name]) if name in given else part for name, part in own.items()}

@@ -26,7 +26,7 @@ class ClassMeans:
 
     Attributes:
       means: [C, D] float64.
-      center: [D] float64, what features are reduced by first; 0 for cosines.
+      center: [D] float64, which is first subtracted from features; 0 for cosines.
       images: how many images were averaged.
     """
 
@@ -46,9 +46,9 @@ def find_means(
 ) -> ClassMeans:
     """Averages the features of each class in passes over the training images, in order and as an evaluation sees them.
 
-    For "cosine" these are the means of the features. For "euclidean", which takes two passes, all features are first
-    reduced by the mean over all training images and scaled to length 1, as in the authors' code; the means are not
-    scaled again. Features are float32, sums float64 on the host, so the number of devices adds nothing to their errors.
+    For "cosine" these are the means of the features. "euclidean" takes two passes: the mean over all training images is
+    subtracted from the features, which are then scaled to length 1, as in the authors' code; the means are not scaled
+    again. Features are float32, sums float64 on the host, so the number of devices adds nothing to their errors.
 
     Args:
       config: resolved.

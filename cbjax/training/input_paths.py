@@ -111,13 +111,13 @@ def _partners(config, dataset, batches):
     """Returns the order of the images that are mixed into the training images."""
     if config.mix.name != "cmo":
         return Partners(batches, config.seed)
-    # Weights 1/n of each image: equal shares of the classes. A seed of its own, or it could be the training images'.
+    # Classes come equally often. The order has a seed of its own, or it could be that of the training images.
     order = samplers.make_order("oversample", dataset.train.labels, config.seed + 2)
     return Batches(len(dataset.train), batches.batch_size, config.seed, order=order)
 
 
 def _meta_order(config, dataset):
-    # Each class as often as the others, whatever was held out of it.
+    # Classes come equally often, however many meta images each has.
     return samplers.make_order("class_aware", dataset.meta.labels, config.seed + 1, images_per_class=1)
 
 

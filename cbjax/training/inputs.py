@@ -79,7 +79,7 @@ def check_readable(config: ConfigDict, dataset: Dataset) -> list[str]:
             members = [np.flatnonzero(column) for column in labels.T]
 
         def look(positions, images=split.images):
-            """Returns what is wrong with the first image, where all are bad or one is and none is to be."""
+            """Returns why the first image is bad if all are, else "". Raises at a bad image unless such are skipped."""
             first = ""
             for position in positions.tolist():
                 reason, _ = make_image(images, transform, position)

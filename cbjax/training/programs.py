@@ -92,7 +92,7 @@ def forget() -> None:
 
 
 def program_key(config: ConfigDict, batches: Batches, image_shape: Sequence[int], num_classes: int, mesh: Mesh) -> str:
-    """Returns a text that is equal for two runs if one's programs are the other's."""
+    """Returns a run's key: two runs with equal keys can share compiled programs."""
     flat = json.loads(configs.to_json(config))
     for key in ARGUMENTS:
         section, _, name = key.rpartition(".")

@@ -1,4 +1,4 @@
-"""A run again from its work directory alone: its model, and its evaluations."""
+"""Loads a run from its work directory alone (`cbjax.load`), and evaluates it (`cbjax eval`)."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""What a run's network says of every image of a split, in batches, for figures that need more than its answers."""
+"""Computes the scores [C] of every image of a split, for figures that need more than the predicted classes."""
 
 import concurrent.futures
 import dataclasses

@@ -156,8 +156,8 @@ def _over_parts(
     """Calls `gradient`, (remembered, part) -> ((value, (stats, remembered, amount, correct)), grads), part after part.
 
     Returns:
-      The sums ((value, grads), amount, correct), the mean of the parts' running statistics, each of which starts from
-      those before the step, and what is remembered after the last part.
+      The sums ((value, grads), amount, correct); the mean of the parts' running statistics; and what is remembered
+      after the last part. The statistics of each part start from those before the step.
     """
     size = batch["image"].shape[0]
     if size % accumulation:

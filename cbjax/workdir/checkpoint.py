@@ -214,7 +214,7 @@ def _with_checksums(folder: CheckpointFolder, saving: dict[int, int | None]) -> 
 
 @jax.jit  # one program, not one for each shape of an array
 def copied(tree: Any) -> Any:
-    """Returns a tree of device arrays with memory of its own, which outlives a step that takes over the first's."""
+    """Returns a copy of a tree of device arrays. It stays valid when a step takes over the memory of the first."""
     return jax.tree.map(jnp.copy, tree)
 
 

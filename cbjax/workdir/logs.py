@@ -70,6 +70,6 @@ def _readable_rows(path):
 
 
 def _with_times(history, rows):
-    """Returns the history's rows, each with the clock's figures of the row in its place if that is the same one."""
+    """Returns the history's rows. A row that is equal but for its times is taken from `rows`, which have the times."""
     kept = [row if timeless(row) == timeless(past) else past for past, row in zip(history, rows, strict=False)]
     return [*kept, *history[len(kept) :]]

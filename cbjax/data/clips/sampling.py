@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 
 def frames_at(num_frames: int, places: Sequence[float]) -> list[int]:
-    """Returns one frame from each of T segments of a clip, equal to one frame, in order.
+    """Returns the positions of T frames, in order: one from each of T segments of a clip.
 
-    All are different if the clip has T frames or more. Of a shorter clip some frames are taken several times in a row.
+    The lengths of the segments differ by at most one frame. If the clip has T frames or more, all positions are
+    different. In a shorter clip some frames are taken several times in a row.
 
     Args:
       num_frames: of the clip, at least 1.
