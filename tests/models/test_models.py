@@ -45,7 +45,7 @@ def small_resnet(**options):
     """A ResNet of 8 layers, with parameters away from their symmetric start, and images."""
     model = resnet_cifar(5, depth=8, **options)
     images = draw((16, 8, 8, 3)).astype(np.float32)
-    params, batch_stats = model.init(jax.random.key(0), images)
+    params, batch_stats = jax.jit(model.init)(jax.random.key(0), images)
     leaves, tree = jax.tree.flatten(params)
     params = jax.tree.unflatten(
         tree, [leaf + 0.1 * draw(leaf.shape, i).astype(np.float32) for i, leaf in enumerate(leaves)]
@@ -124,7 +124,8 @@ def test_kernels_have_their_conventional_shapes():
 
 def test_the_key_decides_the_parameters():
     model = resnet_cifar(10, depth=8)
-    first, again, other = (model.init(jax.random.key(seed), shape_of("resnet8"))[0] for seed in (0, 0, 1))
+    start = jax.jit(lambda seed: model.init(jax.random.key(seed), shape_of("resnet8"))[0])
+    first, again, other = (start(seed) for seed in (0, 0, 1))
     jax.tree.map(np.testing.assert_array_equal, first, again)
     assert not np.array_equal(first["head"]["kernel"], other["head"]["kernel"])
     kernels = [leaf for leaf in jax.tree.leaves(first) if leaf.ndim > 1]
@@ -140,7 +141,8 @@ def test_final_bias(final_bias):
 def test_initializations():
     kernels = {}
     for name in ("glorot", "he"):
-        params, _ = resnet_cifar(100, depth=8, initialization=name).init(jax.random.key(0), shape_of("resnet8"))
+        model = resnet_cifar(100, depth=8, initialization=name)
+        params, _ = jax.jit(lambda key, model=model: model.init(key, shape_of("resnet8")))(jax.random.key(0))
         kernels[name] = [params["stage3_block1"]["convolution2"]["kernel"], params["head"]["kernel"]]
     for kernel in kernels["glorot"]:
         fans = math.prod(kernel.shape[:-1]) + kernel.shape[-1] * math.prod(kernel.shape[:-2])
@@ -170,8 +172,8 @@ def test_resnet_agrees_with_numpy(shortcut):
 def test_lenet_agrees_with_numpy():
     model = models.build("lenet5", 10, initialization="he")
     images = draw((4, 28, 28, 1)).astype(np.float32)
-    params, batch_stats = model.init(jax.random.key(0), images)
-    logits, _ = model.apply(params, batch_stats, images, True)
+    params, batch_stats = jax.jit(model.init)(jax.random.key(0), images)
+    logits, _ = jax.jit(model.apply, static_argnums=3)(params, batch_stats, images, True)
     own = to_float64(params)
     outputs = networks.convolution(images, own["convolution1"]["kernel"], 1, 2) + own["convolution1"]["bias"]
     outputs = networks.pool(np.maximum(outputs, 0), np.max)
@@ -379,11 +381,12 @@ def test_relu_is_that_of_jax():
 # Transformations
 
 
-@pytest.mark.parametrize("name", ["digits_cnn", "lenet5"])
+@pytest.mark.parametrize("name", ["digits_cnn", pytest.param("lenet5", marks=pytest.mark.slow)])
 def test_models_map_over_parameters(name):
     model = models.build(name, 3)
     images = draw(shape_of(name).shape).astype(np.float32)
-    several = [model.init(jax.random.key(seed), images)[0] for seed in (0, 1)]
+    start = jax.jit(lambda seed: model.init(jax.random.key(seed), images)[0])
+    several = [start(seed) for seed in (0, 1)]
     gradient = jax.grad(lambda params: jnp.sum(model.apply(params, {}, images, True)[0] ** 2))
     mapped = jax.jit(jax.vmap(gradient))(jax.tree.map(lambda *leaves: jnp.stack(leaves), *several))
     one = jax.jit(gradient)
@@ -404,7 +407,8 @@ def test_the_linear_model_is_the_pixels_times_its_kernel():
 
 def test_init_maps_over_keys():
     model = models.build("digits_cnn", 3)
-    params, _ = jax.vmap(lambda key: model.init(key, shape_of("digits_cnn")))(jax.random.split(jax.random.key(0), 2))
+    start = jax.jit(jax.vmap(lambda key: model.init(key, shape_of("digits_cnn"))))
+    params, _ = start(jax.random.split(jax.random.key(0), 2))
     assert params["head"]["kernel"].shape == (2, 64, 3)
     assert not np.array_equal(*params["head"]["kernel"])
 

@@ -160,7 +160,7 @@ def test_bfloat16_is_close_and_what_is_kept_is_float32():
     assert ours @ exact > 0.95 * np.linalg.norm(ours) * np.linalg.norm(exact)
 
 
-@pytest.mark.parametrize("depth", [10, 50])
+@pytest.mark.parametrize("depth", [10, pytest.param(50, marks=pytest.mark.slow)])
 def test_every_convolution_is_in_bfloat16(depth):
     def convolutions(text):
         return [line for line in text.splitlines() if "conv_general_dilated[" in line]

@@ -49,12 +49,12 @@ def test_a_larger_margin_is_a_larger_loss():
     assert (of[0] < of[1]).all() and (of[1] < of[2]).all()
 
 
-@pytest.mark.parametrize("name", ["digits_cnn", "lenet5", "resnet20", "resnet10"])
+@pytest.mark.parametrize("name", ["digits_cnn", "lenet5", "resnet20", pytest.param("resnet10", marks=pytest.mark.slow)])
 def test_the_head_gives_cosines_of_features_and_kernels(name):
     model = models.build(name, 5, head="normalized")
     side = {"digits_cnn": 8, "lenet5": 28}.get(name, 32)
     images = np.random.default_rng(0).normal(size=(2, side, side, 1)).astype(np.float32)
-    params, _ = model.init(jax.random.key(0), images)
+    params, _ = jax.jit(model.init)(jax.random.key(0), images)
     assert params["head"].keys() == {"kernel"}
     kernel = np.float64(params["head"]["kernel"])
     np.testing.assert_allclose(np.linalg.norm(kernel, axis=0), 1, rtol=1e-6)

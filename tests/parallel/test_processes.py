@@ -13,7 +13,7 @@ import cbjax
 from cbjax.cli import main
 from cbjax.host.writers import read_rows
 from cbjax.parallel.processes import HEARTBEAT_SECONDS, Agreement, from_first
-from tests import processes
+from tests import own_nets, processes
 from tests.photos import write_tree
 
 # Without BatchNorm, so that the number of devices changes rounding only.
@@ -207,7 +207,7 @@ def photos(tmp_path, bad):
     for path in chosen:
         path.write_bytes(b"no image")
     settings = {"data.name": "folder", "data.root": tmp_path / "images", "data.image_size": 32, "batch_size": 16}
-    settings |= {"data.normalization": "unit", "model.name": "resnet20", "log.tensorboard": "false"}
+    settings |= {"data.normalization": "unit", "model.name": f"{own_nets.__file__}:pooled", "log.tensorboard": "false"}
     config = tmp_path / "config.py"
     config.write_text("from cbjax.config import default as get_config\n")
     command = ["train", f"--config={config}", f"--workdir={tmp_path / 'run'}", f"--coordinator=localhost:{free_port()}"]

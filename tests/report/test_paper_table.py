@@ -166,7 +166,7 @@ def test_a_sweep_s_report_names_the_runs_whose_weights_swing(swept):
     assert "of 27 of 28 CDB runs swing" in (page := (swept / "report.md").read_text()) and " and 7 others; see" in page
 
 
-@pytest.mark.parametrize("width", [20, 130])
+@pytest.mark.parametrize("width", [20, pytest.param(130, marks=pytest.mark.slow)])
 def test_a_terminal_cuts_no_figure(swept, width, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", str(width))
     assert main(["report", str(swept)]) == 0

@@ -145,7 +145,7 @@ def test_an_installed_module_is_loaded_without_trust_while_it_is_the_same(tmp_pa
     np.testing.assert_array_equal(cbjax.load(tmp_path / "run", trust_code=True).predict(IMAGES), answers)
 
 
-@pytest.mark.parametrize("mode", [pytest.param("loop", marks=pytest.mark.slow), "vmap"])
+@pytest.mark.parametrize("mode", ["loop", pytest.param("vmap", marks=pytest.mark.slow)])
 def test_runs_of_a_sweep_are_what_they_are_alone(tmp_path, mode):
     path = shutil.copy(NETS, tmp_path / "mine.py")
     (tmp_path / "sweep.py").write_text(

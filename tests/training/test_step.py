@@ -231,7 +231,7 @@ def test_running_statistics_are_averaged_over_devices():
     batch = make_batch()
     batch = {**batch, "image": np.repeat(np.tile(batch["image"], (1, 2, 2, 1)), 3, axis=-1)}
     model = resnet_cifar(CLASSES, depth=8)
-    params, batch_stats = model.init(jax.random.key(1), jnp.zeros((1, 16, 16, 3)))
+    params, batch_stats = jax.jit(model.init)(jax.random.key(1), jnp.zeros((1, 16, 16, 3)))
     tx = optax.sgd(0.0)
     state = TrainState(jnp.int32(0), params, batch_stats, tx.init(params), jnp.asarray(WEIGHTS), jax.random.key(0))
     mesh = sharding.make_mesh(2)
@@ -239,9 +239,8 @@ def test_running_statistics_are_averaged_over_devices():
         train_step(model, tx, losses.softmax_cross_entropy), mesh, split=(None, 0), split_outputs=(None, None)
     )
     after, _ = step(sharding.replicate(state, mesh), batch)
-    halves = [
-        model.apply(params, batch_stats, batch["image"][part], train=True)[1] for part in (slice(0, 8), slice(8, 16))
-    ]
+    statistics = jax.jit(lambda images: model.apply(params, batch_stats, images, train=True)[1])
+    halves = [statistics(batch["image"][part]) for part in (slice(0, 8), slice(8, 16))]
     expected = jax.tree.map(lambda a, b: (a + b) / 2, *halves)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), after.batch_stats, expected)
 
