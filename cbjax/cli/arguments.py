@@ -175,6 +175,12 @@ def make_parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.Argume
         metavar="IMAGES",
         help="images of other classes: also their share that is answered open, and the F-measure (OLTR)",
     )
+    for command in (evaluate, predict, stage2):
+        command.add_argument(
+            "--trust-code",
+            action="store_true",
+            help="run the work directory's own copies of a user's network and loss, which can do anything that you can",
+        )
     for command in (evaluate, predict):
         command.add_argument(
             "--open-below",
@@ -182,11 +188,6 @@ def make_parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.Argume
             metavar="P",
             help="an image whose largest probability is below P is open, of no known class; OLTR has 0.1 for 1000 "
             "classes" + (" (predict adds a column)" if command is predict else ""),
-        )
-        command.add_argument(
-            "--trust-code",
-            action="store_true",
-            help="run the work directory's own copies of a user's network and loss, which can do anything that you can",
         )
     landscapes = add("landscape", "Measure and draw the loss around a run, for frequent and rare classes.")
     landscape.add_arguments(landscapes, _directory, _up_to)

@@ -47,11 +47,16 @@ def _list_keys(config, overrides):
 
 
 def _stage2(options, overrides):
-    from cbjax.config import evaluation
+    from cbjax.config import evaluation, stages
     from cbjax.workdir import files as workdirs
+    from cbjax.workdir import own_code
 
-    first = workdirs.read_config(Place(options.source).files)
-    options.read = configs.second_stage(first, options.method, str(options.source), overrides)
+    files, source = Place(options.source).files, str(options.source)
+    first = workdirs.read_config(files)
+    second = stages.second_stage(values := complete(first), options.method, source)
+    others = {key for key in values if second[key] != values[key]} | {*configs.read_overrides(overrides)}
+    first = own_code.allow(files, first, options.trust_code, others)
+    options.read = configs.second_stage(first, options.method, source, overrides)
     _, what = configs.difference(first, options.read)
     shown = [f"{key}={show(evaluation.value_of(options.read, key))}" for key in what if key != "stage.checksum"]
     say(f"other than in {options.source}: {', '.join(shown)}")

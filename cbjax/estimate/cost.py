@@ -12,7 +12,7 @@ from cbjax import config as configs
 from cbjax.data.sampling import Batches
 from cbjax.estimate import abstract_data
 from cbjax.estimate.tpu import CHIPS
-from cbjax.host.code import is_own
+from cbjax.host.code import CodeError, is_own
 from cbjax.training import components
 from cbjax.types import Model
 
@@ -103,9 +103,12 @@ def _features(config: ConfigDict, image_shape: Sequence[int], num_classes: int) 
 def _whole(config: ConfigDict, image_shape: Sequence[int], num_classes: int) -> tuple[float, int]:
     """Returns the arithmetic of an image up to the logits, FLOP, for a network that need not have features; and 0."""
     model, key = components.build_model(config, num_classes), jax.random.key(0)
-    lowered = _lower(
-        model, image_shape, lambda params, stats, images: model.apply(params, stats, images, True, key=key)
-    )
+    try:
+        lowered = _lower(
+            model, image_shape, lambda params, stats, images: model.apply(params, stats, images, True, key=key)
+        )
+    except CodeError as error:
+        raise configs.ConfigError(f"model.name={config.model.name!r}: {error}") from error
     return float(lowered.cost_analysis()["flops"]), 0
 
 

@@ -24,6 +24,7 @@ from cbjax.estimate.abstract_data import AbstractData
 from cbjax.objectives.mixing import PARTNER
 from cbjax.parallel import sharding
 from cbjax.training import input_paths, resident
+from cbjax.training.check_data import check_own_code
 from cbjax.training.programs import Programs, build_programs
 from cbjax.types import Trained, TrainState
 
@@ -111,6 +112,7 @@ def compile_programs(request: dict[str, Any]) -> dict[str, Any]:
     _, num_chips = tpu.parse_topology(request["topology"])
     config = configs.load(request["config"], request["overrides"])
     data = abstract_data.describe(config, **request["data"])
+    check_own_code(config, data.image_shape, len(data.counts), multi_label=False)
     mesh = sharding.make_topology_mesh(request["topology"], **tpu.topology_options(request["topology"]))
     assert mesh.devices.size == num_chips, "a device must be a whole chip"
     lower, state = train_program(config, data, mesh)

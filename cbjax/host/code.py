@@ -202,7 +202,19 @@ def reported(path: str | os.PathLike, kind: type[ValueError] = CodeError) -> Ite
     except (Exception, SystemExit) as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         where = f"{path}, line {lines[-1]}" if lines else str(path)
-        raise kind(f"{where}: {type(error).__name__}: {_said(error)}") from error
+        raise kind(f"{where}: {type(error).__name__}: {_said(error)}{_about_import(error, Path(path))}") from error
+
+
+def _about_import(error: BaseException, path: Path) -> str:
+    """Says what to do about a file that imports what lies beside it."""
+    top = (error.name or "").partition(".")[0] if isinstance(error, ImportError) else ""
+    beside = bool(top) and any((path.parent / one).exists() for one in (top, f"{top}.py"))
+    if not beside and RELATIVE not in _said(error):
+        return ""
+    return (
+        "; a file is run and kept by itself, without what lies beside it: put all into one file, or into a package "
+        "that you install, and name package.module:function"
+    )
 
 
 def _said(error: BaseException) -> str:
@@ -222,13 +234,14 @@ TRACER_ERRORS = {
     *("ConcretizationTypeError", "NonConcreteBooleanIndexError", "TracerArrayConversionError"),
     *("TracerBoolConversionError", "TracerIntegerConversionError", "UnexpectedTracerError"),
 }
+RELATIVE = "attempted relative import with no known parent package"  # Python's words
 # SHA-256 -> content of each file that was run. A work directory gets this content, even if the file changed since.
 _SOURCES: dict[str, bytes] = {}
 
 
 def _run(path: Path, content: bytes, key: str) -> types.ModuleType:
     module = types.ModuleType(key)
-    module.__file__ = str(path)
+    module.__file__, module.__package__ = str(path), ""
     # Not imported: that would leave a __pycache__ beside the user's file. Dataclasses look their module up by its name.
     sys.modules[key] = module
     try:

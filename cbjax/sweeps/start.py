@@ -148,7 +148,8 @@ def _check_own_code(runs: Sequence[PlannedRun], load: Callable[..., Source]) -> 
         tried.add(key)
         try:
             with contextlib.suppress(OSError):  # a disk that could not be read just now
-                check_own_code(config, data.of_config(config, load))
+                given = data.of_config(config, load)
+                check_own_code(config, given.train.images.shape[1:], len(given.counts), given.multi_label)
         except ConfigError as error:
             raise ConfigError(f"run {run.name}: {error}") from error
 

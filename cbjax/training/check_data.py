@@ -77,7 +77,7 @@ def check_data(config: ConfigDict, dataset: Dataset) -> None:
                 f"sharpness.tail_below must be above the smallest class, of {min(dataset.counts)} training images, or "
                 f"imbsam has no tail class; got {config.sharpness.tail_below}"
             )
-    check_own_code(config, dataset)
+    check_own_code(config, dataset.train.images.shape[1:], len(dataset.counts), dataset.multi_label)
     if dataset.multi_label and config.loss.mean == "weight_sum":
         raise ConfigError(
             "loss.mean='weight_sum' needs one label an image, and these are multi-hot; use loss.mean=batch"
@@ -116,26 +116,37 @@ def _check_every_class(key: str, class_names: Sequence[str], counts: Any) -> Non
         )
 
 
-def check_own_code(config: ConfigDict, dataset: Dataset) -> None:
-    """Tries a user's own network and loss, if the config names them, by their shapes alone.
+def check_own_code(config: ConfigDict, image_shape: Sequence[int], num_classes: int, multi_label: bool) -> None:
+    """Tries a user's own network and loss, if the config names them, and their gradients, by their shapes alone.
+
+    Args:
+      config: resolved.
+      image_shape: [H, W, channels], or [T, H, W, channels] of clips.
+      num_classes: C.
+      multi_label: whether labels are [B, C].
 
     Raises:
       ConfigError: with the file and line, or the rule that is broken.
     """
-    num_classes = len(dataset.counts)
     if code.is_own(config.loss.name):
         loss = components.loss_facts(config).function
         try:
             forward_mode = config.meta.name != "none"
-            own_loss.check(config.loss.name, loss, num_classes, dataset.multi_label, forward_mode)
+            own_loss.check(config.loss.name, loss, num_classes, multi_label, forward_mode)
         except code.CodeError as error:
             raise ConfigError(f"loss.name: {error}") from error
     if code.is_own(config.model.name):
-        images = jax.ShapeDtypeStruct((1, *dataset.train.images.shape[1:]), jnp.float32)
-        init = components.build_model(config, num_classes).init
+        images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+        model = components.build_model(config, num_classes)
+
+        def gradient(key):
+            params, batch_stats = model.init(key, images)
+            few = jnp.zeros((2, *image_shape), jnp.float32)
+            return jax.grad(lambda params: jnp.sum(model.apply(params, batch_stats, few, True, key=key)[0]))(params)
+
         try:
             with code.reported(code.find(config.model.name).path):
-                jax.eval_shape(lambda key: init(key, images), jax.eval_shape(lambda: jax.random.key(0)))
+                jax.eval_shape(gradient, jax.eval_shape(lambda: jax.random.key(0)))
         except ValueError as error:
             raise ConfigError(f"model.name={config.model.name!r}: {error}") from error
 

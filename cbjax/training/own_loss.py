@@ -55,7 +55,7 @@ def check(
       forward_mode: whether its method also takes forward-mode derivatives, as those with meta images do.
 
     Raises:
-      CodeError: if it fails or does not return a floating-point loss for each example.
+      CodeError: if it fails, has no gradient, or does not return a floating-point loss for each example.
     """
 
     def tried(logits, labels, weights):
@@ -68,7 +68,7 @@ def check(
             losses, slopes = jax.jvp(checked, (logits,), (logits,))
             return jnp.sum(losses * jax.lax.stop_gradient(slopes))
 
-        checked(logits)
+        jax.grad(lambda logits: jnp.sum(checked(logits)))(logits)
         if forward_mode:
             try:
                 jax.grad(total)(logits)

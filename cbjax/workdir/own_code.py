@@ -4,7 +4,7 @@ import ast
 import hashlib
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from ml_collections import ConfigDict
 
@@ -29,7 +29,7 @@ def lacks(workdir: pathlib.Path, config: ConfigDict) -> list[str]:
     return [path for path, sha256 in kept.items() if not _is(workdir / path, sha256)]
 
 
-def allow(workdir: pathlib.Path, config: ConfigDict, trust_code: bool) -> ConfigDict:
+def allow(workdir: pathlib.Path, config: ConfigDict, trust_code: bool, given: Collection[str] = ()) -> ConfigDict:
     """Returns the config of a run to be loaded. Its functions are in installed modules or in trusted copies.
 
     Args:
@@ -37,13 +37,14 @@ def allow(workdir: pathlib.Path, config: ConfigDict, trust_code: bool) -> Config
       config: of the run.
       trust_code: whether the copies may be run. Trust means that the author of the work directory may do with this
         machine what the user can. The unchanged file of a package that the user installed to train with needs no trust.
+      given: keys that have another value than the run's, as the user or a method gives it; they are left alone.
 
     Raises:
       ConfigError: if a copy would have to run and is not trusted. Nothing has run then.
     """
     changed = config.copy_and_resolve_references()
     for key, name, sha256 in _named(config):
-        if _is_installed(name, sha256, workdir):
+        if key in given or _is_installed(name, sha256, workdir):
             continue
         copy = workdir / FOLDER / code.file_name(name)
         if not trust_code:
@@ -52,6 +53,8 @@ def allow(workdir: pathlib.Path, config: ConfigDict, trust_code: bool) -> Config
                 "which can do anything that you can. Read it; if you trust it, say so with trust_code=True, on the "
                 "command line --trust-code"
             )
+        if not code.is_file(name) and _is_found(name, sha256):
+            continue  # a module may import its neighbours; a copy cannot
         section, _, leaf = key.rpartition(".")
         changed[section][leaf] = f"{copy.absolute()}:{name.rpartition(':')[2]}"
     return changed
@@ -89,6 +92,13 @@ def _is_installed(name: str, sha256: str, workdir: pathlib.Path) -> bool:
     if owner is None or owner.name in distributions.needed_by("cbjax"):
         return False
     return (owner.editable or bool(owner.requires & {"cbjax", "flax", "jax"})) and _defines(source, function)
+
+
+def _is_found(name: str, sha256: str) -> bool:
+    try:
+        return code.sha256(name) == sha256
+    except code.CodeError:
+        return False
 
 
 def _defines(source: bytes, function: str) -> bool:

@@ -20,6 +20,7 @@ from cbjax.estimate import abstract_data, compile_table, tpu, tpu_programs
 from cbjax.estimate import compile as compiling
 from cbjax.estimate.compile import CompileError
 from cbjax.parallel import sharding
+from tests import own_nets
 
 has_libtpu = importlib.util.find_spec("libtpu") is not None
 needs_libtpu = pytest.mark.skipif(not has_libtpu, reason="needs the TPU compiler: pip install 'cbjax[tpu]'")
@@ -91,6 +92,16 @@ def test_mistakes_come_before_the_compiler(answers):
     with pytest.raises(ConfigError, match="batch_sise is not a key"):
         compiling.compile_for("digits_lt", ["batch_sise=64"], "v5e:2x4")
     assert answers[0] == []
+
+
+def test_a_mistake_in_a_users_network_is_told_and_no_traceback(monkeypatch, capsys):
+    name = f"model.name={own_nets.__file__}:few_logits"
+    sizes = dict.fromkeys(("num_classes", "num_images", "image_size"))
+    request = {"config": "digits_lt", "overrides": ["batch_size=64", name], "topology": "v5e:2x4", "data": sizes}
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(request)))
+    tpu_programs.main()
+    told = json.loads(capsys.readouterr().out)["error"]
+    assert "own_nets.py:few_logits': the network must return logits [B, 10], floating point; got" in told
 
 
 def test_the_compilers_process_has_its_environment(answers, monkeypatch):

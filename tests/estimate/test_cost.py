@@ -8,6 +8,7 @@ from cbjax import config as configs
 from cbjax.cli import main
 from cbjax.config import ConfigError
 from cbjax.estimate import cost
+from tests import own_nets
 
 # Output side, input and output channels of ResNet-32's 3x3 convolutions, and how many there are of a kind.
 CONVOLUTIONS = [(32, 3, 16, 1), (32, 16, 16, 10), (16, 16, 32, 1), (16, 32, 32, 9), (8, 32, 64, 1), (8, 64, 64, 9)]
@@ -78,3 +79,9 @@ def test_unknown_sizes_are_asked_for():
         cost.run_costs([listed], {})
     sizes = {"num_classes": 1000, "num_images": 115846}
     assert cost.run_costs([listed], sizes)[0].steps == math.ceil(90 * 115846 / 512)
+
+
+def test_a_mistake_in_a_users_network_is_told_with_its_name():
+    config = configs.load("digits_lt", [f"model.name={own_nets.__file__}:few_logits"])
+    with pytest.raises(ConfigError, match=r"model\.name='.*own_nets\.py:few_logits': the network must return logits"):
+        cost.run_costs([config], {})

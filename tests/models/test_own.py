@@ -146,12 +146,21 @@ def test_a_network_that_breaks_a_rule_is_refused_by_its_shapes_alone(name, messa
     [
         ("def net(num_classes:\n    pass\n", r"nets\.py, line 1: "),
         ("\nimport nonexistent\n", r"nets\.py, line 2: ModuleNotFoundError: No module named 'nonexistent'"),
+        (
+            "import beside\n",
+            r"nets\.py, line 1: ModuleNotFoundError: .*; a file is run and kept by itself",
+        ),
+        (
+            "from . import beside\n",
+            r"nets\.py, line 1: ImportError: .*; a file is run and kept by itself",
+        ),
         ("def net(num_classes):\n    return widht\n", r"nets\.py, line 2: NameError: name 'widht' is not defined"),
         ("def net():\n    pass\n", r"nets\.py:net must take \(num_classes\) before its options; it takes \(\)"),
     ],
 )
 def test_a_typo_is_told_with_its_file_and_line(tmp_path, text, message):
     (tmp_path / "nets.py").write_text(text)
+    (tmp_path / "beside.py").touch()
     with pytest.raises(ValueError, match=re.escape(str(tmp_path)) + "/" + message):
         models.build(f"{tmp_path}/nets.py:net", 10)
     assert not [*tmp_path.glob("__pycache__")]

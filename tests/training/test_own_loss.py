@@ -78,6 +78,7 @@ def test_options_reach_the_loss_and_the_copy_is_run_only_when_trusted(tmp_path):
             [],
             r"own_losses\.py, line \d+: TypeError: 'NoneType' .*; evaluations give class_weights=None",
         ),
+        ("looping", [], r"own_losses\.py.*: ValueError: Reverse-mode differentiation does not work for"),
         ("counted", [], r"counted must return floating-point losses; got int32"),
         (
             "two_arguments",

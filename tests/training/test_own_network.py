@@ -111,6 +111,7 @@ def test_a_resume_with_another_file_or_option_is_refused(finished, tmp_path):
     [
         ("wide", ["model.options.widht=6"], r"own_nets\.py:wide has no option widht; its options: width; did you"),
         ("few_logits", [], r"own_nets\.py:few_logits': the network must return logits \[B, 10\], floating"),
+        ("looping", [], r"own_nets\.py:looping': .*: ValueError: Reverse-mode differentiation does not work for"),
         ("vit", ["model.final_bias=prior"], r"model\.final_bias=prior needs a function that takes final_bias"),
     ],
 )

@@ -7,7 +7,9 @@ import site
 import pytest
 
 from cbjax import config as configs
+from cbjax.cli import main
 from cbjax.config import ConfigError
+from cbjax.host import checked_json
 from cbjax.workdir import own_code
 
 NETS = "import os\nfrom os import remove\n\n\ndef wide(num_classes):\n    return None\n"
@@ -113,3 +115,36 @@ def test_an_editable_install_counts_but_not_a_work_directory_in_its_folder(tmp_p
     monkeypatch.chdir(project / "downloaded")
     monkeypatch.syspath_prepend("")
     assert not is_run_without_trust(project / "runs" / "a", f"{name}_evil.nets:wide")
+
+
+def test_a_trusted_module_that_is_found_runs_in_its_package_and_not_as_a_copy(tmp_path, monkeypatch):
+    path = write(tmp_path / "here", "found_nets")
+    monkeypatch.syspath_prepend(tmp_path / "here")
+    config = configs.default()
+    config.model.name, config.model.code = "found_nets.nets:wide", hashlib.sha256(NETS.encode()).hexdigest()
+    assert not is_run_without_trust(tmp_path / "run", config.model.name)
+    assert own_code.allow(tmp_path / "run", config, True).model.name == config.model.name
+    path.write_text(NETS + "\n")
+    copy = tmp_path / "run" / "own" / "nets.py"
+    assert own_code.allow(tmp_path / "run", config, True).model.name == f"{copy}:wide"
+
+
+def test_a_second_stage_runs_a_users_network_only_with_trust_or_where_the_user_names_it(tmp_path, capsys):
+    mine, source = tmp_path / "nets.py", tmp_path / "run"
+    mine.write_text(NETS)
+    (tmp_path / "losses.py").touch()
+    names = [f"model.name={mine}:wide", f"loss.name={tmp_path}/losses.py:plain"]
+    config = configs.load("digits_lt", [*names, "data.validation=10"])
+    (source / "own").mkdir(parents=True)
+    checked_json.write(source / "config.json", json.loads(configs.to_json(config)))
+    checked_json.write(source / "results.json", {"step": 1})
+    (source / "own" / "nets.py").write_text(NETS)
+    crt = ["stage2", f"--from={source}", "--method=crt", f"--workdir={tmp_path / 'crt'}", "--dry-run"]
+    assert main(crt) == 2  # its loss is softmax, so the other file is not asked for
+    assert f"model.name={mine}:wide: to load it, its copy of that file" in capsys.readouterr().err
+    assert main([*crt, f"--config.model.name={mine}:wide"]) == 0
+    mine.unlink()
+    assert main([*crt, "--trust-code"]) == 0
+    assert f"--config.model.name={source}/own/nets.py:wide\n" in capsys.readouterr().out
+    assert main([*crt[:2], "--method=tau", *crt[3:], f"--config.model.name={source}/own/nets.py:wide"]) == 2
+    assert f"loss.name={tmp_path}/losses.py:plain: to load it" in capsys.readouterr().err
