@@ -6,6 +6,7 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from cbjax import losses, models
 
@@ -24,8 +25,9 @@ def test_the_losses_alone_train_as_shown():
     assert len([line for line in code.splitlines() if line.strip()]) == 10
 
 
-def test_a_network_of_ones_own_is_built_as_shown(tmp_path):
-    (tmp_path / "nets.py").write_text(re.search(r"```python\n(.*?)```", NETWORK, re.DOTALL)[1])
+@pytest.mark.parametrize("page", [README, NETWORK], ids=["README", "own_network"])
+def test_a_network_of_ones_own_is_built_as_shown(tmp_path, page):
+    (tmp_path / "nets.py").write_text(re.search(r"```python\n(from flax import .*?)```", page, re.DOTALL)[1])
     model = models.build(f"{tmp_path}/nets.py:wide", 10, width=128)
     params, _ = model.init(jax.random.key(0), jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32))
     assert {leaf.shape for leaf in jax.tree.leaves(params)} == {(64, 128), (128,), (128, 10), (10,)}

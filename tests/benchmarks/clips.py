@@ -9,22 +9,16 @@ only those that it takes. Then torchvision's transforms of tensors, v2 ("pytorch
 ("pytorch_pillow"). They take turns, each in a process of its own; the first batches, in which threads and workers
 start, are not counted. The files are like EGTEA's: H.264, 640×480, 24 frames a second, 30 to 90 of them, x264's
 defaults but for the preset; each pans over a photograph of scikit-learn, with noise that changes from frame to frame.
-Wall clock, time on a core and resident memory are taken as in `input.py`. FILE gets every round in JSON.
+Wall clock, time on a core and resident memory are taken as in `loaders.py`. FILE gets every round in JSON.
 """
 
-import argparse
-import json
 import os
 import pathlib
 import random
-import statistics
-import subprocess
 import sys
-import tempfile
-import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from input import usage  # the benchmark beside this file
+import loaders  # beside this file
 
 BATCH, SIDE, FRAMES, COUNT, WARM = 32, 224, 10, 96, 2
 ANGLE = 10
@@ -135,62 +129,9 @@ WAYS = {
 
 
 def measure(name, folder, epochs):
-    batches = iter(WAYS[name](folder, epochs))
-    for _ in range(WARM):
-        next(batches)
-    started, (seconds, memory), count = time.perf_counter(), usage(), 0
-    resident = [memory]
-    for _ in batches:
-        count += BATCH
-        resident.append(usage()[1])
-    passed = time.perf_counter() - started
-    return {
-        "clips_per_second": count / passed,
-        "clips_per_core_second": count / (usage()[0] - seconds),
-        "resident_mib": resident,
-    }
-
-
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--pytorch")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--out")
-    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.measure:
-        print(json.dumps(measure(*options.measure, options.epochs)))
-        return
-    pythons = {name: sys.executable if name == "cbjax" else options.pytorch for name in WAYS}
-    rounds: dict[str, list[dict]] = {name: [] for name, python in pythons.items() if python}
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
-    with tempfile.TemporaryDirectory() as folder:
-        write_files(pathlib.Path(folder))
-        sizes = [path.stat().st_size for path in pathlib.Path(folder).glob("*/*.mp4")]
-        print(
-            f"{COUNT} files of {statistics.mean(sizes) / 1000:.0f} KB; load {os.getloadavg()[0]:.1f} at the beginning"
-        )
-        for _ in range(options.rounds):
-            for name in rounds:
-                command = [pythons[name], __file__, "--measure", name, folder, f"--epochs={options.epochs}"]
-                load = os.getloadavg()[0]
-                done = subprocess.run(command, capture_output=True, text=True, check=True)
-                rounds[name].append(json.loads(done.stdout.splitlines()[-1]) | {"load": load})
-    for name, taken in rounds.items():
-        for clock, unit in (("clips_per_second", "on 2 cores"), ("clips_per_core_second", "a core")):
-            values = [one[clock] for one in taken]
-            ratios = [ours[clock] / other for ours, other in zip(rounds["cbjax"], values, strict=True)]
-            print(
-                f"{name}: median {statistics.median(values):.1f} clips/s {unit}, {min(values):.1f} to "
-                f"{max(values):.1f}, n = {len(values)}; cbjax is {statistics.median(ratios):.2f} times as fast"
-            )
-        first, last = (statistics.median(one["resident_mib"][place] for one in taken) for place in (0, -1))
-        print(f"{name}: {first:.0f} MiB resident after the first batches, {last:.0f} after the last")
-    if options.out:
-        pathlib.Path(options.out).write_text(json.dumps(rounds, indent=1) + "\n")
+    return loaders.measure(WAYS[name](folder, epochs), "clips", BATCH, WARM, epochs * COUNT // BATCH)
 
 
 if __name__ == "__main__":
-    main()
+    pythons = {"cbjax": "", "pytorch": "pytorch", "pytorch_pillow": "pytorch"}
+    loaders.main(__file__, "clips", pythons, measure, write_files, epochs=2)

@@ -11,18 +11,15 @@ Beside the wall clock there is the time on a core, which other programs on the m
 memory; both are those of the process and its workers, and need Linux. FILE gets every round in JSON.
 """
 
-import argparse
 import functools
-import json
 import math
 import os
 import pathlib
 import random
-import statistics
-import subprocess
 import sys
-import tempfile
-import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import loaders  # beside this file
 
 BATCH, SIDE, COUNT, WARM = 128, 224, 2048, 4
 
@@ -142,84 +139,10 @@ WAYS = {
 }
 
 
-def usage():
-    """Returns the seconds on a core, of ended workers too, and the resident MiB of this process and all below it."""
-    stats = {}
-    for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
-        try:
-            stats[path.parent.name] = path.read_text().rpartition(")")[2].split()
-        except OSError:  # it has ended
-            continue
-    family, grown = {str(os.getpid())}, True
-    while grown:
-        below = {pid for pid, fields in stats.items() if fields[1] in family} - family
-        family, grown = family | below, bool(below)
-    seconds = sum(int(ticks) for pid in family for ticks in stats[pid][11:15]) / os.sysconf("SC_CLK_TCK")
-    return seconds, sum(int(stats[pid][21]) for pid in family) * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
 def measure(name, folder, epochs):
-    batches = iter(WAYS[name](folder, epochs))
-    for _ in range(WARM):
-        next(batches)
-    started, (seconds, memory), count, resident = time.perf_counter(), usage(), 0, []
-    resident.append(memory)
-    for step, _ in enumerate(batches, 1):
-        count += BATCH
-        if step % (epochs * COUNT // BATCH // 8) == 0:
-            resident.append(usage()[1])
-    passed = time.perf_counter() - started
-    return {
-        "images_per_second": count / passed,
-        "images_per_core_second": count / (usage()[0] - seconds),
-        "resident_mib": resident,
-    }
-
-
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--pytorch")
-    parser.add_argument("--tensorflow")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--out")
-    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.measure:
-        print(json.dumps(measure(*options.measure, options.epochs)))
-        return
-    pythons = {"cbjax": sys.executable, "pytorch": options.pytorch, "tensorflow": options.tensorflow}
-    pythons["tensorflow_exact"] = options.tensorflow
-    rounds: dict[str, list[dict]] = {name: [] for name, python in pythons.items() if python}
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
-    with tempfile.TemporaryDirectory() as folder:
-        write_files(pathlib.Path(folder))
-        mean_size = statistics.mean(path.stat().st_size for path in pathlib.Path(folder).glob("*/*.jpg"))
-        print(f"{COUNT} files of {mean_size / 1000:.0f} KB; load {os.getloadavg()[0]:.1f} before the first round")
-        for _ in range(options.rounds):
-            for name in rounds:
-                command = [pythons[name], __file__, "--measure", name, folder, f"--epochs={options.epochs}"]
-                load = os.getloadavg()[0]
-                done = subprocess.run(command, capture_output=True, text=True, check=True)
-                rounds[name].append(json.loads(done.stdout.splitlines()[-1]) | {"load": load})
-    for name, taken in rounds.items():
-        for clock, unit in (("images_per_second", "on 2 cores"), ("images_per_core_second", "a core")):
-            values = [one[clock] for one in taken]
-            ratios = [ours[clock] / other for ours, other in zip(rounds["cbjax"], values, strict=True)]
-            print(
-                f"{name}: median {statistics.median(values):.0f} images/s {unit}, {min(values):.0f} to "
-                f"{max(values):.0f}, n = {len(values)}; cbjax is {statistics.median(ratios):.2f} times as fast"
-            )
-        resident = [one["resident_mib"] for one in taken]
-        print(
-            f"{name}: {statistics.median(values[0] for values in resident):.0f} MiB resident after the first batches, "
-            f"{statistics.median(values[-1] for values in resident):.0f} after the last, at most "
-            f"{max(map(max, resident)):.0f}"
-        )
-    if options.out:
-        pathlib.Path(options.out).write_text(json.dumps(rounds, indent=1) + "\n")
+    return loaders.measure(WAYS[name](folder, epochs), "images", BATCH, WARM, epochs * COUNT // BATCH)
 
 
 if __name__ == "__main__":
-    main()
+    pythons = {"cbjax": "", "pytorch": "pytorch", "tensorflow": "tensorflow", "tensorflow_exact": "tensorflow"}
+    loaders.main(__file__, "images", pythons, measure, write_files, epochs=1)
