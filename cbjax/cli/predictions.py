@@ -13,7 +13,7 @@ import numpy as np
 from cbjax.cli import calibration_file
 from cbjax.config import ConfigError
 from cbjax.data import DataError, listing
-from cbjax.data.clips.finding import has_frames
+from cbjax.data.clips.finding import is_clip
 from cbjax.data.clips.given import ClipFit
 from cbjax.data.files import require_file
 from cbjax.data.given import Fit
@@ -176,7 +176,7 @@ def read(
         return
     files = [source]
     medium = fit.medium
-    if source.is_dir() and not (medium.num_frames and has_frames(source)):
+    if source.is_dir() and not (medium.num_frames and is_clip(source)):
         found = medium.search(source, "")
         files, left_out = [source / name for name in found.paths], listing.describe({"": found.left_out})
         if not files:

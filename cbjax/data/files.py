@@ -16,6 +16,7 @@ from cbjax.host.writers import read_regular
 VALIDATION_FOLDERS = ("validation", "val", "valid")
 SPLIT_FOLDERS = ("train", "training", "test", "testing", *VALIDATION_FOLDERS)
 _SIZES = 1000  # number of files whose size is looked up
+_LOOKED_UP = 10_000  # most files that are looked up; a million would take minutes
 
 
 class Files:
@@ -43,6 +44,11 @@ class Files:
     def sizes(self, positions: np.ndarray) -> bytes:
         """Joins the sizes of some files, evenly spread: they change if all files are made again."""
         return np.array([self._size(position) for position in _spread(positions, _SIZES)], np.int64).tobytes()
+
+    def missing(self, positions: np.ndarray) -> list[int]:
+        """Returns the positions where no file is, of up to 10,000 that are looked up; none in buckets."""
+        paths = ((int(position), self.name(position)) for position in _spread(positions, _LOOKED_UP))
+        return [position for position, path in paths if not is_remote(path) and not os.path.exists(path)]
 
     def are_there(self) -> bool:
         """Returns whether any of a few files, evenly spread, exists.
@@ -227,9 +233,19 @@ def load_folder(root: str | os.PathLike | None, image_size: int, medium: Medium 
     return dataclasses.replace(source, notes=source.notes + tuple(notes))
 
 
-def make_split(store: Any, labels: np.ndarray | Sequence[int], image_size: int, num_frames: int = 0) -> Split:
-    """Returns all images of a store with their labels [N]; `num_frames` as in `Encoded`."""
-    return Split(Encoded(store, np.arange(len(labels)), image_size, num_frames), np.asarray(labels, np.int32))
+def make_split(
+    store: Any, labels: np.ndarray | Sequence[int], image_size: int, num_frames: int = 0, without: Sequence[int] = ()
+) -> Split:
+    """Returns the images of a store with their labels.
+
+    Args:
+      store: of N images.
+      labels: [N] of all of them.
+      image_size, num_frames: as in `Encoded`.
+      without: positions of images that are left out.
+    """
+    kept = np.setdiff1d(np.arange(len(labels)), without)
+    return Split(Encoded(store, kept, image_size, num_frames), np.asarray(labels, np.int32)[kept])
 
 
 def with_test(splits: dict[str, Split], class_names: tuple[str, ...]) -> Source:

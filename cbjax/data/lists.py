@@ -8,6 +8,7 @@ import itertools
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from cbjax.data.records import DataError, Source, Split, alike, check_names, is_
 from cbjax.host.storage import is_remote, why_no_path
 
 Rows = tuple[list[str], list]  # paths and labels, in the order of the lines
+LISTS = "which was to list images"  # for messages
 _LARGEST = 1 << 31  # most bytes of a list
 _LOOKED_AT = 10_000  # files are looked up only in lists up to this length; a million would take minutes
 _SEPARATORS = "|;,/+&"  # signs that join labels
@@ -135,9 +137,7 @@ def _source(files, rows, root, class_names, image_size, medium, notes=()):
     repeated, found = overlaps.judge(pairs(paths), paths, labels, class_names, where, medium.noun)
     splits: dict[str, Split] = {}
     for split, store in stores.items():
-        whole = make_split(store, labels[split], image_size, medium.num_frames)
-        kept = np.setdiff1d(np.arange(len(whole)), repeated[split])
-        splits[split] = Split(whole.images[kept], whole.labels[kept]) if repeated[split] else whole
+        splits[split] = make_split(store, labels[split], image_size, medium.num_frames, repeated[split])
     return Source(splits["train"], splits.get("validation"), splits.get("test"), class_names, (*notes, *found))
 
 
@@ -157,7 +157,7 @@ def _whole_path(folder, path):
 def read_list(file) -> Rows:
     """Returns the paths and the labels of a list; labels are whole numbers."""
     paths, labels = [], []
-    for number, line in enumerate(_text(file), 1):
+    for number, line in enumerate(lines_of(file, LISTS), 1):
         parts = line.rsplit(None, 1)
         if not parts:
             continue
@@ -176,7 +176,7 @@ def read_list(file) -> Rows:
 
 def read_csv(file) -> Rows:
     """Returns the paths and the labels of a table."""
-    reader = csv.reader(_text(file))
+    reader = csv.reader(lines_of(file, LISTS))
     try:
         return _read_rows(file, reader)
     except csv.Error as error:  # a quotation mark that never ends
@@ -228,14 +228,15 @@ def _checked(file, number, path):
     return path
 
 
-def _text(file) -> Iterator[str]:
-    content = read_whole(file, "which was to list images")
+def lines_of(file: Any, what: str) -> Iterator[str]:
+    """Returns the lines of a text file, which may be gzipped; arguments and errors as in `files.read_whole`."""
+    content = read_whole(file, what)
     try:
         if file.suffix == ".gz":
             with gzip.open(io.BytesIO(content)) as packed:
                 content = packed.read(_LARGEST + 1)
         if len(content) > _LARGEST:
-            raise DataError(f"{file} has more than {_LARGEST} bytes, so it is not a list of images")
+            raise DataError(f"{file} has more than {_LARGEST} bytes, so it is not a list")
         if b"\0" in content:
             raise DataError(f"{file} cannot be read as text (it has NUL characters): save it as UTF-8")
         # "utf-8-sig" drops the byte order mark that some editors write; it would become part of the first path.

@@ -44,6 +44,10 @@ class Store(Protocol):
         """Returns bytes that likely change if the images are made again under their names; empty if they can't be."""
         ...
 
+    def missing(self, positions: np.ndarray) -> list[int]:
+        """Returns the positions where nothing is, among as many as can be looked up in seconds, evenly spread."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Encoded:
@@ -94,6 +98,10 @@ class Encoded:
     def sizes(self) -> bytes:
         """Returns bytes that likely change if the images are made again, as `Store.sizes`."""
         return self.store.sizes(self.positions)
+
+    def missing(self) -> list[str]:
+        """Returns the names of images that are not there, among those that `Store.missing` looks up."""
+        return [self.store.name(position) for position in self.store.missing(self.positions)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from cbjax.data import files, lists, stream
-from cbjax.data.clips import egtea, finding, reading, transforms
+from cbjax.data.clips import finding, reading, transforms
 from cbjax.data.clips.sampling import centres, frames_at
 from cbjax.data.crops import EvalTransform, TrainTransform
 from cbjax.data.decode import DecodeError
@@ -87,6 +87,13 @@ def test_frames_of_a_folder_are_in_the_order_of_their_numbers(tmp_path):
     (tmp_path / "notes.txt").write_text("no frame")
     (tmp_path / ".3.jpg").write_bytes(b"hidden")
     assert list(reading.frames(str(tmp_path), range)) == [b"1", b"2", b"10"]
+
+
+@pytest.mark.parametrize("other", ["flow_x_00001.jpg", "cover.jpg", "1 (2).jpg"])
+def test_images_of_another_series_are_no_frames_of_a_clip(tmp_path, other):
+    tree(tmp_path, "1.jpg", "2.JPG", other)
+    with pytest.raises(DecodeError, match=r"several series of frames, .*: leave one there"):
+        list(reading.frames(str(tmp_path), range))
 
 
 @pytest.mark.parametrize(
@@ -202,6 +209,21 @@ def test_clips_of_a_tree_are_videos_and_folders_of_frames(tmp_path):
     assert "1 file, hidden" in told and "1 file, found before under another path" in told
 
 
+def test_what_could_be_two_clips_or_one_is_one_and_the_rest_is_told(tmp_path):
+    tree(tmp_path, "cut/session/cover.jpg", "cut/session/1.mp4", "cut/session/2.mp4")  # videos, not a clip of one frame
+    tree(tmp_path, "cut/3.mp4", "cut/3/1.jpg", "cut/3/flow/1.jpg")  # frames that were made beside their video
+    tree(tmp_path, "cut/4.mp4/1.jpg")  # a folder, whatever its name
+    found = finding.search(tmp_path, "cut")
+    assert found.paths == ["cut/3", "cut/4.mp4", "cut/session/1.mp4", "cut/session/2.mp4"]
+    assert len(found.inodes) == 4
+    told = " ".join(files.listing.describe({"cut": found.left_out}))
+    assert "1 file, a video whose frames are in a folder of its name, such as '3.mp4'" in told
+    assert "1 file, in a folder of frames, such as 'flow'" in told and "such as 'cover.jpg'" in told
+    paths, left_out = finding.videos(tmp_path)
+    assert paths == ["cut/session/1.mp4", "cut/session/2.mp4"]
+    assert sorted(left_out[files.listing.FRAMES]) == ["3", "4.mp4"]
+
+
 def tree(root, *paths):
     for path in paths:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -231,40 +253,6 @@ def test_a_tree_of_images_read_as_clips_says_what_a_clip_is(tmp_path):
 def test_clips_in_buckets_are_refused():
     with pytest.raises(DataError, match="this machine's disks only"):
         finding.ClipFiles("gs://bucket", ["a/1.mp4"])
-
-
-@pytest.mark.parametrize("frames", [False, True])
-def test_egtea_is_read_as_published(tmp_path, frames):
-    names = clips.write_egtea(tmp_path, "frames" if frames else "empty")
-    source = egtea.load(tmp_path, 8, 4)
-    assert source.class_names == ("Take", "Put", "Move Around")
-    assert source.train.labels.tolist() == [0, 1, 2]
-    assert source.validation.labels.tolist() == [0, 1]  # P20 and P26
-    assert source.test.labels.tolist() == [2, 0]
-    folder, ending = ("extracted_frames", "") if frames else ("cropped_clips", ".mp4")
-    assert source.test.images.name(1) == str(tmp_path / folder / (names["test"][1] + ending))
-    with pytest.raises(DataError, match=r"train_split2\.txt"):
-        egtea.load(tmp_path, 8, 4, split=2)
-
-
-@pytest.mark.parametrize(
-    ("file", "text", "message"),
-    [
-        ("verb_idx.txt", "Take 1\nPut 3\n", r"from 1 without gaps, got '1', '3'"),
-        ("verb_idx.txt", "Take 1\nPut\n", r"line 2: must be a name and a number"),
-        ("train_split1.txt", "clip 1 4 1\n", r"line 1: the verb must be 1 to 3, got 4"),
-        ("train_split1.txt", "clip 1 1\n", r"line 1: must be a clip and 3 to 5 numbers"),
-        ("train_split1.txt", "../../clip 1 1 1\n", "must hold no path"),
-        ("train_split1.txt", "\n", "the split is empty"),
-        ("train_split1.txt", "P20-R01-x 1 1 1\n", "every training clip is of the subjects"),
-        ("train_split1.txt", "P01-R01-x-1-2-F1-F2 1 1 1\n", "are not there"),
-    ],
-)
-def test_wrong_files_of_egtea_are_refused(tmp_path, file, text, message):
-    clips.write_egtea(tmp_path)
-    (tmp_path / "action_annotation" / file).write_text(text)
-    with pytest.raises(DataError, match=message):
-        egtea.load(tmp_path, 8, 4)
 
 
 @pytest.fixture(scope="module")

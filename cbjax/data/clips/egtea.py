@@ -2,14 +2,14 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-from cbjax.data import files
+from cbjax.data import files, lists, overlaps
 from cbjax.data.clips.finding import ClipFiles
-from cbjax.data.files import as_path, make_split, read_whole, with_test
+from cbjax.data.files import as_path, make_split
 from cbjax.data.records import DataError, Source, check_names, quote
 
 VALIDATION = ("P20", "P21", "P22", "P23", "P24", "P25", "P26")  # subjects held out of the training split
@@ -41,7 +41,8 @@ def load(root: str | os.PathLike | None, image_size: int, num_frames: int, split
       split: 1, 2 or 3.
 
     Raises:
-      DataError: if a file or folder is missing, a line is malformed, or none of a split's clips is there.
+      DataError: if a file or folder is missing, a line is malformed, none of a split's clips is there, a clip has two
+        verbs, or all clips of a split are also trained on.
 
     Source: Li et al. 2018; the validation is that of Sinha et al. 2020.
     """
@@ -61,13 +62,18 @@ def load(root: str | os.PathLike | None, image_size: int, num_frames: int, split
     parts = {"train": _chosen(listed["train"], ~held_out), "test": listed["test"]}
     if held_out.any():
         parts["validation"] = _chosen(listed["train"], held_out)
+    clips = [clip for part in parts.values() for clip in part.clips]
+    labels = {name: part.verbs for name, part in parts.items()}
+    repeated, notes = overlaps.judge(overlaps.of_paths(clips), clips, labels, names, f"{annotation}", "clip")
     splits = {}
-    for name, (clips, verbs) in parts.items():
-        store = ClipFiles(place / folder, [f"{session_of(clip)}/{clip}{ending}" for clip in clips])
+    for name, part in parts.items():
+        store = ClipFiles(place / folder, [f"{session_of(clip)}/{clip}{ending}" for clip in part.clips])
         if not store.are_there():
-            raise DataError(f"data.root: the {name} clips of split {split}, such as {store.name(0)}, are not there")
-        splits[name] = make_split(store, verbs, image_size, num_frames)
-    return with_test(splits, names)
+            raise DataError(
+                f"data.root: the {name} clips of split {split}, such as {store.name(0)}, are not there{_advice(place)}"
+            )
+        splits[name] = make_split(store, part.verbs, image_size, num_frames, repeated[name])
+    return Source(splits["train"], splits.get("validation"), splits["test"], names, tuple(notes))
 
 
 def session_of(clip: str) -> str:
@@ -79,10 +85,10 @@ def session_of(clip: str) -> str:
 def read_names(file) -> tuple[str, ...]:
     """Reads an index, a line `Name N` each, N from 1; names may hold spaces. Returns the names in order."""
     names: dict[int, str] = {}
-    for number, line in enumerate(_lines(file, "the index of verbs"), 1):
+    for number, line in _lines(file, "the index of verbs"):
         match = _NAME.fullmatch(line)
-        if not match or int(match[2]) in names:
-            raise DataError(f"{file}, line {number}: must be a name and a number of its own, got {line[:80]!r}")
+        if not match or int(match[2]) in names or match[1] in names.values():
+            raise DataError(f"{file}, line {number}: must be a name and a number of their own, got {line[:80]!r}")
         names[int(match[2])] = match[1]
     if len(names) < 2 or sorted(names) != list(range(1, len(names) + 1)):
         raise DataError(f"{file}: must number 2 names or more from 1 without gaps, got {quote(sorted(names))}")
@@ -94,7 +100,7 @@ def read_split(file, num_verbs: int) -> Listed:
     """Reads a split, a line `clip action verb noun [noun [noun]]` each, counted from 1."""
     clips: list[str] = []
     verbs: list[int] = []
-    for number, line in enumerate(_lines(file, "a split"), 1):
+    for number, line in _lines(file, "a split"):
         match = _LINE.fullmatch(line)
         if not match:
             raise DataError(
@@ -113,9 +119,9 @@ def read_split(file, num_verbs: int) -> Listed:
     return Listed(clips, np.asarray(verbs, np.int32))
 
 
-def _lines(file, what) -> Sequence[str]:
-    text = read_whole(file, what).decode("utf-8-sig", "surrogateescape")
-    return [line for line in (line.strip() for line in text.splitlines()) if line]
+def _lines(file, what) -> Iterator[tuple[int, str]]:
+    """Yields (number from 1, line) for each line that is not blank."""
+    return ((number, line.strip()) for number, line in enumerate(lists.lines_of(file, what), 1) if line.strip())
 
 
 def _clips(place):
@@ -123,6 +129,13 @@ def _clips(place):
         if (place / folder).is_dir():
             return folder, ending
     raise DataError(f"data.root: {place} must have a folder extracted_frames or cropped_clips with EGTEA's clips")
+
+
+def _advice(place):
+    folders = [place / name for name in ("cropped_clips", "extracted_frames")]
+    if not all(folder.is_dir() for folder in folders):
+        return ""
+    return f": `cbjax datasets frames {folders[0]} {folders[1]}` makes all frames; or move extracted_frames away"
 
 
 def _chosen(listed, mask):

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,7 +23,7 @@ class ClipFiles(Files):
         super().__init__(root, paths)
         if remote := next((path for path in (os.fspath(root), *paths) if is_remote(path)), None):
             raise DataError(f"{remote}: clips are read from this machine's disks only: copy them first")
-        if any(map(is_video, paths)):
+        if any(is_video(path) and not os.path.isdir(os.path.join(root, path)) for path in paths):
             pyav()  # its absence is said at once, not at the first clip
 
     def read(self, position: int) -> bytes:
@@ -48,14 +48,28 @@ class _Search(listing.Search):
         return is_video(path)
 
     def takes_folder(self, folder: str) -> bool:
-        return folder != self.folder and has_frames(folder)
+        if folder == self.folder:
+            return False
+        held = _contents(folder)
+        if held.is_clip and held.folders:
+            self._left_out[listing.INSIDE] += held.folders
+        return held.is_clip
+
+    def found(self) -> listing.Found:
+        found = super().found()
+        taken = set(found.paths)
+        twice = [is_video(path) and os.path.splitext(path)[0] in taken for path in found.paths]
+        names = [os.path.basename(path) for path, out in zip(found.paths, twice, strict=True) if out]
+        paths = [path for path, out in zip(found.paths, twice, strict=True) if not out]
+        left_out = {**found.left_out, listing.TWICE: names} if names else found.left_out
+        return listing.Found(paths, found.inodes[~np.array(twice, bool)], left_out)
 
 
 def search(root: Any, below: str = "") -> listing.Found:
     """Finds the clips in and below a folder; arguments and errors as in `listing.search`.
 
-    A file with one of the endings in `VIDEOS` is a clip. So is a folder, other than the one that is searched, if it
-    holds an image; nothing below it is looked at.
+    A file with one of the endings in `VIDEOS` is a clip, unless a folder of its name has its frames. So is a folder,
+    other than the one that is searched, if it holds an image and no video; nothing below it is looked at.
     """
     if is_remote(os.fspath(root)):
         raise DataError(f"{root}: clips are read from this machine's disks only: copy them first")
@@ -65,13 +79,33 @@ def search(root: Any, below: str = "") -> listing.Found:
 def videos(root: str | os.PathLike) -> tuple[list[str], dict[str, list[str]]]:
     """Returns the paths of the videos in and below a folder, relative to it, and the names of what was left out."""
     found = search(root)
-    return [path for path in found.paths if is_video(path)], found.left_out
+    folders = [path for path in found.paths if os.path.isdir(os.path.join(root, path))]
+    paths = sorted(set(found.paths).difference(folders))
+    return paths, {**found.left_out, listing.FRAMES: list(map(os.path.basename, folders))}
 
 
-def has_frames(folder: str | os.PathLike[str]) -> bool:
-    """Returns whether a folder holds an image, told by the file's ending."""
+def is_clip(folder: str | os.PathLike[str]) -> bool:
+    """Returns whether a folder as a whole is a clip: it holds an image and no video, told by the files' endings."""
+    return _contents(folder).is_clip
+
+
+class _Contents(NamedTuple):
+    is_clip: bool
+    folders: list[str]
+
+
+def _contents(folder):
+    frames, videos, folders = False, False, []
     with os.scandir(os.fspath(folder)) as entries:
-        return any(is_frame(entry.name) and entry.is_file() for entry in entries)
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                folders.append(entry.name)
+            else:
+                videos = videos or is_video(entry.name)
+                frames = frames or (is_frame(entry.name) and entry.is_file())
+    return _Contents(frames and not videos, folders)
 
 
 def is_video(name: str) -> bool:
@@ -82,6 +116,12 @@ def is_video(name: str) -> bool:
 def is_frame(name: str) -> bool:
     """Returns whether a file of this name is a frame of its folder."""
     return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
+def frames_in(folder: str) -> list[str]:
+    """Returns the names of a folder's frames, in any order."""
+    with os.scandir(folder) as entries:
+        return [entry.name for entry in entries if is_frame(entry.name) and entry.is_file()]
 
 
 def medium(num_frames: int) -> Medium:

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from cbjax.data import decode
-from cbjax.data.clips.finding import A_CLIP, is_frame, pyav
+from cbjax.data.clips.finding import A_CLIP, frames_in, pyav
 from cbjax.data.clips.pixels import rgb
 from cbjax.data.decode import DecodeError
 from cbjax.data.listing import LARGEST
+from cbjax.data.records import quote
 from cbjax.host.writers import read_regular
 
 Choose = Callable[[int], Sequence[int]]  # number of frames -> positions of the wanted ones, never falling
@@ -27,7 +28,8 @@ _DIGITS = re.compile(r"(\d+)")
 def frames(path: str, choose: Choose, max_pixels: int = decode.MAX_PIXELS) -> Generator[bytes | np.ndarray, None, None]:
     """Yields the chosen frames of a clip: encoded images of a folder, or pixels [H, W, 3] uint8 of a video.
 
-    Frames of a folder are in the order of the numbers in their names: 2.jpg comes before 10.jpg.
+    Frames of a folder are in the order of the numbers in their names: 2.jpg comes before 10.jpg. Names must differ in
+    numbers alone, for other images beside them, such as a cover or the optical flow, are no frames of the clip.
 
     Args:
       path: a folder of frames, or a video.
@@ -59,7 +61,16 @@ def name_of(path: str, position: int) -> str:
 
 
 def _names(folder):
-    return in_order([name for name in os.listdir(folder) if is_frame(name)])
+    names = in_order(frames_in(folder))
+    series: dict[str, list[str]] = {}
+    for name in names:
+        series.setdefault(_DIGITS.sub("0", os.path.splitext(name)[0]), []).append(name)
+    # Names that have nothing in common, such as hashes, are one series in the order of their letters.
+    if 1 < len(series) < len(names):
+        raise DecodeError(
+            f"it holds several series of frames, {quote([one[0] for one in series.values()], 3)}: leave one there"
+        )
+    return names
 
 
 def _of_folder(path, choose):
