@@ -33,6 +33,11 @@ def run(options: argparse.Namespace) -> int:
     what = extraction.plan(options.source, options.out)
     for line in listing.describe({"": what.left_out}):
         say(f"{options.source}: {line}")
+    if what.newer:
+        say(
+            f"videos that are newer than their frames: {len(what.newer)}, such as {what.newer[0]}; remove their "
+            f"folders below {what.out} to make these again"
+        )
     total = what.done + len(what.waiting)
     if what.done:
         say(f"the frames of {what.done} of {total} videos are there already")

@@ -1,3 +1,4 @@
+import fcntl
 import os
 import pathlib
 import shutil
@@ -59,9 +60,42 @@ def test_what_cannot_be_extracted_is_said_before_anything_is(tmp_path):
         (root / name).write_bytes(b"x")
     with pytest.raises(DataError, match=r"'1.avi', '1.mp4' would have one folder of frames"):
         extraction.plan(root, tmp_path / "out")
+    (root / "1.avi").rename(root / "1")
+    with pytest.raises(DataError, match=r"need a folder, but .*clips/1 is a file"):
+        extraction.plan(root, root / "1")
+    (root / "1").unlink()
+    (root / "1").mkdir()
+    (root / "1" / "2.mp4").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"the frames of 1/2\.mp4 would be in those of 1\.mp4"):
+        extraction.plan(root, tmp_path / "out")
     for out in (root, root / "frames", tmp_path):
         with pytest.raises(DataError, match="must be in folders apart, or a training finds each clip twice"):
             extraction.plan(root, out)
+
+
+def test_two_extractions_do_not_meet(tmp_path):
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "1.mp4").write_bytes(b"no video")
+    what = extraction.plan(tmp_path / "clips", tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    with open(tmp_path / "out" / extraction.LOCK, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(DataError, match=r"another process extracts frames to .*out"):
+            extraction.extract(what)
+    (tmp_path / "out" / "1").mkdir()  # the other has made the frames
+    assert extraction.extract(what) == [] and os.listdir(tmp_path / "out") == ["1"]
+
+
+def test_videos_that_changed_after_their_extraction_are_told(tmp_path, capsys):
+    for folder in ("clips", "out/1", "out/2"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("1.mp4", "2.mp4"):
+        (tmp_path / "clips" / name).write_bytes(b"x")
+        os.utime(tmp_path / "clips" / name, (1, 1))
+    os.utime(tmp_path / "out" / "2", (0, 0))
+    assert main(["datasets", "frames", str(tmp_path / "clips"), str(tmp_path / "out")]) == 0
+    told = capsys.readouterr().out
+    assert "newer than their frames: 1, such as 2.mp4; remove" in told and "2 of 2 videos are there already" in told
 
 
 def test_a_process_that_dies_ends_its_own_clip_alone():

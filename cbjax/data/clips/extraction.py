@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import fcntl
 import multiprocessing
 import os
 import shutil
@@ -18,6 +19,8 @@ from cbjax.data.records import DataError, quote
 from cbjax.data.stream import start_worker
 from cbjax.host import machine
 
+LOCK = ".frames.lock"  # file in the folder of the results while they are made
+
 
 class Plan(NamedTuple):
     """What is to be extracted.
@@ -27,6 +30,7 @@ class Plan(NamedTuple):
       out: folder of the results.
       waiting: paths of videos, relative to `source`, whose frames are not there.
       done: the number of those whose frames are there.
+      newer: paths of videos that were changed after their frames were made.
       left_out: as in `listing.Found`.
     """
 
@@ -34,6 +38,7 @@ class Plan(NamedTuple):
     out: str
     waiting: list[str]
     done: int
+    newer: list[str]
     left_out: dict[str, list[str]]
 
 
@@ -41,11 +46,13 @@ def plan(source: str | os.PathLike, out: str | os.PathLike) -> Plan:
     """Finds the videos below `source` whose frames are not below `out`.
 
     Raises:
-      DataError: if there is no such folder or no video in it, one of the folders lies in the other, or two videos would
-        have one folder of frames.
+      DataError: if there is no such folder or no video in it, one of the folders lies in the other, `out` is a file, or
+        the frames of two videos would be in one folder, or of one inside another's.
     """
     if not os.path.isdir(source):
         raise DataError(f"there is no folder {source}")
+    if os.path.exists(out) and not os.path.isdir(out):
+        raise DataError(f"the frames need a folder, but {out} is a file")
     places = [os.path.join(os.path.realpath(folder), "") for folder in (source, out)]
     if places[0].startswith(places[1]) or places[1].startswith(places[0]):
         raise DataError(
@@ -59,8 +66,22 @@ def plan(source: str | os.PathLike, out: str | os.PathLike) -> Plan:
         other = folders.setdefault(_folder(path), path)
         if other != path:
             raise DataError(f"{source}: {quote([other, path])} would have one folder of frames: rename one of them")
-    waiting = [path for path in paths if not os.path.isdir(os.path.join(out, _folder(path)))]
-    return Plan(os.fspath(source), os.fspath(out), waiting, len(paths) - len(waiting), left_out)
+    for folder, path in folders.items():
+        if other := next((folders[one] for one in _above(folder) if one in folders), ""):
+            raise DataError(
+                f"{source}: the frames of {path} would be in those of {other}, where nobody looks for clips: rename "
+                "one of them"
+            )
+    waiting, newer = [], []
+    for folder, path in folders.items():
+        try:
+            made = os.stat(os.path.join(out, folder))
+        except OSError:
+            waiting.append(path)
+            continue
+        if os.stat(os.path.join(source, path)).st_mtime > made.st_mtime:
+            newer.append(path)
+    return Plan(os.fspath(source), os.fspath(out), waiting, len(paths) - len(waiting), newer, left_out)
 
 
 def extract(
@@ -79,9 +100,17 @@ def extract(
 
     Raises:
       OSError: if frames cannot be written, such as on a full disk.
-      DataError: if PyAV is not installed.
+      DataError: if PyAV is not installed, or another process extracts to the same folder.
     """
     finding.pyav()
+    if not what.waiting:
+        return []
+    os.makedirs(what.out, exist_ok=True)
+    with _alone(what.out):
+        return _extract_all(what, quality, workers, progress)
+
+
+def _extract_all(what, quality, workers, progress):
     failed, count = [], what.done
     own = _OwnProcess()
     threads = concurrent.futures.ThreadPoolExecutor(min(workers or machine.cores(), max(1, len(what.waiting))))
@@ -101,8 +130,31 @@ def extract(
     return sorted(failed)
 
 
+@contextlib.contextmanager
+def _alone(out):
+    """Keeps other processes from the same work: each would take the other's half-made folders for remains."""
+    path = os.path.join(out, LOCK)
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"another process extracts frames to {out}: call this again when it has ended") from None
+        except OSError:
+            pass  # a disk without locks
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+
+
 def _folder(path):
     return os.path.splitext(path)[0]
+
+
+def _above(folder):
+    while folder := os.path.dirname(folder):
+        yield folder
 
 
 class _OwnProcess:
@@ -132,6 +184,8 @@ def _extract_one(video, folder, quality):
     """Writes a video's frames; returns why it cannot be decoded, or nothing."""
     import simplejpeg
 
+    if os.path.isdir(folder):  # made since it was looked for
+        return ""
     parent, name = os.path.split(folder)
     partial = os.path.join(parent, f".{name}.part")
     shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
