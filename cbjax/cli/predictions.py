@@ -22,13 +22,13 @@ from cbjax.host.output import say
 from cbjax.host.storage import Place, is_remote, why_no_path
 from cbjax.host.text import csv_line
 from cbjax.training import inputs
+from cbjax.training.predict import MOST, images_at_once
 from cbjax.training.restore import load
 from cbjax.types import NonFiniteLoss
 from cbjax.workdir import files as workdirs
 
 FORMATS = (".csv", ".jsonl")
 ARRAYS = (".npz", ".npy")
-BATCH = 256
 Batches = Iterator[tuple[list[str], np.ndarray]]  # names and images
 
 
@@ -170,8 +170,8 @@ def read(
         if fit.medium.num_frames:
             raise DataError(f"{source}: the run was trained on clips: give videos or folders of frames")
         arrays = _from_npz(source) if source.suffix == ".npz" else _from_npy(source)
-        for first in range(0, len(arrays), BATCH):
-            part = arrays[first : first + BATCH]
+        for first in range(0, len(arrays), MOST):
+            part = arrays[first : first + MOST]
             yield [f"{first + i}" if alone else f"{source}:{first + i}" for i in range(len(part))], part
         return
     files = [source]
@@ -185,9 +185,10 @@ def read(
             tell(f"{source}: {line}")
     root = source if alone and files != [source] else None
     with concurrent.futures.ThreadPoolExecutor(machine.cores()) as pool:
-        for first in range(0, len(files), BATCH):
+        at_once = images_at_once(fit.shape)
+        for first in range(0, len(files), at_once):
             names, pixels = [], []
-            part = files[first : first + BATCH]
+            part = files[first : first + at_once]
             for path, image in zip(part, pool.map(_or_error(fit.file), part), strict=True):
                 if isinstance(image, DataError):
                     bad(image)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cbjax.data import listing, overlaps
-from cbjax.data.image_kinds import AN_IMAGE
+from cbjax.data.image_kinds import AN_IMAGE, VIDEOS
 from cbjax.data.records import DataError, Encoded, Source, Split, alike, check_names, quote
 from cbjax.host.storage import is_remote, why_no_path, why_out_of_reach
 from cbjax.host.writers import read_regular
@@ -204,10 +204,13 @@ def load_folder(root: str | os.PathLike | None, image_size: int, medium: Medium 
         )
     if empty := [name for name in class_names if not listed["train"][name].paths]:
         left_out = listing.describe({name: listed["train"][name].left_out for name in empty})
+        others = (other for name in empty for other in listed["train"][name].left_out.get(listing.NO_IMAGE, ()))
+        videos = not medium.num_frames and any(other.lower().endswith(VIDEOS) for other in others)
+        advice = ": set data.frames=10 if the videos are clips" if videos else ""
         raise DataError(
             f"{place}: every class needs a training {medium.noun}, {medium.one}; these have none: {quote(empty)}: add "
             f"{medium.noun}s or "
-            f"remove the folder{''.join(f'; {line}' for line in left_out)}"
+            f"remove the folder{''.join(f'; {line}' for line in left_out)}{advice}"
         )
     splits, notes = dict[str, Split](), list[str]()
     for split, classes in listed.items():

@@ -2,6 +2,7 @@
 
 # The usual endings. A file with one of them counts as an image without being opened.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
+VIDEOS = (".mp4", ".avi", ".mkv", ".webm", ".mov")  # the endings of videos
 HEAD = 32  # first bytes of a file, enough to tell the kind
 
 _STARTS = {

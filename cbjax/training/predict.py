@@ -1,7 +1,7 @@
 """Predictions of a trained model on images that it has not seen."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,13 @@ from cbjax.metrics import has_answer
 from cbjax.types import Array, NonFiniteLoss, Trained
 
 LEAST = 8  # images of a batch: on a CPU, smaller batches can give other last bits
+MOST = 256
+
+
+def images_at_once(shape: Sequence[int]) -> int:
+    """Returns how many images [H, W, channels], or clips [T, H, W, channels] of as many frames, make a batch."""
+    frames = shape[0] if len(shape) == 4 else 1
+    return max(LEAST, 1 << (MOST // frames).bit_length() - 1)
 
 
 def make_predict(
@@ -23,7 +30,7 @@ def make_predict(
     fit: Fit | ClipFit,
     normalize: Callable[[Array], Array],
     probabilities: Callable[[Array], Array],
-    batch_size: int = 256,
+    batch_size: int | None = None,
 ) -> Callable[..., np.ndarray]:
     """Returns images, in the units that the model was trained on -> probabilities [N, C] float32.
 
@@ -33,9 +40,10 @@ def make_predict(
       fit: brings images to the model's size.
       normalize: images -> the network's input.
       probabilities: logits -> [B, C].
-      batch_size: the most images at a time. Batches are filled up to a power of two, so that few images take little
-        work and all N share a few programs.
+      batch_size: the most images at a time; None for `images_at_once`. Batches are filled up to a power of two, so
+        that few images take little work and all N share a few programs.
     """
+    most = batch_size or images_at_once(fit.shape)
 
     @jax.jit
     def compiled(trained, images):
@@ -59,9 +67,9 @@ def make_predict(
         """
         rows: list[np.ndarray] = []
         fitted = fit.all(images)
-        while part := list(itertools.islice(fitted, batch_size)):
+        while part := list(itertools.islice(fitted, most)):
             # After a whole batch, the program for whole batches is compiled, so the rest uses it too.
-            size = batch_size if rows else min(batch_size, max(LEAST, 1 << (len(part) - 1).bit_length()))
+            size = most if rows else min(most, max(LEAST, 1 << (len(part) - 1).bit_length()))
             padded = np.zeros((size, *fit.shape), fit.dtype)
             padded[: len(part)] = part
             rows.append(np.asarray(compiled(trained, padded))[: len(part)])
@@ -75,7 +83,7 @@ def make_predict(
                     f"{np.argmax(lost)}: its weights, or these images, have numbers that are not finite or too large"
                 )
             return chances
-        empty = np.zeros((batch_size, *fit.shape), fit.dtype)
+        empty = np.zeros((most, *fit.shape), fit.dtype)
         return np.zeros((0, jax.eval_shape(compiled, trained, empty).shape[1]), np.float32)
 
     return predict

@@ -183,9 +183,10 @@ def check_same_data(workdir: pathlib.Path, facts: Mapping[str, Any], on_bad_imag
             return  # the file is damaged, but once said the same
         raise
     if former["sha256"] != facts["sha256"]:
+        told = [note for note in facts["notes"] if note not in former.get("notes", ())]
         raise DataError(
-            f"the run in {workdir} was started with other data: an image, a label or a split differs; "
-            "use the former data, or another work directory"
+            f"the run in {workdir} was started with other data: an image, a label or a split differs; use the former "
+            f"data, or another work directory{''.join(f'; noted now: {note}' for note in told)}"
         )
     if on_bad_image == "error" and former.get("sizes_sha256", facts["sizes_sha256"]) != facts["sizes_sha256"]:
         raise DataError(

@@ -250,6 +250,12 @@ def test_a_tree_of_images_read_as_clips_says_what_a_clip_is(tmp_path):
         files.load_folder(tmp_path, 8, finding.medium(5))
 
 
+def test_a_tree_of_videos_read_as_images_says_how_to_read_clips(tmp_path):
+    tree(tmp_path, "a/1.mp4", "b/1.MOV")
+    with pytest.raises(DataError, match=r"such as '1.mp4'.*: set data\.frames=10 if the videos are clips"):
+        files.load_folder(tmp_path, 8)
+
+
 def test_clips_in_buckets_are_refused():
     with pytest.raises(DataError, match="this machine's disks only"):
         finding.ClipFiles("gs://bucket", ["a/1.mp4"])

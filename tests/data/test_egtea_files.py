@@ -59,6 +59,19 @@ def test_rows_of_egtea_count_once_in_files_of_any_editor(tmp_path):
     assert "3 of 5 clips of test are also trained on" in told and "2 of 2 clips of validation are also in test" in told
 
 
+def test_a_run_on_videos_is_told_why_its_data_differ_once_frames_are_there(tmp_path):
+    clips.write_egtea(tmp_path)
+    before = egtea.load(tmp_path, 8, 4)
+    (tmp_path / "cropped_clips").rename(tmp_path / "extracted_frames")
+    for path in (tmp_path / "extracted_frames").rglob("*.mp4"):
+        path.rename(path.with_suffix(""))
+    (tmp_path / "cropped_clips").mkdir()
+    after = egtea.load(tmp_path, 8, 4)
+    assert after.train.images.fingerprint() != before.train.images.fingerprint()
+    assert before.notes == ()
+    assert after.notes == ("clips are read from extracted_frames; cropped_clips is there too, and is not read",)
+
+
 def test_frames_of_egtea_that_are_not_made_yet_say_what_makes_them(tmp_path):
     clips.write_egtea(tmp_path)
     (tmp_path / "extracted_frames").mkdir()

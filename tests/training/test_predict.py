@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from cbjax.training.predict import make_predict
+from cbjax.training.predict import images_at_once, make_predict
 from cbjax.types import NonFiniteLoss, Trained
 
 
@@ -26,6 +26,14 @@ def predict_and_sizes(probabilities=jax.nn.softmax):
 
     options = {"fit": AsTheyAre(), "normalize": lambda images: images, "probabilities": probabilities}
     return make_predict(logits, Trained({}, {}, ()), **options), sizes
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [((224, 224, 3), 256), ((1, 8, 8, 3), 256), ((2, 8, 8, 3), 128), ((10, 224, 224, 3), 16), ((99, 8, 8, 3), 8)],
+)
+def test_a_batch_of_clips_has_no_more_frames_than_one_of_images_has_images(shape, expected):
+    assert images_at_once(shape) == expected
 
 
 def test_few_images_take_little_work_and_all_numbers_few_programs():

@@ -73,6 +73,8 @@ def load(root: str | os.PathLike | None, image_size: int, num_frames: int, split
                 f"data.root: the {name} clips of split {split}, such as {store.name(0)}, are not there{_advice(place)}"
             )
         splits[name] = make_split(store, part.verbs, image_size, num_frames, repeated[name])
+    if _both(place):
+        notes.append("clips are read from extracted_frames; cropped_clips is there too, and is not read")
     return Source(splits["train"], splits.get("validation"), splits["test"], names, tuple(notes))
 
 
@@ -131,11 +133,15 @@ def _clips(place):
     raise DataError(f"data.root: {place} must have a folder extracted_frames or cropped_clips with EGTEA's clips")
 
 
+def _both(place):
+    return all((place / name).is_dir() for name in ("cropped_clips", "extracted_frames"))
+
+
 def _advice(place):
-    folders = [place / name for name in ("cropped_clips", "extracted_frames")]
-    if not all(folder.is_dir() for folder in folders):
+    if not _both(place):
         return ""
-    return f": `cbjax datasets frames {folders[0]} {folders[1]}` makes all frames; or move extracted_frames away"
+    command = f"cbjax datasets frames {place / 'cropped_clips'} {place / 'extracted_frames'}"
+    return f": `{command}` makes all frames; or move extracted_frames away"
 
 
 def _chosen(listed, mask):

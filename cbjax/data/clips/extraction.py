@@ -15,6 +15,7 @@ import numpy as np
 
 from cbjax.data.clips import finding, reading
 from cbjax.data.decode import DecodeError
+from cbjax.data.image_kinds import VIDEOS
 from cbjax.data.records import DataError, quote
 from cbjax.data.stream import start_worker
 from cbjax.host import machine
@@ -60,7 +61,7 @@ def plan(source: str | os.PathLike, out: str | os.PathLike) -> Plan:
         )
     paths, left_out = finding.videos(source)
     if not paths:
-        raise DataError(f"{source} has no video ({', '.join(finding.VIDEOS)})")
+        raise DataError(f"{source} has no video ({', '.join(VIDEOS)})")
     folders: dict[str, str] = {}
     for path in paths:
         other = folders.setdefault(_folder(path), path)

@@ -8,11 +8,10 @@ import numpy as np
 
 from cbjax.data import listing
 from cbjax.data.files import Files, Medium
-from cbjax.data.image_kinds import SUFFIXES
+from cbjax.data.image_kinds import SUFFIXES, VIDEOS
 from cbjax.data.records import DataError
 from cbjax.host.storage import is_remote
 
-VIDEOS = (".mp4", ".avi", ".mkv", ".webm", ".mov")
 A_CLIP = f"a video ({', '.join(VIDEOS)}) or a folder of frames (000000.jpg …)"  # for messages
 
 
