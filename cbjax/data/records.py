@@ -2,7 +2,7 @@
 
 import dataclasses
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -142,6 +142,11 @@ class Source:
     test: Split | None
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
+
+
+def noun_of(shape: Sequence[int]) -> str:
+    """Returns what to call data of a shape in messages: images [H, W, channels] or clips [T, H, W, channels]."""
+    return "clip" if len(shape) == 4 else "image"
 
 
 def quote(names: Iterable[object], limit: int = 20) -> str:

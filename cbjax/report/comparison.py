@@ -124,9 +124,13 @@ def classes_section(methods: Sequence[Method], out: pathlib.Path) -> list[str]:
             accuracy[method.label] = np.stack(values)
     if not accuracy:
         return []
+    noun = first.noun
     if len(methods) <= LINES:
-        plots.classes(out / "classes.png", first.class_names, first.counts, accuracy, measure(first, checkpoint))
-        drawn = [picture(out / "classes.png", "Training images and accuracy of each class"), *letters_note(first)]
+        plots.classes(out / "classes.png", first.class_names, first.counts, accuracy, measure(first, checkpoint), noun)
+        drawn = [
+            picture(out / "classes.png", f"Training {noun}s and accuracy of each class"),
+            *letters_note(first),
+        ]
     else:
         drawn = [
             f"Classes and training curves are not drawn: a picture tells {LINES} methods apart, and here are "
@@ -135,7 +139,7 @@ def classes_section(methods: Sequence[Method], out: pathlib.Path) -> list[str]:
     order, which = by_frequency(first.counts), ""
     if len(order) > 2 * ENDS:
         order = np.concatenate([order[:ENDS], order[-ENDS:]])
-        which = f" The {ENDS} classes with the most training images and the {ENDS} with the fewest:"
+        which = f" The {ENDS} classes with the most training {noun}s and the {ENDS} with the fewest:"
     rows = [
         [escape(first.class_names[c]), str(first.counts[c]), *(_cell(values[:, c]) for values in accuracy.values())]
         for c in order
@@ -143,7 +147,7 @@ def classes_section(methods: Sequence[Method], out: pathlib.Path) -> list[str]:
     return [
         "## Classes",
         f"{measure(first, checkpoint).capitalize()}.{which}",
-        markdown_table(["class", "training images", *map(escape, accuracy)], rows),
+        markdown_table(["class", f"training {noun}s", *map(escape, accuracy)], rows),
         *drawn,
         files_note(class_files.write_compared(methods, checkpoint, out, confusions=len(methods) <= LINES)),
     ]
@@ -228,7 +232,7 @@ def _confusion(methods: Sequence[Method], out: pathlib.Path) -> list[str]:
             tables[method.label] = np.mean(values, axis=0)
     if not 0 < len(tables) <= PANELS:
         return []
-    plots.confusion(out / "confusion.png", first.class_names, first.counts, tables)
+    plots.confusion(out / "confusion.png", first.class_names, first.counts, tables, first.noun)
     text = f"Means over seeds, {CHOSEN[checkpoint]}."
     return ["## Confusion", text, picture(out / "confusion.png", "Predicted class by true class")]
 

@@ -54,10 +54,10 @@ def run_page(run: RunRecord, out: pathlib.Path) -> str:
     ]
     table = run.confusion(checkpoint)
     if table is not None:
-        plots.confusion(out / "confusion.png", run.class_names, run.counts, {"": table})
+        plots.confusion(out / "confusion.png", run.class_names, run.counts, {"": table}, run.noun)
         sections += [
             "## Confusion",
-            f"Test images, {CHOSEN[checkpoint]}.",
+            f"Test {run.noun}s, {CHOSEN[checkpoint]}.",
             picture(out / "confusion.png", "Predicted class by true class"),
         ]
     sections += reliability.section({"": [run]}, checkpoint, out)
@@ -92,7 +92,7 @@ def _results(run: RunRecord) -> list[str]:
             if key.startswith("validation/")
         }
     if not columns:
-        return ["Nothing was measured on held-out or test images."]
+        return [f"Nothing was measured on held-out or test {run.noun}s."]
     names = with_groups(METRICS, [run])
     keys = [key for key in names if any(values.get(key) is not None for values in columns.values())]
     rows = [[escape(names[key]), *(metric(key, values.get(key)) for values in columns.values())] for key in keys]
@@ -103,23 +103,25 @@ def _results(run: RunRecord) -> list[str]:
 
 def _classes(run: RunRecord, checkpoint: str, out: pathlib.Path) -> list[str]:
     """Names the worst class and gives the accuracy of the most frequent and the rarest ones."""
-    accuracy = run.per_class(checkpoint)
+    accuracy, noun = run.per_class(checkpoint), run.noun
     if accuracy is None or np.isnan(accuracy).all():
         return []
-    plots.classes(out / "classes.png", run.class_names, run.counts, {"": accuracy[None]}, measure(run, checkpoint))
+    plots.classes(
+        out / "classes.png", run.class_names, run.counts, {"": accuracy[None]}, measure(run, checkpoint), noun
+    )
     order = by_frequency(run.counts)
     worst = [c for c in order if accuracy[c] == np.nanmin(accuracy)]
     lowest = 100 * np.nanmin(accuracy)
     text = f"{measure(run, checkpoint).capitalize()}. Worst: {class_list(worst, run)} with {lowest:.1f}%."
     if len(order) > 2 * ENDS:
         order = np.concatenate([order[:ENDS], order[-ENDS:]])
-        text += f" The {ENDS} classes with the most training images and the {ENDS} with the fewest:"
+        text += f" The {ENDS} classes with the most training {noun}s and the {ENDS} with the fewest:"
     rows = [[escape(run.class_names[c]), str(run.counts[c]), metric("", accuracy[c])] for c in order]
     return [
         "## Classes",
         text,
-        markdown_table(["class", "training images", "average precision" if run.multi_label else "accuracy"], rows),
-        picture(out / "classes.png", "Training images and accuracy of each class"),
+        markdown_table(["class", f"training {noun}s", "average precision" if run.multi_label else "accuracy"], rows),
+        picture(out / "classes.png", f"Training {noun}s and accuracy of each class"),
         *letters_note(run),
     ]
 

@@ -24,6 +24,7 @@ def classes(
     counts: np.ndarray,
     accuracy: Mapping[str, np.ndarray],
     measure: str = "test accuracy",
+    noun: str = "image",
 ) -> None:
     """Draws training images and accuracy of each class side by side, from the most frequent class to the rarest.
 
@@ -33,14 +34,15 @@ def classes(
       counts: [C] training images.
       accuracy: method -> [n, C] accuracies of its n runs; NaN for a class without test images, which has no mark.
       measure: what the accuracies are.
+      noun: what the counts count.
 
     Source: Sinha et al. 2020, figure 1.
     """
     order = by_frequency(counts)
     if len(order) <= NAMED:
-        _few_classes(path, [names[c] for c in order], counts[order], _ordered(accuracy, order), measure)
+        _few_classes(path, [names[c] for c in order], counts[order], _ordered(accuracy, order), measure, noun)
     else:
-        _many_classes(path, [names[c] for c in order], counts[order], _ordered(accuracy, order), measure)
+        _many_classes(path, [names[c] for c in order], counts[order], _ordered(accuracy, order), measure, noun)
 
 
 @canvas.drawing
@@ -108,7 +110,13 @@ def _limits(quantity: str, means: Mapping[str, np.ndarray]) -> tuple[float, floa
 
 
 @canvas.drawing
-def confusion(path: pathlib.Path, names: Sequence[str], counts: np.ndarray, tables: Mapping[str, np.ndarray]) -> None:
+def confusion(
+    path: pathlib.Path,
+    names: Sequence[str],
+    counts: np.ndarray,
+    tables: Mapping[str, np.ndarray],
+    noun: str = "image",
+) -> None:
     """Draws which classes each true class's test images were given, in percent; from the most frequent to the rarest.
 
     Args:
@@ -116,6 +124,7 @@ def confusion(path: pathlib.Path, names: Sequence[str], counts: np.ndarray, tabl
       names: [C] class names.
       counts: [C] training images.
       tables: method -> [C, C] share of each true class (row) by predicted class; rows of NaN are grey.
+      noun: what the counts count.
     """
     from matplotlib import colormaps
     from matplotlib.colors import Normalize, PowerNorm
@@ -132,7 +141,7 @@ def confusion(path: pathlib.Path, names: Sequence[str], counts: np.ndarray, tabl
         shares = 100 * table[np.ix_(order, order)]
         image = axes.imshow(shares, cmap=colours, norm=scale, interpolation="nearest")
         _class_ticks(axes, [names[c] for c in order])
-        by = "" if number <= NAMED else ", by training images"
+        by = "" if number <= NAMED else f", by training {noun}s"
         axes.set_xlabel(f"predicted class{by}", fontsize=9)
         axes.set_ylabel(f"true class{by}", fontsize=9)
         axes.set_title(titles[label], fontsize=10)
@@ -143,12 +152,12 @@ def confusion(path: pathlib.Path, names: Sequence[str], counts: np.ndarray, tabl
                 axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=7.5, color=colour)
     canvas.label_outer(panels)
     bar = figure.colorbar(image, ax=panels, shrink=0.75)
-    bar.set_label("% of the true class's test images", fontsize=9)
+    bar.set_label(f"% of the true class's test {noun}s", fontsize=9)
     bar.ax.tick_params(labelsize=8)
     canvas.save(figure, path)
 
 
-def _few_classes(path, names, counts, accuracy, measure) -> None:
+def _few_classes(path, names, counts, accuracy, measure, noun) -> None:
     """Draws one row per class, with its name."""
     beside = canvas.beside(accuracy) if len(accuracy) > 1 else 0.0
     figure = canvas.figure(9 + beside, 1.3 + 0.2 * len(names) * max(1.3, 0.55 * len(accuracy)))
@@ -176,7 +185,7 @@ def _few_classes(path, names, counts, accuracy, measure) -> None:
     # Without a word a class that was not measured would look like 0 %.
     for row in np.flatnonzero(np.all([np.isnan(values).all(axis=0) for values in accuracy.values()], axis=0)):
         right.annotate(
-            "no images", (0, row), (3, 0), textcoords="offset points", va="center", fontsize=8, color=canvas.GREY
+            f"no {noun}s", (0, row), (3, 0), textcoords="offset points", va="center", fontsize=8, color=canvas.GREY
         )
     right.set_xlim(0, 100)
     shown = canvas.distinct(names, 24)
@@ -184,7 +193,7 @@ def _few_classes(path, names, counts, accuracy, measure) -> None:
     left.set_ylim(len(names) - 0.4, -0.6)
     runs = [len(values) for values in accuracy.values()]
     bars = f"\n{canvas.mean_of(runs)}, bars: ± standard deviation" if max(runs) > 1 else ""
-    for axes, label in ((left, "training images"), (right, f"{measure} (%){bars}")):
+    for axes, label in ((left, f"training {noun}s"), (right, f"{measure} (%){bars}")):
         canvas.finish(axes, "", label, "", grid="x")
         axes.tick_params(axis="y", length=0)
         canvas.mark_groups(axes, group_spans(counts), "y", named=axes is right)
@@ -193,7 +202,7 @@ def _few_classes(path, names, counts, accuracy, measure) -> None:
     canvas.save(figure, path)
 
 
-def _many_classes(path, names, counts, accuracy, measure) -> None:
+def _many_classes(path, names, counts, accuracy, measure, noun) -> None:
     """Draws classes by rank, as means over neighbouring classes; a single method also has a point for each class."""
     figure = canvas.figure(9 + (canvas.beside(accuracy) if len(accuracy) > 1 else 1.0), 3.8)
     left, right = figure.subplots(1, 2)
@@ -213,8 +222,9 @@ def _many_classes(path, names, counts, accuracy, measure) -> None:
         name = f"mean of {window} neighbours" if len(accuracy) == 1 else shown[label]
         right.plot(ranks, _running_mean(mean, window), lw=1.8, label=name, **style)
     right.set_ylim(0, 102)
-    span = f"classes from the most ({canvas.short(names[0])}) to the fewest ({canvas.short(names[-1])}) training images"
-    canvas.finish(left, "", "", "training images")
+    counted = f"training {noun}s"
+    span = f"classes from the most ({canvas.short(names[0])}) to the fewest ({canvas.short(names[-1])}) {counted}"
+    canvas.finish(left, "", "", counted)
     canvas.finish(right, "", "", f"{measure} (%)".replace(", ", ",\n"))
     for axes in (left, right):
         axes.set_xlim(0.5, len(names) + 0.5)

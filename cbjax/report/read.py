@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cbjax.config import class_groups
+from cbjax.data.records import noun_of
 from cbjax.host import checked_json
 from cbjax.host.writers import read_regular, read_rows
 
@@ -68,6 +69,11 @@ class RunRecord:
     @property
     def multi_label(self) -> bool:
         return bool(self.data.get("multi_label", False))
+
+    @property
+    def noun(self) -> str:
+        """What the run was trained on: "image" or "clip"."""
+        return noun_of(self.data.get("image_shape", ()))
 
     @property
     def seeds(self) -> tuple[Any, Any]:

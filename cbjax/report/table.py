@@ -114,17 +114,18 @@ def describe_data(run: RunRecord) -> str:
     """Describes the data of a run: sizes, imbalance, extreme classes and groups of classes."""
     counts, sizes = run.counts, run.data.get("sizes", {})
     present = counts[counts > 0]
-    kind = "positive labels" if run.multi_label else "images"
-    lines = [f"- Training: {sizes.get('train', counts.sum())} images of {len(counts)} classes."]
+    noun = run.noun
+    kind = "positive labels" if run.multi_label else f"{noun}s"
+    lines = [f"- Training: {sizes.get('train', counts.sum())} {noun}s of {len(counts)} classes."]
     if present.size:
         lines[0] += (
             f" The largest class has {present.max()} {kind}, the smallest {present.min()}: "
             f"imbalance {present.max() / present.min():.4g}."
         )
-    if len(shape := run.data.get("image_shape", ())) == 4:
-        lines.append(f"- Each image is a clip of {shape[0]} frames.")
+    if noun == "clip":
+        lines.append(f"- {run.data['image_shape'][0]} frames are taken from each clip.")
     if present.size < counts.size:
-        lines.append(f"- Classes without any training image: {class_list(np.flatnonzero(counts == 0), run, False)}.")
+        lines.append(f"- Classes without any training {noun}: {class_list(np.flatnonzero(counts == 0), run, False)}.")
     order = by_frequency(counts)
     if len(order) <= LISTED:
         lines.append(f"- Classes by training {kind}: {class_list(order, run)}.")
@@ -145,7 +146,7 @@ def _per_class(run: RunRecord, split: str) -> str:
         return "none"
     size = run.data.get("sizes", {}).get(split, counts.sum())
     spread = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
-    return f"{size} images, {spread} {'positives ' if run.multi_label else ''}per class"
+    return f"{size} {run.noun}s, {spread} {'positives ' if run.multi_label else ''}per class"
 
 
 def _granularity(run: RunRecord) -> str:
@@ -153,7 +154,7 @@ def _granularity(run: RunRecord) -> str:
     if run.multi_label or not 0 < counts.min() < 100:
         return ""
     which = "its class" if counts.min() == counts.max() else "the smallest test class"
-    return f" One image is {100 / counts.min():.1f} points of the accuracy of {which}."
+    return f" One {run.noun} is {100 / counts.min():.1f} points of the accuracy of {which}."
 
 
 def _describe_groups(run: RunRecord) -> list[str]:
@@ -161,9 +162,9 @@ def _describe_groups(run: RunRecord) -> list[str]:
     if not groups:
         return []
     rule = (
-        "thirds of the classes by training images, as the largest class has under 200"
+        f"thirds of the classes by training {run.noun}s, as the largest class has under 200"
         if run.counts.max() < 200
-        else "over 100, 20 to 100, and under 20 training images"
+        else f"over 100, 20 to 100, and under 20 training {run.noun}s"
     )
     lines = [f"- Groups of classes ({rule}):", *_list_groups(groups, run)]
     named = run.groups
@@ -177,5 +178,5 @@ def _list_groups(groups: Mapping[str, np.ndarray], run: RunRecord) -> list[str]:
         spread = f"{counts.max()}" if counts.min() == counts.max() else f"{counts.max()} to {counts.min()}"
         members = class_list(np.asarray(classes)[by_frequency(counts)], run, counted=False)
         number = f"{len(classes)} {'class' if len(classes) == 1 else 'classes'}"
-        lines.append(f"  - {escape(name)}: {number}, {spread} images: {members}.")
+        lines.append(f"  - {escape(name)}: {number}, {spread} {run.noun}s: {members}.")
     return lines

@@ -14,7 +14,7 @@ import numpy as np
 from cbjax import data, report
 from cbjax.config import ConfigError, evaluation
 from cbjax.data import DataError, augment, labelled
-from cbjax.data.records import quote
+from cbjax.data.records import noun_of, quote
 from cbjax.data.sampling import Batches
 from cbjax.host.output import say
 from cbjax.host.storage import Place
@@ -218,7 +218,8 @@ def _about_new(given, facts):
     labels, names = given.split.labels, facts["class_names"]
     present = labels.any(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=len(names)) > 0
     absent = [name for name, there in zip(names, present, strict=True) if not there]
-    text = f"new data, {len(labels)} images of {given.place}, which are not those of the run"
+    noun = noun_of(given.split.images.shape[1:])
+    text = f"new data, {len(labels)} {noun}s of {given.place}, which are not those of the run"
     return f"{text}; none of classes {quote(absent)}" if absent else text
 
 

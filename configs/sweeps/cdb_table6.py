@@ -51,6 +51,6 @@ def get_sweep(recipe="paper"):
             (method,): {name: (figure, None) for name, figure in zip(METRICS, figures, strict=True)}
             for method, figures in PAPER.items()
         },
-        notes=("Recall and precision are means over all, majority or minority verbs. Images are clips.",),
+        notes=("Recall and precision are means over all, majority or minority verbs.",),
     )
     return Sweep(f"egtea:{recipe}", product(choices("method", METHODS), seeds(3)), table)

@@ -121,7 +121,7 @@ def test_new_clips_are_evaluated_by_their_folders(finished, tree, tmp_path, caps
         shutil.copy(tree[0] / path, tmp_path / path)
     found = evaluate(workdir, overrides=[f"data.root={tmp_path / 'val'}"], trust_code=True)
     expected = evaluate(workdir, split="validation", trust_code=True)
-    assert found["loss"] == expected["loss"] and "new data, 6 images" in capsys.readouterr().out
+    assert found["loss"] == expected["loss"] and "new data, 6 clips" in capsys.readouterr().out
 
 
 def test_bad_clips_are_skipped_and_listed(tmp_path, capsys):

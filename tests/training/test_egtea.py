@@ -31,7 +31,7 @@ def test_a_run_of_the_recipe_stands_in_the_papers_tables(tmp_path, capsys):
     clips.write_egtea(root, "frames", clips.EGTEA_VERBS, clips.small_egtea())
     own = (f"model.name={own_nets.__file__}:linear", "log.report=false")
     assert main(command("train", "egtea", root, sweep / "CDB-CE" / "seed_0", *own)) == 0
-    assert "- Each image is a clip of 3 frames." in describe_data(read_run(sweep / "CDB-CE/seed_0"))
+    assert "- 3 frames are taken from each clip." in describe_data(read_run(sweep / "CDB-CE/seed_0"))
     run = json.loads((sweep / "CDB-CE/seed_0/results.json").read_text())
     test = run["last"]["test"]
     recalls, precisions = np.array(run["per_class"]["last"]), np.array(run["confusion"]["last"]).T
@@ -56,7 +56,7 @@ def test_a_run_of_the_recipe_stands_in_the_papers_tables(tmp_path, capsys):
     expected = [f"{100 * share:.2f} (1) [{printed}]" for share, printed in zip(ours, paper, strict=True)]
     line = next(line for line in lines if line.startswith("| CDB-CE |"))
     assert [cell.strip() for cell in line.split("|")[2:-1]] == expected
-    assert "![Training images and accuracy of each class](classes.png)" in lines
+    assert "![Training clips and accuracy of each class](classes.png)" in lines
 
 
 @pytest.mark.slow
