@@ -13,10 +13,11 @@ import numpy as np
 from cbjax.cli import calibration_file
 from cbjax.config import ConfigError
 from cbjax.data import DataError, listing
-from cbjax.data.clips.finding import is_clip
+from cbjax.data.clips.finding import contents
 from cbjax.data.clips.given import ClipFit
 from cbjax.data.files import require_file
 from cbjax.data.given import Fit
+from cbjax.data.records import quote
 from cbjax.host import machine, npz
 from cbjax.host.output import say
 from cbjax.host.storage import Place, is_remote, why_no_path
@@ -176,7 +177,11 @@ def read(
         return
     files = [source]
     medium = fit.medium
-    if source.is_dir() and not (medium.num_frames and is_clip(source)):
+    held = contents(source) if medium.num_frames and source.is_dir() else None
+    if held and held.is_clip:
+        if held.folders:
+            tell(f"{source}: it holds images, so it is one clip; not looked at in it: {quote(held.folders, 3)}")
+    elif source.is_dir():
         found = medium.search(source, "")
         files, left_out = [source / name for name in found.paths], listing.describe({"": found.left_out})
         if not files:

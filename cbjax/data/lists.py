@@ -128,7 +128,8 @@ def _source(files, rows, root, class_names, image_size, medium, notes=()):
         if not store.are_there():
             raise DataError(
                 f"{files[split]}: its {medium.noun}s, such as {store.name(0)}, are not there: set data.root to the "
-                "folder that the paths are relative to; for images in a folder for each class, also data.name=folder"
+                f"folder that the paths are relative to; for {medium.noun}s in a folder for each class, also "
+                f"data.name=folder{_frames_between(medium, rows[split][0])}"
             )
     texts = {split: os.fspath(folder) for split, folder in folders.items()}
     paths = [_whole_path(texts[split], path) for split in rows for path in rows[split][0]]
@@ -139,6 +140,13 @@ def _source(files, rows, root, class_names, image_size, medium, notes=()):
     for split, store in stores.items():
         splits[split] = make_split(store, labels[split], image_size, medium.num_frames, repeated[split])
     return Source(splits["train"], splits.get("validation"), splits.get("test"), class_names, (*notes, *found))
+
+
+def _frames_between(medium, paths):
+    """Returns the end of a message if the lines are `path frames label`, as lists for other programs have them."""
+    if medium.num_frames and all(path[-1:].isdecimal() and len(path.split()) > 1 for path in paths):
+        return "; if lines are `path frames label`, take out the number of frames"
+    return ""
 
 
 def pairs(paths: Sequence[str]) -> overlaps.Pairs:

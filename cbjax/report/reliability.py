@@ -24,9 +24,10 @@ def section(methods: Mapping[str, Sequence[RunRecord]], checkpoint: str, out: pa
     errors = {label: over_seeds("ece", [run.test_metrics(checkpoint) for run in methods[label]]) for label in sums}
     pooled = any(len(methods[label]) > 1 for label in sums)
     draw(out / "reliability.png", sums, errors, "images of all runs together; ECE: mean over runs" if pooled else "")
-    text = f"Test images by confidence, {CHOSEN[checkpoint]}. On the dotted line confidence equals accuracy."
+    noun = next(run.noun for runs in methods.values() for run in runs)
+    text = f"Test {noun}s by confidence, {CHOSEN[checkpoint]}. On the dotted line confidence equals accuracy."
     if pooled:
-        text += " Curves are over the images of all runs of a method together; ECE is the mean over its runs."
+        text += f" Curves are over the {noun}s of all runs of a method together; ECE is the mean over its runs."
     return ["## Reliability", text, picture(out / "reliability.png", "Accuracy by confidence")]
 
 

@@ -244,6 +244,13 @@ def test_a_tree_and_lists_give_the_same_clips(tmp_path):
         assert listed.train.images.sizes() == source.train.images.sizes()
 
 
+def test_a_list_with_numbers_of_frames_says_what_a_line_is(tmp_path):
+    tree(tmp_path, "a/1/1.jpg", "b/1/1.jpg")
+    (tmp_path / "train.txt").write_text("a/1 120 0\nb/1 80 1\n")
+    with pytest.raises(DataError, match=r"are not there: .*; if lines are `path frames label`, take out the number"):
+        lists.load_lists({"train": str(tmp_path / "train.txt")}, None, 8, finding.medium(4))
+
+
 def test_a_tree_of_images_read_as_clips_says_what_a_clip_is(tmp_path):
     tree(tmp_path, "a/1.jpg", "b/1.jpg")
     with pytest.raises(DataError, match=r"every class needs a training clip, a video \(.mp4.*folder of frames"):

@@ -90,7 +90,7 @@ def test_a_run_on_clips_that_was_stopped_ends_the_same(finished, tree, tmp_path,
     assert rows_of(tmp_path) == rows_of(finished[1])
 
 
-def test_clips_are_predicted_as_they_are_evaluated(finished, tree, tmp_path):
+def test_clips_are_predicted_as_they_are_evaluated(finished, tree, tmp_path, capsys):
     _, workdir = finished
     root, rows = tree
     out = tmp_path / "predictions.csv"
@@ -102,6 +102,9 @@ def test_clips_are_predicted_as_they_are_evaluated(finished, tree, tmp_path):
     table = list(csv.DictReader(out.read_text().splitlines()))
     assert [row["image"] for row in table[-2:]] == [str(frames), clip]
     assert len(table) == 8 and len({tuple(list(row.values())[1:]) for row in (table[-1], table[-2])}) == 1
+    (frames / "flow").mkdir()
+    assert main([*command[:1], str(frames), *command[4:], "--trust-code"]) == 0
+    assert f"{frames}: it holds images, so it is one clip; not looked at in it: 'flow'" in capsys.readouterr().out
     run, transform = cbjax.load(workdir, trust_code=True), EvalClip(4, EvalTransform(8, 9))
     pixels = np.stack([transform(str(root / path).encode()) for path, _ in sorted(rows["test"])])
     images = augment.normalize(pixels, *normalization.NORMALIZATIONS["imagenet"])

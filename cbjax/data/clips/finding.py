@@ -49,7 +49,7 @@ class _Search(listing.Search):
     def takes_folder(self, folder: str) -> bool:
         if folder == self.folder:
             return False
-        held = _contents(folder)
+        held = contents(folder)
         if held.is_clip and held.folders:
             self._left_out[listing.INSIDE] += held.folders
         return held.is_clip
@@ -83,17 +83,20 @@ def videos(root: str | os.PathLike) -> tuple[list[str], dict[str, list[str]]]:
     return paths, {**found.left_out, listing.FRAMES: list(map(os.path.basename, folders))}
 
 
-def is_clip(folder: str | os.PathLike[str]) -> bool:
-    """Returns whether a folder as a whole is a clip: it holds an image and no video, told by the files' endings."""
-    return _contents(folder).is_clip
+class Contents(NamedTuple):
+    """What a folder holds.
 
+    Attributes:
+      is_clip: whether the folder as a whole is a clip: it holds an image and no video, told by the files' endings.
+      folders: names of the folders in it.
+    """
 
-class _Contents(NamedTuple):
     is_clip: bool
     folders: list[str]
 
 
-def _contents(folder):
+def contents(folder: str | os.PathLike[str]) -> Contents:
+    """Looks at a folder's files and folders, those that are hidden left out."""
     frames, videos, folders = False, False, []
     with os.scandir(os.fspath(folder)) as entries:
         for entry in entries:
@@ -104,7 +107,7 @@ def _contents(folder):
             else:
                 videos = videos or is_video(entry.name)
                 frames = frames or (is_frame(entry.name) and entry.is_file())
-    return _Contents(frames and not videos, folders)
+    return Contents(frames and not videos, folders)
 
 
 def is_video(name: str) -> bool:
