@@ -97,6 +97,14 @@ def class_scaled(model: Model, num_classes: int) -> Model:
     return Model(init, features, head, apply)
 
 
+def require_linear(params: Any, head: Any) -> None:
+    """Raises ValueError if the head is not one linear layer; arguments as in `tau_normalized`, of params the shapes."""
+    shapes = sorted(np.shape(leaf) for leaf, on in zip(*map(jax.tree.leaves, (params, head)), strict=True) if on)
+    kernels = [shape for shape in shapes if len(shape) == 2]
+    if len(kernels) != 1 or [shape for shape in shapes if shape not in (kernels[0], kernels[0][1:])]:
+        raise ValueError(f"the head must be one linear layer, a kernel [D, C] and a bias [C]; its arrays are {shapes}")
+
+
 def tau_normalized(params: Any, head: Any, tau: float) -> Any:
     """Returns the parameters with the kernel of each class divided by its length to the power of tau, and no bias.
 
@@ -112,10 +120,7 @@ def tau_normalized(params: Any, head: Any, tau: float) -> Any:
 
     Source: Kang et al. 2020, eq. 3; the bias is left out as in the authors' code.
     """
-    shapes = sorted(np.shape(leaf) for leaf, on in zip(*map(jax.tree.leaves, (params, head)), strict=True) if on)
-    kernels = [shape for shape in shapes if len(shape) == 2]
-    if len(kernels) != 1 or [shape for shape in shapes if shape not in (kernels[0], kernels[0][1:])]:
-        raise ValueError(f"the head must be one linear layer, a kernel [D, C] and a bias [C]; its arrays are {shapes}")
+    require_linear(params, head)
 
     def normalized(leaf, on):
         if not on:

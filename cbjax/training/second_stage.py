@@ -47,6 +47,11 @@ def trained(config: ConfigDict, model: Model, params: Any, batch_stats: Any, ima
                 return two_stages.head_of(model, params, batch_stats, image_shape)
             except ValueError as error:
                 raise ConfigError(f"stage.name=crt trains the head alone: {error}") from error
+        case "tau":  # it trains nothing, but its mistake is told before anything is written
+            try:
+                two_stages.require_linear(params, two_stages.head_of(model, params, batch_stats, image_shape))
+            except ValueError as error:
+                raise ConfigError(f"stage.name=tau normalises the head: {error}") from error
         case "lws" | "ncm":
             added = two_stages.SCALES if config.stage.name == "lws" else two_stages.MEANS
             return {name: _filled(part, name == added) for name, part in params.items()}
@@ -133,7 +138,7 @@ def find(run: Run, parts: "Parts", tell: Callable[[str], None]) -> Run:
       number of images whose features were averaged.
 
     Raises:
-      ConfigError: if the head is not one linear layer, or there is nothing held out to choose by.
+      ConfigError: if there is nothing held out to choose by.
       DataError, NonFiniteLoss: if a class has no mean.
     """
     return {"tau": _find_tau, "ncm": _find_class_means}[run.config.stage.name](run, parts, tell)
@@ -151,15 +156,11 @@ def _find_class_means(run, parts, tell):
 def _find_tau(run, parts, tell):
     state, tau = run.state, run.config.stage.tau
     params = jax.device_get(state.params)
-    try:
-        head = two_stages.head_of(run.model, params, state.batch_stats, parts.image_shape)
-        make = lambda tau: two_stages.tau_normalized(params, head, tau)  # noqa: E731
-        make(0.0)
-    except ValueError as error:
-        raise ConfigError(f"stage.name=tau normalises the head: {error}") from error
+    head = two_stages.head_of(run.model, params, state.batch_stats, parts.image_shape)
 
     def at(tau: float) -> TrainState:
-        return dataclasses.replace(state, params=sharding.replicate(make(tau), parts.mesh))
+        normalized = two_stages.tau_normalized(params, head, tau)
+        return dataclasses.replace(state, params=sharding.replicate(normalized, parts.mesh))
 
     if tau is None:
         if not parts.has_validation:

@@ -20,6 +20,7 @@ from cbjax.models import two_stages
 from cbjax.report import report
 from cbjax.sweeps.file import load
 from cbjax.sweeps.sweep import sweep
+from cbjax.training import components, second_stage
 from cbjax.training.restore import evaluate
 from tests import own_nets, processes
 
@@ -261,6 +262,16 @@ def test_tau_has_its_limits():
         two_stages.tau_normalized(
             {**params, "body": jnp.ones(3)}, {**head, "body": True, "head": {"kernel": False, "bias": True}}, 1.0
         )
+
+
+@pytest.mark.parametrize(("name", "what"), [("crt", "trains the head alone"), ("tau", "normalises the head")])
+def test_a_network_without_a_head_is_refused_before_anything_is_made(name, what):
+    config = configs.load("digits_lt", [f"{OWN}linear"])
+    config.stage.name = name
+    model = components.build_model(config, 10)
+    params, batch_stats = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    with pytest.raises(ConfigError, match=f"stage.name={name} {what}"):
+        second_stage.trained(config, model, params, batch_stats, (8, 8, 1))
 
 
 def test_another_network_or_other_classes_are_refused(first, tmp_path):
