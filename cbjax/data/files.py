@@ -48,7 +48,7 @@ class Files:
     def missing(self, positions: np.ndarray) -> list[int]:
         """Returns the positions where no file is, of up to 10,000 that are looked up; none in buckets."""
         paths = ((int(position), self.name(position)) for position in _spread(positions, _LOOKED_UP))
-        return [position for position, path in paths if not is_remote(path) and not os.path.exists(path)]
+        return [position for position, path in paths if not is_remote(path) and not self._is_there(path)]
 
     def are_there(self) -> bool:
         """Returns whether any of a few files, evenly spread, exists.
@@ -61,6 +61,9 @@ class Files:
             require_file(as_path(remote), "an image of the list")
             return True
         return any(self._size(position) >= 0 for position in _spread(np.arange(len(self._paths)), 20))
+
+    def _is_there(self, path):
+        return os.path.exists(path)
 
     def _size(self, position):
         try:

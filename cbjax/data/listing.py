@@ -21,6 +21,7 @@ NO_IMAGE = "not an image by its content"
 NO_CLIP = "not a video by its ending, and not in a folder of frames"
 TWICE = "a video whose frames are in a folder of its name"
 INSIDE = "in a folder of frames"
+EMPTY = "an empty folder"
 FRAMES = "a folder of frames already"
 HIDDEN = "hidden"
 SPECIAL = "a pipe, a socket or a device"
@@ -69,7 +70,7 @@ def describe(left_out: Mapping[str, Mapping[str, list[str]]], what: str = "") ->
       what: start of each line, such as the name of a split.
     """
     lines = []
-    for reason in (NO_IMAGE, NO_CLIP, TWICE, INSIDE, FRAMES, HIDDEN, SPECIAL, BROKEN, REPEATED, ABOVE):
+    for reason in (NO_IMAGE, NO_CLIP, TWICE, INSIDE, EMPTY, FRAMES, HIDDEN, SPECIAL, BROKEN, REPEATED, ABOVE):
         by_class = {name: reasons[reason] for name, reasons in left_out.items() if reasons.get(reason)}
         if by_class:
             total, names = sum(map(len, by_class.values())), next(iter(by_class.values()))

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from cbjax.config import ConfigError, class_groups
 from cbjax.config.parts import COUNT_WEIGHTS
 from cbjax.data import DataError, Dataset, Encoded
+from cbjax.data.records import noun_of
 from cbjax.host import code, machine
 from cbjax.training import components, own_loss
 
@@ -168,9 +169,11 @@ def _check_there(config: ConfigDict, dataset: Dataset) -> None:
         return
     for name, split in (("training", dataset.train), ("validation", dataset.validation), ("test", dataset.test)):
         if split is not None and isinstance(split.images, Encoded) and (missing := split.images.missing()):
+            noun = noun_of(split.images.shape[1:])
+            without = " or have no frames" if noun == "clip" else ""
             raise DataError(
-                f"{len(missing)} of the {name} data are not there, such as {missing[0]}: add them or take them off the "
-                "list, or set data.on_bad_image=skip to leave them out"
+                f"{len(missing)} of the {name} {noun}s are not there{without}, such as {missing[0]}: add them or take "
+                "them off the list, or set data.on_bad_image=skip to leave them out"
             )
 
 

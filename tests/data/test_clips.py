@@ -86,7 +86,11 @@ def test_frames_of_a_folder_are_in_the_order_of_their_numbers(tmp_path):
         (tmp_path / f"{number}.jpg").write_bytes(b"%d" % number)
     (tmp_path / "notes.txt").write_text("no frame")
     (tmp_path / ".3.jpg").write_bytes(b"hidden")
+    (tmp_path / "4.jpg").mkdir()
     assert list(reading.frames(str(tmp_path), range)) == [b"1", b"2", b"10"]
+    (tmp_path / "5.jpg").symlink_to("nowhere.jpg")
+    with pytest.raises(DecodeError, match=r"a frame cannot be read: .*5\.jpg: No such file"):
+        list(reading.frames(str(tmp_path), range))
 
 
 @pytest.mark.parametrize("other", ["flow_x_00001.jpg", "cover.jpg", "1 (2).jpg"])
@@ -213,11 +217,13 @@ def test_what_could_be_two_clips_or_one_is_one_and_the_rest_is_told(tmp_path):
     tree(tmp_path, "cut/session/cover.jpg", "cut/session/1.mp4", "cut/session/2.mp4")  # videos, not a clip of one frame
     tree(tmp_path, "cut/3.mp4", "cut/3/1.jpg", "cut/3/flow/1.jpg")  # frames that were made beside their video
     tree(tmp_path, "cut/4.mp4/1.jpg")  # a folder, whatever its name
+    (tmp_path / "cut" / "5").mkdir()
     found = finding.search(tmp_path, "cut")
     assert found.paths == ["cut/3", "cut/4.mp4", "cut/session/1.mp4", "cut/session/2.mp4"]
     assert len(found.inodes) == 4
     told = " ".join(files.listing.describe({"cut": found.left_out}))
     assert "1 file, a video whose frames are in a folder of its name, such as '3.mp4'" in told
+    assert "1 file, an empty folder, such as '5'" in told
     assert "1 file, in a folder of frames, such as 'flow'" in told and "such as 'cover.jpg'" in told
     paths, left_out = finding.videos(tmp_path)
     assert paths == ["cut/session/1.mp4", "cut/session/2.mp4"]

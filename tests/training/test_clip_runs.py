@@ -142,12 +142,15 @@ def test_bad_clips_are_skipped_and_listed(tmp_path, capsys):
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_a_listed_clip_that_is_not_there_is_told_before_anything_is_built(tree, tmp_path, split):
     root, rows = tree
+    (tmp_path / "lost").mkdir()  # a folder without frames
     for name, clip_rows in rows.items():
         lines = [f"{path} {label}\n" for path, label in clip_rows]
-        lines += ["across/lost.mp4 0\n"] * (name == split)
+        lines += ["across/lost.mp4 0\n", f"{tmp_path}/lost 0\n"] * (name == split)
         (tmp_path / f"{name}.txt").write_text("".join(lines))
     lists = [f"data.{split}_list={tmp_path / name}.txt" for split, name in (("train", "train"), ("test", "test"))]
-    message = rf"1 of the {'training' if split == 'train' else 'test'} data are not there, such as .*across/lost\.mp4"
+    message = (
+        rf"2 of the {'training' if split == 'train' else 'test'} clips are not there or have no frames, such as .*/lost"
+    )
     with pytest.raises(DataError, match=message):
         cbjax.train(settings(root, "data.name=list", *lists), tmp_path / "run")
     assert not (tmp_path / "run" / "config.json").exists()

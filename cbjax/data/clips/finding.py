@@ -31,6 +31,9 @@ class ClipFiles(Files):
         os.stat(path)
         return os.fsencode(path)
 
+    def _is_there(self, path):
+        return bool(frames_in(path)) if os.path.isdir(path) else os.path.exists(path)
+
     def _size(self, position):
         try:
             path = self.name(position)
@@ -52,6 +55,8 @@ class _Search(listing.Search):
         held = contents(folder)
         if held.is_clip and held.folders:
             self._left_out[listing.INSIDE] += held.folders
+        if held.is_empty:
+            self._left_out[listing.EMPTY].append(os.path.basename(folder))
         return held.is_clip
 
     def found(self) -> listing.Found:
@@ -89,17 +94,20 @@ class Contents(NamedTuple):
     Attributes:
       is_clip: whether the folder as a whole is a clip: it holds an image and no video, told by the files' endings.
       folders: names of the folders in it.
+      is_empty: whether it holds nothing, not even a hidden file.
     """
 
     is_clip: bool
     folders: list[str]
+    is_empty: bool
 
 
 def contents(folder: str | os.PathLike[str]) -> Contents:
     """Looks at a folder's files and folders, those that are hidden left out."""
-    frames, videos, folders = False, False, []
+    frames, videos, folders, is_empty = False, False, [], True
     with os.scandir(os.fspath(folder)) as entries:
         for entry in entries:
+            is_empty = False
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
@@ -107,7 +115,7 @@ def contents(folder: str | os.PathLike[str]) -> Contents:
             else:
                 videos = videos or is_video(entry.name)
                 frames = frames or (is_frame(entry.name) and entry.is_file())
-    return Contents(frames and not videos, folders)
+    return Contents(frames and not videos, folders, is_empty)
 
 
 def is_video(name: str) -> bool:
@@ -123,7 +131,8 @@ def is_frame(name: str) -> bool:
 def frames_in(folder: str) -> list[str]:
     """Returns the names of a folder's frames, in any order."""
     with os.scandir(folder) as entries:
-        return [entry.name for entry in entries if is_frame(entry.name) and entry.is_file()]
+        # A link that leads nowhere is a frame that cannot be read, and is named as such.
+        return [entry.name for entry in entries if is_frame(entry.name) and not entry.is_dir()]
 
 
 def medium(num_frames: int) -> Medium:
