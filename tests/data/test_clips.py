@@ -81,6 +81,24 @@ def test_names_are_in_the_order_of_their_numbers_whatever_the_disk_says():
     assert reading.in_order(names) == reading.in_order(names[::-1]) == expected
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"{i:06d}.jpg" for i in range(9, 13)],
+        [f"{i}.jpg" for i in (100, 9, 1, 10)],
+        [f"a2b{i}.JPG" for i in (10, 9, 200)],
+        ["1.jpg", "01.jpg", "2.jpg"],
+        ["7.jpg"],
+        ["1.jpg", "2.JPG", "10.jpg"],
+        ["P1-10.5.png", "P1-9.5.png"],
+        ["1_a.jpg", "2_a.jpg", "10_a.jpg"],
+    ],
+)
+def test_the_short_way_to_the_order_of_frames_gives_the_same(tmp_path, names):
+    tree(tmp_path, *names)
+    assert reading._names(str(tmp_path)) == reading.in_order(names)
+
+
 def test_frames_of_a_folder_are_in_the_order_of_their_numbers(tmp_path):
     for number in (2, 10, 1):
         (tmp_path / f"{number}.jpg").write_bytes(b"%d" % number)

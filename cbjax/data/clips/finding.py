@@ -107,14 +107,14 @@ def contents(folder: str | os.PathLike[str]) -> Contents:
     frames, videos, folders, is_empty = False, False, [], True
     with os.scandir(os.fspath(folder)) as entries:
         for entry in entries:
-            is_empty = False
-            if entry.name.startswith("."):
+            is_empty, name = False, entry.name
+            if name.startswith(".") or (frames and name.lower().endswith(SUFFIXES)):
                 continue
             if entry.is_dir():
-                folders.append(entry.name)
+                folders.append(name)
             else:
-                videos = videos or is_video(entry.name)
-                frames = frames or (is_frame(entry.name) and entry.is_file())
+                videos = videos or is_video(name)
+                frames = frames or (is_frame(name) and entry.is_file())
     return Contents(frames and not videos, folders, is_empty)
 
 
