@@ -81,7 +81,7 @@ def _mix(values, mix):
 
 
 def _meta(values, meta):
-    if not values["data.meta"]:
+    if not values["data.meta"] and not is_streamed(values["data.name"]):  # those have no meta images at all
         yield f"data.meta must be above 0 when meta.name is {meta}, which needs meta images; got 0: try data.meta=10"
     loss = values["loss.name"]
     if loss not in ("softmax", "sigmoid", "focal") and not is_own(loss):

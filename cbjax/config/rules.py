@@ -210,8 +210,9 @@ def _data(values):
     if is_streamed(name):
         image_size = (values["data.image_size"],) * 2
     needed = MODELS.get(values["model.name"])
-    if needed and image_size and needed != image_size:
-        fitting = [model for model in streamed_rules.takers(values) if MODELS[model] in (None, image_size)]
+    takers = streamed_rules.takers(values)
+    if needed and image_size and needed != image_size and values["model.name"] in takers:
+        fitting = [model for model in takers if MODELS[model] in (None, image_size)]
         yield (
             f"model.name must be a network for {_size(image_size)} images when data.name is {name} "
             f"({', '.join(fitting)}); got {values['model.name']}, which needs {_size(needed)}"
