@@ -5,16 +5,17 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from cbjax.data.records import noun_of
 from cbjax.estimate import roofline, tpu
 
 
 def headline(figures: dict[str, Any]) -> str:
     """Returns the verdict, "fits" or "does not fit", and what it is about."""
-    *_, height, width, channels = figures["image_shape"]
+    shape = "x".join(map(str, figures["image_shape"]))
     per_chip = figures["batch_size"] // figures["num_chips"]
     return (
         f"{'fits' if figures['fits'] else 'does not fit'}: {figures['model']} ({figures['parameters']:,} parameters, "
-        f"{figures['num_classes']:,} classes), {figures['batch_size']:,} images of {height}x{width}x{channels} a step, "
+        f"{figures['num_classes']:,} classes), {figures['batch_size']:,} {_noun(figures)}s of {shape} a step, "
         f"{per_chip:,} a chip, on {figures['topology']} ({figures['num_chips']} chips)"
     )
 
@@ -27,7 +28,7 @@ def table(figures: dict[str, Any]) -> Table:
         largest = figures["largest"]
         programs = {"training step": figures["train"]}
         if "fits" in largest:
-            programs[f"with {largest['images_per_chip']:,} images a chip"] = largest
+            programs[f"with {largest['images_per_chip']:,} {_noun(figures)}s a chip"] = largest
     columns = {name: program for name, program in programs.items() if program}
     result = Table("on each chip", *columns, box=None, pad_edge=False)
 
@@ -59,9 +60,10 @@ def closing(figures: dict[str, Any]) -> list[str]:
     if figures["fits"]:
         bound = figures["bound"]
         return [
-            f"bound: at most {figures['images_per_second']:,.0f} images/s on the slice; {figures['num_steps']:,} steps "
-            f"({figures['num_epochs']} epochs of {figures['num_images']:,} images) x {_time(bound['step'])} = at least "
-            f"{_time(figures['run_seconds'])}, without input, evaluation and start",
+            f"bound: at most {figures['images_per_second']:,.0f} {_noun(figures)}s/s on the slice; "
+            f"{figures['num_steps']:,} steps ({figures['num_epochs']} epochs of {figures['num_images']:,} "
+            f"{_noun(figures)}s) x {_time(bound['step'])} = at least {_time(figures['run_seconds'])}, without input, "
+            "evaluation and start",
             "bounds come from the compiled program and the chips' published peaks; no program reaches them",
         ]
     if figures["train"]["fits"]:
@@ -69,11 +71,11 @@ def closing(figures: dict[str, Any]) -> list[str]:
     largest, chips = figures["largest"], figures["num_chips"]
     images = largest["images_per_chip"]
     if not images:
-        return ["the model is too large: not even one image a chip fits"]
-    guess = f"{images:,} images a chip (batch_size={images * chips})"
+        return [f"the model is too large: not even one {_noun(figures)} a chip fits"]
+    guess = f"{images:,} {_noun(figures)}s a chip (batch_size={images * chips})"
     if largest["fits"]:
-        return [f"estimated from the bytes of an image, and compiled: {guess} fits"]
-    return [f"estimated from the bytes of an image: {guess}; compiled, that does not fit either: try fewer"]
+        return [f"estimated from the bytes of one {_noun(figures)}, and compiled: {guess} fits"]
+    return [f"estimated from the bytes of one {_noun(figures)}: {guess}; compiled, that does not fit either: try fewer"]
 
 
 def used(program: dict[str, Any]) -> float:
@@ -90,6 +92,10 @@ def _parts(program):
         "temporaries": memory["temporaries"],
         "program": memory["program"],
     }
+
+
+def _noun(figures):
+    return noun_of(figures["image_shape"])
 
 
 def _largest(collective):

@@ -82,7 +82,7 @@ def test_jit_vmap_and_every_split_over_devices_agree():
         return normalize(crop_flip(keys, images, 2, True, "reflect"), (1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
 
     expected = np.asarray(jax.jit(augment)(keys, images))
-    halves = jax.vmap(augment)(keys.reshape(2, 8), jnp.asarray(images).reshape(2, 8, *images.shape[1:]))
+    halves = jax.jit(jax.vmap(augment))(keys.reshape(2, 8), jnp.asarray(images).reshape(2, 8, *images.shape[1:]))
     np.testing.assert_array_equal(halves.reshape(expected.shape), expected)
     for devices in (2, 8):
         mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])

@@ -329,7 +329,7 @@ def test_batch_norm_has_second_derivatives(outer):
         def directional(*arguments):
             return sum(jnp.sum(draw(g.shape, 6) * g) for g in jax.grad(objective, (0, 1, 2))(*arguments))
 
-        return outer(directional, (0, 1, 2))(*batch_norm_arguments())
+        return jax.jit(outer(directional, (0, 1, 2)))(*batch_norm_arguments())
 
     with jax.enable_x64(True):
         ours, theirs = second(normalize), second(lambda *a: plain_normalize(*a, 1e-5))

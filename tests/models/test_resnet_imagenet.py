@@ -199,7 +199,8 @@ def test_small_images_are_refused():
         models.build("resnet18", 10).init(jax.random.key(0), shape_of(31))
 
 
-@pytest.mark.parametrize("kind", ["shard_map", pytest.param("pmap", marks=pytest.mark.slow)])
+@pytest.mark.slow  # other tests have each option alone
+@pytest.mark.parametrize("kind", ["shard_map", "pmap"])
 def test_all_options_together_over_devices(kind):
     model, params, batch_stats, images = small(dtype="bfloat16", remat=True, batch_norm_size=2)
     tx = optax.sgd(0.1)

@@ -59,8 +59,8 @@ def unrolled(state, batch, model=network):
 def test_weights_are_those_of_the_unrolled_algorithm(dtype, tolerance):
     with jax.enable_x64(dtype == "float64"):
         state, batch, objective = make(dtype)
-        terms = objective.apply(state.params, state, batch)
-        found, expected = terms.amounts / terms.amounts.sum(), unrolled(state, batch)
+        terms = jax.jit(objective.apply)(state.params, state, batch)
+        found, expected = terms.amounts / terms.amounts.sum(), jax.jit(unrolled)(state, batch)
         assert found.dtype == dtype and 0 < np.count_nonzero(expected) < 16
         np.testing.assert_allclose(found, expected, atol=tolerance)
         plain = loss(network(state.params, {}, batch["image"], True)[0], batch["label"], None, None)
@@ -69,7 +69,7 @@ def test_weights_are_those_of_the_unrolled_algorithm(dtype, tolerance):
 
 def test_no_gradient_flows_through_the_weights():
     state, batch, objective = make("float32")
-    fixed = objective.apply(state.params, state, batch).amounts
+    fixed = jax.jit(objective.apply)(state.params, state, batch).amounts
 
     def found(params):
         terms = objective.apply(params, state, batch)
@@ -78,7 +78,7 @@ def test_no_gradient_flows_through_the_weights():
     def expected(params):
         return jnp.sum(fixed * loss(network(params, {}, batch["image"], True)[0], batch["label"], None, None))
 
-    ours, theirs = jax.grad(found)(state.params), jax.grad(expected)(state.params)
+    ours, theirs = (jax.jit(jax.grad(one))(state.params) for one in (found, expected))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, theirs)
 
 

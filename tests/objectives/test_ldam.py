@@ -68,7 +68,7 @@ def test_the_head_gives_cosines_of_features_and_kernels(name):
 def test_features_of_zero_have_finite_gradients():
     model = models.build("digits_cnn", 5, head="normalized")
     params, _ = model.init(jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32))
-    grads = jax.grad(lambda features: model.head(params, features).sum())(jnp.zeros((2, 64)))
+    grads = jax.jit(jax.grad(lambda features: model.head(params, features).sum()))(jnp.zeros((2, 64)))
     assert np.isfinite(grads).all()
 
 

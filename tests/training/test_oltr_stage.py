@@ -12,7 +12,6 @@ from cbjax import data
 from cbjax.cli import main
 from cbjax.config import ConfigError, evaluation
 from cbjax.data import augment
-from cbjax.report import report
 from cbjax.training.restore import evaluate
 from tests import own_nets, processes
 
@@ -56,7 +55,6 @@ def test_it_begins_with_the_first_stage_and_its_class_means_and_all_of_it_trains
     np.testing.assert_array_equal(cbjax.load(tmp_path / "run").predict(images), chances)
     figures = evaluate(tmp_path / "run")
     assert figures == {key: after.metrics[f"test/last/{key}"] for key in figures}
-    assert report([tmp_path / "run"], tmp_path / "run").exists()
     shutil.rmtree(tmp_path / "run" / "checkpoints" / str(max(processes.checkpoints(tmp_path / "run"))))
     (tmp_path / "run" / "results.json").unlink()
     again = second(source, tmp_path / "run")

@@ -11,7 +11,6 @@ import pytest
 
 from cbjax import losses
 from cbjax.metrics import ClassificationSums
-from cbjax.models.resnet_cifar import resnet_cifar
 from cbjax.objectives import weighted
 from cbjax.parallel import sharding
 from cbjax.training.step import make_eval_step, make_train_step
@@ -190,7 +189,7 @@ def test_running_statistics_are_averaged_over_parts():
 
 
 @pytest.mark.parametrize("axis", [None, "data"])
-def test_synchronised_statistics_may_be_accumulated(axis):
+def test_running_statistics_are_averaged_over_devices_and_parts(axis):
     model = normalizing_model(axis)
     tx = optax.sgd(1.0)
     state, batch = make_state(model, tx), make_batch()
@@ -225,24 +224,6 @@ def test_metrics_count_the_whole_batch():
     logits, _ = model.apply(state.params, state.batch_stats, batch["image"], train=True)
     assert metrics["count"] == BATCH
     assert metrics["correct"] == np.sum(np.argmax(logits, -1) == batch["label"])
-
-
-def test_running_statistics_are_averaged_over_devices():
-    batch = make_batch()
-    batch = {**batch, "image": np.repeat(np.tile(batch["image"], (1, 2, 2, 1)), 3, axis=-1)}
-    model = resnet_cifar(CLASSES, depth=8)
-    params, batch_stats = jax.jit(model.init)(jax.random.key(1), jnp.zeros((1, 16, 16, 3)))
-    tx = optax.sgd(0.0)
-    state = TrainState(jnp.int32(0), params, batch_stats, tx.init(params), jnp.asarray(WEIGHTS), jax.random.key(0))
-    mesh = sharding.make_mesh(2)
-    step = sharding.data_parallel(
-        train_step(model, tx, losses.softmax_cross_entropy), mesh, split=(None, 0), split_outputs=(None, None)
-    )
-    after, _ = step(sharding.replicate(state, mesh), batch)
-    statistics = jax.jit(lambda images: model.apply(params, batch_stats, images, train=True)[1])
-    halves = [statistics(batch["image"][part]) for part in (slice(0, 8), slice(8, 16))]
-    expected = jax.tree.map(lambda a, b: (a + b) / 2, *halves)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), after.batch_stats, expected)
 
 
 @pytest.mark.parametrize("kind", ["shard_map", "pmap"])

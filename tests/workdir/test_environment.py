@@ -12,7 +12,15 @@ from cbjax.workdir import environment, files
 
 def test_64_bits_of_jax_change_nothing(tmp_path):
     config = cbjax.config.load(
-        "digits_lt", ["num_epochs=1", "log.progress=off", "log.tensorboard=false", "log.report=false", "devices=1"]
+        "digits_lt",
+        [
+            "model.name=linear",
+            "num_epochs=1",
+            "log.progress=off",
+            "log.tensorboard=false",
+            "log.report=false",
+            "devices=1",
+        ],
     )
     plain = cbjax.train(config, tmp_path / "plain")
     with jax.enable_x64(True):
