@@ -10,8 +10,7 @@ from ml_collections import ConfigDict
 
 from cbjax.config import ConfigError, class_groups
 from cbjax.config.parts import COUNT_WEIGHTS
-from cbjax.data import DataError, Dataset, Encoded
-from cbjax.data.records import noun_of
+from cbjax.data import Dataset
 from cbjax.host import code, machine
 from cbjax.training import components, own_loss
 
@@ -23,7 +22,6 @@ def check_data(config: ConfigDict, dataset: Dataset) -> None:
 
     Raises:
       ConfigError: with the key, the rule, what came, and what to do.
-      DataError: if a listed file is not there.
     """
     size = len(dataset.train.labels)
     if config.batch_size > size:
@@ -32,7 +30,6 @@ def check_data(config: ConfigDict, dataset: Dataset) -> None:
         )
     _check_steps(config, size)
     _check_memory(config, dataset)
-    _check_there(config, dataset)
     if config.weights.name == "difficulty" and dataset.validation is None:
         raise ConfigError(
             "weights.name='difficulty' needs held-out validation images to measure each class on, and these data have "
@@ -161,20 +158,6 @@ def _check_steps(config: ConfigDict, size: int) -> None:
             f"num_epochs: a run can have at most {MOST_STEPS} steps; got {config.num_epochs} epochs of {size} images, "
             f"which are {steps} steps: use fewer epochs or a larger batch_size"
         )
-
-
-def _check_there(config: ConfigDict, dataset: Dataset) -> None:
-    """Raises DataError if a listed file is not there, which would end the run at the step that wants it."""
-    if config.data.on_bad_image == "skip":
-        return
-    for name, split in (("training", dataset.train), ("validation", dataset.validation), ("test", dataset.test)):
-        if split is not None and isinstance(split.images, Encoded) and (missing := split.images.missing()):
-            noun = noun_of(split.images.shape[1:])
-            without = " or have no frames" if noun == "clip" else ""
-            raise DataError(
-                f"{len(missing)} of the {name} {noun}s are not there{without}, such as {missing[0]}: add them or take "
-                "them off the list, or set data.on_bad_image=skip to leave them out"
-            )
 
 
 def _check_memory(config: ConfigDict, dataset: Dataset) -> None:

@@ -15,6 +15,7 @@ from cbjax.data import DataError, Dataset, Encoded, samplers
 from cbjax.data.clips.given import ClipFit
 from cbjax.data.clips.transforms import EvalClip
 from cbjax.data.given import Fit
+from cbjax.data.records import noun_of
 from cbjax.data.sampling import Batches
 from cbjax.data.stream import make_image
 from cbjax.host import machine
@@ -59,14 +60,15 @@ def build_evaluate(
 
 
 def check_readable(config: ConfigDict, dataset: Dataset) -> list[str]:
-    """Looks, before training, for an image of each class that can be read in the splits that are evaluated.
+    """Looks, before training, for files that are not there, and in evaluated splits for a readable image of each class.
 
     Returns:
       Lines to note: the classes of which no image can be read, where bad images are skipped.
 
     Raises:
-      DataError: if no image of a split can be read, or a bad one is met and such are not skipped.
+      DataError: if no image of a split can be read, or one is bad or not there and such are not skipped.
     """
+    _check_there(config, dataset)
     notes, transform = [], evaluation_transform(config)
     for name, split in (("validation", dataset.validation), ("test", dataset.test)):
         if split is None or transform is None or not isinstance(split.images, Encoded):
@@ -103,6 +105,20 @@ def check_readable(config: ConfigDict, dataset: Dataset) -> list[str]:
             more = f" and {len(blind) - 20} more" if len(blind) > 20 else ""
             notes.append(f"no {name} image of {names}{more} can be read: such a class has no figure")
     return notes
+
+
+def _check_there(config: ConfigDict, dataset: Dataset) -> None:
+    """Raises DataError if a listed file is not there, which would end the run at the step that wants it."""
+    if config.data.on_bad_image == "skip":
+        return
+    for name, split in (("training", dataset.train), ("validation", dataset.validation), ("test", dataset.test)):
+        if split is not None and isinstance(split.images, Encoded) and (missing := split.images.missing()):
+            noun = noun_of(split.images.shape[1:])
+            without = " or have no frames" if noun == "clip" else ""
+            raise DataError(
+                f"{len(missing)} of the {name} {noun}s are not there{without}, such as {missing[0]}: add them or take "
+                "them off the list, or set data.on_bad_image=skip to leave them out"
+            )
 
 
 def fit_given(config: ConfigDict, facts: Mapping[str, Any]) -> Fit | ClipFit:

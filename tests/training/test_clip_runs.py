@@ -140,7 +140,7 @@ def test_bad_clips_are_skipped_and_listed(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_a_listed_clip_that_is_not_there_is_told_before_anything_is_built(tree, tmp_path, split):
+def test_a_listed_clip_that_is_not_there_is_told_before_training(tree, tmp_path, split):
     root, rows = tree
     (tmp_path / "lost").mkdir()  # a folder without frames
     for name, clip_rows in rows.items():
@@ -152,7 +152,7 @@ def test_a_listed_clip_that_is_not_there_is_told_before_anything_is_built(tree, 
         rf"2 of the {'training' if split == 'train' else 'test'} clips are not there or have no frames, such as .*/lost"
     )
     with pytest.raises(DataError, match=message):
-        cbjax.train(settings(root, "data.name=list", *lists), tmp_path / "run")
+        cbjax.train(settings(root, "data.name=list", "weights.name=uniform", *lists), tmp_path / "run")
     assert not (tmp_path / "run" / "config.json").exists()
 
 
