@@ -179,9 +179,11 @@ def _predict(options, overrides):
     from cbjax.workdir import files as workdirs
 
     place = Place(options.workdir)
-    _start(workdirs.read_config(place.files).deterministic)
+    config = workdirs.read_config(place.files)
+    _start(config.deterministic)
     from cbjax.cli.predictions import predict
 
+    noun = "clips" if config.data.frames else "images"
     count, skipped = predict(
         options.workdir,
         options.images,
@@ -194,7 +196,7 @@ def _predict(options, overrides):
         open_below=options.open_below,
     )
     left_out = f", {skipped} skipped" if skipped else ""
-    say(f"predictions of {count} images{left_out}: {options.out}")
+    say(f"predictions of {count} {noun}{left_out}: {options.out}")
     return 0
 
 

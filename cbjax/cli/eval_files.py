@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cbjax.config import ConfigError
+from cbjax.data.records import noun_of
 from cbjax.host.text import one_line
 from cbjax.host.writers import plain, replace
 from cbjax.metrics import confusion_matrix
@@ -42,6 +43,7 @@ def class_table(found: Examined) -> "Table":
     from rich.text import Text
 
     columns, names = class_columns(found), found.run.class_names
+    noun = noun_of(found.split.images.shape[1:])
     order = np.arange(len(names))
     caption = None
     if len(names) > SHOWN:
@@ -51,7 +53,7 @@ def class_table(found: Examined) -> "Table":
     table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", padding=(0, 1, 0, 0))
     table.add_column("class", overflow="fold")
     for header in columns:
-        table.add_column(header.replace("_", " "), justify="right")
+        table.add_column(header.replace("_", " ").replace("image", noun), justify="right")
     for c in order:
         cells = [values[c] for values in columns.values()]
         table.add_row(Text(one_line(names[c])), *(_percent(cell) for cell in cells))

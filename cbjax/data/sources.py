@@ -66,7 +66,8 @@ _HINTS = {
     "arrays": "your own .npz: --config.data.file=PATH",
     "list": "your own images: --config.data.train_list=FILE, a line `path label` each, --config.data.root=DIR",
     "csv": "your own images: --config.data.train_list=FILE with the columns path,label, --config.data.root=DIR",
-    "folder": "your own images: --config.data.root=DIR with CLASS/*.jpg, or with train/CLASS/*.jpg, val, test",
+    "folder": "your own images: --config.data.root=DIR with CLASS/*.jpg, or with train/CLASS/*.jpg, val, test; videos: "
+    "also --config.data.frames=T",
     "egtea": "EGTEA Gaze+: --config.data.root=DIR with action_annotation and cropped_clips or extracted_frames",
 }
 # Name here -> TFDS's name, and the feature used as label.
