@@ -10,6 +10,7 @@ import pytest
 
 import cbjax
 from cbjax import config as configs
+from cbjax.cli import main
 from cbjax.config import ConfigError
 from cbjax.host.writers import read_rows
 from cbjax.sweeps import file as sweep_file
@@ -48,7 +49,7 @@ def test_a_loss_that_is_one_of_ours_trains_as_ours_does(tmp_path, name, known):
     assert (tmp_path / "own" / "own" / "own_losses.py").read_bytes() == LOSSES.read_bytes()
 
 
-def test_options_reach_the_loss_and_the_copy_is_run_only_when_trusted(tmp_path):
+def test_options_reach_the_loss_and_the_copy_is_run_only_when_trusted(tmp_path, capsys):
     logits, labels = np.array([[2.0, 1.5, 0.0], [0.0, 3.0, 1.0]], np.float32), np.array([0, 2])
     weights = np.array([1.0, 2.0, 0.5], np.float32)
     for margin in (1.0, 3.0):
@@ -61,6 +62,17 @@ def test_options_reach_the_loss_and_the_copy_is_run_only_when_trusted(tmp_path):
     run = cbjax.train(own("hinge", "loss.options.margin=3"), tmp_path / "run")
     with pytest.raises(ConfigError, match=r"loss\.name=.*hinge: .* its copy of that file, .*own/own_losses\.py, would"):
         cbjax.load(tmp_path / "run")
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    out = tmp_path / "predictions.csv"
+    for command in (["eval"], ["predict", str(tmp_path / "images.npy"), f"--out={out}"]):
+        command += [f"--workdir={tmp_path / 'run'}"]
+        assert main(command) == 2 and "--trust-code" in capsys.readouterr().err
+        assert main([*command, "--trust-code"]) == 0
+        if command[0] == "eval":
+            assert f"test/loss {run.metrics['test/last/loss']:.6g}\n" in capsys.readouterr().out
+    chosen = [line.split(",")[1] for line in out.read_text().splitlines()[1:]]
+    assert chosen == [str(label) for label in run.predict(images).argmax(axis=1)]
     assert restore.evaluate(tmp_path / "run", trust_code=True)["loss"] == run.metrics["test/last/loss"]
     assert json.loads((tmp_path / "run" / "config.json").read_text())["loss"]["options"] == [["margin", 3]]
     with pytest.raises(ConfigError, match=r"loss\.options: \(\('margin', 3\),\) there, \(\('margin', 2\),\) here"):

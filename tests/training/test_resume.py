@@ -27,6 +27,7 @@ SETTINGS = (
     "--config.difficulty.smoothing=0.9",
     "--config.data.crop_padding=1",
     "--config.log.report=false",
+    "--config.log.tensorboard=false",
     "--config.checkpoint.every_epochs=1",
 )
 LOGS = ("metrics.jsonl", "per_class.jsonl", "class_weights.jsonl")
