@@ -72,6 +72,16 @@ def test_a_run_on_videos_is_told_why_its_data_differ_once_frames_are_there(tmp_p
     assert after.notes == ("clips are read from extracted_frames; cropped_clips is there too, and is not read",)
 
 
+def test_a_wrong_root_of_egtea_is_told(tmp_path):
+    with pytest.raises(DataError, match=r"there is no folder .*none; it must be that of EGTEA"):
+        egtea.load(tmp_path / "none", 8, 4)
+    with pytest.raises(DataError, match="must be the folder of EGTEA, but has no folder action_annotation"):
+        egtea.load(tmp_path, 8, 4)
+    (tmp_path / "action_annotation").mkdir()
+    with pytest.raises(DataError, match=r"there is no file .*verb_idx\.txt, the index of verbs"):
+        egtea.load(tmp_path, 8, 4)
+
+
 def test_frames_of_egtea_that_are_not_made_yet_say_what_makes_them(tmp_path):
     clips.write_egtea(tmp_path)
     (tmp_path / "extracted_frames").mkdir()

@@ -51,6 +51,10 @@ def load(root: str | os.PathLike | None, image_size: int, num_frames: int, split
     place = as_path(root)
     files.require_reach(place)
     annotation = place / "action_annotation"
+    if not place.is_dir():
+        raise DataError(
+            f"data.root: there is no folder {place}; it must be that of EGTEA, with action_annotation in it"
+        )
     if not annotation.is_dir():
         raise DataError(f"data.root: {place} must be the folder of EGTEA, but has no folder action_annotation")
     names = read_names(annotation / "verb_idx.txt")
