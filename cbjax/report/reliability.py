@@ -23,8 +23,9 @@ def section(methods: Mapping[str, Sequence[RunRecord]], checkpoint: str, out: pa
         return []
     errors = {label: over_seeds("ece", [run.test_metrics(checkpoint) for run in methods[label]]) for label in sums}
     pooled = any(len(methods[label]) > 1 for label in sums)
-    draw(out / "reliability.png", sums, errors, "images of all runs together; ECE: mean over runs" if pooled else "")
     noun = next(run.noun for runs in methods.values() for run in runs)
+    title = f"{noun}s of all runs together; ECE: mean over runs" if pooled else ""
+    draw(out / "reliability.png", sums, errors, title, noun)
     text = f"Test {noun}s by confidence, {CHOSEN[checkpoint]}. On the dotted line confidence equals accuracy."
     if pooled:
         text += f" Curves are over the {noun}s of all runs of a method together; ECE is the mean over its runs."
@@ -32,7 +33,9 @@ def section(methods: Mapping[str, Sequence[RunRecord]], checkpoint: str, out: pa
 
 
 @canvas.drawing
-def draw(path: pathlib.Path, sums: Mapping[str, np.ndarray], errors: Mapping[str, str], title: str) -> None:
+def draw(
+    path: pathlib.Path, sums: Mapping[str, np.ndarray], errors: Mapping[str, str], title: str, noun: str = "image"
+) -> None:
     """Draws a panel per method: accuracy of each bin of confidence, the bins' shares of all images, the diagonal.
 
     Each accuracy has its 95 % interval (Wilson 1927). Bins with fewer than 10 images are pale, and no line joins them.
@@ -42,6 +45,7 @@ def draw(path: pathlib.Path, sums: Mapping[str, np.ndarray], errors: Mapping[str
       sums: method -> [3, bins]: images, sum of confidences, images predicted right.
       errors: method -> its calibration error in per cent, as in the table of results.
       title: above all panels.
+      noun: what is counted.
 
     Source: Guo et al. 2017, figure 1.
     """
@@ -50,12 +54,12 @@ def draw(path: pathlib.Path, sums: Mapping[str, np.ndarray], errors: Mapping[str
     for axes, (label, (images, confidence, correct)) in zip(panels, sums.items(), strict=True):
         edges = np.linspace(0, 100, len(images) + 1)
         axes.bar(
-            edges[:-1], 100 * images / images.sum(), edges[1], align="edge", color="#dddddd", label="share of images"
+            edges[:-1], 100 * images / images.sum(), edges[1], align="edge", color="#dddddd", label=f"share of {noun}s"
         )
         axes.plot([0, 100], [0, 100], color=canvas.GREY, lw=1, ls=":")
         for many in (True, False):
             of = (images >= SPARSE) if many else (images > 0) & (images < SPARSE)
-            _points(axes, images[of], confidence[of], correct[of], many)
+            _points(axes, images[of], confidence[of], correct[of], many, noun)
         canvas.finish(
             axes, f"{names[label]}, ECE {errors[label]} %".removeprefix(", "), "confidence (%)", "accuracy (%)"
         )
@@ -67,7 +71,7 @@ def draw(path: pathlib.Path, sums: Mapping[str, np.ndarray], errors: Mapping[str
     canvas.save(figure, path)
 
 
-def _points(axes: Any, images: np.ndarray, confidence: np.ndarray, correct: np.ndarray, many: bool) -> None:
+def _points(axes: Any, images: np.ndarray, confidence: np.ndarray, correct: np.ndarray, many: bool, noun: str) -> None:
     if not len(images):
         return
     x, y = 100 * confidence / images, 100 * correct / images
@@ -81,7 +85,7 @@ def _points(axes: Any, images: np.ndarray, confidence: np.ndarray, correct: np.n
         "lw": 1.4,
         "elinewidth": 0.8,
     }
-    label = "accuracy, 95 % interval" if many else f"fewer than {SPARSE} images"
+    label = "accuracy, 95 % interval" if many else f"fewer than {SPARSE} {noun}s"
     drawn = axes.errorbar(x, y, bars, marker="o", ms=4, label=label, zorder=3 if many else 2.5, **look)
     # A marker at 0 or 100 % is not cut.
     drawn.lines[0].set_clip_on(False)

@@ -155,6 +155,8 @@ def test_logarithmic_axes_have_few_plain_numbers_of_one_size(tmp_path, drawn, co
 
 def test_reliability_gives_the_table_s_error_and_says_that_runs_are_pooled(tmp_path, drawn):
     class Run:
+        noun = "image"
+
         def __init__(self, ece):
             self.ece = ece
 
@@ -307,9 +309,9 @@ def test_bars_end_at_0_and_100_percent_and_markers_there_are_whole(tmp_path, dra
 
 def test_bins_with_few_images_look_otherwise_and_have_wide_intervals(tmp_path, drawn):
     sums = {"CE": np.array([[2.0, 400.0, 0.0], [0.4, 200.0, 0.0], [2.0, 200.0, 0.0]])}
-    reliability.draw(tmp_path / "reliability.png", sums, {"CE": "3.0"}, "")
+    reliability.draw(tmp_path / "reliability.png", sums, {"CE": "3.0"}, "", "clip")
     full, pale = drawn["reliability.png"].axes[0].containers[1:]
-    assert [one.get_label() for one in (full, pale)] == ["accuracy, 95 % interval", "fewer than 10 images"]
+    assert [one.get_label() for one in (full, pale)] == ["accuracy, 95 % interval", "fewer than 10 clips"]
     assert full.lines[0].get_xydata().tolist() == [[50, 50]] and pale.lines[0].get_xydata().tolist() == [[20, 100]]
     assert pale.lines[0].get_markerfacecolor() == "white" and pale.lines[0].get_linestyle() == "None"
     # Wilson's interval of 2 of 2, by its closed form n / (n + z²), and of a half, symmetric.
