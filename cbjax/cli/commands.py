@@ -234,6 +234,7 @@ def _compile(options, overrides):
         num_classes=options.classes,
         num_images=options.images,
         image_size=options.image_size,
+        tell=lambda line: say(line, error=True),
     )
     if options.save is not None:
         replace(options.save, (json.dumps(figures, indent=1) + "\n").encode())
@@ -249,7 +250,12 @@ def _datasets(options, overrides):
     from cbjax.data.sources import describe
 
     heads = ("data.name", "images", "ready", "where, or how to prepare it")
-    rows = [heads, *([one_line(cell) for cell in row] for row in describe(options.data_dir))]
+    ready = {True: "yes", False: "no", None: "yours"}
+    listed = [
+        (one.name, "" if one.images is None else f"{one.images:,}", ready[one.ready], one.where_or_command)
+        for one in describe(options.data_dir)
+    ]
+    rows = [heads, *([one_line(cell) for cell in row] for row in listed)]
     widths = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:-1]]
     for row in rows:
         # Lines are not cut, so that commands can be copied.

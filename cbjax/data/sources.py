@@ -130,11 +130,14 @@ def load(name: str, *, image_size: int = 224, **places: Any) -> Source:
 
 
 class Readiness(NamedTuple):
-    """One source as `cbjax datasets` lists it; images is None if the number is unknown without the data."""
+    """One source as `cbjax datasets` lists it.
+
+    images is None if the number is unknown without the data, ready is None if the data are the user's own files.
+    """
 
     name: str
     images: int | None
-    ready: bool
+    ready: bool | None
     where_or_command: str
 
 
@@ -147,7 +150,7 @@ def describe(data_dir: str | os.PathLike | None = None) -> list[Readiness]:
             where = "comes with scikit-learn" if ready else "pip install scikit-learn"
             rows.append(Readiness(name, 1797, ready, where))
         elif name in _HINTS:
-            rows.append(Readiness(name, None, True, _HINTS[name]))
+            rows.append(Readiness(name, None, None, _HINTS[name]))
         else:
             rows.append(_describe_prepared(name, data_dir))
     known = {_PREPARED.get(name, (name, ""))[0] for name in SOURCES}

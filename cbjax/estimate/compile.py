@@ -1,18 +1,22 @@
 """`cbjax compile`: asks the TPU compiler what a config needs of a TPU slice, without a TPU and without the data."""
 
+import contextlib
 import importlib.util
+import itertools
 import json
 import os
 import pathlib
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from cbjax import config as configs
 from cbjax.estimate import roofline, tpu
 
+MINUTE = 60.0  # seconds
 # What libtpu needs in its environment if there is no TPU; the same for every topology.
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
@@ -36,6 +40,7 @@ def compile_for(
     num_classes: int | None = None,
     num_images: int | None = None,
     image_size: int | None = None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Compiles a config's training and evaluation programs for a TPU slice; takes minutes for a deep network.
 
@@ -44,6 +49,7 @@ def compile_for(
       overrides: "KEY=VALUE" texts.
       topology: JAX's name of the slice, such as "v5e:4x8".
       num_classes, num_images, image_size: needed if the data's name does not say them (`abstract_data.describe`).
+      tell: takes a line each minute.
 
     Returns:
       Figures for one chip. "train" and "evaluation": from `tpu_programs.measure`. "fits": whether both do. Also the
@@ -75,7 +81,8 @@ def compile_for(
             "overrides": list(overrides),
             "topology": topology,
             "data": {"num_classes": num_classes, "num_images": num_images, "image_size": image_size},
-        }
+        },
+        tell,
     )
     return {"model": config.model.name, "topology": topology, **answer, **_bounds(answer, chip)}
 
@@ -93,21 +100,22 @@ def _bounds(answer, chip):
     }
 
 
-def _ask(request):
+def _ask(request, tell):
     """Runs the compiler in its own process and returns its answer."""
     # That process must import cbjax from this folder, and not from where the command was given.
     folders = [str(pathlib.Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": os.pathsep.join(filter(None, folders))}
     # No cache: programs for chips that are not here can't be read back from it.
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "cbjax.estimate.compile"],
-        input=json.dumps(request),
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    with _each_minute(tell):
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "cbjax.estimate.compile"],
+            input=json.dumps(request),
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
         why = {
@@ -121,6 +129,26 @@ def _ask(request):
     if "error" in answer:
         raise configs.ConfigError(answer["error"])
     return answer
+
+
+@contextlib.contextmanager
+def _each_minute(tell):
+    """Tells each minute that the compiler is at work."""
+    over = threading.Event()
+
+    def wait():
+        for minute in itertools.count(1):
+            if over.wait(MINUTE):
+                return
+            tell(f"still compiling after {minute} min")
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _tail(text: str, lines: int = 8) -> str:

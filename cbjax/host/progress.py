@@ -19,6 +19,7 @@ from cbjax.host.text import one_line, visible
 
 BETWEEN_LINES = 5.0  # least seconds between lines, as epochs may take milliseconds
 WITHIN_EPOCH = 300.0  # seconds without a line, after which a line comes within an epoch
+SLOW_START = 15.0  # seconds before the first step, mostly of compilation, after which a line says that it is over
 
 
 class Silent:
@@ -48,8 +49,8 @@ class Bar(Silent):
 class NotebookBar(Silent):
     """The same as `Bar` below a cell of a notebook; at the end a line stays."""
 
-    def __init__(self, total_steps: int, step: int):
-        self._total, self._step, self._display = total_steps, step, Display()
+    def __init__(self, total_steps: int, step: int, noun: str):
+        self._total, self._step, self._display, self._noun = total_steps, step, Display(), noun
         self._begun = time.perf_counter()
         # Compilation before the first loss does not count for the time that is left.
         self._from: tuple[int, float] | None = None
@@ -60,7 +61,7 @@ class NotebookBar(Silent):
         self._from = self._from or (step, now)
         begun, since = self._from
         left = f"  {clock((now - since) / (step - begun) * (self._total - step))} left" if step > begun else ""
-        text = f"epoch {epoch}  loss {loss:.4f}  {images_per_second:,.0f} images/s{left}"
+        text = f"epoch {epoch}  loss {loss:.4f}  {images_per_second:,.0f} {self._noun}s/s{left}"
         self._step = step
         self._display.update(step, self._total, text)
 
@@ -73,7 +74,7 @@ class Lines(Silent):
     """A line an epoch, for the log of a job.
 
     The first and the last epoch have a line. Another epoch has one if it ends at least `BETWEEN_LINES` after the last
-    line. A long epoch has a line every `WITHIN_EPOCH`.
+    line. A long epoch has a line every `WITHIN_EPOCH`. If the first steps come after `SLOW_START`, a line says so.
     """
 
     def __init__(self, total_steps: int, step: int, num_epochs: int, tell: Callable[[str], None]):
@@ -86,6 +87,8 @@ class Lines(Silent):
     def update(self, step: int, epoch: int, loss: float, images_per_second: float) -> None:
         """Notes the step; writes a line if the epoch takes long."""
         self._read = (step, time.perf_counter())
+        if self._from is None and self._read[1] - self._said >= SLOW_START:
+            self._line(f"the first steps are taken, after {clock(self._read[1] - self._said)} of compilation")
         self._from = self._from or self._read
         if self._read[1] - self._said >= WITHIN_EPOCH:
             self._line(f"{_epoch(epoch, self._num_epochs)}  step {step} of {self._total}  loss {loss:.4f}")
@@ -135,7 +138,9 @@ def _epoch(epoch, num_epochs):
 
 
 @contextlib.contextmanager
-def shown(total_steps: int, step: int, num_epochs: int, mode: str, tell: Callable[[str], None]) -> Iterator[Silent]:
+def shown(
+    total_steps: int, step: int, num_epochs: int, mode: str, tell: Callable[[str], None], noun: str = "image"
+) -> Iterator[Silent]:
     """Yields a display of the training from `step` on.
 
     Args:
@@ -145,6 +150,7 @@ def shown(total_steps: int, step: int, num_epochs: int, mode: str, tell: Callabl
       mode: "on" for a bar; "lines" for a line an epoch; "off" for nothing; "auto" for a bar at a terminal or in a
         notebook, and lines elsewhere.
       tell: takes a line.
+      noun: what is trained on, "image" or "clip".
     """
     console = Console(file=as_text(sys.stderr), force_terminal=True if mode == "on" else None)
     if mode == "off":
@@ -154,7 +160,7 @@ def shown(total_steps: int, step: int, num_epochs: int, mode: str, tell: Callabl
         yield Lines(total_steps, step, num_epochs, tell)
         return
     if console.is_jupyter:
-        notebook_bar = NotebookBar(total_steps, step)
+        notebook_bar = NotebookBar(total_steps, step, noun)
         try:
             yield notebook_bar
         finally:
@@ -164,7 +170,7 @@ def shown(total_steps: int, step: int, num_epochs: int, mode: str, tell: Callabl
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}  {task.fields[rate]:,.0f} images/s  left"),
+        TextColumn(f"loss {{task.fields[loss]:.4f}}  {{task.fields[rate]:,.0f}} {noun}s/s  left"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as progress:

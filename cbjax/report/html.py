@@ -26,9 +26,9 @@ code { background: var(--soft); padding: .1em .3em; border-radius: 3px; font-siz
 .wide { overflow-x: auto; margin: .6rem 0 1rem; -webkit-overflow-scrolling: touch; }
 .wide.long { max-height: 80vh; overflow-y: auto; }
 table { border-collapse: separate; border-spacing: 0; font-size: .88rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .32rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
+th, td { padding: .32rem .7rem; text-align: right; border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff; max-width: 20rem;
-  overflow: hidden; text-overflow: ellipsis; }
+  overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 thead th { position: sticky; top: 0; background: var(--soft); z-index: 1; padding: 0; }
 thead th:first-child { background: var(--soft); z-index: 2; }
 tbody tr:hover td { background: var(--soft); }
@@ -135,7 +135,8 @@ script-src 'unsafe-inline'; img-src data:">
 
 
 def _isolated(text: str) -> str:
-    return LEFTWARD.sub(r"<bdi>\g<0></bdi>", html.escape(text))
+    # A cell may take several lines, but a figure and its deviation stay in one.
+    return LEFTWARD.sub(r"<bdi>\g<0></bdi>", html.escape(text).replace(" ± ", "\u00a0±\u00a0"))
 
 
 def _scrolling(table: re.Match[str]) -> str:

@@ -270,7 +270,8 @@ def _fit(
     )
     total, step = parts.batches.epoch_end(config.num_epochs), run.memory.step
     try:
-        own = shown(total, step, config.num_epochs, config.log.progress if logs else "off", tell)
+        noun = "clip" if config.data.frames else "image"
+        own = shown(total, step, config.num_epochs, config.log.progress if logs else "off", tell, noun)
         with own if bar is None else contextlib.nullcontext(bar) as progress:
             return fit(Cohort.of_one(run), plan, interrupts, progress).run
     except AllImagesSkipped:

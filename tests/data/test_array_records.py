@@ -195,4 +195,4 @@ def test_prepared_sets_are_listed_by_name(tmp_path):
     rows = {row.name: row for row in sources.describe(tmp_path)}
     assert rows["tfds:insects"] == ("tfds:insects", 7, True, str(version))
     assert not rows["imagenet2012"].ready and "tfds.builder('imagenet2012'" in rows["imagenet2012"].where_or_command
-    assert "data.train_list=FILE" in rows["list"].where_or_command and rows["folder"].ready
+    assert "data.train_list=FILE" in rows["list"].where_or_command and rows["folder"].ready is None

@@ -8,6 +8,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import jax
 import pytest
@@ -131,6 +132,21 @@ def test_a_compiler_that_dies_says_how(answers, returncode, message):
     answers[1].update(returncode=returncode, stdout="", stderr="the last words\n")
     with pytest.raises(CompileError, match=message):
         compiling.compile_for("digits_lt", ["batch_size=64"], "v5e:2x4")
+
+
+@pytest.mark.usefixtures("answers")
+def test_a_long_compilation_says_each_minute_that_it_goes_on(monkeypatch):
+    monkeypatch.setattr(compiling, "MINUTE", 0.02)
+    quick, told = compiling.subprocess.run, []
+
+    def slow(*arguments, **options):
+        while len(told) < 2:
+            time.sleep(0.01)
+        return quick(*arguments, **options)
+
+    monkeypatch.setattr(compiling.subprocess, "run", slow)
+    compiling.compile_for("digits_lt", [], "v5e:2x4", tell=told.append)
+    assert told[:2] == ["still compiling after 1 min", "still compiling after 2 min"]
 
 
 def test_the_table_of_what_fits(answers, capsys, tmp_path):

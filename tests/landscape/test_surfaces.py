@@ -205,9 +205,11 @@ def test_a_trajectory_is_drawn_where_its_checkpoints_are(runs, tmp_path, capsys)
     assert steps == [0, 6, 12, 18, 23] and surface.path.shape == (5, 2)
     np.testing.assert_allclose(surface.path[-1], 0, atol=1e-5)
     assert 0.5 < sum(surface.about["explained"]) <= 1
-    config = runs[0].config.copy_and_resolve_references()
+    keys = ("model.name=linear", "num_epochs=4", "checkpoint.every_epochs=1", "checkpoint.keep=all", "log.report=false")
+    linear = cbjax.train(configs.load("digits_lt", [*keys, "log.tensorboard=false", "devices=1"]), tmp_path / "linear")
+    config = linear.config.copy_and_resolve_references()
     config.stage.name, config.stage.source = "tau", str(tmp_path / "gone")  # a second stage, whose first is not there
-    rest = landscape.trajectory(dataclasses.replace(runs[0], config=config), points=2, **options(tmp_path, "rest"))
+    rest = landscape.trajectory(dataclasses.replace(linear, config=config), points=2, **options(tmp_path, "rest"))
     assert (
         rest.about["steps"] == [6, 12, 18, 23] and "the way begins at the first checkpoint" in capsys.readouterr().out
     )

@@ -294,6 +294,7 @@ def test_without_a_terminal_an_epoch_is_a_line(clock, capsys):
             shown.update(100 * epoch, epoch, loss, 100.0)
             shown.end_epoch(epoch, [row(loss, epoch / 4)])
     assert told == [
+        "the first steps are taken, after 0:00:30 of compilation",
         "epoch 1 of 3  loss 2.0000  validation balanced accuracy 25.0 %  0:00:40 left",  # 50 steps in 10 s, 200 to go
         "epoch 2 of 3  loss 1.5000  validation balanced accuracy 50.0 %  0:00:40 left",  # 100 steps in 40 s, 100 to go
         "epoch 3 of 3  loss 1.2500  validation balanced accuracy 75.0 %",
