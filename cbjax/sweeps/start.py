@@ -16,7 +16,7 @@ from cbjax.host.code import is_own
 from cbjax.host.writers import only_writer, replace
 from cbjax.report import rows
 from cbjax.report.sweep_table import group_of
-from cbjax.sweeps import figures
+from cbjax.sweeps import result_rows
 from cbjax.sweeps.file import PlannedRun, table_as_json
 from cbjax.training.check_data import check_own_code
 from cbjax.variants import Sweep
@@ -43,16 +43,16 @@ def begin(
     _check_place(place, name, runs)
     for run in mine:
         workdirs.is_finished(place / run.name, run.config)
-    found = figures.known(path, name, described, mine)
+    found = result_rows.known(path, name, described, mine)
     having = {(one["config"], one["metric"]) for one in found}
     with_row = {
-        run.identity for run in mine if all((run.identity, one) in having for one in figures.metrics(described))
+        run.identity for run in mine if all((run.identity, one) in having for one in result_rows.metrics(described))
     }
     # A kill may have come after a run's results and before its row.
     finished = [
         run for run in mine if run.identity not in with_row and workdirs.is_finished(place / run.name, run.config)
     ]
-    found += [row for run in finished for row in figures.rows(name, described, run, place / run.name)]
+    found += [row for run in finished for row in result_rows.rows(name, described, run, place / run.name)]
     ended: dict[str, str | None] = {run.name: None for run in mine if run.identity in with_row}
     ended |= dict.fromkeys([run.name for run in finished])
     for run in mine:
@@ -100,7 +100,7 @@ def _check_data(runs: Sequence[PlannedRun], described: Sweep, load: Callable[...
     Raises:
       DataError: if the data are missing, do not fit a run, or do not have the table's metrics.
     """
-    metrics = figures.metrics(described)
+    metrics = result_rows.metrics(described)
     checked: dict[Any, list[int] | None] = {}
     for run in runs:
         asked = _asked(run)

@@ -19,7 +19,7 @@ from cbjax.host.storage import is_remote, place_of
 from cbjax.host.writers import is_full
 from cbjax.parallel import processes, sharding
 from cbjax.report import LeftOut, report, report_sweep, rows
-from cbjax.sweeps import figures, modes, plan, start
+from cbjax.sweeps import modes, plan, result_rows, start
 from cbjax.sweeps.file import PlannedRun, shard
 from cbjax.sweeps.start import FAILED
 from cbjax.sweeps.train_cohort import train_cohort
@@ -85,7 +85,7 @@ def sweep(
         return start.begin(name, described, runs, mine, place, path, load)
 
     ended, sizes = processes.from_first(begin)
-    if first and (strange := figures.strangers(path, name, runs)):
+    if first and (strange := result_rows.strangers(path, name, runs)):
         tell(f"{path} has {strange} rows of {name} whose settings fit none of its runs")
     left = [run for run in mine if run.name not in ended]
     failed = {run: error for run, error in ended.items() if error is not None}
@@ -108,14 +108,14 @@ def sweep(
                     failed[run.name] = error
                 elif first:
                     try:
-                        rows.add(path, figures.rows(name, described, run, place / run.name))
+                        rows.add(path, result_rows.rows(name, described, run, place / run.name))
                     except (rows.RowsError, OSError) as problem:  # damaged meanwhile, or a full disk: the others go on
                         shown.warn(f"the row of {run.name} could not be added yet: {problem}")
                         late.append(run)
                 shown.end(run.name, error)
     if first:
         if late:
-            rows.add(path, [row for run in late for row in figures.rows(name, described, run, place / run.name)])
+            rows.add(path, [row for run in late for row in result_rows.rows(name, described, run, place / run.name)])
         with contextlib.suppress(OSError):  # not empty if a cohort failed
             (place / "groups").rmdir()
         if not any(run.config.log.report for run in mine):

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from cbjax.config import ConfigError
 from cbjax.config.own_code import CODE_KEYS
-from cbjax.host import code, distributions
+from cbjax.host import code, packages
 from cbjax.host.storage import CODE as FOLDER
 from cbjax.host.writers import replace
 
@@ -88,8 +88,8 @@ def _is_installed(name: str, sha256: str, workdir: pathlib.Path) -> bool:
         return False
     if pathlib.Path(os.path.realpath(path)).is_relative_to(os.path.realpath(workdir)):
         return False
-    owner = distributions.owner(module, path)
-    if owner is None or owner.name in distributions.needed_by("cbjax"):
+    owner = packages.owner(module, path)
+    if owner is None or owner.name in packages.needed_by("cbjax"):
         return False
     return (owner.editable or bool(owner.requires & {"cbjax", "flax", "jax"})) and _defines(source, function)
 

@@ -7,7 +7,7 @@ import pytest
 from cbjax import config as configs
 from cbjax.config import ConfigError
 from cbjax.report import rows
-from cbjax.sweeps import figures
+from cbjax.sweeps import result_rows
 from cbjax.sweeps.file import PlannedRun, folder
 from cbjax.variants import Sweep, Table, choices, product, seeds
 
@@ -34,15 +34,15 @@ def test_rows_take_the_names_of_the_sweep_that_asks_and_count_only_with_its_metr
     path, beside = tmp_path / "mine.csv", tmp_path / "other.csv"
     rows.add(beside, [{**ROW, "config": runs[0].identity, "metric": "error", "last": "7"}])
     (tmp_path / "latin.csv").write_bytes(b"\xe9")
-    (found,) = figures.known(path, "mine", described, runs)
+    (found,) = result_rows.known(path, "mine", described, runs)
     assert (found["table"], found["method"], found["cell"], found["last"]) == ("mine", "CE", "1", "7")
     rows.add(path, [found])
     again, renamed = sweep("error", ("cross entropy", {}))
-    assert figures.known(path, "mine", again, renamed)[0]["method"] == "cross entropy"
-    assert figures.known(path, "mine", *sweep("accuracy", ("CE", {}))) == []
+    assert result_rows.known(path, "mine", again, renamed)[0]["method"] == "cross entropy"
+    assert result_rows.known(path, "mine", *sweep("accuracy", ("CE", {}))) == []
     beside.write_bytes(line(last="abc"))  # figures of runs, which may be this sweep's: to train them again takes long
     with pytest.raises(rows.RowsError, match=r"other.csv, line 2: last must be a finite number.*; got abc; repair"):
-        figures.known(path, "mine", described, runs)
+        result_rows.known(path, "mine", described, runs)
 
 
 def test_rows_of_a_sweep_that_changed_are_counted(tmp_path):
@@ -50,7 +50,7 @@ def test_rows_of_a_sweep_that_changed_are_counted(tmp_path):
     path = tmp_path / "mine.csv"
     named = {**ROW, "table": "mine"}
     rows.add(path, [{**named, "config": runs[0].identity}, {**named, "config": "bb"}, {**ROW, "table": "another"}])
-    assert figures.strangers(path, "mine", runs) == 1
+    assert result_rows.strangers(path, "mine", runs) == 1
 
 
 def test_the_row_of_a_run_says_so_where_it_lacks_the_metric(tmp_path):
@@ -59,9 +59,9 @@ def test_the_row_of_a_run_says_so_where_it_lacks_the_metric(tmp_path):
     (tmp_path / "results.json").write_text(json.dumps(results))
     (tmp_path / "environment.json").write_text(json.dumps({"devices": "1 x cpu", "commit": None}))
     with pytest.raises(ConfigError, match="must be one that its runs have; got top5_error: no top5_accuracy"):
-        figures.rows("mine", described, runs[0], tmp_path)
+        result_rows.rows("mine", described, runs[0], tmp_path)
     plain = Sweep("digits_lt", seeds(1))
     results["last"]["test"]["balanced_accuracy"] = 0.25
     (tmp_path / "results.json").write_text(json.dumps(results))
-    (row,) = figures.rows("mine", plain, PlannedRun("seed_0", {"seed": "0"}, runs[0].config), tmp_path)
+    (row,) = result_rows.rows("mine", plain, PlannedRun("seed_0", {"seed": "0"}, runs[0].config), tmp_path)
     assert (row["method"], row["last"], row["best"]) == ("mine", "25.0000", "")
