@@ -69,9 +69,6 @@ def _mix(values, mix):
         yield f"mix.name must be none when meta.name is {values['meta.name']}, which weights single images; got {mix}"
     if values["sharpness.name"] == "imbsam":
         yield f"mix.name must be none when sharpness.name is imbsam, which parts images by class; got {mix}"
-    if is_streamed(values["data.name"]):
-        name = values["data.name"]
-        yield f"mix.name must be none when data.name is {name}, whose images do not lie in memory; got {mix}"
     apart = values["mix.start_epochs"] + values["mix.end_epochs"]
     if apart >= values["num_epochs"]:
         yield (
@@ -81,7 +78,7 @@ def _mix(values, mix):
 
 
 def _meta(values, meta):
-    if not values["data.meta"] and not is_streamed(values["data.name"]):  # those have no meta images at all
+    if not values["data.meta"]:
         yield f"data.meta must be above 0 when meta.name is {meta}, which needs meta images; got 0: try data.meta=10"
     loss = values["loss.name"]
     if loss not in ("softmax", "sigmoid", "focal") and not is_own(loss):
@@ -90,9 +87,6 @@ def _meta(values, meta):
         yield f"loss.mean must be batch when meta.name is {meta}, with a mean of its own; got {values['loss.mean']}"
     if values["optim.accumulation"] > 1:
         yield f"optim.accumulation must be 1 when meta.name is {meta}; got {values['optim.accumulation']}"
-    if is_streamed(values["data.name"]):
-        name = values["data.name"]
-        yield f"meta.name must be none when data.name is {name}, whose images do not lie in memory; got {meta}"
     if values["devices"]:
         yield from divisible("meta.batch_size", values["meta.batch_size"], values["devices"])
 

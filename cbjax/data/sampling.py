@@ -57,6 +57,10 @@ class Batches:
         """Returns the [B] positions of one step; steps count from 0."""
         return self.indices_between(step, step + 1)[0]
 
+    def places(self, step: int) -> np.ndarray:
+        """Returns [B]: the place in its step's batch by which each image is cropped, its own."""
+        return np.arange(self.batch_size)
+
     def indices_between(self, start: int, stop: int) -> np.ndarray:
         """Returns the [S, B] positions of steps start to stop - 1."""
         if not 0 <= start <= stop:

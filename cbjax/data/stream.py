@@ -11,14 +11,14 @@ import multiprocessing.connection
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import numpy as np
 
 from cbjax.data.decode import DecodeError
 from cbjax.data.records import DataError, Encoded, Split
-from cbjax.data.sampling import Batches
+from cbjax.data.sampling import Batches, Partners
 from cbjax.host import machine
 
 Transform = Callable[[bytes, int], np.ndarray]  # encoded image or clip, place in the sequence -> its pixels, uint8
@@ -38,6 +38,10 @@ class Sweep:
         """Returns the [B] positions of one step."""
         positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
         return np.where(positions < self.num_examples, positions, PADDING)
+
+    def places(self, step: int) -> np.ndarray:
+        """Returns [B], as `Batches.places`."""
+        return np.arange(self.batch_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +65,7 @@ class Reading:
 
 def stream(
     split: Split,
-    batches: Batches | Sweep,
+    batches: Batches | Partners | Sweep,
     transform: Transform,
     reading: Reading,
     *,
@@ -69,7 +73,7 @@ def stream(
     stop: int,
     process_index: int = 0,
     process_count: int = 1,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Generator[dict[str, np.ndarray], None, None]:
     """Yields this process's share of the batches of steps start to stop - 1.
 
     The shares of all processes, joined in order, are the global batch; it does not depend on their number.
@@ -84,11 +88,11 @@ def stream(
       process_count: number of processes; divides the batch size.
 
     Returns:
-      An iterator of {"image" uint8 [B / process_count, H, W, 3], "label" [B / process_count, …], "mask" bool}; the
+      A generator of {"image" uint8 [B / process_count, H, W, 3], "label" [B / process_count, …], "mask" bool}; the
       images of clips are [B / process_count, T, H, W, 3]. Closing it ends its threads.
 
     Raises:
-      DataError: from the iterator, at the first image that can't be read, unless bad images are skipped.
+      DataError: from the generator, at the first image that can't be read, unless bad images are skipped.
       ValueError: if the processes do not divide the batch.
     """
     if batches.batch_size % process_count:
@@ -204,7 +208,7 @@ class _Chunks:
         step, part = divmod(int(chunk), self.per_batch)
         step += self.start
         places = np.arange(part * self._chunk, min((part + 1) * self._chunk, self._size)) + self._first
-        positions = self._batches.indices(step)[places]
+        positions, places = self._batches.indices(step)[places], self._batches.places(step)[places]
         mask = positions != PADDING
         images = self._place(step, part * self._chunk, len(places))
         made: dict[str, Any] = {"image": images, "label": self._labels[positions], "mask": mask, "bad": []}

@@ -36,7 +36,12 @@ def train_program(config: ConfigDict, data: AbstractData, mesh: Mesh) -> tuple[L
     programs, state = _programs(config, data, mesh)
     size = config.batch_size
     if not data.resident:
-        return lambda: programs.train.lower(state, _batch(size, data, mesh)), state
+        batch = _batch(size, data, mesh)
+        if config.mix.name != "none":
+            batch[PARTNER] = {name: batch[name] for name in ("image", "label")}
+        if config.meta.name != "none":
+            batch["meta"] = _batch(config.meta.batch_size, data, mesh)
+        return lambda: programs.train.lower(state, batch), state
     count = programs.steps_per_dispatch
     sizes = {resident.TRAIN: (int(data.counts.sum()), size)}
     if config.meta.name != "none":  # a fraction counts as one image a class, the least possible

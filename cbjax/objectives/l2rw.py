@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from cbjax.objectives.weighted import SettledLoss
+from cbjax.objectives.weighted import SettledLoss, mean_loss
 from cbjax.parallel.sharding import mean_over, varying
 from cbjax.types import Model, Objective, Terms
 
@@ -34,7 +34,7 @@ def l2rw(model: Model, loss: SettledLoss, axis: str | None = "data") -> Objectiv
         def of_meta(params):
             meta = batch["meta"]
             logits, _ = model.apply(params, state.batch_stats, meta["image"], train=True, key=key)
-            return jnp.mean(loss(logits, meta["label"], None, state.settings))
+            return mean_loss(loss(logits, meta["label"], None, state.settings), meta, axis)
 
         def of_each(params):
             logits, batch_stats = model.apply(params, state.batch_stats, batch["image"], train=True, key=key)

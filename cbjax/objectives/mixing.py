@@ -16,7 +16,7 @@ class Mixture(NamedTuple):
     """How the images of a batch are mixed with their partners.
 
     Attributes:
-      images: [B, H, W, channels].
+      images: [B, H, W, channels]; clips are [B, T, H, W, channels].
       share: [] of an image in the mixture, in [0, 1].
     """
 
@@ -30,15 +30,16 @@ def blend(key: Array, share: Array, images: Array, partners: Array) -> Mixture:
 
 
 def paste(key: Array, share: Array, images: Array, partners: Array) -> Mixture:
-    """Pastes one box of the partner, at a random place that is the same for the whole batch (CutMix).
+    """Pastes one box of the partner, at a random place that is the same for the whole batch and all frames (CutMix).
 
     The share becomes that of the pixels outside the box: at the border the box is cut off.
     """
-    height, width = images.shape[1:3]
+    height, width = images.shape[-3:-1]
     row_key, column_key = jax.random.split(key)
     row, column = jax.random.randint(row_key, (), 0, height), jax.random.randint(column_key, (), 0, width)
     inside = box(share, row, column, height, width)
-    return Mixture(jnp.where(inside[None, :, :, None], partners, images), 1 - jnp.mean(inside, dtype=jnp.float32))
+    of_pixels = jnp.expand_dims(inside, (*range(images.ndim - 3), -1))
+    return Mixture(jnp.where(of_pixels, partners, images), 1 - jnp.mean(inside, dtype=jnp.float32))
 
 
 def box(share: Array, row: Array, column: Array, height: int, width: int) -> Array:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cbjax.objectives.weighted import SettledLoss
+from cbjax.objectives.weighted import SettledLoss, mean_loss
 from cbjax.parallel.sharding import mean_over, places_in_batch, sum_over, varying
 from cbjax.types import Array, Model, Objective, Terms, TrainState
 
@@ -76,11 +76,13 @@ def mw_net(
         decay = optax.add_decayed_weights(given["meta.network_decay"])
         return optax.chain(decay, OPTIMIZERS[optimizer](given["meta.network_rate"]))
 
-    def virtual(weighting, losses):
-        """Returns the loss of the virtual step from the losses of the global batch [B]."""
+    def virtual(weighting, losses, there):
+        """Returns the loss of the virtual step from the losses [B] of the global batch; only those `there` count."""
         if variant == "noise":
-            return jnp.mean(weights_of(weighting, jax.lax.stop_gradient(losses)) * losses)
+            counted = {} if there is None else {"mask": there}
+            return mean_loss(weights_of(weighting, jax.lax.stop_gradient(losses)) * losses, counted, None)
         weights = weights_of(weighting, losses)
+        weights = weights if there is None else jnp.where(there, weights, 0)
         total = weights.sum()
         return jnp.sum(weights * losses) / jnp.where(total > 0, total, 1.0)
 
@@ -95,12 +97,13 @@ def mw_net(
         def of_meta(params):
             meta = batch["meta"]
             logits, _ = model.apply(params, state.batch_stats, meta["image"], train=True, key=key)
-            return jnp.mean(loss(logits, meta["label"], None, state.settings))
+            return mean_loss(loss(logits, meta["label"], None, state.settings), meta, axis)
 
         fixed = jax.lax.stop_gradient(params)
         own, back, _ = jax.vjp(of_each, fixed, has_aux=True)
         losses, pace = _whole_batch(own, axis), rate(state)
-        shares = jax.grad(virtual, argnums=1)(before.params, losses)
+        there = _whole_batch(batch["mask"].astype(own.dtype), axis) > 0 if "mask" in batch else None
+        shares = jax.grad(virtual, argnums=1)(before.params, losses, there)
         (slope,) = back(shares[places_in_batch(own.shape[0], axis)])
         slope = varying(sum_over(axis, slope), axis)
         copy = jax.tree.map(lambda leaf, slope: leaf - (pace * slope).astype(leaf.dtype), fixed, slope)
@@ -109,7 +112,7 @@ def mw_net(
         change = _whole_batch(change, axis)
 
         def meta_loss(weighting):  # to first order, which is all that its gradient at this place needs
-            return -pace * jax.jvp(lambda losses: virtual(weighting, losses), (losses,), (change,))[1]
+            return -pace * jax.jvp(lambda losses: virtual(weighting, losses, there), (losses,), (change,))[1]
 
         updates, opt_state = optimizer_of(state.settings).update(
             jax.grad(meta_loss)(before.params), before.opt_state, before.params

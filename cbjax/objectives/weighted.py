@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from cbjax.types import Array, Model, Objective, Settings, Terms
+from cbjax.parallel.sharding import mean_over
+from cbjax.types import Array, Batch, Model, Objective, Settings, Terms
 
 MEANS = ("batch", "weight_sum")
 SettledLoss = Callable[
@@ -38,3 +39,17 @@ def weighted(model: Model, loss: SettledLoss, mean: str = "batch") -> Objective:
         return model.apply(trained.params, trained.batch_stats, images, train=False)[0]
 
     return Objective(lambda key, params, settings: (), apply, logits)
+
+
+def mean_loss(losses: Array, batch: Batch, axis: str | None) -> Array:
+    """Returns this device's part [] of a batch's mean loss; its mean over the devices of `axis` is the whole.
+
+    Args:
+      losses: [B] of this device's examples.
+      batch: these; those that its "mask" leaves out count nothing.
+      axis: the mesh axis that the batch is split over, or None.
+    """
+    if "mask" not in batch:
+        return jnp.mean(losses)
+    count = mean_over(axis, jnp.sum(batch["mask"], dtype=losses.dtype))
+    return jnp.sum(jnp.where(batch["mask"], losses, 0)) / jnp.where(count > 0, count, 1)

@@ -41,7 +41,7 @@ class Parts:
       pretrained: reads the weights that the first state is to have; None where they are those of `init`.
       advance: (state, first, last) -> (state, metrics), as `loop.Plan` wants it.
       batches: the order of the training images.
-      streams: what a step takes images from, where they lie in memory.
+      streams: what a step takes images from.
       steps_per_dispatch: how many steps `advance` takes at most.
       schedule: step -> learning rate.
       reweighting: the class weights of each epoch.

@@ -22,6 +22,9 @@ from cbjax.parallel import sharding
 from cbjax.training import evaluate, resident, streaming
 
 ReportBad = Callable[[str, str], None]  # (name of an image, reason why it was skipped)
+# Added to the seed for the order of a stream, and for its crops where it has some of its own: else the order and the
+# crops could be those of the training images.
+_META, _PARTNERS = 1, 2
 
 
 class InputPath(NamedTuple):
@@ -31,7 +34,7 @@ class InputPath(NamedTuple):
       name: of it.
       steps_per_dispatch: (config, batches, mesh) -> how many steps one call of the training program takes at most.
       train_program: (train_step, config, steps per dispatch, mesh, kind) -> the compiled training program.
-      streams: (config, dataset, batches) -> images in memory that a step takes, by the names of streams.
+      streams: (config, dataset, batches) -> the images that a step takes and their order, by the names of streams.
       advance: (config, dataset, batches, training program, steps per dispatch, mesh, report) -> (state, first, last) ->
         (state, metrics), as `loop.Plan` wants it; `report` is told of images that are skipped.
       visit: (config, evaluation program, examples, report, batch size, mesh) -> `evaluate.Visit`, a pass over them.
@@ -96,8 +99,8 @@ def _resident_program(train_step, config, steps_per_dispatch, mesh, kind):
     return resident.make_program(train_step, prepare, steps_per_dispatch=steps_per_dispatch, mesh=mesh, kind=kind)
 
 
-def _resident_streams(config: ConfigDict, dataset: Dataset, batches: Batches) -> resident.Streams:
-    """Returns what a step takes images from: the training images, and the meta images where there are some."""
+def _streams(config: ConfigDict, dataset: Dataset, batches: Batches) -> resident.Streams:
+    """Returns what a step takes images from: training images, and meta images and partners where there are some."""
     streams: dict[str, tuple[Split, Batches | Partners]] = {resident.TRAIN: (dataset.train, batches)}
     if dataset.meta is not None:
         order = Batches(len(dataset.meta), config.meta.batch_size, config.seed, order=_meta_order(config, dataset))
@@ -111,18 +114,18 @@ def _partners(config, dataset, batches):
     """Returns the order of the images that are mixed into the training images."""
     if config.mix.name != "cmo":
         return Partners(batches, config.seed)
-    # Classes come equally often. The order has a seed of its own, or it could be that of the training images.
-    order = samplers.make_order("oversample", dataset.train.labels, config.seed + 2)
+    # Classes come equally often.
+    order = samplers.make_order("oversample", dataset.train.labels, config.seed + _PARTNERS)
     return Batches(len(dataset.train), batches.batch_size, config.seed, order=order)
 
 
 def _meta_order(config, dataset):
     # Classes come equally often, however many meta images each has.
-    return samplers.make_order("class_aware", dataset.meta.labels, config.seed + 1, images_per_class=1)
+    return samplers.make_order("class_aware", dataset.meta.labels, config.seed + _META, images_per_class=1)
 
 
 def _resident_advance(config, dataset, batches, program, steps_per_dispatch, mesh, report):
-    streams = _resident_streams(config, dataset, batches)
+    streams = _streams(config, dataset, batches)
     return resident.make_advance(program, streams, steps_per_dispatch=steps_per_dispatch, mesh=mesh)
 
 
@@ -135,19 +138,23 @@ def _streamed_program(train_step, config, steps_per_dispatch, mesh, kind):
 
 
 def _streamed_advance(config, dataset, batches, program, steps_per_dispatch, mesh, report):
+    of_stream = {resident.TRAIN: 0, "meta": _META, PARTNER: _PARTNERS}
+    streams = {
+        # Partners from the same batch have the crops that they have there.
+        name: (examples, order, _crops(config, 0 if isinstance(order, Partners) else of_stream[name]))
+        for name, (examples, order) in _streams(config, dataset, batches).items()
+    }
+    last = batches.epoch_end(config.num_epochs)
+    return streaming.make_advance(program, streams, reading(config, report), num_steps=last, mesh=mesh)
+
+
+def _crops(config, more):
+    """Returns (encoded image or clip, place in its stream) -> the network's input size; `more` is added to the seed."""
     data = config.data
     image = TrainTransform(
-        data.image_size, config.seed, data.crop_area, data.flip, data.color_jitter, data.max_pixels, data.crop
+        data.image_size, config.seed + more, data.crop_area, data.flip, data.color_jitter, data.max_pixels, data.crop
     )
-    return streaming.make_advance(
-        program,
-        dataset.train,
-        batches,
-        TrainClip(data.frames, image, data.rotation) if data.frames else image,
-        reading(config, report),
-        num_steps=batches.epoch_end(config.num_epochs),
-        mesh=mesh,
-    )
+    return TrainClip(data.frames, image, data.rotation) if data.frames else image
 
 
 def _streamed_visit(config, program, examples, report, batch_size, mesh):
@@ -166,7 +173,7 @@ RESIDENT = InputPath(
     name="resident",
     steps_per_dispatch=_resident_steps,
     train_program=_resident_program,
-    streams=_resident_streams,
+    streams=_streams,
     advance=_resident_advance,
     visit=_resident_visit,
 )
@@ -174,7 +181,7 @@ STREAMED = InputPath(
     name="streamed",
     steps_per_dispatch=lambda config, batches, mesh: 1,
     train_program=_streamed_program,
-    streams=lambda config, dataset, batches: {},
+    streams=_streams,
     advance=_streamed_advance,
     visit=_streamed_visit,
 )

@@ -111,7 +111,8 @@ def _check_there(config: ConfigDict, dataset: Dataset) -> None:
     """Raises DataError if a listed file is not there, which would end the run at the step that wants it."""
     if config.data.on_bad_image == "skip":
         return
-    for name, split in (("training", dataset.train), ("validation", dataset.validation), ("test", dataset.test)):
+    splits = {"training": dataset.train, "validation": dataset.validation, "test": dataset.test, "meta": dataset.meta}
+    for name, split in splits.items():
         if split is not None and isinstance(split.images, Encoded) and (missing := split.images.missing()):
             noun = noun_of(split.images.shape[1:])
             without = " or have no frames" if noun == "clip" else ""

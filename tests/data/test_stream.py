@@ -9,7 +9,7 @@ import pytest
 from cbjax.data import DataError, sources
 from cbjax.data.crops import EvalTransform, TrainTransform
 from cbjax.data.samplers import make_order
-from cbjax.data.sampling import Batches
+from cbjax.data.sampling import Batches, Partners
 from cbjax.data.stream import Reading, Sweep, stream
 from tests.photos import write_tree
 
@@ -67,6 +67,16 @@ def test_the_global_batch_is_the_same_on_any_number_of_processes(split, processe
         for of_step in zip(*shares, strict=True)
     ]
     assert_equal(joined, whole)
+
+
+def test_each_process_reads_the_partners_of_its_share_with_their_crops(split):
+    batches = Batches(37, 8, 5)
+    partners = Partners(batches, 5)
+    whole = read(split, batches)
+    shares = [read(split, partners, threads=i, process_index=i, process_count=2) for i in range(2)]
+    for step, (batch, *parts) in enumerate(zip(whole, *shares, strict=True)):
+        joined = {key: np.concatenate([part[key] for part in parts]) for key in batch}
+        assert_equal([joined], [{key: values[partners.places(step)] for key, values in batch.items()}])
 
 
 @pytest.mark.parametrize("start", [0, 1, 3, 5, 6])

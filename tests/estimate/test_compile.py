@@ -238,6 +238,15 @@ def test_programs_are_built_from_shapes(resident):
     assert train["memory"]["shared"] > state_bytes
 
 
+@pytest.mark.parametrize("method", [("mix.name=cmo",), ("meta.name=l2rw", "data.meta=2", "meta.batch_size=20")])
+def test_streamed_programs_take_the_images_of_all_streams(method):
+    config = configs.load("digits_lt", ["model.name=linear", "batch_size=32", "data.test=20", *method])
+    data = dataclasses.replace(abstract_data.describe(config), resident=False)
+    lower, _ = tpu_programs.train_program(config, data, sharding.make_mesh(1))
+    shape = "20x8x8x1xui8" if config.mix.name == "none" else "32x8x8x1xui8"
+    assert lower().as_text().count(f": tensor<{shape}>") >= 1
+
+
 @pytest.mark.slow
 @needs_libtpu
 def test_chips_and_memory_of_each_generation(tmp_path):

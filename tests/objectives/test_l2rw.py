@@ -96,11 +96,22 @@ def test_a_batch_teaches_nothing_if_no_image_agrees():
     jax.tree.map(np.testing.assert_array_equal, after.params, state.params)
 
 
+def plain(params, batch_stats, images, train, key=None):
+    return jnp.tanh(images @ params["first"]) @ params["last"], batch_stats
+
+
+def test_masked_meta_images_count_nothing():
+    state, batch, objective = make("float32", plain)
+    apply = jax.jit(lambda batch: objective.apply(state.params, state, batch))
+    few = {**batch, "meta": {name: leaf[:5] for name, leaf in batch["meta"].items()}}
+    masked = {**batch, "meta": {**batch["meta"], "mask": jnp.arange(8) < 5}}
+    np.testing.assert_allclose(apply(masked).amounts, apply(few).amounts, rtol=1e-5, atol=1e-6)
+    none = {**batch, "meta": {**batch["meta"], "mask": jnp.zeros(8, bool)}}
+    assert not apply(none).amounts.any()
+
+
 @pytest.mark.parametrize("kind", ["shard_map", "pmap"])
 def test_devices_agree_on_the_meta_gradient(kind):
-    def plain(params, batch_stats, images, train, key=None):
-        return jnp.tanh(images @ params["first"]) @ params["last"], batch_stats
-
     results = []
     for count in (1, 4):
         state, batch, _ = make("float32", plain)

@@ -191,6 +191,16 @@ def test_boxes_take_the_part_of_the_images_that_the_authors_do():
         assert abs(np.mean(np.float64(found.share) ** power) - np.mean(expected**power)) < 4 * error
 
 
+def test_all_frames_of_a_clip_get_the_same_box():
+    clips, others = (np.stack([images, -images, 2 * images], axis=1) for images in (IMAGES, OTHERS))
+    key = jax.random.key(3)
+    found = mixing.paste(key, jnp.float32(0.6), jnp.asarray(clips), jnp.asarray(others))
+    for frame in range(3):
+        expected = mixing.paste(key, jnp.float32(0.6), jnp.asarray(clips[:, frame]), jnp.asarray(others[:, frame]))
+        np.testing.assert_array_equal(found.images[:, frame], expected.images)
+        assert 0 < found.share == expected.share < 1
+
+
 def test_partners_are_the_images_of_the_same_batch_in_another_order():
     batches = Batches(50, 16, seed=3)
     partners = Partners(batches, seed=3)

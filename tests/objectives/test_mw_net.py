@@ -119,6 +119,22 @@ def test_no_gradient_flows_through_the_weights_that_train():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, theirs)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_masked_images_count_nothing(variant):
+    state, batch, objective = make(apply=plain, variant=variant)
+    apply = jax.jit(lambda batch: objective.apply(state.params, state, batch))
+
+    def cut(batch, size):
+        return {name: leaf[:size] for name, leaf in batch.items() if name != "meta"}
+
+    few = {**cut(batch, 11), "meta": cut(batch["meta"], 5)}
+    masked = {**batch, "mask": np.arange(BATCH) < 11, "meta": {**batch["meta"], "mask": np.arange(8) < 5}}
+    found, expected = apply(masked), apply(few)
+    np.testing.assert_allclose(found.losses[:11], expected.losses, rtol=1e-5, atol=1e-6)
+    for ours, theirs in zip(jax.tree.leaves(found.state), jax.tree.leaves(expected.state), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
 def test_devices_agree_on_both_networks():
     results = []
     for count, kind in ((1, "shard_map"), (4, "shard_map"), (4, "pmap")):

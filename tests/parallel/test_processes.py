@@ -6,6 +6,7 @@ import signal
 import socket
 import time
 
+import jax
 import numpy as np
 import pytest
 
@@ -237,3 +238,18 @@ def test_images_that_are_skipped_are_listed_once_by_the_first_process(tmp_path):
     assert sorted(row["image"] for row in rows) == sorted(map(str, bad))
     assert all("it cannot be decoded" in row["reason"] for row in rows)
     assert [output.count("\nskipped ") for _, output, _ in ends] == [5, 0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [("mix.name=mixup",), ("mix.name=cmo",), ("meta.name=l2rw", "data.meta=2")])
+def test_two_processes_mix_and_weigh_the_images_that_one_does(tmp_path, method):
+    command, _ = photos(tmp_path, [])
+    given = (*method, "num_epochs=2", *(("meta.batch_size=8",) if "l2rw" in method[0] else ()))
+    command += [f"--config.{one}" for one in given]
+    ends = end([processes.start(*command, f"--process={i}", devices=2) for i in range(2)])
+    assert [status for status, _, _ in ends] == [0, 0], ends
+    overrides = [one.removeprefix("--config.") for one in command if one.startswith("--config.")]
+    one = cbjax.train(configs.load(str(tmp_path / "config.py"), [*overrides, "devices=4"]), tmp_path / "one")
+    two = cbjax.load(tmp_path / "run", trust_code=True)
+    for ours, theirs in zip(jax.tree.leaves(two.state.params), jax.tree.leaves(one.state.params), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)

@@ -173,8 +173,7 @@ def test_a_run_on_egtea_has_its_verbs_and_its_validation(tmp_path):
             ["model.name=digits_cnn", "data.image_size=32"],
             "^model.name must be a network for clips when data.frames is 4",
         ),
-        (["mix.name=mixup"], "mix.name must be none when data.name is folder"),
-        (["meta.name=l2rw"], "^meta.name must be none when data.name is folder"),
+        (["meta.name=l2rw"], "^data.meta must be above 0 when meta.name is l2rw"),
         (["data.name=digits"], "data.frames must stay at 0 unless data.name is list or csv or folder or egtea"),
         (["data.frames=0"], "data.rotation must stay at 0.0 unless data.frames is above 0"),
         (
