@@ -1,4 +1,4 @@
-"""Chooses the images of an epoch and their order: pure functions of (seed, epoch), for `sampling.Batches`.
+"""Chooses the images of an epoch and their order: pure functions of (seed, epoch), for `batches.Batches`.
 
 An epoch always has as many places as there are training images, so all samplers take equally many steps. All but
 `instance` repeat images of rare classes and leave out images of frequent ones. Within a class, no image comes again
@@ -19,8 +19,8 @@ import numpy as np
 
 from cbjax import weights
 from cbjax.data import shuffle
+from cbjax.data.batches import Order, epoch_order
 from cbjax.data.records import DataError
-from cbjax.data.sampling import Order, epoch_order
 
 SAMPLERS = ("instance", "class_aware", "square_root", "progressive", "oversample", "undersample", "class_balanced")
 # Keys of a sampler's random orders, different from all other keys.

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from cbjax.data.batches import Batches, Partners
 from cbjax.data.decode import DecodeError
 from cbjax.data.records import DataError, Encoded, Split
-from cbjax.data.sampling import Batches, Partners
 from cbjax.host import machine
 
 Transform = Callable[[bytes, int], np.ndarray]  # encoded image or clip, place in the sequence -> its pixels, uint8

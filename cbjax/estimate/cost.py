@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from cbjax import config as configs
-from cbjax.data.sampling import Batches
+from cbjax.data.batches import Batches
 from cbjax.estimate import abstract_data
 from cbjax.estimate.tpu import CHIPS
 from cbjax.host.code import CodeError, is_own

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from cbjax import config as configs
 from cbjax.config import ConfigError
 from cbjax.data import DataError
-from cbjax.data.sampling import Batches
+from cbjax.data.batches import Batches
 from cbjax.estimate import abstract_data, roofline, tpu
 from cbjax.estimate.abstract_data import AbstractData
 from cbjax.objectives.mixing import PARTNER

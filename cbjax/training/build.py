@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from cbjax.config import ConfigError
 from cbjax.data import Dataset
-from cbjax.data.sampling import Batches
+from cbjax.data.batches import Batches
 from cbjax.models import pretrained
 from cbjax.models.meta_embedding import MEMORY
 from cbjax.models.pretrained import Pretrained

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from cbjax import losses, models, optim
 from cbjax.config import ConfigError, learning_rates
-from cbjax.data.sampling import Batches
+from cbjax.data.batches import Batches
 from cbjax.host import code
 from cbjax.losses import LossFacts
 from cbjax.models import meta_embedding, two_stages

@@ -13,9 +13,9 @@ from ml_collections import ConfigDict
 from cbjax import models
 from cbjax.config import image_sources
 from cbjax.data import Dataset, Encoded, Split, augment, samplers
+from cbjax.data.batches import Batches, Partners
 from cbjax.data.clips.transforms import EvalClip, TrainClip
 from cbjax.data.crops import EvalTransform, TrainTransform
-from cbjax.data.sampling import Batches, Partners
 from cbjax.data.stream import Reading
 from cbjax.objectives.mixing import PARTNER
 from cbjax.parallel import sharding

@@ -12,11 +12,11 @@ from ml_collections import ConfigDict
 
 from cbjax.config import class_groups
 from cbjax.data import DataError, Dataset, Encoded, samplers
+from cbjax.data.batches import Batches
 from cbjax.data.clips.given import ClipFit
 from cbjax.data.clips.transforms import EvalClip
 from cbjax.data.given import Fit
 from cbjax.data.records import noun_of
-from cbjax.data.sampling import Batches
 from cbjax.data.stream import make_image
 from cbjax.host import machine
 from cbjax.host.output import say

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from cbjax import config as configs
 from cbjax.config import ConfigError, learning_rates, parts
-from cbjax.data.sampling import Batches
+from cbjax.data.batches import Batches
 from cbjax.host.code import CodeError
 from cbjax.models import two_stages
 from cbjax.parallel import sharding

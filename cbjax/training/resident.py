@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cbjax.data import Split
-from cbjax.data.sampling import Batches, Partners
+from cbjax.data.batches import Batches, Partners
 from cbjax.parallel import sharding
 from cbjax.types import Array, Batch, TrainState
 

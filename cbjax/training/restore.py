@@ -14,8 +14,8 @@ import numpy as np
 from cbjax import data, report
 from cbjax.config import ConfigError, evaluation
 from cbjax.data import DataError, augment, labelled
+from cbjax.data.batches import Batches
 from cbjax.data.records import noun_of, quote
-from cbjax.data.sampling import Batches
 from cbjax.host.output import say
 from cbjax.host.storage import Place
 from cbjax.parallel import processes, sharding

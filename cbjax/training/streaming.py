@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cbjax.data import Split
-from cbjax.data.sampling import Batches, Partners
+from cbjax.data.batches import Batches, Partners
 from cbjax.data.stream import Reading, Transform, stream
 from cbjax.objectives.mixing import PARTNER
 from cbjax.parallel import sharding

@@ -51,9 +51,9 @@ def write_files(folder):
 
 def with_cbjax(folder, epochs):
     from cbjax.data import sources
+    from cbjax.data.batches import Batches
     from cbjax.data.clips.transforms import TrainClip
     from cbjax.data.crops import TrainTransform
-    from cbjax.data.sampling import Batches
     from cbjax.data.stream import Reading, stream
 
     split = sources.load("folder", root=folder, image_size=SIDE, frames=FRAMES).train

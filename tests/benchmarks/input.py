@@ -53,8 +53,8 @@ def write_files(folder):
 
 def with_cbjax(folder, epochs):
     from cbjax.data import sources
+    from cbjax.data.batches import Batches
     from cbjax.data.crops import TrainTransform
-    from cbjax.data.sampling import Batches
     from cbjax.data.stream import Reading, stream
 
     split = sources.load("folder", root=folder, image_size=SIDE).train

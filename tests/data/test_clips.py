@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from cbjax.data import files, lists, stream
+from cbjax.data.batches import Batches
 from cbjax.data.clips import finding, reading, transforms
 from cbjax.data.clips.sampling import centres, frames_at
 from cbjax.data.crops import EvalTransform, TrainTransform
 from cbjax.data.decode import DecodeError
 from cbjax.data.records import DataError
-from cbjax.data.sampling import Batches
 from tests import clips
 
 # A codec, its container and options: with frames that refer to later ones, few and many key frames, and none of both.

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cbjax.data import DataError
+from cbjax.data.batches import Batches, epoch_order
 from cbjax.data.samplers import SAMPLERS, by_shares, class_aware, class_balanced_shares, make_order, progressive_shares
-from cbjax.data.sampling import Batches, epoch_order
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(4), [400, 80, 16, 4])).astype(np.int32)
 labels_strategy = st.lists(st.integers(0, 5), min_size=1, max_size=80).map(lambda labels: np.array(labels, np.int32))

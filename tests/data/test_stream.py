@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from cbjax.data import DataError, sources
+from cbjax.data.batches import Batches, Partners
 from cbjax.data.crops import EvalTransform, TrainTransform
 from cbjax.data.samplers import make_order
-from cbjax.data.sampling import Batches, Partners
 from cbjax.data.stream import Reading, Sweep, stream
 from tests.photos import write_tree
 

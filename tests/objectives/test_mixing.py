@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 
 from cbjax.data import Split
-from cbjax.data.sampling import Batches, Partners
+from cbjax.data.batches import Batches, Partners
 from cbjax.losses import focal_loss, softmax_cross_entropy
 from cbjax.objectives import mixing, weighted
 from cbjax.training import resident

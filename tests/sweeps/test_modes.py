@@ -10,7 +10,7 @@ import pytest
 import cbjax
 from cbjax import data
 from cbjax.config import ConfigError
-from cbjax.data.sampling import Batches
+from cbjax.data.batches import Batches
 from cbjax.host import machine
 from cbjax.models.pretrained import Pretrained
 from cbjax.parallel import sharding

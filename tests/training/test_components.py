@@ -7,7 +7,7 @@ import pytest
 
 from cbjax import config as configs
 from cbjax import data, losses
-from cbjax.data.sampling import Batches
+from cbjax.data.batches import Batches
 from cbjax.parallel import sharding
 from cbjax.training import build, components
 from cbjax.types import Settings

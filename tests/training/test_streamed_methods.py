@@ -12,9 +12,9 @@ from PIL import Image
 import cbjax
 from cbjax import config as configs
 from cbjax.data import of_config, samplers
+from cbjax.data.batches import Batches, Partners
 from cbjax.data.clips.transforms import TrainClip
 from cbjax.data.crops import TrainTransform
-from cbjax.data.sampling import Batches, Partners
 from cbjax.host.interrupts import Interrupted, Interrupts
 from cbjax.parallel import sharding
 from cbjax.training import build, input_paths, inputs

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cbjax.data.sampling import Batches, epoch_order
+from cbjax.data.batches import Batches, epoch_order
 
 sizes = st.integers(1, 60)
 
