@@ -9,6 +9,7 @@ from tests.benchmarks import motion
 
 @pytest.mark.slow
 def test_motion_is_learned_by_3d_networks_alone_and_cdb_lifts_the_worst_class(tmp_path):
+    # These are the first three seeds of tests/benchmarks/motion.py, whose ten do not tell the two methods apart.
     clips.write_motions(tmp_path / "clips", motion.SPLITS)
 
     def recalls(way, seed):
