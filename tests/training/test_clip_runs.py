@@ -15,12 +15,11 @@ from cbjax.config import ConfigError
 from cbjax.data import DataError, augment, normalization
 from cbjax.data.clips.transforms import EvalClip
 from cbjax.data.crops import EvalTransform
-from cbjax.host.interrupts import Interrupted, Interrupts
 from cbjax.host.writers import read_rows
-from cbjax.training import build
 from cbjax.training.restore import evaluate
 from cbjax.workdir.memory import timeless
 from tests import clips, own_nets
+from tests.stops import stopped_at
 
 SPLITS = {"train": (8, 5, 3), "val": (2, 2, 2), "test": (2, 2, 2)}
 SETTINGS = (
@@ -62,28 +61,9 @@ def test_a_run_on_clips_leaves_what_every_run_leaves(finished):
     assert evaluate(workdir, trust_code=True)["accuracy"] == run.metrics["test/last/accuracy"]
 
 
-def test_a_run_on_clips_that_was_stopped_ends_the_same(finished, tree, tmp_path, monkeypatch):
-    make, enter = build.build, Interrupts.__enter__
-
-    def entered(self):
-        Interrupts.latest = self
-        return enter(self)
-
-    def stopping(*args):
-        parts = make(*args)
-
-        def stop(state, first, last):
-            if last == 6:
-                Interrupts.latest.signum = 15
-            return parts.advance(state, first, last)
-
-        return build.dataclasses.replace(parts, advance=stop)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Interrupts, "__enter__", entered)
-        patch.setattr(build, "build", stopping)
-        with pytest.raises(Interrupted, match="step 6 is saved"):
-            cbjax.train(settings(tree[0]), tmp_path)
+def test_a_run_on_clips_that_was_stopped_ends_the_same(finished, tree, tmp_path):
+    with stopped_at(6):
+        cbjax.train(settings(tree[0]), tmp_path)
     run = cbjax.train(settings(tree[0], "data.threads=1"), tmp_path)
     for one, other in zip(jax.tree.leaves(run.state.params), jax.tree.leaves(finished[0].state.params), strict=True):
         np.testing.assert_array_equal(one, other)

@@ -15,11 +15,11 @@ from cbjax.data import of_config, samplers
 from cbjax.data.batches import Batches, Partners
 from cbjax.data.clips.transforms import TrainClip
 from cbjax.data.crops import TrainTransform
-from cbjax.host.interrupts import Interrupted, Interrupts
 from cbjax.parallel import sharding
 from cbjax.training import build, input_paths, inputs
 from tests import clips, own_nets
 from tests.photos import write_tree
+from tests.stops import stopped_at
 
 SPLITS = {"train": (11, 7, 4), "test": (2, 2, 2)}
 SEED, SIDE, FRAMES = 5, 8, 3
@@ -245,29 +245,10 @@ def test_two_devices_give_what_one_gives(tree, name, more):
 
 
 @of_methods("cmo")
-def test_a_run_that_was_stopped_in_an_epoch_ends_the_same(tree, tmp_path, monkeypatch, name):
-    make, enter = build.build, Interrupts.__enter__
-
-    def entered(self):
-        Interrupts.latest = self
-        return enter(self)
-
-    def stopping(*args):
-        parts = make(*args)
-
-        def stop(state, first, last):
-            if last == 4:
-                Interrupts.latest.signum = 15
-            return parts.advance(state, first, last)
-
-        return dataclasses.replace(parts, advance=stop)
-
+def test_a_run_that_was_stopped_in_an_epoch_ends_the_same(tree, tmp_path, name):
     config = folder(tree, name)
-    with monkeypatch.context() as patch:
-        patch.setattr(Interrupts, "__enter__", entered)
-        patch.setattr(build, "build", stopping)
-        with pytest.raises(Interrupted, match="step 4 is saved"):
-            cbjax.train(config, tmp_path / "stopped")
+    with stopped_at(4):
+        cbjax.train(config, tmp_path / "stopped")
     runs = [cbjax.train(config, tmp_path / place) for place in ("stopped", "whole")]
     ours, theirs = (jax.tree.leaves((run.state.params, run.state.objective)) for run in runs)
     for one, other in zip(ours, theirs, strict=True):

@@ -12,7 +12,6 @@ from cbjax import data
 from cbjax.config import ConfigError
 from cbjax.data import DataError, augment, normalization
 from cbjax.data.crops import EvalTransform
-from cbjax.host.interrupts import Interrupted, Interrupts
 from cbjax.host.writers import read_rows
 from cbjax.parallel import sharding
 from cbjax.training import build, loop, streaming
@@ -21,6 +20,7 @@ from cbjax.workdir.memory import timeless
 from tests import own_nets
 from tests.data.test_sources import write_encoded
 from tests.photos import photo, write_csv, write_list, write_tree
+from tests.stops import stopped_at
 
 SPLITS = {"train": (20, 12, 8), "val": (3, 3, 3), "test": (4, 4, 4)}
 SETTINGS = (
@@ -173,32 +173,9 @@ def test_records_give_the_trees_run(finished, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("step", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_a_run_that_was_stopped_in_an_epoch_ends_the_same(finished, tree, tmp_path, monkeypatch, step):
-    make = build.build
-
-    def stopping(*args):
-        parts = make(*args)
-        advance = parts.advance
-
-        def stop(state, first, last):
-            state, metrics = advance(state, first, last)
-            if last == step:
-                Interrupts.latest.signum = 15
-            return state, metrics
-
-        return build.dataclasses.replace(parts, advance=stop)
-
-    enter = Interrupts.__enter__
-
-    def entered(self):
-        Interrupts.latest = self
-        return enter(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Interrupts, "__enter__", entered)
-        patch.setattr(build, "build", stopping)
-        with pytest.raises(Interrupted, match=f"step {step} is saved"):
-            cbjax.train(folder(tree[0]), tmp_path)
+def test_a_run_that_was_stopped_in_an_epoch_ends_the_same(finished, tree, tmp_path, step):
+    with stopped_at(step):
+        cbjax.train(folder(tree[0]), tmp_path)
     run = cbjax.train(folder(tree[0], "data.threads=1"), tmp_path)
     assert_equal_runs(run.state, finished[0].state)
     assert rows_of(tmp_path) == rows_of(finished[1])
