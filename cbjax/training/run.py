@@ -17,6 +17,7 @@ from cbjax import data
 from cbjax.config import ConfigError
 from cbjax.config.parts import FITTED
 from cbjax.data import sources
+from cbjax.data.records import noun_of
 from cbjax.host.code import is_own
 from cbjax.host.interrupts import Interrupted, Interrupts
 from cbjax.host.output import say
@@ -270,8 +271,8 @@ def _fit(
     )
     total, step = parts.batches.epoch_end(config.num_epochs), run.memory.step
     try:
-        noun = "clip" if config.data.frames else "image"
-        own = shown(total, step, config.num_epochs, config.log.progress if logs else "off", tell, noun)
+        mode = config.log.progress if logs else "off"
+        own = shown(total, step, config.num_epochs, mode, tell, noun_of(parts.image_shape))
         with own if bar is None else contextlib.nullcontext(bar) as progress:
             return fit(Cohort.of_one(run), plan, interrupts, progress).run
     except AllImagesSkipped:
