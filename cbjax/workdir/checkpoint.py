@@ -161,7 +161,7 @@ class Checkpoints:
 
     def _restore_or_skip(self, step, like):
         """Returns (state, memory), or None if the checkpoint was deleted meanwhile, or is damaged and unlisted."""
-        listed = processes.from_first(lambda: self._folder.list_of(step).exists())
+        listed = processes.from_first(lambda: self._folder.is_listed(step))
         try:
             restored = self._read(step, like)
         except Exception as error:

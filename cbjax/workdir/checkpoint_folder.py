@@ -56,7 +56,8 @@ class CheckpointFolder:
             self._checksums.mkdir(parents=True, exist_ok=True)
             self.directory.mkdir(parents=True, exist_ok=True)
         whole = self.whole()
-        if len(whole) > 1 and not any(self.list_of(step).exists() for step in whole):
+        # Asked again, since another process may have deleted them all meanwhile, with their lists.
+        if len(whole) > 1 and not any(map(self.is_listed, whole)) and self.whole() == whole:
             raise CheckpointError(
                 f"{self._checksums} is missing or empty, so no checkpoint in {self.directory} can be "
                 "checked: restore it, or move the checkpoints away to train from the start"
@@ -98,6 +99,12 @@ class CheckpointFolder:
         unfinished = listed.with_suffix(".part")
         return unfinished if not listed.exists() and unfinished.exists() else listed
 
+    def is_listed(self, step: int) -> bool:
+        """Returns whether a checkpoint has checksums, also while another process commits it."""
+        listed = self._checksums / f"{step}.json"
+        # A commit writes STEP.json before it removes STEP.part, so one of the three looks finds a list.
+        return any(path.exists() for path in (listed, listed.with_suffix(".part"), listed))
+
     def newest_sound(self) -> int | None:
         """Returns the newest step whose checkpoint matches its checksums; moves damaged newer ones aside."""
         while steps := [step for step in self.whole() if step not in self._unusable]:
@@ -107,8 +114,8 @@ class CheckpointFolder:
 
     def is_sound(self, step: int) -> bool:
         """Returns whether a checkpoint matches its checksums; if not, and it is still there, it is set aside."""
-        listed = self.list_of(step)
-        if listed.exists():
+        if self.is_listed(step):
+            listed = self.list_of(step)
             problem = checksums.problem(self.directory / str(step), listed)
             if problem is not None and listed != self.list_of(step):
                 return self.is_sound(step)  # the checkpoint has just been committed
@@ -117,7 +124,8 @@ class CheckpointFolder:
             return problem is None
         if step not in self.whole():
             return False
-        self._tell(f"checkpoint {step} has no checksums ({listed} is missing), so it is used without a check")
+        missing = self.list_of(step)
+        self._tell(f"checkpoint {step} has no checksums ({missing} is missing), so it is used without a check")
         return True
 
     def set_aside(self, step: int, problem: str) -> None:

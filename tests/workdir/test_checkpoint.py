@@ -14,11 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cbjax.host.literal_path import LiteralPath
 from cbjax.host.storage import PathError, Place
 from cbjax.parallel import sharding
 from cbjax.types import TrainState
 from cbjax.workdir import memory
 from cbjax.workdir.checkpoint import CheckpointError, Checkpoints
+from cbjax.workdir.checkpoint_folder import CheckpointFolder
 
 
 def make_state(seed=0, count=1):
@@ -331,6 +333,33 @@ def test_a_reader_beside_a_run_that_saves_and_deletes_never_fails(tmp_path):
         stop.set()
         assert all(reader.result() for reader in readers)
     assert told == []
+
+
+def test_a_reader_meets_every_moment_of_a_commit(tmp_path):
+    """A commit gives the list of checksums its last name, a deletion takes it: both may come between two looks."""
+    told, writer = [], CheckpointFolder(LiteralPath(tmp_path), print, reading=False)
+    writer.make_ready()
+    stop = threading.Event()
+
+    def read():
+        while not stop.is_set():
+            reader = CheckpointFolder(LiteralPath(tmp_path), told.append, reading=True)
+            reader.make_ready()
+            reader.newest_sound()
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        readers = [pool.submit(read) for _ in range(2)]
+        for step in range(1, 150):
+            written = LiteralPath(tmp_path) / "written"
+            (written / "state").mkdir(parents=True)
+            (written / "state" / "weights").write_bytes(bytes(step % 7))
+            writer.before_commit(step, None, written)
+            written.rename(tmp_path / "checkpoints" / str(step))
+            writer.after_commit(step, None)
+        stop.set()
+        for reader in readers:
+            reader.result()
+    assert told == [] and writer.whole() == [148, 149]
 
 
 def test_a_checkpoint_of_four_devices_restores_on_one_and_on_eight(tmp_path):
