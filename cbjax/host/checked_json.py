@@ -1,13 +1,13 @@
 """Writes JSON files and checks them when they are read: `checksums.json` next to them holds their SHA-256."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from cbjax.host.locks import locked
 from cbjax.host.writers import plain, read_regular, replace
 
 SUMS = "checksums.json"
@@ -32,8 +32,7 @@ def vouch(folder: pathlib.Path, names: Iterable[str]) -> None:
 
 
 def _note(folder: pathlib.Path, digests: Mapping[str, str]) -> None:
-    with open(folder / f".{SUMS}.lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with locked(folder / f".{SUMS}.lock"):
         known: dict[str, list[str]] = {}
         with contextlib.suppress(RecordError):  # it is damaged: the next reader says so
             known = _all_known(folder)

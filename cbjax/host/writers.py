@@ -6,7 +6,6 @@ loses at most the row that it was writing.
 
 import contextlib
 import errno
-import fcntl
 import json
 import math
 import os
@@ -19,7 +18,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 Row = Mapping[str, Any]
-LOCK = ".lock"
 TEMPORARY = ".tmp"
 EVENTS = "events.out.tfevents.*"  # TensorBoard's files
 # Error of a disk that takes no more data -> what helps. When there is room, the same command goes on.
@@ -222,15 +220,6 @@ def naming(path: str | os.PathLike) -> Iterator[None]:
 def is_full(error: BaseException) -> bool:
     """Returns whether an error means that the disk takes no more data."""
     return isinstance(error, OSError) and error.errno in FULL
-
-
-@contextlib.contextmanager
-def only_writer(folder: pathlib.Path) -> Iterator[None]:
-    """Waits until no one else is in this context for the folder, on this machine or on one that shares its locks."""
-    with open(folder / LOCK, "w") as file:  # network file systems share locks of files, but not of folders
-        with contextlib.suppress(OSError):  # and some share no locks at all
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _line(row: Row) -> bytes:

@@ -8,8 +8,9 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from cbjax.host.locks import locked
 from cbjax.host.text import csv_cell, csv_line
-from cbjax.host.writers import only_writer, read_regular, replace
+from cbjax.host.writers import read_regular, replace
 from cbjax.report.sweep_table import row_key
 
 FIELDS = (
@@ -74,7 +75,7 @@ def add(path: str | os.PathLike, new: Iterable[Mapping[str, Any]]) -> None:
     """Adds rows to a file; they replace rows of the same config and metric. The file is written whole or not at all."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with only_writer(path.parent):
+    with locked(path.parent / ".lock"):
         merged = {(one["config"], one["metric"]): dict(one) for one in (*read(path), *new)}
         lines = [csv_line(FIELDS), *(csv_line(one[field] for field in FIELDS) for one in merged.values())]
         replace(path, "".join(f"{line}\n" for line in lines).encode())

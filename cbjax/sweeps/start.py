@@ -13,7 +13,8 @@ from cbjax import data
 from cbjax.config import ConfigError, class_groups
 from cbjax.data import Source
 from cbjax.host.code import is_own
-from cbjax.host.writers import only_writer, replace
+from cbjax.host.locks import locked
+from cbjax.host.writers import replace
 from cbjax.report import rows
 from cbjax.report.sweep_table import group_of
 from cbjax.sweeps import result_rows
@@ -160,7 +161,7 @@ def _write_description(
     listed = [{"name": run.name, "labels": dict(run.labels), "config": run.identity} for run in runs]
     description = {"name": name, "config": str(described.config), "table": table_as_json(described), "runs": listed}
     path = place / "sweep.json"
-    with only_writer(place):  # shards of a sweep add their own files of rows here
+    with locked(place / ".lock"):  # shards of a sweep add their own files of rows here
         files: list[str] = []
         with contextlib.suppress(WorkdirError):  # not there yet, or cut off by a full disk
             files = workdirs.read_json(path).get("files", [])

@@ -1,7 +1,6 @@
 """Reads, writes and checks a work directory's files, except checkpoints and reports: config, data, results …"""
 
 import contextlib
-import fcntl
 import hashlib
 import io
 import json
@@ -21,6 +20,7 @@ from cbjax.config.compare import SOURCE_KEYS
 from cbjax.data import DataError, Dataset, Encoded
 from cbjax.host import checked_json
 from cbjax.host.checked_json import RecordError
+from cbjax.host.locks import locked
 from cbjax.host.storage import with_absolute_paths
 from cbjax.host.writers import EVENTS, remove_remains, replace
 from cbjax.types import Row
@@ -41,7 +41,7 @@ class BusyError(WorkdirError):
 
 @contextlib.contextmanager
 def lock(workdir: pathlib.Path) -> Iterator[None]:
-    """Keeps other processes from training in a local directory. The lock ends with the process, however it ends.
+    """Keeps other processes from training in a local directory (see `locks.locked`).
 
     For a directory in a bucket it locks only this process's local copy, so it keeps nobody out.
 
@@ -49,10 +49,10 @@ def lock(workdir: pathlib.Path) -> Iterator[None]:
       BusyError: if another process holds the lock.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    with open(workdir / ".lock", "w") as file:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            stack.enter_context(locked(workdir / ".lock", wait=False))
+        except BlockingIOError:
             raise BusyError(
                 f"{workdir}: another process is training here; wait for it or choose another --workdir"
             ) from None

@@ -2,9 +2,9 @@
 
 import concurrent.futures
 import contextlib
-import fcntl
 import multiprocessing
 import os
+import pathlib
 import shutil
 import threading
 from collections.abc import Callable
@@ -19,6 +19,7 @@ from cbjax.data.image_kinds import VIDEOS
 from cbjax.data.records import DataError, quote
 from cbjax.data.stream import start_worker
 from cbjax.host import machine
+from cbjax.host.locks import locked
 
 LOCK = ".frames.lock"  # file in the folder of the results while they are made
 
@@ -107,7 +108,16 @@ def extract(
     if not what.waiting:
         return []
     os.makedirs(what.out, exist_ok=True)
-    with _alone(what.out):
+    with contextlib.ExitStack() as stack:
+        lock = os.path.join(what.out, LOCK)
+        try:
+            # Each process would take the other's half-made folders for remains.
+            stack.enter_context(locked(lock, wait=False))
+        except BlockingIOError:
+            raise DataError(
+                f"another process extracts frames to {what.out}: call this again when it has ended"
+            ) from None
+        stack.callback(pathlib.Path(lock).unlink, missing_ok=True)  # a search for clips would report it
         return _extract_all(what, quality, workers, progress)
 
 
@@ -129,24 +139,6 @@ def _extract_all(what, quality, workers, progress):
         threads.shutdown(cancel_futures=True)
         own.close()
     return sorted(failed)
-
-
-@contextlib.contextmanager
-def _alone(out):
-    """Keeps other processes from the same work: each would take the other's half-made folders for remains."""
-    path = os.path.join(out, LOCK)
-    with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"another process extracts frames to {out}: call this again when it has ended") from None
-        except OSError:
-            pass  # a disk without locks
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                os.unlink(path)
 
 
 def _folder(path):
