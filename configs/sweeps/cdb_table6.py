@@ -43,7 +43,7 @@ PAPER = {
 def get_sweep(recipe="paper"):
     """Returns each method with 3 seeds, by the recipe of the config `egtea`."""
     table = Table(
-        title="CDB tables 6 and 7: EGTEA, 3D-ResNeXt-101",
+        title="CDB tables 6 and 7: EGTEA",
         rows=("method",),
         columns="figure",
         metric=METRICS,
