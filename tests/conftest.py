@@ -22,6 +22,7 @@ sys.dont_write_bytecode = False
 COMPILED = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "compiled"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(COMPILED)
 
+import hypothesis
 import jax
 import pytest
 
@@ -30,6 +31,10 @@ from cbjax.training import programs
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+# The same examples in each run, so that a change is judged by what it changed. Time depends on the machine.
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("same")
 
 
 def pytest_addoption(parser):

@@ -108,7 +108,7 @@ def test_a_large_tau_stays_finite():
     tau=strategies.floats(0, 1000, width=32) | strategies.sampled_from([0.0, 0.5, 1.0]),
     floor=strategies.sampled_from([0.0, 0.01]),
 )
-@hypothesis.settings(max_examples=150, deadline=None, derandomize=True)
+@hypothesis.settings(max_examples=150)
 def test_properties(accuracy, tau, floor):
     accuracy = np.float32(accuracy)
     for kind in (tau, "dynamic"):

@@ -111,7 +111,7 @@ def test_limits_of_beta():
     beta=strategies.floats(0, 1) | strategies.sampled_from(BETAS),
     seed=strategies.integers(0, 100),
 )
-@hypothesis.settings(max_examples=150, deadline=None, derandomize=True)
+@hypothesis.settings(max_examples=150)
 def test_properties(counts, beta, seed):
     counts = np.array(counts)
     number, result = weights.effective_number(counts, beta), weights.class_balanced(counts, beta)

@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cbjax.data.batches import Batches, epoch_order
@@ -13,7 +13,6 @@ from cbjax.data.batches import Batches, epoch_order
 sizes = st.integers(1, 60)
 
 
-@settings(deadline=None)
 @given(sizes, sizes, st.integers(0, 2**60))
 def test_every_image_comes_once_an_epoch(num_examples, batch_size, seed):
     batches = Batches(num_examples, batch_size, seed)
@@ -24,7 +23,6 @@ def test_every_image_comes_once_an_epoch(num_examples, batch_size, seed):
         assert one.tolist() == epoch_order(seed, epoch, num_examples).tolist()
 
 
-@settings(deadline=None)
 @given(sizes, sizes, st.integers(0, 30), st.integers(0, 10))
 def test_a_step_is_a_slice_of_the_concatenated_epochs(num_examples, batch_size, start, count):
     epochs = (start + count + 1) * batch_size // num_examples + 1
@@ -37,7 +35,6 @@ def test_a_step_is_a_slice_of_the_concatenated_epochs(num_examples, batch_size, 
     assert several.ravel().tolist() == stream[start * batch_size :][: count * batch_size].tolist()
 
 
-@settings(deadline=None)
 @given(sizes, sizes, st.integers(0, 5))
 def test_an_epoch_ends_at_the_first_step_that_completes_it(num_examples, batch_size, epoch):
     end = Batches(num_examples, batch_size, 0).epoch_end(epoch)

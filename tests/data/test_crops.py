@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
@@ -28,7 +28,6 @@ PNG, JPEG = encode(PIXELS, "PNG"), encode(PIXELS, "JPEG", quality=95)
 sides = st.integers(1, 700)
 
 
-@settings(deadline=None)
 @given(sides, sides, st.sampled_from([0.05, 0.08, 0.5, 1.0]), st.integers(0, 2**40))
 def test_a_box_lies_within_the_image(height, width, area, position):
     draws = uniform(7, position, 40)

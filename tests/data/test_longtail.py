@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cbjax.data import DataError, longtail, shuffle
@@ -47,7 +47,6 @@ def test_exponential_counts_of_cifar100_by_group(imbalance, groups):
     assert (np.sum(counts > 100), np.sum((counts <= 100) & (counts >= 20)), np.sum(counts < 20)) == groups
 
 
-@settings(deadline=None)
 @given(st.integers(1, 10**6), st.integers(2, 40), st.fractions(1, 1000, max_denominator=100))
 def test_exponential_counts_are_the_exact_whole_parts(max_count, num_classes, imbalance):
     imbalance = Fraction(str(float(imbalance)))

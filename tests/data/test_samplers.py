@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cbjax.data import DataError
@@ -13,7 +13,6 @@ LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(4), [400, 80, 
 labels_strategy = st.lists(st.integers(0, 5), min_size=1, max_size=80).map(lambda labels: np.array(labels, np.int32))
 
 
-@settings(deadline=None)
 @given(labels_strategy, st.sampled_from(SAMPLERS), st.integers(0, 9), st.integers(1, 5), st.integers(0, 2**60))
 def test_an_epoch_has_as_many_places_as_images_and_repeats_itself(labels, name, epoch, images_per_class, seed):
     order = make_order(name, labels, seed, images_per_class=images_per_class, num_epochs=5)
@@ -24,7 +23,6 @@ def test_an_epoch_has_as_many_places_as_images_and_repeats_itself(labels, name, 
     np.testing.assert_array_equal(again(epoch), positions)
 
 
-@settings(deadline=None)
 @given(labels_strategy, st.sampled_from([name for name in SAMPLERS if name != "undersample"]), st.integers(0, 4))
 def test_every_image_of_a_class_comes_before_one_comes_again(labels, name, epoch):
     positions = make_order(name, labels, 0, num_epochs=5)(epoch)
@@ -34,7 +32,6 @@ def test_every_image_of_a_class_comes_before_one_comes_again(labels, name, epoch
         assert of_class.max() - of_class.min() <= 1
 
 
-@settings(deadline=None)
 @given(labels_strategy, st.integers(1, 5), st.integers(0, 5))
 def test_class_aware_gives_every_class_its_turn(labels, images_per_class, epoch):
     drawn = labels[class_aware(3, epoch, labels, images_per_class)]
@@ -61,7 +58,6 @@ def test_square_root_draws_classes_by_the_root_of_their_size():
     assert np.abs(drawn - 500 * roots / roots.sum()).max() < 1
 
 
-@settings(deadline=None)
 @given(st.integers(0, 1000), st.lists(st.floats(0.01, 1), min_size=4, max_size=4))
 def test_shares_are_met_to_a_whole_number(seed, shares):
     shares = np.array(shares) / sum(shares)

@@ -35,7 +35,7 @@ def test_held_out_images_are_taken_before_the_imbalance():
     assert notes == ()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(st.integers(1, 40), min_size=2, max_size=6),
     st.one_of(st.integers(0, 20), st.floats(0.02, 0.49)),

@@ -91,7 +91,7 @@ def test_masked_examples_count_nowhere():
 
 
 @hypothesis.given(strategies.lists(strategies.integers(0, 200), max_size=3))
-@hypothesis.settings(max_examples=25, deadline=None, derandomize=True)
+@hypothesis.settings(max_examples=25)
 def test_merging_parts_gives_the_whole(cuts):
     split = _split()
     logits, labels, losses, confidence = split
@@ -165,7 +165,7 @@ def test_published_groups_of_long_tailed_cifar100(imbalance, sizes):
 
 
 @hypothesis.given(strategies.lists(strategies.integers(0, 400), min_size=1, max_size=30))
-@hypothesis.settings(max_examples=100, deadline=None, derandomize=True)
+@hypothesis.settings(max_examples=100)
 def test_groups_are_a_partition_by_count(counts):
     groups = metrics.class_groups(counts)
     assert sorted(np.concatenate(list(groups.values()))) == list(range(len(counts)))
