@@ -14,12 +14,12 @@ from cbjax import data
 from cbjax.config import ConfigError
 from cbjax.data import Source, sources
 from cbjax.host.output import say
-from cbjax.host.progress import Board, board
 from cbjax.host.storage import is_remote, place_of
 from cbjax.host.writers import is_full
 from cbjax.parallel import processes, sharding
 from cbjax.report import LeftOut, report, report_sweep, rows
 from cbjax.sweeps import modes, plan, result_rows, start
+from cbjax.sweeps.board import Board, board
 from cbjax.sweeps.file import PlannedRun, shard
 from cbjax.sweeps.start import FAILED
 from cbjax.sweeps.train_cohort import train_cohort
@@ -161,7 +161,7 @@ class _Trainer:
         """
         errors = None
         if self._mode != "loop" and len(cohort) > 1:
-            self._shown.begin([run.name for run in left], cohort[0].config.num_epochs)
+            self._begin(left)
             errors = self._together(cohort, left)
         for run in left:
             error = self._alone(run) if errors is None else errors.get(run.name)
@@ -169,8 +169,12 @@ class _Trainer:
                 (self._place / run.name / FAILED).unlink(missing_ok=True)
             yield run, error
 
+    def _begin(self, runs: Sequence[PlannedRun]) -> None:
+        config = runs[0].config
+        self._shown.begin([run.name for run in runs], config.num_epochs, "clip" if config.data.frames else "image")
+
     def _alone(self, run: PlannedRun) -> str | None:
-        self._shown.begin([run.name], run.config.num_epochs)
+        self._begin([run])
         config = run.config
         if not self._spread and (devices := modes.devices_alone(config)) is not None:
             config = configs.change(config, [f"devices={devices}"])

@@ -7,6 +7,7 @@ import pytest
 
 from cbjax.host import notebook, progress
 from cbjax.host.counting import counted
+from cbjax.sweeps.board import board
 
 
 @pytest.fixture
@@ -60,6 +61,6 @@ def test_counted_work_shows_a_bar_and_a_sweep_shows_lines(messages):
         "8 of 8 points after 0:00:00",
     ]
     told = []
-    with progress.board(2, 1, 0, told.append):
+    with board(2, 1, 0, told.append):
         pass
     assert told == ["1 of 2 runs: finished before"]

@@ -321,27 +321,6 @@ def test_short_epochs_do_not_flood_a_log_and_long_ones_are_not_silent(clock):
     ]
 
 
-def test_a_sweep_has_a_line_an_epoch_of_the_runs_side_by_side(clock):
-    told = []
-    with progress.board(4, 0, 0, told.append) as board:
-        board.begin(["a", "b"], 2)
-        for epoch in (1, 2):
-            clock[0] += 10
-            board.update(epoch, epoch, 1.0, 1.0)
-            board.end_epoch(epoch, [row(1.0, 0.25), row(2.0, 0.5)])
-    assert told == [
-        "1 of 4, a and 1 more:",
-        "epoch 1 of 2  loss 1.5000  validation balanced accuracy 25.0 to 50.0 %",
-        "epoch 2 of 2  loss 1.5000  validation balanced accuracy 25.0 to 50.0 %  all runs: 0:01:00 left",
-    ]
-    told.clear()
-    with progress.board(3, 0, 1, told.append) as board:
-        board.begin(["a", "b"], 1)
-        board.update(1, 1, 1.0, 1.0)
-        board.end_epoch(1, [row(1.0), row(2.0)])
-    assert told[1] == "epoch 1 of 1  loss 1.5000"
-
-
 def test_the_bar_comes_with_its_first_figure(capsys):
     with progress.shown(10, 0, 5, "on", print) as shown:
         pass
@@ -368,26 +347,3 @@ def test_several_processes_save_once_when_a_save_is_due(monkeypatch):
         if agreement(int(step - saved[-1] >= 5)):  # due five steps after the last save
             saved.append(step)
     assert saved == [0, 6]
-
-
-def test_the_time_left_counts_epochs_from_where_runs_go_on(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
-    board = progress.Board(10, 1, 0, lambda line: None)
-    board.begin(["a", "b", "c"], 20)
-    assert board.seconds_left() is None
-    board.update(500, 11, 0.1, 1.0)  # resumed
-    assert board.seconds_left() is None
-    now[0] += 30.0
-    board.update(800, 16, 0.1, 1.0)  # 3 runs x 5 of 20 epochs in 30 s; left 9 runs less 3 x 15 of 20 epochs
-    assert board.seconds_left() == pytest.approx(30.0 / 0.75 * (9 - 2.25))
-    now[0] += 30.0
-    for name in "abc":
-        board.end(name, None)
-    assert board.seconds_left() == pytest.approx(60.0 / 1.5 * 6)
-    board.begin(["d"], 20)
-    now[0] += 20.0
-    board.update(100, 3, 0.1, 1.0)
-    assert board.seconds_left() == pytest.approx(
-        80.0 / 1.5 * (6 - 0.1)
-    )  # of its first epoch here it is not known how much
