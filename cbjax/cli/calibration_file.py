@@ -23,7 +23,7 @@ def check(facts: Mapping[str, Any], split: str) -> None:
     """Raises ConfigError, before anything compiles, if nothing can be fitted for a run.
 
     Args:
-      facts: of the run's data (`workdir.files.read_facts`).
+      facts: of the run's data (`data_facts.read`).
       split: that figures are asked for.
     """
     if split != "test":

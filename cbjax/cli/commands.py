@@ -121,6 +121,7 @@ def _list_runs(options, runs, sizes):
 def _eval(options, overrides):
     from cbjax.cli import calibration_file, eval_files, open_set
     from cbjax.config import evaluation
+    from cbjax.workdir import data_facts
     from cbjax.workdir import files as workdirs
 
     evaluation.check_keys(overrides)
@@ -131,7 +132,7 @@ def _eval(options, overrides):
     place = Place(options.workdir)
     config = workdirs.read_config(place.files)
     if options.calibrate:
-        calibration_file.check(workdirs.read_facts(place.files), options.split)
+        calibration_file.check(data_facts.read(place.files), options.split)
     _start(config.deterministic)
     from cbjax.training import calibrate, scores
     from cbjax.training.restore import examine

@@ -13,7 +13,7 @@ from cbjax.host.output import say
 from cbjax.host.storage import Place, is_remote
 from cbjax.training import inputs, scores
 from cbjax.training.restore import Examined
-from cbjax.workdir import files as workdirs
+from cbjax.workdir import data_facts
 
 
 def check(images: str | os.PathLike) -> pathlib.Path:
@@ -48,7 +48,7 @@ def with_open(
         raise DataError("--open needs one label an image, and these are multi-hot")
     assert found.run.predict is not None, "a restored run predicts"
     source = check(images)
-    fit = inputs.fit_given(found.run.config, workdirs.read_facts(Place(workdir).files))
+    fit = inputs.fit_given(found.run.config, data_facts.read(Place(workdir).files))
 
     def bad(error: DataError) -> None:
         raise error

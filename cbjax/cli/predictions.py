@@ -26,7 +26,7 @@ from cbjax.training import inputs
 from cbjax.training.predict import MOST, images_at_once
 from cbjax.training.restore import load
 from cbjax.types import NonFiniteLoss
-from cbjax.workdir import files as workdirs
+from cbjax.workdir import data_facts
 
 FORMATS = (".csv", ".jsonl")
 ARRAYS = (".npz", ".npy")
@@ -95,7 +95,7 @@ def predict(
         if found.temperature != 1.0:
             run = load(workdir, checkpoint=checkpoint, trust_code=trust_code, temperature=found.temperature)
     assert run.predict is not None, "a loaded run predicts"
-    fit = inputs.fit_given(run.config, workdirs.read_facts(Place(workdir).files))
+    fit = inputs.fit_given(run.config, data_facts.read(Place(workdir).files))
     skipped: list[str] = []
 
     def bad(error: DataError) -> None:

@@ -20,7 +20,7 @@ from cbjax.training import components, input_paths
 from cbjax.training.check_process import check_main_guard
 from cbjax.training.restore import load, open_workdir
 from cbjax.types import Array, Batch, Run, Trained
-from cbjax.workdir import files as workdirs
+from cbjax.workdir import data_facts
 
 SPLITS = ("train", "validation", "test")
 
@@ -92,8 +92,8 @@ def open_run(
     config, _ = evaluation.change(loaded.config, overrides)
     check_main_guard(config.data.workers)
     dataset = data.of_config(config)
-    facts = workdirs.describe_data(dataset)
-    workdirs.check_same_data(home.files, facts, config.data.on_bad_image)
+    facts = data_facts.describe(dataset)
+    data_facts.check_same(home.files, facts, config.data.on_bad_image)
     examples = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}[split]
     if examples is None or not len(examples):
         raise ConfigError(f"split={split!r}: the run has no such images; it has {facts['sizes']}")

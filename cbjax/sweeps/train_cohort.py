@@ -35,6 +35,7 @@ from cbjax.training.loop import Cohort, fit
 from cbjax.training.reweight import smoothing
 from cbjax.training.run import Shared
 from cbjax.types import NonFiniteLoss, Run, TrainState
+from cbjax.workdir import data_facts
 from cbjax.workdir import files as workdirs
 from cbjax.workdir.checkpoint import Checkpoints
 from cbjax.workdir.logs import Logs
@@ -91,7 +92,7 @@ def train_cohort(
             if over[k]:
                 continue
             dataset = members[k].dataset
-            workdirs.write_start(place, run.config, workdirs.describe_data(dataset), dataset.indices, described)
+            workdirs.write_start(place, run.config, data_facts.describe(dataset), dataset.indices, described)
             workdirs.write_parameters(place, member_state(cohort.state, k).params)
             opened = Logs(place, run.memory.history, run.config.log.tensorboard)
             logs[k] = stack.enter_context(contextlib.closing(opened))
@@ -116,7 +117,7 @@ def _member(planned: PlannedRun, place: pathlib.Path, logs: Mapping[int, Logs], 
     config = with_absolute_paths(configs.resolve(planned.config))
     workdirs.check_resume(place, config)
     dataset = data.of_config(config, shared.load)
-    workdirs.check_same_data(place, workdirs.describe_data(dataset), config.data.on_bad_image)
+    data_facts.check_same(place, data_facts.describe(dataset), config.data.on_bad_image)
 
     def write(run: Run) -> None:
         if index in logs:  # opened once the histories are known; never for a run that is over

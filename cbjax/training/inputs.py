@@ -123,7 +123,7 @@ def _check_there(config: ConfigDict, dataset: Dataset) -> None:
 
 
 def fit_given(config: ConfigDict, facts: Mapping[str, Any]) -> Fit | ClipFit:
-    """Returns what brings given images to those of a run, from what `workdir.describe_data` said of its data."""
+    """Returns what brings given images to those of a run, from what `data_facts.describe` said of its data."""
     dtype, span = facts["image_dtype"], facts.get("image_span")
     if span is None and dtype == "uint8":
         span = (0, 255)

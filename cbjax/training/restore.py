@@ -25,7 +25,7 @@ from cbjax.training.check_process import check_main_guard
 from cbjax.training.evaluate import Evaluation, make_program
 from cbjax.training.predict import make_predict
 from cbjax.types import Run, Trained
-from cbjax.workdir import environment, own_code
+from cbjax.workdir import data_facts, environment, own_code
 from cbjax.workdir import files as workdirs
 from cbjax.workdir.bad_images import BadImages
 from cbjax.workdir.checkpoint import CheckpointError, Checkpoints
@@ -61,7 +61,7 @@ def load(
     home = open_workdir(workdir)
     place = home.files
     config = own_code.allow(place, workdirs.read_config(place), trust_code)
-    facts = workdirs.read_facts(place)
+    facts = data_facts.read(place)
     state, saved = _restore(home, config, facts, sharding.make_mesh(1), checkpoint)
     model = components.build_model(config, len(facts["class_names"]))
     metrics = workdirs.read_final_metrics(place)
@@ -134,7 +134,7 @@ def examine(
     home = open_workdir(workdir)
     place = home.files
     own = own_code.allow(place, workdirs.read_config(place), trust_code)
-    facts = workdirs.read_facts(place)
+    facts = data_facts.read(place)
     new = evaluation.new_data(own, overrides, split)
     dataset = None if new is None else _own_data(own, overrides, facts)
     if new is not None and dataset is None:
@@ -165,7 +165,7 @@ def examine(
         notes = [*given.notes, *(str(warning.message) for warning in caught)]
     else:
         dataset = dataset or data.of_config(config)
-        workdirs.check_same_data(place, workdirs.describe_data(dataset), config.data.on_bad_image)
+        data_facts.check_same(place, data_facts.describe(dataset), config.data.on_bad_image)
         examples = dataset.validation if split == "validation" else dataset.test
         names, where = _names(dataset, split), f"the run's own {split} split"
         parts = build.build(config, dataset, mesh, BadImages(None).add)
@@ -193,7 +193,7 @@ def _own_data(config, overrides, facts):
         dataset = data.of_config(evaluation.change(config, overrides)[0])
     except (ConfigError, DataError):
         return None
-    return dataset if workdirs.describe_data(dataset)["sha256"] == facts["sha256"] else None
+    return dataset if data_facts.describe(dataset)["sha256"] == facts["sha256"] else None
 
 
 def _names(dataset, split):
@@ -224,7 +224,7 @@ def _about_new(given, facts):
 
 
 def with_predict(run: Run, facts: dict[str, Any], temperature: float = 1.0) -> Run:
-    """Gives a run its `predict`, from what `workdir.describe_data` said of its data, and its `show`.
+    """Gives a run its `predict`, from what `data_facts.describe` said of its data, and its `show`.
 
     The temperature is as for `load`.
     """

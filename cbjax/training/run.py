@@ -32,7 +32,7 @@ from cbjax.training.loop import AllImagesSkipped, Cohort, Plan, fit, give_up, in
 from cbjax.training.profile import trace
 from cbjax.training.restore import open_workdir, with_predict
 from cbjax.types import NonFiniteLoss, Run
-from cbjax.workdir import environment, memory, own_code
+from cbjax.workdir import data_facts, environment, memory, own_code
 from cbjax.workdir import files as workdirs
 from cbjax.workdir.bad_images import BadImages
 from cbjax.workdir.checkpoint import Checkpoints
@@ -110,9 +110,9 @@ def train(
         check_deterministic(sharding.platform(mesh))
     within = shared or Shared()
     dataset = data.of_config(config, within.load)
-    facts = workdirs.describe_data(dataset)
+    facts = data_facts.describe(dataset)
     processes.agree(_data_facts(facts, dataset.indices, config.data.on_bad_image))
-    processes.from_first(lambda: workdirs.check_same_data(place, facts, config.data.on_bad_image))
+    processes.from_first(lambda: data_facts.check_same(place, facts, config.data.on_bad_image))
     tell = within.tell if processes.is_first() else _say_nothing
     bad_images = BadImages(place, written=home.send)
     parts = build.build(config, dataset, mesh, bad_images.add)
@@ -121,7 +121,7 @@ def train(
         processes.from_first(lambda: stack.enter_context(workdirs.lock(place)))
         # Another process may have ended or changed the run since it was looked at.
         noted = processes.from_first(lambda: workdirs.check_resume(place, config, extend))
-        processes.from_first(lambda: workdirs.check_same_data(place, facts, config.data.on_bad_image))
+        processes.from_first(lambda: data_facts.check_same(place, facts, config.data.on_bad_image))
         checkpoints = Checkpoints(home.root, say, keep_all=config.checkpoint.keep == "all")
         stack.push(functools.partial(_close, checkpoints))
         if parts.pretrained is not None and not checkpoints.steps():

@@ -5,6 +5,7 @@ import importlib.metadata
 import os
 import pathlib
 import platform
+import subprocess
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
@@ -66,6 +67,27 @@ def added(former: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]
     if former and differences(former, facts):
         earlier.append({key: value for key, value in former.items() if key != "earlier"})
     return {**facts, "earlier": earlier}
+
+
+def commit() -> str | None:
+    """Returns the commit of cbjax's own repository; None if it is installed without one."""
+    root = pathlib.Path(__file__).resolve().parents[2]
+
+    def git(*arguments):
+        # Git's hooks set variables that name another repository, so leave them out.
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+        command = ["git", *arguments]
+        done = subprocess.run(command, check=True, cwd=root, env=clean, capture_output=True, text=True, timeout=10)
+        return done.stdout.strip()
+
+    try:
+        # site-packages may lie inside a repository of the user.
+        if pathlib.Path(git("rev-parse", "--show-toplevel")).resolve() != root:
+            return None
+        git("ls-files", "--error-unmatch", "cbjax/workdir/environment.py")
+        return git("describe", "--always", "--dirty", "--abbrev=12") or None
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def _version(package: str) -> str | None:

@@ -1,12 +1,9 @@
 """Reads, writes and checks a work directory's files, except checkpoints and reports: config, data, results …"""
 
 import contextlib
-import hashlib
 import io
 import json
-import os
 import pathlib
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +14,6 @@ from ml_collections import ConfigDict
 from cbjax import config as configs
 from cbjax.config import ConfigError
 from cbjax.config.compare import SOURCE_KEYS
-from cbjax.data import DataError, Dataset, Encoded
 from cbjax.host import checked_json
 from cbjax.host.checked_json import RecordError
 from cbjax.host.locks import locked
@@ -26,9 +22,6 @@ from cbjax.host.writers import EVENTS, remove_remains, replace
 from cbjax.types import Row
 from cbjax.workdir import environment, own_code
 from cbjax.workdir.logs import is_log_of
-
-# The facts about the data that a loaded run needs.
-FACTS = {"class_names": list, "sizes": dict, "image_shape": list, "image_dtype": str, "mean": list, "std": list}
 
 
 class WorkdirError(ValueError):
@@ -88,16 +81,6 @@ def read_config(workdir: pathlib.Path) -> ConfigDict:
         return configs.from_json(json.dumps(read_json(path)))
     except ConfigError as error:
         raise WorkdirError(f"{path}: {error}") from error
-
-
-def read_facts(workdir: pathlib.Path) -> dict[str, Any]:
-    """Reads the facts about a run's data that `describe_data` gave."""
-    path = workdir / "data.json"
-    facts = read_json(path)
-    wrong = [key for key, kind in FACTS.items() if not isinstance(facts.get(key), kind)]
-    if wrong:
-        raise WorkdirError(f"{path} is damaged: {wrong[0]} is missing or of the wrong kind; restore the file")
-    return facts
 
 
 def read_final_metrics(workdir: pathlib.Path) -> dict[str, float]:
@@ -163,39 +146,6 @@ def check_resume(workdir: pathlib.Path, config: ConfigDict, extend: bool = False
         raise ConfigError(f"{workdir}: {error}") from error
 
 
-def check_same_data(workdir: pathlib.Path, facts: Mapping[str, Any], on_bad_image: str = "error") -> None:
-    """Checks that a run in a work directory, if any, was started with the same data.
-
-    Args:
-      workdir: work directory of the run.
-      facts: from `describe_data`, about the present data.
-      on_bad_image: "error", or "skip" if single files may have been removed or repaired since.
-
-    Raises:
-      DataError: if an image, a label or a split differs.
-    """
-    if not (workdir / "config.json").exists():
-        return
-    try:
-        former = read_facts(workdir)
-    except WorkdirError:
-        if checked_json.was_written(workdir / "data.json", facts):
-            return  # the file is damaged, but once said the same
-        raise
-    if former["sha256"] != facts["sha256"]:
-        told = [note for note in facts["notes"] if note not in former.get("notes", ())]
-        raise DataError(
-            f"the run in {workdir} was started with other data: an image, a label or a split differs; use the former "
-            f"data, or another work directory{''.join(f'; noted now: {note}' for note in told)}"
-        )
-    if on_bad_image == "error" and former.get("sizes_sha256", facts["sizes_sha256"]) != facts["sizes_sha256"]:
-        raise DataError(
-            f"the run in {workdir} was started with other data: image files are missing or have another size; use the "
-            "former files, or another work directory; if only bad images were removed or repaired, set "
-            "data.on_bad_image=skip"
-        )
-
-
 def write_parameters(workdir: pathlib.Path, params: Any) -> None:
     """Writes a table of the parameters, with their shapes and initial statistics."""
     table = parameter_overview.get_parameter_overview(params) + "\n"
@@ -232,7 +182,7 @@ def write_start(
     replace(workdir / "indices.npz", packed.getvalue())
     checked_json.vouch(workdir, ["indices.npz"])
     write_json(workdir / "data.json", facts)
-    facts_here = {**environment.describe(), "commit": _commit(), "devices": devices}
+    facts_here = {**environment.describe(), "commit": environment.commit(), "devices": devices}
     write_json(workdir / "environment.json", environment.added(read_environment(workdir), facts_here))
     own_code.keep(workdir, config)
     # The config comes last: it tells others that all files are there.
@@ -254,65 +204,3 @@ def check_environment(workdir: pathlib.Path, devices: str) -> list[str]:
     if path.exists() and not checked_json.is_sound(path):
         return [f"{path} is damaged, so a change of machine or software cannot be noticed; it is written again"]
     return environment.note(read_environment(workdir), {**environment.describe(), "devices": devices})
-
-
-def describe_data(dataset: Dataset) -> dict[str, Any]:
-    """Returns the facts that a report or a loaded model needs when the data are not there."""
-    splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
-    if dataset.meta is not None:
-        splits["meta"] = dataset.meta
-    present = {name: split for name, split in splits.items() if split is not None}
-    num_classes = len(dataset.class_names)
-    digest, sizes = hashlib.sha256(), hashlib.sha256()
-    for split in present.values():
-        images = split.images
-        digest.update(images.fingerprint() if isinstance(images, Encoded) else np.ascontiguousarray(images).data)
-        digest.update(np.ascontiguousarray(split.labels).data)
-        sizes.update(images.sizes() if isinstance(images, Encoded) else b"")
-    return {
-        "class_names": list(dataset.class_names),
-        "counts": dataset.counts.tolist(),
-        "sizes": {name: 0 if split is None else len(split.labels) for name, split in splits.items()},
-        **{f"{name}_counts": _counts(split.labels, num_classes) for name, split in present.items() if name != "train"},
-        "image_shape": list(dataset.train.images.shape[1:]),
-        "image_dtype": str(dataset.train.images.dtype),
-        "image_span": _span(dataset.train.images),
-        "mean": list(dataset.mean),
-        "std": list(dataset.std),
-        "multi_label": dataset.multi_label,
-        "notes": list(dataset.notes),
-        "sha256": digest.hexdigest(),
-        "sizes_sha256": sizes.hexdigest(),
-    }
-
-
-def _span(images):
-    """Returns the smallest and the largest pixel; for encoded images the possible ones."""
-    return [0, 255] if isinstance(images, Encoded) else [images.min().item(), images.max().item()]
-
-
-def _counts(labels, num_classes):
-    if labels.ndim == 1:
-        return np.bincount(labels, minlength=num_classes).tolist()
-    return labels.sum(axis=0).astype(int).tolist()
-
-
-def _commit():
-    """Returns the commit of cbjax's own repository; None if it is installed without one."""
-    root = pathlib.Path(__file__).resolve().parents[2]
-
-    def git(*arguments):
-        # Git's hooks set variables that name another repository, so leave them out.
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-        command = ["git", *arguments]
-        done = subprocess.run(command, check=True, cwd=root, env=clean, capture_output=True, text=True, timeout=10)
-        return done.stdout.strip()
-
-    try:
-        # site-packages may lie inside a repository of the user.
-        if pathlib.Path(git("rev-parse", "--show-toplevel")).resolve() != root:
-            return None
-        git("ls-files", "--error-unmatch", "cbjax/workdir/files.py")
-        return git("describe", "--always", "--dirty", "--abbrev=12") or None
-    except (OSError, subprocess.SubprocessError):
-        return None

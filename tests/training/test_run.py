@@ -24,7 +24,8 @@ from cbjax.report.read import read_run
 from cbjax.training import programs, restore
 from cbjax.training.restore import evaluate
 from cbjax.types import NonFiniteLoss
-from cbjax.workdir.files import WorkdirError, check_same_data, lacks, read_facts
+from cbjax.workdir import data_facts
+from cbjax.workdir.files import WorkdirError, lacks
 from cbjax.workdir.memory import timeless
 
 REPORT = "log.report=true"
@@ -385,10 +386,10 @@ def test_changed_data_are_refused_on_a_resume(tmp_path):
     np.savez(path, **arrays)
     with pytest.raises(DataError, match=r"the run in .* was started with other data"):
         cbjax.train(own_data(path), tmp_path / "run")
-    facts = read_facts(tmp_path / "run")
+    facts = data_facts.read(tmp_path / "run")
     noted = {**facts, "sha256": "other", "notes": [*facts["notes"], "left out 1 file"]}
     with pytest.raises(DataError, match=r"another work directory; noted now: left out 1 file$"):
-        check_same_data(tmp_path / "run", noted)
+        data_facts.check_same(tmp_path / "run", noted)
 
 
 @pytest.mark.parametrize(
