@@ -61,8 +61,9 @@ def imbsam(gradient: Callable[[Any, Chosen | None], Found], state: TrainState) -
     `sharpness.tail_below`; in the authors' code fewer than 20, for CIFAR-100. Both parts are divided as the whole loss
     is. Statistics and states are as in `sam`. A batch without tail classes gives the plain gradient.
 
-    Source: Zhou et al. 2023 (ImbSAM), eq. 6, and the authors' PyTorch code. That lets each pass update BatchNorm's
-    running statistics, and reports the tail's loss at the moved parameters. Their MindSpore code doubles the tail.
+    Source: Zhou et al. 2023 (ImbSAM), eq. 6, and the first form of the authors' code. That lets each pass update
+    BatchNorm's running statistics, and reports the tail's loss at the moved parameters. Since September 2023 their code
+    doubles the tail's loss, in PyTorch and MindSpore, which the paper does not.
     """
 
     def is_tail(labels):
