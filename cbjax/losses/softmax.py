@@ -26,7 +26,8 @@ def softmax_cross_entropy(
       class_weights: [C], mean 1 by convention (`weights.class_balanced`); None for equal weights. With shares each
         class's part of the loss has the weight of this class. A smoothed label keeps the weight of its true class.
       label_smoothing: share s of the label that is spread evenly over all C classes, in [0, 1). The target is 1 - s +
-        s/C for the true class and s/C for the others. A traced scalar is not checked.
+        s/C for the true class and s/C for the others, so a class that is masked out makes the loss infinite. A traced
+        scalar is not checked.
       example_weights: [B] that each loss is multiplied by at last; None for 1.
       ignore: [B] true for an example with loss 0 and no gradient, whatever its logits and label are; None for none.
 

@@ -35,6 +35,14 @@ def test_right_answers_are_weighed_as_numbers():
         np.testing.assert_allclose(losses.weighted_mean(np.array(right), [0.5, 1.0, 0.5]), 0.5)
 
 
+def test_many_examples_of_few_digits_are_counted():
+    """In float16 the weights of 70,000 examples sum to infinity, and in bfloat16 1,001 of them to 1,000."""
+    for kind, size in ((jnp.float16, 70_000), (jnp.bfloat16, 1_001)):
+        given = jnp.zeros(size, kind).at[0].set(1)
+        mean = losses.weighted_mean(given)
+        assert mean.dtype == jnp.float32 and mean == np.float32(1 / size)
+
+
 def test_devices_agree_on_the_mean_and_its_gradient():
     params = jnp.zeros((1, 3))
     value, slope = jax.value_and_grad(mean)(params, LOGITS, LABELS, AMOUNTS)
