@@ -1,4 +1,7 @@
-"""Compares methods seed by seed. Runs of one seed share their data split, so a difference comes from the method."""
+"""Compares methods seed by seed. Runs of one seed share their data split, so a difference comes from the method.
+
+Runs with other classes, or other numbers of test images, make no pair: a difference of theirs says nothing of methods.
+"""
 
 from collections.abc import Sequence
 
@@ -13,11 +16,11 @@ COMPARABLE = 6  # if there are more methods, each is compared only with the firs
 ROUNDING = 1e-9  # differences that vary by less, in points, are equal but for rounding
 
 TEXT = (
-    "Each method minus another one, between runs with the same seed, in points of test accuracy at the last epoch: the "
-    "mean, in brackets its 95 % interval (Student's t over the pairs), and n, the number of pairs. If the interval "
-    "holds 0, these runs do not tell the two methods apart. One pair gives no interval, nor do pairs that all differ "
-    "by the same amount: they tell nothing apart either. Each interval stands for itself: of 20 comparisons between "
-    "equally good methods, about one excludes 0 by chance."
+    "Each method minus another one, between runs with the same seed and as many test images of each class, in points "
+    "of test accuracy at the last epoch: the mean, in brackets its 95 % interval (Student's t over the pairs), and n, "
+    "the number of pairs. If the interval holds 0, these runs do not tell the two methods apart. One pair gives no "
+    "interval, nor do pairs that all differ by the same amount: they tell nothing apart either. Each interval stands "
+    "for itself: of 20 comparisons between equally good methods, about one excludes 0 by chance."
 )
 
 
@@ -68,12 +71,12 @@ def describe(differences: Sequence[float] | np.ndarray) -> str:
 
 
 def _by_seed(method: Method, key: str) -> dict[tuple, float]:
-    found = {run.seeds: run.test_metrics("last").get(key) for run in method.runs}
-    return {seeds: value for seeds, value in found.items() if value is not None}
+    found = {(*run.seeds, run.class_names, run.test_counts): run.test_metrics("last").get(key) for run in method.runs}
+    return {pair: value for pair, value in found.items() if value is not None}
 
 
 def _cell(ours: dict[tuple, float], theirs: dict[tuple, float]) -> str:
     shared = sorted(ours.keys() & theirs.keys(), key=str)
     if ours is theirs or not shared:
         return NOTHING
-    return describe([100 * (ours[seeds] - theirs[seeds]) for seeds in shared])
+    return describe([100 * (ours[pair] - theirs[pair]) for pair in shared])

@@ -13,6 +13,7 @@ import numpy as np
 from cbjax.config import class_groups
 from cbjax.data.records import noun_of
 from cbjax.host import checked_json
+from cbjax.host.code import is_own
 from cbjax.host.writers import read_regular, read_rows
 
 # A directory with any of these files is a run's: a kill may have come before the others were written.
@@ -83,6 +84,16 @@ class RunRecord:
     def groups(self) -> dict[str, np.ndarray]:
         """The classes of each group that the config names."""
         return class_groups.resolve(self.settings.get("evaluation.groups") or (), self.class_names)
+
+    @property
+    def test_counts(self) -> tuple[int, ...]:
+        """Test images of each class; empty if they are not known."""
+        return tuple(self.data.get("test_counts") or ())
+
+    @property
+    def has_own_loss(self) -> bool:
+        """Whether the loss is a user's own function, of which nobody knows the unit."""
+        return is_own(self.settings.get("loss.name"))
 
     def is_balanced(self, split: str) -> bool:
         """Whether all classes of a split have equally many images; then overall accuracy is balanced accuracy."""

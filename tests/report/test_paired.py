@@ -7,6 +7,8 @@ import pytest
 from scipy import stats
 
 from cbjax.report import paired, report
+from cbjax.report.methods import group
+from cbjax.report.read import read_runs
 from tests.report.test_report import make_run, tables
 
 
@@ -43,6 +45,15 @@ def test_one_pair_gives_no_interval(tmp_path):
     ((_, cell),) = [(name, cell) for name, cell in second.items() if name.startswith("minus") and cell != "–"]
     assert re.fullmatch(r"[+-]\d+\.\d \(n=1\), no interval: one pair", cell)
     assert "nan" not in page.lower()
+
+
+def test_runs_with_other_test_images_make_no_pair(tmp_path):
+    for name, tests in (("ce", 25), ("cdb", 25), ("less", 20)):
+        make_run(tmp_path / name / "seed_0", method="ce" if name == "ce" else "cdb", tests=tests)
+    methods, _ = group(read_runs([tmp_path])[0])
+    ce, cdb, less = paired.section(methods)[3].splitlines()[2:]
+    assert less == "| less | – | – | – |"
+    assert ce.endswith("no interval: one pair | – |") and cdb.endswith("no interval: one pair | – | – |")
 
 
 def test_no_shared_seed_has_no_differences(tmp_path):
