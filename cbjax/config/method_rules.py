@@ -2,7 +2,7 @@
 
 import fractions
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cbjax.config.batch_rules import divisible
@@ -12,6 +12,7 @@ from cbjax.config.schema import KEYS
 from cbjax.host.code import is_own
 
 PRIOR_LOSSES = ("logit_adjusted", "vs")  # whose loss.tau adds the classes' shares to the logits
+EQUALIZED = {"eql": "sigmoid cross entropy", "softmax_eql": "softmax cross entropy"}  # without a rare class
 OLTR_LOSSES = ("softmax", "softmax_focal", "poly")
 
 
@@ -45,21 +46,42 @@ def problems(values: Mapping[str, Any]) -> Iterator[str]:
         yield from _stage(values, stage)
 
 
-def cautions(values: Mapping[str, Any]) -> list[str]:
-    """Lists what is allowed and seldom meant, a line each: classes that are balanced by their counts more than once.
+def cautions(values: Mapping[str, Any], counts: Sequence[int] = ()) -> list[str]:
+    """Lists what is allowed and seldom meant, a line each.
 
-    `values` may lack keys, as those of an old run do.
+    These are classes that are balanced by their counts more than once, and an equalization loss without a rare class.
+
+    Args:
+      values: dotted key -> value; they may lack keys, as those of an old run do.
+      counts: training images of each class; () if they are not known.
     """
     values = {key: known.default for key, known in KEYS.items()} | dict(values)
+    return [*_balanced_twice(values), *_without_rare(values, counts)]
+
+
+def _without_rare(values, counts):
+    loss, below, chance = (values[key] for key in ("loss.name", "loss.rare_below", "loss.mask_chance"))
+    if loss not in EQUALIZED:
+        return
+    if not chance or not below:
+        key = "loss.rare_below" if chance else "loss.mask_chance"
+        yield f"loss.name={loss} is {EQUALIZED[loss]} when {key} is 0"
+    elif len(counts) and min(counts) >= (least := below * sum(counts) / len(counts)):
+        yield (
+            f"loss.name={loss} is {EQUALIZED[loss]} here, because no class is rare: each has at least {min(counts)} "
+            f"training images, and a rare class has fewer than {least:.4g}, loss.rare_below={below} times the mean"
+        )
+
+
+def _balanced_twice(values):
     by = [key for key in ("data.sampler", "data.synthesis", "evaluation.tau") if values[key] != KEYS[key].default]
     if values["weights.name"] in COUNT_WEIGHTS:
         by.append("weights.name")
     if values["loss.name"] in PRIOR_LOSSES and values["loss.tau"]:
         by.append("loss.name")
-    if len(by) < 2:
-        return []
-    shown = " and ".join(f"{key}={values[key]}" for key in by)
-    return [f"classes are balanced by their counts {len(by)} times, by {shown}: rare classes may get too much weight"]
+    if len(by) > 1:
+        shown = " and ".join(f"{key}={values[key]}" for key in by)
+        yield f"classes are balanced by their counts {len(by)} times, by {shown}: rare classes may get too much weight"
 
 
 def _mix(values, mix):

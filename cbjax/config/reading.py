@@ -122,9 +122,14 @@ def check(config: Config) -> None:
     resolve(config)
 
 
-def cautions(config: Config) -> list[str]:
-    """Lists what a configuration may hold and is seldom meant, a line each; they are shown, and training goes on."""
-    return method_rules.cautions(complete(config))
+def cautions(config: Config, counts: Sequence[int] = ()) -> list[str]:
+    """Lists what a configuration may hold and is seldom meant, a line each; they are shown, and training goes on.
+
+    Args:
+      config: the configuration.
+      counts: training images of each class; () if they are not known.
+    """
+    return method_rules.cautions(complete(config), counts)
 
 
 def check_devices(batch_size: int, num_devices: int, key: str = "batch_size") -> None:

@@ -9,6 +9,7 @@ from cbjax.config.parts import (
     CIFAR_RESNETS,
     COUNT_WEIGHTS,
     DEEP_RESNETS,
+    FITTED,
     MIXES,
     MODELS,
     OLTR_NUMBERS,
@@ -132,6 +133,8 @@ STATEMENTS = (
     "model.pretrained",
     "stage.source",
 )
+# Beginnings of keys that say how a network is trained.
+OF_TRAINING = ("num_epochs", "optim.", "mix.", "meta.", "sharpness.", "data.sampler")
 # Groups must not have these names: NAME_accuracy and NAME_precision are already names of other figures.
 TAKEN_GROUPS = ("many", "medium", "few", "balanced", "worst", "top5", "macro", "mean_average")
 WARMUPS = ("optim.warmup", "optim.warmup_epochs", "optim.warmup_steps")
@@ -192,6 +195,10 @@ def _without_effect(values, given):
     for key in dict.fromkeys(key for key, _, _ in EFFECTS):
         if values[key] != KEYS[key].default and (key in given or key in STATEMENTS):
             yield from without_effect(key, values)
+    if (stage := values["stage.name"]) in FITTED:
+        for key in KEYS:
+            if key in given and key.startswith(OF_TRAINING) and values[key] != KEYS[key].default:
+                yield f"{key} has no effect when stage.name is {stage}, which trains nothing; got {_shown(values[key])}"
 
 
 def _data(values):

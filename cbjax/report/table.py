@@ -135,7 +135,7 @@ def describe_data(run: RunRecord) -> str:
     lines.append(f"- Held-out validation: {_per_class(run, 'validation')}.")
     lines.append(f"- Test: {_per_class(run, 'test')}.{_granularity(run)}")
     lines += _describe_groups(run)
-    noted = [*run.data.get("notes", ()), *method_rules.cautions(run.settings)]
+    noted = [*run.data.get("notes", ()), *method_rules.cautions(run.settings, run.counts.tolist())]
     lines += [f"- Note: {escape(note)}" for note in noted]
     return "\n".join(lines)
 

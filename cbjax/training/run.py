@@ -155,7 +155,7 @@ def train(
         unreadable = processes.from_first(lambda: inputs.check_readable(config, dataset))
         if not resumed:
             _each(tell, f"training in {home.root}: {total} steps on {sharding.describe(mesh)}", *dataset.notes)
-            _each(tell, *(f"note: {line}" for line in configs.cautions(config)))
+            _each(tell, *(f"note: {line}" for line in configs.cautions(config, dataset.counts.tolist())))
             _each(tell, *(parts.pretrained().notes if parts.pretrained else ()))
         else:
             noted += processes.from_first(lambda: workdirs.check_environment(place, sharding.describe(mesh)))

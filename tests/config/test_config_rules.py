@@ -287,6 +287,23 @@ def test_classes_that_are_balanced_twice_are_allowed_and_said(overrides, by):
     assert f"2 times, by {by}" in line
 
 
+@pytest.mark.parametrize(
+    ("keys", "counts", "said"),
+    [
+        # lambda = 0.5 / 4, so a class is rare below an eighth of all images, as in the paper's T(f) = [f < lambda].
+        ([], [50, 50, 50, 22], "eql is sigmoid cross entropy here, because no class is rare: each has at least 22"),
+        ([], [50, 50, 50, 24], "fewer than 21.75, loss.rare_below=0.5 times the mean"),
+        ([], [50, 50, 50, 20], ""),
+        ([], (), ""),
+        (["loss.mask_chance=0"], (), "is sigmoid cross entropy when loss.mask_chance is 0"),
+        (["loss.name=softmax_eql", "loss.rare_below=0"], (), "is softmax cross entropy when loss.rare_below is 0"),
+    ],
+)
+def test_an_equalization_loss_without_a_rare_class_is_said(keys, counts, said):
+    found = config.cautions(config.load("digits_lt", ["loss.name=eql", *keys]), counts)
+    assert len(found) == bool(said) and said in "".join(found)
+
+
 @pytest.mark.parametrize("method", methods.METHODS)
 def test_no_method_balances_classes_twice_by_itself(method):
     assert config.cautions(config.load("digits_lt", [f"method={method}"])) == []

@@ -14,6 +14,7 @@ from cbjax import config as configs
 from cbjax import data, models, optim
 from cbjax.cli import main
 from cbjax.config import ConfigError
+from cbjax.config.parts import FITTED
 from cbjax.data import augment
 from cbjax.host.writers import read_rows
 from cbjax.models import two_stages
@@ -48,7 +49,8 @@ def normalised(tmp_path_factory):
 
 def second(source, workdir, method, *overrides):
     read = configs.from_json((source / "config.json").read_text())
-    return cbjax.train(configs.second_stage(read, method, str(source), ["num_epochs=2", *overrides]), workdir)
+    epochs = [] if method in FITTED else ["num_epochs=2"]
+    return cbjax.train(configs.second_stage(read, method, str(source), [*epochs, *overrides]), workdir)
 
 
 def bits(tree):
@@ -208,6 +210,11 @@ def test_runs_as_one_program_give_what_a_run_alone_gives(first, tmp_path):
         (("stage.name=tau", "stage.source=x", "loss.name=ldam"), "stage.name must not be tau when loss.name is ldam"),
         (("stage.name=tau", "stage.source=x", "weights.name=difficulty"), "weights.name must be uniform when stage"),
         (("stage.name=tau", "stage.source=x", "data.validation=0"), "data.validation must be above 0 when stage.name"),
+        (
+            ("stage.name=tau", "stage.source=x", "num_epochs=3"),
+            "num_epochs has no effect when stage.name is tau, which",
+        ),
+        (("stage.name=ncm", "stage.source=x", "optim.momentum=0"), "optim.momentum has no effect when stage.name is n"),
         (("stage.name=lws", "stage.source=/none"), "with its results.json; got /none: `cbjax train` with that"),
     ],
 )
