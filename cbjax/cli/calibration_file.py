@@ -11,7 +11,7 @@ import numpy as np
 
 from cbjax.config import ConfigError
 from cbjax.host.writers import plain, replace
-from cbjax.training.calibrate import Calibration, Fitted
+from cbjax.training.calibrate import Calibration, Fitted, at_end
 from cbjax.training.restore import Examined
 from cbjax.types import Run
 
@@ -42,6 +42,8 @@ def lines(kind: str, fitted: Fitted) -> list[str]:
         if kind == "temperature"
         else f"thresholds of the classes, {images}; the probabilities stay"
     ]
+    if kind == "temperature" and (remark := at_end(calibration.temperature)):
+        said.append(remark)
     for split, before in fitted.before.items():
         after = fitted.after[split]
         changed = [name for name in before if before[name] != after[name] and not np.isnan(before[name])]

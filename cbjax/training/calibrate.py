@@ -16,6 +16,7 @@ from cbjax.training.restore import Examined
 
 KINDS = ("temperature", "thresholds")
 RANGE = (-10.0, 10.0)  # of the logarithm of a temperature
+NEAR = 0.01  # an end of it: the search stops a little before
 SWEEPS = 5  # most times that each class's threshold is fitted
 
 
@@ -145,6 +146,19 @@ def fit_temperature(logits: Any, labels: Any, one_vs_rest: bool) -> float:
 
     # Convex in 1 / temperature, so there is one valley.
     return float(np.exp(optimize.minimize_scalar(loss, bounds=RANGE, method="bounded", options={"xatol": 1e-7}).x))
+
+
+def at_end(temperature: float) -> str:
+    """Returns a remark if a fitted temperature is at an end of its range, where the best is beyond it; else ""."""
+    low, high = np.log(temperature) - RANGE[0], RANGE[1] - np.log(temperature)
+    if high < NEAR:
+        return (
+            "this is the highest temperature that is tried: as a rule the network's outputs, such as those of an "
+            "untrained one, tell nothing of these images, and equal probabilities fit best"
+        )
+    if low < NEAR:
+        return "this is the lowest temperature that is tried: the outputs of the classes hardly differ"
+    return ""
 
 
 def fit_thresholds(log_chances: Any, labels: Any) -> np.ndarray:
