@@ -20,11 +20,12 @@ from cbjax.training.restore import Examined
 if TYPE_CHECKING:
     from rich.table import Table
 
+LISTED = 10  # most classes in a line
 SHOWN = 40  # most classes in the printed table; if there are more, the ones with the lowest accuracy
 
 
 def figures(found: Examined, split: str) -> Iterator[str]:
-    """Yields a line for each figure, and one about images without an answer, if any."""
+    """Yields a line for each figure, and one each about images without an answer and classes without images, if any."""
     measured = found.evaluation
     for name, value in measured.metrics.items():
         yield f"{split}/{name} {value:.6g}"
@@ -34,6 +35,12 @@ def figures(found: Examined, split: str) -> Iterator[str]:
             f"the network's outputs for {measured.unanswered} of {measured.count} images are NaN or infinite: these "
             f"are {how}, and {split}/unanswered is their share"
         )
+    without = np.flatnonzero(measured.class_count == 0)
+    if without.size:
+        listed = ", ".join(one_line(found.run.class_names[c]) for c in without[:LISTED])
+        more = f" and {without.size - LISTED} others" if without.size > LISTED else ""
+        noun = noun_of(found.split.images.shape[1:])
+        yield f"no figure counts {listed}{more}, of which there is no {noun}"
 
 
 def class_table(found: Examined) -> "Table":

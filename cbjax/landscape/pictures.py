@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from cbjax.host.code import is_own
 from cbjax.landscape.drawing import in_both_forms
 from cbjax.landscape.surface import Surface
 from cbjax.report import canvas
@@ -14,7 +15,7 @@ from cbjax.report.table import by_frequency
 MOST_GROUPS = 5  # panels besides that of all images
 MOST_CLASSES = 30  # panels or lines of classes
 LEVELS = 22
-HIGHEST = 10.0  # nats above the lowest loss that colours still tell apart, at most this factor of them
+HIGHEST = 10.0  # how far above the lowest loss colours still tell losses apart, at most
 
 
 def draw(surface: Surface, folder: pathlib.Path) -> list[pathlib.Path]:
@@ -30,16 +31,22 @@ def draw(surface: Surface, folder: pathlib.Path) -> list[pathlib.Path]:
         name = f"{canvas.short(surface.class_names[c])} ({surface.counts[c]})"
         classes[name if name not in classes else f"{name} {c}"] = surface.class_loss[..., c]
     paths = [folder / f"{name}.png" for name in ("loss", "accuracy", "classes")]
+    of_loss = loss_label(surface)
     with in_both_forms(folder):
         if len(surface.axes) == 1:
-            _lines(paths[0], surface, losses, "loss (nats)")
+            _lines(paths[0], surface, losses, of_loss)
             _lines(paths[1], surface, accuracies, "accuracy (%)")
-            _lines(paths[2], surface, classes, "loss (nats)", by_rank=True)
+            _lines(paths[2], surface, classes, of_loss, by_rank=True)
         else:
-            _contours(paths[0], surface, losses, "loss (nats)")
+            _contours(paths[0], surface, losses, of_loss)
             _contours(paths[1], surface, accuracies, "accuracy (%)")
-            _contours(paths[2], surface, classes, "loss (nats)", small=True)
+            _contours(paths[2], surface, classes, of_loss, small=True)
     return [path for path in paths if path.exists()]
+
+
+def loss_label(surface: Surface) -> str:
+    """Returns the name of the loss with its unit, which nobody knows if the loss is a user's own."""
+    return "loss" if is_own(surface.about["runs"][0]["method"]["loss"]) else "loss (nats)"
 
 
 def labels(surface: Surface) -> tuple[str, ...]:

@@ -14,8 +14,8 @@ class Surface:
 
     Attributes:
       axes: the coordinates along each direction, [X] or [X] and [Y].
-      loss: [X] or [X, Y], the mean over images, nats; not weighted by classes. NaN where it is not measured;
-        infinite or NaN where the network's loss is.
+      loss: [X] or [X, Y], the mean over images, in nats unless the loss is a user's own; not weighted by classes. NaN
+        where it is not measured; infinite or NaN where the network's loss is.
       class_loss: [X, C] or [X, Y, C], the mean over the images of each class; NaN for a class without images.
       class_accuracy: in the same shape, the share of the class's images that are recognised, in [0, 1].
       class_count: [C] images of each class that were measured.

@@ -28,7 +28,7 @@ def summarize(
       groups: name -> class indices, for further groups.
 
     Returns:
-      Over examples: accuracy, and loss in nats.
+      Over examples: accuracy, and loss, the mean of the losses that were summed.
       Over classes that have examples: balanced_accuracy and macro_recall (two names of one figure), macro_precision (a
       class that is never predicted has precision 0), macro_f1, geometric_mean (of the recalls) and worst_accuracy.
       matthews: Matthews' correlation, NaN if the split has one class only.

@@ -34,6 +34,7 @@ from cbjax.report.table import (
     mean_and_deviation,
     metric,
     results_table,
+    unmeasured,
 )
 
 # Keys that are listed even if all methods have the same value.
@@ -106,7 +107,7 @@ def _results(methods: Sequence[Method]) -> list[str]:
             sections += [f"### {CHOSEN[checkpoint].capitalize()}", table]
             if len(rows) < len(methods):
                 sections.append("The other methods held out no images, so they have no best epoch.")
-    return sections
+    return [*sections, *unmeasured(run for method in methods for run in method.runs)]
 
 
 def _checkpoint(methods: Sequence[Method]) -> str:

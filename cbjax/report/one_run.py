@@ -29,6 +29,7 @@ from cbjax.report.table import (
     describe_data,
     markdown_table,
     metric,
+    unmeasured,
     with_groups,
 )
 
@@ -44,7 +45,7 @@ def run_page(run: RunRecord, out: pathlib.Path) -> str:
         f"# {escape(run.settings.get('data.name'))}: {escape(label)}, seed {run.settings.get('seed')}",
         _state(run),
         "## Results",
-        *_results(run),
+        *results(run),
         *_classes(run, checkpoint, out),
         "## Data",
         describe_data(run),
@@ -78,7 +79,8 @@ def _best_epoch(run: RunRecord) -> float | None:
     return ((run.results or {}).get("best") or {}).get("epoch")
 
 
-def _results(run: RunRecord) -> list[str]:
+def results(run: RunRecord) -> list[str]:
+    """Returns the table of a run's figures on each split, and what to know of them."""
     columns: dict[str, Mapping[str, Any]] = {}
     for checkpoint in CHECKPOINTS:
         for split in ("validation", "test"):
@@ -98,7 +100,8 @@ def _results(run: RunRecord) -> list[str]:
     rows = [[escape(names[key]), *(metric(key, values.get(key)) for values in columns.values())] for key in keys]
     best = _best_epoch(run)
     chosen = "" if best is None else f" The best epoch is {best}, by balanced accuracy on held-out validation."
-    return [f"In percent; the loss is in nats.{chosen}", markdown_table(["", *columns], rows)]
+    unit = "is what your own function gives" if run.has_own_loss else "is in nats"
+    return [f"In percent; the loss {unit}.{chosen}", markdown_table(["", *columns], rows), *unmeasured([run])]
 
 
 def _classes(run: RunRecord, checkpoint: str, out: pathlib.Path) -> list[str]:

@@ -8,7 +8,7 @@ from cbjax.config import method_rules
 from cbjax.host.text import escape
 from cbjax.metrics import class_groups
 from cbjax.report.methods import Method
-from cbjax.report.read import RunRecord
+from cbjax.report.read import CHECKPOINTS, RunRecord
 
 COLUMNS = {
     "accuracy": "overall",
@@ -24,7 +24,7 @@ METRICS = COLUMNS | {
     "top5_accuracy": "top 5",
     "macro_recall": "macro recall",
     "macro_precision": "macro precision",
-    "loss": "loss (nats)",
+    "loss": "loss",
 }
 NOTHING = "–"
 LISTED = 10
@@ -147,6 +147,22 @@ def _per_class(run: RunRecord, split: str) -> str:
     size = run.data.get("sizes", {}).get(split, counts.sum())
     spread = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
     return f"{size} {run.noun}s, {spread} {'positives ' if run.multi_label else ''}per class"
+
+
+def unmeasured(runs: Iterable[RunRecord]) -> list[str]:
+    """Returns lines to stand beside the figures: which classes they do not count, because no image of them was seen."""
+    lines = []
+    for run in runs:
+        tested = [one for checkpoint in CHECKPOINTS if (one := run.per_class(checkpoint)) is not None]
+        without = {
+            "validation": np.asarray(run.data.get("validation_counts") or [1]) == 0,
+            "test": np.isnan(tested).any(axis=0) if tested else np.zeros(1, bool),
+        }
+        for split, of_split in without.items():
+            if of_split.any():
+                named = class_list(np.flatnonzero(of_split), run, counted=False)
+                lines.append(f"No figure counts {named}, of which there is no {split} {run.noun}.")
+    return list(dict.fromkeys(lines))
 
 
 def _granularity(run: RunRecord) -> str:

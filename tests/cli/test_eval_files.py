@@ -17,6 +17,7 @@ from cbjax.config import ConfigError
 from cbjax.data import Split
 from cbjax.data.sources import load_digits
 from cbjax.metrics import ClassificationSums, per_class_accuracy
+from cbjax.training import calibrate
 from cbjax.training.evaluate import Evaluation
 from tests.photos import write_tree
 
@@ -216,6 +217,32 @@ def test_skipped_images_count_nowhere_beside_images_without_an_answer():
     assert columns["precision"].tolist() == [0.5, 1.0]
     (line,) = eval_files.figures(found, "test")
     assert "1 of 4 images are NaN or infinite: these are counted as wrong" in line
+
+
+def test_classes_without_images_are_named_beside_the_figures():
+    names = tuple(f"class {c}" for c in range(14))
+    found = types.SimpleNamespace(
+        run=types.SimpleNamespace(class_names=names),
+        split=Split(np.zeros((2, 8, 8, 1)), np.array([0, 1])),
+        evaluation=Evaluation({"loss": 0.5}, np.ones(14), np.zeros(2), np.array([1, 1, *[0] * 12]), None, 2, 0),
+    )
+    figure, line = eval_files.figures(found, "test")
+    assert figure == "test/loss 0.5"
+    assert (
+        line.startswith("no figure counts class 2, class 3, ") and "class 11 and 2 others, of which there is no" in line
+    )
+
+
+def test_a_temperature_at_an_end_of_its_range_is_remarked():
+    right, wrong = np.eye(3) + 0.01, 1 - np.eye(3)
+    said = {}
+    for name, logits in {"wrong": wrong, "faint": 1e-6 * right[[0, 1, 2, 0]], "plain": right[[0, 1, 2, 0]]}.items():
+        labels = np.array([0, 1, 2, 1])[: len(logits)]
+        fitted = calibrate.fit_temperature(logits, labels, False)
+        figures = calibrate.Fitted(calibrate.Calibration(fitted), 3, {}, {})
+        said[name] = calibration_file.lines("temperature", figures)[1:]
+    assert "the highest temperature that is tried" in said["wrong"][0] and "untrained" in said["wrong"][0]
+    assert "the lowest temperature that is tried" in said["faint"][0] and said["plain"] == []
 
 
 def test_a_temperature_is_fitted_on_validation_and_predictions_can_have_it(digits, tmp_path, capsys):

@@ -3,6 +3,7 @@
 import io
 import pathlib
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 import cbjax
 from cbjax import config as configs
 from cbjax import landscape
+from cbjax.landscape import pictures
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 import photos
@@ -68,3 +70,9 @@ def test_an_image_of_several_classes_counts_for_each(tmp_path):
     np.testing.assert_allclose(surface.class_loss[1], [losses[shown[:, c]].mean() for c in range(3)], rtol=1e-4)
     recalled = [(chances[shown[:, c], c] > 0.5).mean() for c in range(3)]
     np.testing.assert_allclose(surface.class_accuracy[1], recalled)
+
+
+def test_the_unit_of_a_user_s_own_loss_is_not_known():
+    runs = [{"method": {"loss": name}} for name in ("losses.py:margin", "softmax")]
+    labels = [pictures.loss_label(types.SimpleNamespace(about={"runs": [run]})) for run in runs]
+    assert labels == ["loss", "loss (nats)"]

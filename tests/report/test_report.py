@@ -15,7 +15,7 @@ from PIL import Image
 from rich.console import Console
 
 from cbjax.host import writers
-from cbjax.report import plots, read, report, sections, table, table_for_terminal
+from cbjax.report import one_run, plots, read, report, sections, table, table_for_terminal
 from cbjax.report.methods import differing, group
 from cbjax.report.read import ReportError, flatten
 from cbjax.report.sections import PICTURES
@@ -274,7 +274,7 @@ def test_one_run(sweep, tmp_path):
     for column, key in KEYS.items():
         assert rows[column]["test, best"] == f"{100 * result['best']['test'][key]:.1f}"
         assert rows[column]["test, last"] == f"{100 * result['last']['test'][key]:.1f}"
-    assert rows["loss (nats)"]["test, last"] == f"{result['last']['test']['loss']:.4f}"
+    assert rows["loss"]["test, last"] == f"{result['last']['test']['loss']:.4f}"
     for row, accuracy in zip(found["Classes"], result["per_class"]["best"], strict=True):
         assert row["accuracy"] == f"{100 * accuracy:.1f}"
     worst = int(np.argmin(result["per_class"]["best"]))
@@ -386,6 +386,18 @@ def test_classes_without_test_or_training_images(tmp_path):
     single = report([tmp_path / "seed_0"], tmp_path / "single").read_text()
     assert tables(single)["Classes"][3]["accuracy"] == "–"
     assert "nan" not in single.lower()
+    for text in (page, single):
+        beside = text.partition("## Results")[2].partition("\n## ")[0]
+        assert beside.count("No figure counts digit 3, of which there is no test image.") == 1
+        assert beside.count("No figure counts digit 9, of which there is no validation image.") == 1
+
+
+def test_the_unit_of_a_user_s_own_loss_is_not_known(tmp_path):
+    for name, loss in (("own", {"name": "losses.py:margin"}), ("ours", CONFIG["loss"])):
+        make_run(tmp_path / name, loss=dict(loss))
+    own, ours = ("\n".join(one_run.results(read.read_run(tmp_path / name))) for name in ("own", "ours"))
+    assert "the loss is what your own function gives." in own and "nats" not in own
+    assert "the loss is in nats." in ours
 
 
 def test_metric_that_some_seeds_lack_says_its_own_n(tmp_path):
