@@ -55,7 +55,7 @@ def comparison_page(methods: Sequence[Method], left_out: Sequence[LeftOut], out:
         names = dict.fromkeys(escape(run.settings.get("data.name")) for run in runs)
         alike = same_data(methods)
         sections = [f"# {', '.join(names)}: comparison", "## Results", *_results(methods), *paired.section(methods)]
-        differ = ["Classes are not compared: they, or their images, differ."]
+        differ = ["Classes are not compared: they are not the same in all methods, or their numbers of images are not."]
         sections += classes_section(methods, out) if alike else differ
         sections += ["## Data", *_data(methods, alike)]
         sections += _settings(methods)

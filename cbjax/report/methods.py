@@ -85,7 +85,7 @@ def _labels(groups: Sequence[Sequence[RunRecord]]) -> list[str]:
         if name:
             labels.append(f"{name} ({differences})" if differences else name)
         else:
-            labels.append(differences or _alone(own))
+            labels.append(differences or _alone(run))
     if any(len(label) > LONGEST for label, name in zip(labels, names, strict=True) if not name):
         shorter = [
             members[0].path.resolve().name if not name and len(members) == 1 else label
@@ -95,8 +95,12 @@ def _labels(groups: Sequence[Sequence[RunRecord]]) -> list[str]:
     return labels
 
 
-def _alone(settings: Mapping[str, Any]) -> str:
+def _alone(run: RunRecord) -> str:
     """Returns the name of a method that is compared with no other."""
-    loss = str(settings.get("loss.name")).rpartition("/")[2]  # a user's own without the folders of its file
-    second = settings.get("stage.name", "none")
-    return f"{loss}, {settings.get('weights.name')} weights" + (f", {second}" if second != "none" else "")
+    loss = str(run.settings.get("loss.name")).rpartition("/")[2]  # a user's own without the folders of its file
+    around = dict(run.around)
+    if "stage.name" in around:
+        around.pop("data.sampler", None)  # the stage's own
+    said = {"data.sampler": "{} sampler", "evaluation.tau": "evaluation.tau={}"}
+    parts = [said.get(key, "{}").format(value) for key, value in around.items()]
+    return ", ".join([loss, f"{run.settings.get('weights.name')} weights", *parts])

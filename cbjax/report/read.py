@@ -20,6 +20,12 @@ from cbjax.host.writers import read_regular, read_rows
 RUN_FILES = ("config.json", "data.json", "metrics.jsonl", "results.json")
 CHECKPOINTS = ("last", "best")
 SEED_FOLDER = r"seed[_-]?\d+"  # the name of a run's folder below that of its method
+# What a method may have besides its loss and its class weights -> the value of cross entropy.
+AROUND = {
+    "data.sampler": "instance",
+    "evaluation.tau": 0.0,
+    **dict.fromkeys(("data.synthesis", "mix.name", "meta.name", "sharpness.name", "stage.name"), "none"),
+}
 
 
 class ReportError(ValueError):
@@ -57,6 +63,12 @@ class RunRecord:
     weights: list[dict[str, Any]]
     results: dict[str, Any] | None
     folders: tuple[str, ...] = ()
+
+    @property
+    def around(self) -> dict[str, Any]:
+        """What the method has besides its loss and its class weights: key -> value. An old run may lack the keys."""
+        values = {key: self.settings.get(key, plain) for key, plain in AROUND.items()}
+        return {key: value for key, value in values.items() if value != AROUND[key]}
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -146,7 +158,7 @@ def read_runs(
     """Reads the runs in and below the given directories, and lists the directories that cannot be read.
 
     Runs come in the order of the arguments. Within one argument, the baseline (softmax cross entropy with equal class
-    weights) comes first, then the others by name; numbers in names are sorted by value.
+    weights, and nothing around it) comes first, then the others by name; numbers in names are sorted by value.
 
     Args:
       workdirs: the directories; (name, directory) names the method of the runs there.
@@ -253,7 +265,8 @@ def _rows(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def _baseline_first(run: RunRecord) -> tuple:
-    baseline = run.settings.get("weights.name") == "uniform" and run.settings.get("loss.name") == "softmax"
+    plain = run.settings.get("weights.name") == "uniform" and run.settings.get("loss.name") == "softmax"
+    baseline = plain and not run.around
     return not baseline, [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(run.path))]
 
 

@@ -133,6 +133,8 @@ def describe_data(run: RunRecord) -> str:
         lines.append(f"- Most training {kind}: {class_list(order[:5], run)}.")
         lines.append(f"- Fewest training {kind}: {class_list(order[::-1][:5], run)}.")
     lines.append(f"- Held-out validation: {_per_class(run, 'validation')}.")
+    if run.data.get("meta_counts"):
+        lines.append(f"- Meta {noun}s, held out of the training: {_per_class(run, 'meta')}.")
     lines.append(f"- Test: {_per_class(run, 'test')}.{_granularity(run)}")
     lines += _describe_groups(run)
     noted = [*run.data.get("notes", ()), *method_rules.cautions(run.settings, run.counts.tolist())]

@@ -19,6 +19,7 @@ from cbjax.report import one_run, plots, read, report, sections, table, table_fo
 from cbjax.report.methods import differing, group
 from cbjax.report.read import ReportError, flatten
 from cbjax.report.sections import PICTURES
+from cbjax.report.table import describe_data
 
 CONFIG = {
     "seed": 0,
@@ -520,12 +521,40 @@ def test_methods_are_named_by_what_differs(tmp_path):
     methods, _ = group(read.read_runs(flat)[0])
     assert [method.label for method in methods] == ["data.imbalance=100", "data.imbalance=10"]
     page = report(flat, tmp_path / "out").read_text()
-    assert "Classes are not compared: they, or their images, differ." in page
+    assert "Classes are not compared: they are not the same in all methods, or their numbers of images are not." in page
     assert page.count("- Training: ") == 2
     assert [row["n"] for row in tables(page)["Last epoch"]] == ["2", "2"]
     assert pictures(page) == ["curves.png"]
     (method,), _ = group(read.read_runs(flat[:2])[0])
     assert method.label == "softmax, uniform weights"
+
+
+def test_a_run_alone_is_named_by_all_that_makes_its_method(tmp_path):
+    # What `config.method` sets for these names, but for the loss and the class weights.
+    around = {
+        "class_aware": {"data": CONFIG["data"] | {"sampler": "class_aware"}},
+        "smote": {"data": CONFIG["data"] | {"synthesis": "smote"}},
+        "l2rw": {"meta": {"name": "l2rw"}},
+        "remix": {"mix": {"name": "remix"}},
+        "sam": {"sharpness": {"name": "sam"}},
+        "tau=1.0": {"evaluation": {"tau": 1.0}},
+    }
+    for name, changes in around.items():
+        make_run(tmp_path / name, **changes)
+        (method,), _ = group(read.read_runs([tmp_path / name])[0])
+        assert method.label.startswith("softmax, uniform weights, ") and name in method.label
+    # None of them is the baseline, which comes first whatever its name is.
+    make_run(tmp_path / "zero")
+    assert [run.path.name for run in read.read_runs([tmp_path])[0]] == ["zero", *sorted(around)]
+
+
+def test_meta_images_are_listed_with_the_data(tmp_path):
+    make_run(tmp_path / "run")
+    facts = json.loads((tmp_path / "run/data.json").read_text())
+    facts |= {"meta_counts": [3] * 10, "sizes": facts["sizes"] | {"meta": 30}}
+    (tmp_path / "run/data.json").write_text(json.dumps(facts))
+    page = describe_data(read.read_run(tmp_path / "run"))
+    assert "- Meta images, held out of the training: 30 images, 3 per class." in page
 
 
 def test_methods_that_differ_in_many_keys_are_named_by_their_folders(tmp_path):
