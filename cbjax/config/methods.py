@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from cbjax.config.parts import STAGES, SYNTHESES
 from cbjax.config.schema import ConfigError, did_you_mean
 
 KEY = "method"
@@ -63,12 +64,21 @@ METHODS: dict[str, dict[str, Any]] = {
     "sam": {"sharpness.name": "sam"},
     "imbsam": {"sharpness.name": "imbsam"},
 }
+# Methods on the pages that are no name of `config.method` -> how each is asked for.
+ELSEWHERE = {
+    **{name: f"data.synthesis={name}, with any method" for name in SYNTHESES[1:]},
+    **{name: f"a second stage, `cbjax stage2 --from=DIR --method={name}`" for name in STAGES[1:]},
+    **{name: f"for a finished run, `cbjax eval --calibrate={name}`" for name in ("temperature", "thresholds")},
+    "cdb_smoothed": "method=cdb with difficulty.smoothing=0.8",
+}
 
 
 def keys_of(name: str) -> Mapping[str, Any]:
     """Returns the keys and values that a method sets; raises ConfigError with the nearest name for an unknown one."""
     if not isinstance(name, str) or name not in METHODS:
-        raise ConfigError(f"method must be one of {', '.join(METHODS)}; got {name!r}{did_you_mean(name, METHODS)}")
+        other = ELSEWHERE.get(name) if isinstance(name, str) else None
+        hint = did_you_mean(name, METHODS) if other is None else f"; {name} is {other}"
+        raise ConfigError(f"method must be one of {', '.join(METHODS)}; got {name!r}{hint}")
     return PLAIN | METHODS[name]
 
 

@@ -1,6 +1,7 @@
 """Tests of reading and comparing configurations, and of the files that come with the package."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -321,3 +322,15 @@ def test_a_key_after_a_method_wins_and_an_unknown_method_is_refused():
     assert "method" not in chosen
     with pytest.raises(ConfigError, match=r"method must be one of ce, .*; got 'cbfocal'; did you mean cb_focal\?"):
         config.load("digits_lt", ["method=cbfocal"])
+
+
+def test_a_method_with_a_page_and_no_name_is_pointed_to():
+    pages = {page.stem: page for page in (Path(__file__).parents[2] / "docs/methods").glob("*.md")}
+    apart = pages.keys() - methods.METHODS.keys() - {"README"}
+    assert {"smote", "crt", "tau", "thresholds"} <= apart
+    for name in apart:
+        # The page's own command has the same word: --method=crt, --calibrate=thresholds.
+        (asked,) = re.findall(rf"[\w.]+={name}", methods.ELSEWHERE[name])
+        assert asked in pages[name].read_text()
+        with pytest.raises(ConfigError, match=rf"got '{name}'; {name} is .*{re.escape(asked)}"):
+            config.load("digits_lt", [f"method={name}"])
