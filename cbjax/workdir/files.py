@@ -74,13 +74,22 @@ def read_config(workdir: pathlib.Path) -> ConfigDict:
     """
     path = workdir / "config.json"
     if not path.exists():
-        raise WorkdirError(
-            f"{workdir} holds no run: there is no config.json; `cbjax train --config=… --workdir={workdir}` makes one"
-        )
+        instead = _run_of_sweep(workdir) or f"`cbjax train --config=… --workdir={workdir}` makes one"
+        raise WorkdirError(f"{workdir} holds no run: there is no config.json; {instead}")
     try:
         return configs.from_json(json.dumps(read_json(path)))
     except ConfigError as error:
         raise WorkdirError(f"{path}: {error}") from error
+
+
+def _run_of_sweep(workdir: pathlib.Path) -> str | None:
+    """Returns what to give in place of a sweep's folder; None if it is none, or none of its runs has begun."""
+    try:
+        names = [run["name"] for run in read_json(workdir / "sweep.json")["runs"]]
+        there = next((workdir / name for name in names if (workdir / name / "config.json").exists()), None)
+    except (WorkdirError, KeyError, TypeError):
+        return None
+    return None if there is None else f"it has the runs of a sweep: give one of them, such as {there}"
 
 
 def read_final_metrics(workdir: pathlib.Path) -> dict[str, float]:

@@ -419,6 +419,12 @@ def test_a_model_that_does_not_fit_the_images_is_refused(tmp_path):
 def test_a_directory_without_a_run_is_named(tmp_path):
     with pytest.raises(WorkdirError, match=r"holds no run: there is no config\.json"):
         cbjax.load(tmp_path)
+    # In a sweep's folder one of its runs is named, the first that has begun.
+    (tmp_path / "ce/seed_1").mkdir(parents=True)
+    (tmp_path / "ce/seed_1/config.json").write_text("{}")
+    (tmp_path / "sweep.json").write_text('{"runs": [{"name": "ce/seed_0"}, {"name": "ce/seed_1"}]}')
+    with pytest.raises(WorkdirError, match=f"runs of a sweep: give one of them, such as {tmp_path}/ce/seed_1$"):
+        cbjax.load(tmp_path)
 
 
 def test_paths_hold_in_any_folder(tmp_path, monkeypatch):
