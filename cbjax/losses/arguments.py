@@ -108,9 +108,9 @@ def check_number(name: str, number: Any, low: float, logits: Array, *, of_class:
     is_number = known is None or known.dtype.kind in "biufV"  # V: bfloat16
     fits = is_number and (jnp.ndim(number) == 0 or (of_class and jnp.shape(number) == logits.shape[1:]))
     if not fits or (known is not None and not np.all((known >= low) & (known < np.inf))):
-        other = "; or [C], one for each class" if of_class else ""
+        other = f", or [C] of them, one for each of the {logits.shape[1]} classes" if of_class else ""
         shown = repr(number) if isinstance(number, str) else number
-        raise ValueError(f"{name} must be a finite number, at least {low}, got {shown}{other}")
+        raise ValueError(f"{name} must be a finite number, at least {low}{other}, got {shown}")
     return jnp.asarray(number, logits.dtype)
 
 
