@@ -37,13 +37,16 @@ def check(facts: Mapping[str, Any], split: str) -> None:
 def lines(kind: str, fitted: Fitted) -> list[str]:
     """Returns what was fitted, and the figures that it changes, before and after."""
     calibration, images = fitted.calibration, f"fitted on {fitted.images} held-out validation images"
-    said = [
-        f"temperature {calibration.temperature:.4g}, {images}; the predicted classes stay"
-        if kind == "temperature"
-        else f"thresholds of the classes, {images}; the probabilities stay"
-    ]
-    if kind == "temperature" and (remark := at_end(calibration.temperature)):
-        said.append(remark)
+    if kind == "temperature":
+        said = [f"temperature {calibration.temperature:.4g}, {images}; the predicted classes stay"]
+        if remark := at_end(calibration.temperature):
+            said.append(remark)
+        said.append("the figures above are those before it")
+    else:
+        said = [
+            f"thresholds of the classes, {images}; the probabilities stay",
+            "the figures above are those before them, but for accuracy_after",
+        ]
     for split, before in fitted.before.items():
         after = fitted.after[split]
         changed = [name for name in before if before[name] != after[name] and not np.isnan(before[name])]

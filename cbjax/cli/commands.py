@@ -150,6 +150,8 @@ def _eval(options, overrides):
         fitted = calibrate.fit(
             options.calibrate, found, examine(options.workdir, split="validation", overrides=own, **given)
         )
+        if fitted.calibration.thresholds is not None:
+            found = calibrate.with_accuracy_after(found, fitted.calibration)
     for line in eval_files.figures(found, options.split):
         say(line)
     _print_table(lambda width: eval_files.class_table(found), whole=True)

@@ -80,6 +80,18 @@ def fit(kind: str, found: Examined, held_out: Examined) -> Fitted:
     return Fitted(calibration, len(labels), measured(Calibration()), measured(calibration))
 
 
+def with_accuracy_after(found: Examined, calibration: Calibration) -> Examined:
+    """Adds the accuracy of each class under thresholds; images without an answer count as wrong, as before."""
+    logits, labels = _answered(found)
+    log_chances = log_probabilities(logits, components.loss_facts(found.run.config).one_vs_rest)
+    right = labels[_ranking(log_chances, logits, calibration).argmax(axis=1) == labels]
+    images = np.asarray(found.evaluation.class_count)
+    accuracy = np.divide(
+        np.bincount(right, minlength=len(images)), images, out=np.full(len(images), np.nan), where=images > 0
+    )
+    return dataclasses.replace(found, areas={**found.areas, "accuracy_after": accuracy})
+
+
 def figures(logits, labels, *, calibration, one_vs_rest, counts=None, groups=None) -> dict[str, float]:
     """Returns the figures of `summarize` under a calibration, with "nll" in place of the loss.
 
@@ -92,14 +104,19 @@ def figures(logits, labels, *, calibration, one_vs_rest, counts=None, groups=Non
     """
     scaled = np.asarray(logits, np.float64) / calibration.temperature
     log_chances = log_probabilities(scaled, one_vs_rest)
-    # A temperature keeps the order, so that of the logits themselves is taken: scaling could round two to a tie.
-    ranking = logits if calibration.thresholds is None else log_chances - np.log(calibration.thresholds)
-    ranking = np.asarray(ranking, np.float32)
+    ranking = _ranking(log_chances, logits, calibration)
     confidence = np.exp(log_chances[np.arange(len(labels)), ranking.argmax(axis=1)])
     losses = negative_log_likelihood(scaled, labels, one_vs_rest)
     arrays = (ranking, labels, losses.astype(np.float32), np.ones(len(labels), bool), confidence.astype(np.float32))
     found = summarize(ClassificationSums.from_outputs(*map(jnp.asarray, arrays)), counts, groups)
     return {"nll" if name == "loss" else name: value for name, value in found.items()}
+
+
+def _ranking(log_chances: np.ndarray, logits: Any, calibration: Calibration) -> np.ndarray:
+    """Returns numbers [N, C] whose largest is the answer."""
+    # A temperature keeps the order, so that of the logits themselves is taken: scaling could round two to a tie.
+    ranking = logits if calibration.thresholds is None else log_chances - np.log(calibration.thresholds)
+    return np.asarray(ranking, np.float32)
 
 
 def log_probabilities(logits: Any, one_vs_rest: bool) -> np.ndarray:

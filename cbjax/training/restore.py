@@ -88,7 +88,7 @@ class Examined:
       names: [N] what to call each image: its file, or its place in its array.
       counts: [C] training images of each class.
       about: what was evaluated, for a file of results.
-      areas: further figures of each class, name -> [C] (`scores.with_areas`).
+      areas: further figures of each class, name -> [C] (`scores.with_areas`, `calibrate.with_accuracy_after`).
       chances: [N, C] probabilities of all images, if they are known.
       logits: as the run's `predict`, but gives the logits that the probabilities are made from.
       own: whether the images are the run's own.

@@ -295,6 +295,12 @@ def test_thresholds_change_the_order_and_not_the_probabilities(digits, tmp_path,
     predicted = (chances / thresholds).argmax(axis=1)
     truth = sklearn.metrics.balanced_accuracy_score(labels, predicted)
     assert file["after"]["test"]["balanced_accuracy"] == pytest.approx(truth)
+    recalls = sklearn.metrics.recall_score(labels, predicted, average=None)
+    (header, *rows), shown = read(tmp_path / "classes.csv"), capsys.readouterr().out
+    after = [float(row[header.index("accuracy_after")]) for row in rows]
+    np.testing.assert_allclose(after, recalls, rtol=1e-5)
+    assert "accuracy after" in shown and all(f"{100 * recall:.1f}" in shown for recall in recalls)
+    assert "accuracy_after" in shown.split("the probabilities stay")[1]
     given = [str(tmp_path / "new.npz"), f"--workdir={folder / 'run'}", f"--out={tmp_path / 'new.csv'}"]
     assert main(["predict", *given, f"--calibration={tmp_path / 'calibration.json'}"]) == 0
     _, *rows = read(tmp_path / "new.csv")
