@@ -4,6 +4,7 @@ import pathlib
 import re
 import runpy
 import shlex
+import types
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -17,6 +18,7 @@ from cbjax.config.reading import complete
 from cbjax.config.schema import KEYS, accept
 from cbjax.config.stages import second_stage
 from cbjax.report import rows
+from cbjax.training import scores
 
 FOLDER = pathlib.Path(__file__).parent.parent / "docs" / "methods"
 FILL = runpy.run_path(str(FOLDER / "fill.py"))
@@ -32,6 +34,12 @@ def test_every_method_has_a_page_and_a_row():
     assert PAGES.keys() == {*METHODS, *OTHERS, *STAGES[1:]}
     listed = re.findall(r"^\| \[`(\w+)`\]\((\w+)\.md\)", INDEX, re.MULTILINE)
     assert sorted(listed) == [(name, name) for name in PAGES]
+
+
+def test_commands_say_of_which_methods_scores_do_not_sum_to_1():
+    for name in METHODS:
+        said = scores.meaning(types.SimpleNamespace(config=configs.load("digits_lt", [f"method={name}"])))
+        assert (said is not None) == ("**Scores:** one-vs-rest" in PAGES[name]), name
 
 
 def test_the_figures_are_those_of_the_runs():

@@ -152,6 +152,8 @@ def _eval(options, overrides):
         )
         if fitted.calibration.thresholds is not None:
             found = calibrate.with_accuracy_after(found, fitted.calibration)
+    if (meaning := scores.meaning(found.run)) is not None:
+        say(meaning)
     for line in eval_files.figures(found, options.split):
         say(line)
     _print_table(lambda width: eval_files.class_table(found), whole=True)

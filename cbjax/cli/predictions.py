@@ -22,7 +22,7 @@ from cbjax.host import machine, npz
 from cbjax.host.output import say
 from cbjax.host.storage import Place, is_remote, why_no_path
 from cbjax.host.text import csv_line
-from cbjax.training import inputs
+from cbjax.training import inputs, scores
 from cbjax.training.predict import MOST, images_at_once
 from cbjax.training.restore import load
 from cbjax.types import NonFiniteLoss
@@ -67,7 +67,7 @@ def predict(
       open_below: if given, an image whose largest probability is below this number is marked as of no known class: 1
         in the last column, open, of a .csv, or "open": true in a .jsonl (OLTR; `cli.open_set` measures it).
       tell: called with a line about each skipped image, about other files in a folder, and about arrays that may be in
-        other units.
+        other units, and with what to know about the probabilities.
 
     Returns:
       The numbers of images predicted and skipped.
@@ -121,6 +121,8 @@ def predict(
             raise DataError(f"none of the {len(skipped)} images could be read")
         file.close()
         os.replace(temporary, out)
+    if (meaning := scores.meaning(run)) is not None:
+        tell(meaning)
     return count, len(skipped)
 
 

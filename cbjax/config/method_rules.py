@@ -7,7 +7,7 @@ from typing import Any
 
 from cbjax.config.batch_rules import divisible
 from cbjax.config.image_sources import is_streamed
-from cbjax.config.parts import COUNT_WEIGHTS, FITTED
+from cbjax.config.parts import COUNT_WEIGHTS, FITTED, ONE_VS_REST
 from cbjax.config.schema import KEYS
 from cbjax.host.code import is_own
 
@@ -24,7 +24,7 @@ def problems(values: Mapping[str, Any]) -> Iterator[str]:
         yield f"model.head must be {needed}, or auto, when loss.name is {loss}; got {head}"
     if loss in ("ghm", "ghm_softmax") and (mean := values["loss.mean"]) != "batch":
         yield f"loss.mean must be batch when loss.name is {loss}, which has weights of its own; got {mean}"
-    if tau and loss in ("sigmoid", "focal", "eql", "ghm"):
+    if tau and loss in ONE_VS_REST:
         yield f"evaluation.tau must be 0 when loss.name is {loss}, whose answers are one-vs-rest; got {tau}"
     if tau and loss in PRIOR_LOSSES and (taught := values["loss.tau"]):
         yield (

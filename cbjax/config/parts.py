@@ -19,6 +19,7 @@ LOSSES = (
     *("softmax", "sigmoid", "focal", "softmax_focal", "poly", "ldam", "logit_adjusted", "vs", "eql", "softmax_eql"),
     *("ghm", "ghm_softmax"),
 )
+ONE_VS_REST = ("sigmoid", "focal", "eql", "ghm")  # losses of a separate yes or no for each class
 META_METHODS = ("none", "l2rw", "mw_net")
 SHARPNESS = ("none", "sam", "imbsam")
 MIXES = ("none", "mixup", "cutmix", "remix", "cmo")

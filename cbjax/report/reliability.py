@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from cbjax.config.parts import ONE_VS_REST
+from cbjax.host.text import escape
 from cbjax.report import canvas
 from cbjax.report.read import RunRecord
 from cbjax.report.sections import CHOSEN, PANELS, picture
@@ -29,6 +31,11 @@ def section(methods: Mapping[str, Sequence[RunRecord]], checkpoint: str, out: pa
     text = f"Test {noun}s by confidence, {CHOSEN[checkpoint]}. On the dotted line confidence equals accuracy."
     if pooled:
         text += f" Curves are over the {noun}s of all runs of a method together; ECE is the mean over its runs."
+    apart = [label for label in sums if methods[label][0].settings.get("loss.name") in ONE_VS_REST]
+    if apart:
+        whose = f" in {', '.join(map(escape, apart))}" if len(sums) > 1 else ""
+        text += f" Confidence{whose} is one-vs-rest: the chance of a yes for the class."
+        text += f" The chances of one {noun} do not sum to 1."
     return ["## Reliability", text, picture(out / "reliability.png", "Accuracy by confidence")]
 
 

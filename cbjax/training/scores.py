@@ -11,10 +11,19 @@ import numpy as np
 from cbjax.data import Encoded
 from cbjax.host import machine
 from cbjax.metrics import average_precision, roc_auc
-from cbjax.training import input_paths
+from cbjax.training import components, input_paths
 from cbjax.training.restore import Examined
+from cbjax.types import Run
 
 BATCH = 256
+ONE_VS_REST = (
+    "probabilities are one-vs-rest: each is the chance of a yes for its class, so those of an image do not sum to 1"
+)
+
+
+def meaning(run: Run) -> str | None:
+    """Returns what to know about a run's probabilities before they are read; None for a softmax."""
+    return ONE_VS_REST if components.loss_facts(run.config).one_vs_rest else None
 
 
 def with_areas(found: Examined) -> Examined:

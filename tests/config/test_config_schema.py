@@ -294,6 +294,7 @@ def test_names_in_the_schema_are_those_of_the_registries():
     assert set(schema.MODELS) == set(models.MODELS)
     assert set(parts.VIDEO_MODELS) == set(models.NETWORKS)
     assert set(schema.LOSSES) == set(losses.LOSSES)
+    assert set(parts.ONE_VS_REST) == {name for name, facts in losses.LOSSES.items() if facts.one_vs_rest}
     assert set(schema.WEIGHTS) == {*weights.WEIGHTS, "difficulty"}
     assert set(schema.NORMALIZATIONS) == {*normalization.NORMALIZATIONS, "standardize"}
     assert set(schema.SAMPLERS) == set(samplers.SAMPLERS)

@@ -245,6 +245,7 @@ def test_comparison_says_what_the_numbers_mean(sweep):
     assert re.search(r"few: 3 classes, \d+ to 6 images: digit 7, digit 8, digit 9\.", text)
     assert "no validation image: digit 9" in text
     assert "Equal weights for all classes in every epoch: ce." in text
+    assert "Confidence in cb_focal is one-vs-rest: the chance of a yes for the class" in text
     assert "jax 0.10.2" in text
     assert "Left out" not in text
     methods = tables(page)["Methods"]
