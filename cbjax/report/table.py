@@ -24,6 +24,9 @@ METRICS = COLUMNS | {
     "top5_accuracy": "top 5",
     "macro_recall": "macro recall",
     "macro_precision": "macro precision",
+    "macro_f1": "macro F1",
+    "geometric_mean": "geometric mean of recalls",
+    "matthews": "Matthews' correlation (hundredths)",
     "loss": "loss",
 }
 NOTHING = "–"

@@ -93,6 +93,7 @@ def make_run(path, *, method="ce", seed=0, counts=None, names=None, tests=25, he
         values |= {"loss": float(2 - accuracy.mean())}
         if multi_label:
             return accuracy, values | {"mean_average_precision": values["balanced_accuracy"]}
+        values |= {"macro_f1": 0.515, "geometric_mean": 0.25, "matthews": -0.125}
         return accuracy, values | {"accuracy": float(accuracy.mean()), "ece": float(random.uniform(0.02, 0.1))}
 
     rows, per_class, class_weights, validation = [], [], [], {}
@@ -276,6 +277,8 @@ def test_one_run(sweep, tmp_path):
     for column, key in KEYS.items():
         assert rows[column]["test, best"] == f"{100 * result['best']['test'][key]:.1f}"
         assert rows[column]["test, last"] == f"{100 * result['last']['test'][key]:.1f}"
+    shown = ("macro F1", "geometric mean of recalls", "Matthews' correlation (hundredths)")
+    assert [rows[name]["test, last"] for name in shown] == ["51.5", "25.0", "-12.5"]
     assert rows["loss"]["test, last"] == f"{result['last']['test']['loss']:.4f}"
     for row, accuracy in zip(found["Classes"], result["per_class"]["best"], strict=True):
         assert row["accuracy"] == f"{100 * accuracy:.1f}"
