@@ -12,6 +12,7 @@ import pytest
 
 from cbjax import config as configs
 from cbjax.cli.arguments import make_parser, parse
+from cbjax.report.table import METRICS
 
 ROOT = pathlib.Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -122,3 +123,10 @@ def test_every_page_is_in_a_list_of_pages():
     listed = set(re.findall(r"^[\w/]+$", PAGES["docs/index.md"], re.MULTILINE))
     pages = {str(path.relative_to(DOCS)).removesuffix(".md") for path in WRITTEN} - {"index"}
     assert listed - {"methods/README"} == pages
+
+
+def test_the_page_of_figures_has_every_figure():
+    for name, shown in {**METRICS, "macro_roc_auc": "–", "macro_pr_auc": "–"}.items():
+        row = re.search(rf"^\|[^|]*`{name}`[^|]*\| (.*?) \|", PAGES["docs/figures.md"], re.MULTILINE)
+        assert row is not None, name
+        assert shown.partition(" (")[0] in row[1]
