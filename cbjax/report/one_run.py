@@ -72,7 +72,10 @@ def _state(run: RunRecord) -> str:
         return f"**{run.stopped().capitalize()}.** The same command goes on from the last checkpoint."
     seconds = run.results.get("seconds")
     took = "" if seconds is None else f" in {seconds:.0f} s of training"
-    return f"Finished: {run.results['epoch']} epochs, {run.results['step']} steps{took}."
+    taken = [row["stage/tau"] for row in run.rows if "stage/tau" in row]
+    how = "as given" if run.settings.get("stage.tau") is not None else "the best on held-out images"
+    tau = f" τ is {taken[-1]:g}, {how}." if taken else ""
+    return f"Finished: {run.results['epoch']} epochs, {run.results['step']} steps{took}.{tau}"
 
 
 def _best_epoch(run: RunRecord) -> float | None:

@@ -552,6 +552,16 @@ def test_a_run_alone_is_named_by_all_that_makes_its_method(tmp_path):
     assert [run.path.name for run in read.read_runs([tmp_path])[0]] == ["zero", *sorted(around)]
 
 
+def test_a_run_of_tau_normalisation_says_which_power_it_took(tmp_path):
+    make_run(tmp_path / "run", stage={"name": "tau", "tau": None})
+    run = read.read_run(tmp_path / "run")
+    assert "τ" not in one_run._state(run)
+    chosen = dataclasses.replace(run, rows=[{"step": 0, "epoch": 0, "stage/tau": 0.7}])
+    assert one_run._state(chosen).endswith(" τ is 0.7, the best on held-out images.")
+    given = dataclasses.replace(chosen, settings=chosen.settings | {"stage.tau": 0.7})
+    assert one_run._state(given).endswith(" τ is 0.7, as given.")
+
+
 def test_meta_images_are_listed_with_the_data(tmp_path):
     make_run(tmp_path / "run")
     facts = json.loads((tmp_path / "run/data.json").read_text())
