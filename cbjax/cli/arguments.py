@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from cbjax import __version__
 from cbjax.cli import completion, frames, key_list, landscape, report
+from cbjax.config import methods
 from cbjax.config.parts import STAGES
 from cbjax.config.schema import KEYS, show
 from cbjax.host.storage import PathError, as_path, is_remote
@@ -215,7 +216,8 @@ def make_parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.Argume
 def _as_key(argument: str) -> str:
     """Returns the end of the message for "--seed=1": how a key is given, if the argument is one."""
     key = argument.removeprefix("--").partition("=")[0]
-    return f"; keys of the config begin with --config.: --config.{argument.removeprefix('--')}" if key in KEYS else ""
+    known = key in KEYS or key == methods.KEY
+    return f"; keys of the config begin with --config.: --config.{argument.removeprefix('--')}" if known else ""
 
 
 class _Parser(argparse.ArgumentParser):

@@ -156,6 +156,10 @@ def test_datasets_are_listed_with_what_to_do(capsys, tmp_path, monkeypatch):
         (("train", *QUICK, "--workdir=x", "--config.seed"), "--config.seed=VALUE"),
         (("train", *QUICK, "--workdir=x", "--learning_rate=1"), "unrecognized argument: --learning_rate=1"),
         (("train", *QUICK, "--workdir=x", "--config.batch_size=60", "--config.devices=8"), "use 56 or 64"),
+        (
+            ("train", *QUICK, "--workdir=x", "--method=ce"),
+            "keys of the config begin with --config.: --config.method=ce",
+        ),
         (("eval", "--workdir=x", "--split=train"), "invalid choice"),
         (("eval", "--workdir=x", "--config.seed=1"), "seed cannot change for an evaluation; these keys can: "),
         (("eval", "--workdir=x", "--config.data.resiz=1"), "did you mean data.resize?"),
