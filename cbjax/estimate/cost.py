@@ -74,7 +74,7 @@ def describe(costs: Sequence[Cost]) -> str:
     counts = f"{len(costs)} runs: {steps:,} steps, {images:.3g} images, {flops:.3g} FLOP of training\n"
     if not large:
         return (
-            f"{counts}the time is not known: at {flops / steps:.2g} FLOP a step devices wait for memory, not for "
+            f"{counts}the time is not known: steps of {flops / steps:.2g} FLOP are so small that most of it is not "
             "arithmetic"
         )
     hours = ", ".join(f"{name} {_few_digits(_hours(large, *peaks))}" for name, peaks in PEAKS.items())

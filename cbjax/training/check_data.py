@@ -25,8 +25,11 @@ def check_data(config: ConfigDict, dataset: Dataset) -> None:
     """
     size = len(dataset.train.labels)
     if config.batch_size > size:
+        held_out = [f"data.{name}" for name in ("validation", "test", "meta") if config.data[name]]
+        less = f", which {' and '.join(held_out)} made fewer" if held_out else ""
         raise ConfigError(
-            f"batch_size: must be at most the number of training images; got {config.batch_size} for {size} images"
+            f"batch_size: must be at most the number of training images; got {config.batch_size} for {size} "
+            f"images{less}: set batch_size={size} or below"
         )
     _check_steps(config, size)
     _check_memory(config, dataset)

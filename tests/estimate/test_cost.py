@@ -60,7 +60,7 @@ def test_hours_are_told_for_large_steps_at_the_rate_of_their_type():
     small = cost.Cost(steps=1000, images=1000, flops=1e12, float32=1e12)
     text = cost.describe([small, large])
     assert "for 1 runs: the steps of the others are too small to say" in text and f"{3.6e18 + 1e12:.3g} FLOP" in text
-    assert "not known: at 1e+09 FLOP a step" in cost.describe([small])
+    assert "not known: steps of 1e+09 FLOP are" in cost.describe([small])
 
 
 def test_a_dry_run_says_where_unknown_sizes_are_given(tmp_path, capsys):

@@ -18,7 +18,11 @@ def digits():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["batch_size=1000000"], r"batch_size: must be at most the number of training images; got 1000000 for \d+"),
+        (
+            ["batch_size=1000000"],
+            r"batch_size: must be at most the number of training images; got 1000000 for \d+ images, which "
+            "data.validation and data.test made fewer: set batch_size=",
+        ),
         (["num_epochs=1000000", "batch_size=1"], None),
         (["evaluation.batch_size=1000000"], None),
         (["steps_per_dispatch=100000"], None),
