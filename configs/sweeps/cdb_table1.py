@@ -5,7 +5,7 @@ Command: cbjax sweep --config=cdb_table1 --workdir=runs/cdb_table1
          cbjax sweep --config=cdb_table1:means --workdir=runs/cdb_table1_means (weighted losses by both kinds of mean)
          cbjax sweep --config=cdb_table1:means_whole --workdir=runs/cdb_table1_means_whole (the same, whole schedule)
     10 seeds: --config=cdb_table1:10, or cdb_table1:short_10. On several machines: --shard=1/4 and so on.
-Time: 11 settings x 5 ratios x 3 seeds = 165 runs of 200,000 steps of 100 images. The short form has a fifth of it, 800
+Time: 12 settings x 5 ratios x 3 seeds = 180 runs of 200,000 steps of 100 images. The short form has a fifth of it, 800
     epochs (40,000 steps) with the decay at three quarters: about 6 minutes a run on one CPU core, of which a machine
     takes as many shards as it has. `means` is 36 runs of the short form. `means_whole` is 18 runs of the whole
     schedule, only at 0.995: about 35 minutes a run on one CPU core. The paper's "4,000 epochs" must mean epochs: in a
@@ -67,6 +67,7 @@ COMPARED = {
 }
 FURTHER = {
     ("EQL", "lambda 0.25, gamma 0.9"): {"loss.name": "eql"},
+    ("softmax EQL", EQL): {"loss.name": "softmax_eql", "loss.rare_below": 0.06, "loss.mask_chance": 0.95},
     ("focal", "gamma 0.5"): {**FOCAL, "loss.gamma": 0.5},
     ("focal", "gamma 2"): {**FOCAL, "loss.gamma": 2.0},
     ("CB", "beta 0.999"): {**CB, "weights.beta": 0.999},
