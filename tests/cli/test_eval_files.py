@@ -240,7 +240,7 @@ def test_a_temperature_at_an_end_of_its_range_is_remarked():
         labels = np.array([0, 1, 2, 1])[: len(logits)]
         fitted = calibrate.fit_temperature(logits, labels, False)
         figures = calibrate.Fitted(calibrate.Calibration(fitted), 3, {}, {})
-        said[name] = calibration_file.lines("temperature", figures)[1:]
+        said[name] = calibration_file.lines("temperature", figures)[1:-1]
     assert "the highest temperature that is tried" in said["wrong"][0] and "untrained" in said["wrong"][0]
     assert "the lowest temperature that is tried" in said["faint"][0] and said["plain"] == []
 

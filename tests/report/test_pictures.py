@@ -155,7 +155,7 @@ def test_logarithmic_axes_have_few_plain_numbers_of_one_size(tmp_path, drawn, co
 
 def test_reliability_gives_the_table_s_error_and_says_that_runs_are_pooled(tmp_path, drawn):
     class Run:
-        noun = "image"
+        noun, settings = "image", {"loss.name": "softmax"}
 
         def __init__(self, ece):
             self.ece = ece

@@ -478,7 +478,7 @@ def test_runs_are_trained_in_the_order_of_the_sweep(tmp_path, monkeypatch):
 def test_a_dry_run_lists_the_runs_and_makes_nothing(described, tmp_path):
     done = processes.run("sweep", f"--config={described}", "--dry-run", "--shard=2/2")
     assert done.returncode == 0 and done.stdout.split() == ["ce/seed_1", "cdb/seed_1"]
-    assert "2 runs: 1,154 steps" in done.stderr and "FLOP a step" in done.stderr
+    assert "2 runs: 1,154 steps" in done.stderr and "steps of 2.2e+08 FLOP" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]
 
 
