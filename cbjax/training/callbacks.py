@@ -71,7 +71,7 @@ def log_tau(rule: Reweighting, formula: str) -> Callback:
 
     Comes before the evaluation, which sets the next tau.
     """
-    tau = dynamic_tau(formula)
+    tau = dynamic_tau(formula, rule.present)
 
     def callback(run: Run) -> Run:
         if rule.is_equal(run.memory.epoch - 1):

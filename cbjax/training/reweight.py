@@ -28,11 +28,13 @@ class Reweighting:
       num_classes: C.
       start_epoch: how many epochs have equal weights.
       method: memory -> weights [C] of the next epoch.
+      present: [C] which classes have training images; None for all.
     """
 
     num_classes: int
     start_epoch: int
     method: Callable[[Memory], np.ndarray]
+    present: np.ndarray | None = None
 
     def is_equal(self, epochs: int) -> bool:
         """Says whether the epoch after so many complete ones has equal weights."""
@@ -55,8 +57,9 @@ def build(config: ConfigDict, counts: np.ndarray) -> Reweighting:
     if chosen.name == "difficulty":
         options = config.difficulty
         # The first epoch comes before the first measured accuracy.
-        method = from_difficulty(options.tau, options.formula, options.floor, options.scale)
-        return Reweighting(len(counts), max(1, start_epoch), method)
+        present = None if np.all(counts) else np.asarray(counts) > 0
+        method = from_difficulty(options.tau, options.formula, options.floor, options.scale, present)
+        return Reweighting(len(counts), max(1, start_epoch), method, present)
     if chosen.name == "uniform":
         return Reweighting(len(counts), start_epoch, lambda memory: weights.uniform(len(counts)))
     given = {"zero_count": chosen.zero_count}
@@ -69,16 +72,32 @@ def build(config: ConfigDict, counts: np.ndarray) -> Reweighting:
     return Reweighting(len(counts), start_epoch, lambda memory: fixed)
 
 
-def from_difficulty(tau: float | str, formula: str, floor: float, scale: bool) -> Callable[[Memory], np.ndarray]:
-    """Returns memory -> the CDB weights [C] of its accuracies; arguments as `difficulty.difficulty_weights`."""
+def from_difficulty(
+    tau: float | str, formula: str, floor: float, scale: bool, present: np.ndarray | None = None
+) -> Callable[[Memory], np.ndarray]:
+    """Returns memory -> the CDB weights [C] of its accuracies; arguments as `difficulty.difficulty_weights`.
+
+    A class that is not `present` has the weight 0 and no part in tau: nothing teaches it, so it is always wrong, and
+    would take nearly all of the weight.
+    """
     compiled = _difficulty_program(tau, formula, floor, scale)
-    return lambda memory: compiled(_as_array(memory.accuracy))
+
+    def of_memory(memory: Memory) -> np.ndarray:
+        accuracy = _as_array(memory.accuracy)
+        if present is None:
+            return compiled(accuracy)
+        chosen = np.zeros_like(accuracy)
+        chosen[present] = compiled(accuracy[present])
+        return chosen
+
+    return of_memory
 
 
-def dynamic_tau(formula: str) -> Callable[[Memory], float]:
-    """Returns memory -> `difficulty.dynamic_tau` of its accuracies."""
+def dynamic_tau(formula: str, present: np.ndarray | None = None) -> Callable[[Memory], float]:
+    """Returns memory -> `difficulty.dynamic_tau` of the accuracies of the classes that are present."""
     compiled = _tau_program(formula)
-    return lambda memory: float(compiled(_as_array(memory.accuracy)))
+    chosen = slice(None) if present is None else present
+    return lambda memory: float(compiled(_as_array(memory.accuracy)[chosen]))
 
 
 def smoothing(keep: float) -> Smooth:

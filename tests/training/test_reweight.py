@@ -35,6 +35,16 @@ def test_difficulty_decides_from_the_second_epoch_on():
     np.testing.assert_allclose(rule.next_weights(Memory(epoch=1, accuracy=accuracy)), expected, rtol=1e-5)
 
 
+def test_a_class_without_training_images_takes_no_weight_from_the_others():
+    rule = rule_of("weights.name=difficulty", counts=np.array([90, 0, 3]))
+    memory = Memory(epoch=1, accuracy=(0.9, 0.0, 0.6))  # nothing teaches the second class, so it is always wrong
+    known = (0.9, 0.6)
+    expected = np.insert(cdb.weights(known, cdb.paper_tau(known), 0.01), 1, 0.0)
+    np.testing.assert_allclose(rule.next_weights(memory), expected, rtol=1e-5)
+    tau = reweight.dynamic_tau("paper", rule.present)(memory)
+    assert tau == pytest.approx(float(cdb.paper_tau(known)), rel=1e-6)
+
+
 @pytest.mark.parametrize(("start", "num_epochs", "equal"), [(0.55, 100, 55), (0.5, 5, 3), (0.01, 4, 1), (0.0, 4, 0)])
 def test_weights_are_equal_before_their_start(start, num_epochs, equal):
     settings = (f"weights.start={start}", f"num_epochs={num_epochs}")
