@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 
 from cbjax import __version__
 from cbjax.cli import completion, frames, key_list, landscape, report
+from cbjax.cli.landscape import CHECKPOINT
 from cbjax.config import methods
 from cbjax.config.parts import STAGES
 from cbjax.config.schema import KEYS, show
+from cbjax.config.unknown import keys_meant
 from cbjax.host.storage import PathError, as_path, is_remote
 from cbjax.host.text import visible
 
@@ -69,7 +71,9 @@ def make_parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.Argume
             "--config",
             required=True,
             metavar="FILE",
-            help="a file, or the name of a config that cbjax brings, such as digits_lt",
+            help="a file, or the name of a config that cbjax brings: digits_lt, an example; own_images, for your images"
+            if command is train
+            else "a file, or the name of a sweep that cbjax brings, such as digits_lt",
         )
         command.add_argument(
             "--workdir",
@@ -77,7 +81,10 @@ def make_parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.Argume
             type=_directory if command is train else _local_directory,
             help="where everything is kept; call again to resume",
         )
-        command.epilog = "--config.KEY=VALUE changes a key, such as --config.data.imbalance=50"
+        command.epilog = (
+            "--config.KEY=VALUE changes a key, such as --config.data.imbalance=50; --config.method=NAME chooses a "
+            "method; `cbjax config` lists keys and methods"
+        )
         _add_processes(command)
     stage2.add_argument("--from", dest="source", required=True, metavar="DIR", type=_directory, help="the finished run")
     stage2.add_argument(
@@ -122,9 +129,11 @@ def make_parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.Argume
         "new labelled images: --config.data.test_list=FILE (a list, or a .csv), --config.data.root=DIR (a folder for "
         "each class), --config.data.file=FILE.npz; classes are found by their names"
     )
-    evaluate.add_argument("--workdir", required=True, metavar="DIR", type=_directory)
-    evaluate.add_argument("--split", default="test", choices=("validation", "test"))
-    evaluate.add_argument("--checkpoint", default="last", choices=("last", "best"))
+    evaluate.add_argument("--workdir", required=True, metavar="DIR", type=_directory, help="the run")
+    evaluate.add_argument(
+        "--split", default="test", choices=("validation", "test"), help="which of the run's own images (test)"
+    )
+    evaluate.add_argument("--checkpoint", default="last", choices=("last", "best"), help=CHECKPOINT)
     evaluate.add_argument(
         "--out",
         metavar="DIR",
@@ -159,12 +168,12 @@ def make_parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.Argume
         choices=("error", "skip"),
         help="skip leaves out files that cannot be read, and prints which",
     )
-    predict.add_argument("--workdir", required=True, metavar="DIR", type=_directory)
+    predict.add_argument("--workdir", required=True, metavar="DIR", type=_directory, help="the run")
     predict.add_argument("--out", required=True, metavar="FILE", help="a .csv or .jsonl")
     predict.add_argument(
         "--top", type=_up_to(10**6), default=1, metavar="K", help="number of classes for each image (1)"
     )
-    predict.add_argument("--checkpoint", default="last", choices=("last", "best"))
+    predict.add_argument("--checkpoint", default="last", choices=("last", "best"), help=CHECKPOINT)
     predict.add_argument(
         "--calibration",
         metavar="FILE",
@@ -214,10 +223,13 @@ def make_parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.Argume
 
 
 def _as_key(argument: str) -> str:
-    """Returns the end of the message for "--seed=1": how a key is given, if the argument is one."""
+    """Returns the end of the message for "--seed=1" or "--lr=1": how a key is given, if the argument is one."""
     key = argument.removeprefix("--").partition("=")[0]
-    known = key in KEYS or key == methods.KEY
-    return f"; keys of the config begin with --config.: --config.{argument.removeprefix('--')}" if known else ""
+    begin = "; keys of the config begin with --config."
+    if key in KEYS or key == methods.KEY:
+        return f"{begin}: --config.{argument.removeprefix('--')}"
+    meant = keys_meant(key, KEYS)
+    return f"{begin}; did you mean {meant}?" if meant else ""
 
 
 class _Parser(argparse.ArgumentParser):

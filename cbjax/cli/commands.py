@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 from collections.abc import Callable
 from typing import Any
 
@@ -40,7 +41,7 @@ def _list_keys(config, overrides):
         shown = [key for key in keys if key in here or values[key] != KEYS[key].default]
         say(f"# {about}")
         for key in shown:
-            say(f"--config.{key}={values.get(key, here.get(key))}")
+            say(f"--config.{key}={shlex.quote(str(values.get(key, here.get(key))))}")
     for line in configs.cautions(config):
         say(f"# note: {line}")
     return 0
@@ -131,6 +132,7 @@ def _eval(options, overrides):
         open_set.check(options.open)
     place = Place(options.workdir)
     config = workdirs.read_config(place.files)
+    workdirs.tell_unfinished(place)
     if options.calibrate:
         calibration_file.check(data_facts.read(place.files), options.split)
     _start(config.deterministic)
@@ -174,6 +176,7 @@ def _landscape(options, overrides):
 
     evaluation.check_keys(overrides)
     config = workdirs.read_config(Place(options.source).files)
+    workdirs.tell_unfinished(*map(Place, [options.source, *options.to]))
     # Points are independent, so each core measures its own.
     startup.make_cores_devices()
     _start(config.deterministic)
@@ -185,6 +188,7 @@ def _predict(options, overrides):
 
     place = Place(options.workdir)
     config = workdirs.read_config(place.files)
+    workdirs.tell_unfinished(place)
     _start(config.deterministic)
     from cbjax.cli.predictions import predict
 

@@ -12,6 +12,7 @@ from cbjax.host.output import say
 NORMALIZATIONS = ("filter", "layer", "none")
 VECTORS = ("zero", "normalize", "copy")
 STATISTICS = ("keep", "interpolate", "recompute")
+CHECKPOINT = "best: the epoch with the highest balanced accuracy on held-out validation images (last)"
 FEW = 4  # checkpoints of a way at most if a run does not keep all: the first state, the best and the two newest
 
 
@@ -57,7 +58,7 @@ def add_arguments(
         "--span", type=_span, metavar="LOW:HIGH", help="range of coordinates (-1:1; on a line between runs -0.5:1.5)"
     )
     command.add_argument("--split", default="train", choices=("train", "validation", "test"), help="images (train)")
-    command.add_argument("--checkpoint", default="last", choices=("last", "best"))
+    command.add_argument("--checkpoint", default="last", choices=("last", "best"), help=CHECKPOINT)
     command.add_argument("--seed", type=_seed, default=123, help="seed of the random directions (123)")
     command.add_argument(
         "--normalization",
@@ -82,7 +83,12 @@ def add_arguments(
     )
     command.add_argument("--images-at-once", type=up_to(10**6), metavar="B", help="images of a batch")
     command.add_argument("--out", metavar="DIR", type=pathlib.Path, help="another folder")
-    command.add_argument("--progress", default="auto", choices=("auto", "on", "lines", "off"))
+    command.add_argument(
+        "--progress",
+        default="auto",
+        choices=("auto", "on", "lines", "off"),
+        help="a bar, lines, or neither; auto: a bar at a terminal, lines elsewhere (auto)",
+    )
     command.add_argument(
         "--trust-code",
         action="store_true",

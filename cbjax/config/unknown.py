@@ -74,10 +74,15 @@ def unknown_key(key: Any, value: Any, keys: Collection[str]) -> str:
     return f"{key} is not a key; got {show(value)}; {hint}"
 
 
+def keys_meant(word: str, keys: Collection[str]) -> str:
+    """Returns the keys with this end or this name in other libraries, for a message; "" if there is none."""
+    return " or ".join(_meant(word, keys, near=False))
+
+
 def _meant(word: str, keys: Collection[str], near: bool) -> list[str]:
     """Returns the keys that end in a word or have this name in other libraries; with `near`, also similar keys."""
     leaves = {known: known.rpartition(".")[2] for known in keys}
-    nearest = difflib.get_close_matches(word, set(leaves.values()), n=1, cutoff=0.8) if near else []
+    nearest = difflib.get_close_matches(word, {*leaves.values(), "method"}, n=1, cutoff=0.8) if near else []
     for wanted in (word, *nearest):
         if wanted in keys:
             return [wanted]

@@ -17,7 +17,8 @@ from cbjax.config.compare import SOURCE_KEYS
 from cbjax.host import checked_json
 from cbjax.host.checked_json import RecordError
 from cbjax.host.locks import locked
-from cbjax.host.storage import with_absolute_paths
+from cbjax.host.output import say
+from cbjax.host.storage import Place, with_absolute_paths
 from cbjax.host.writers import EVENTS, remove_remains, replace
 from cbjax.types import Row
 from cbjax.workdir import environment, own_code
@@ -80,6 +81,14 @@ def read_config(workdir: pathlib.Path) -> ConfigDict:
         return configs.from_json(json.dumps(read_json(path)))
     except ConfigError as error:
         raise WorkdirError(f"{path}: {error}") from error
+
+
+def tell_unfinished(*places: Place) -> None:
+    """Says which runs have not ended, so that nobody takes their figures for those of the end."""
+    for place in places:
+        if not (place.files / "results.json").exists():
+            text = "this run is not finished, so a checkpoint on its way is used; its training command goes on"
+            say(f"{place.root}: {text}", error=True)
 
 
 def _run_of_sweep(workdir: pathlib.Path) -> str | None:

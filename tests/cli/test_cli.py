@@ -54,9 +54,15 @@ def test_train_prints_the_table_and_where_the_report_is(tmp_path, capsys):
     assert f"report: {tmp_path / 'report.md'}" in shown
     assert call("eval", f"--workdir={tmp_path}") == 0
     results = json.loads((tmp_path / "results.json").read_text())
-    assert f"test/accuracy {results['last']['test']['accuracy']:.6g}" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert f"test/accuracy {results['last']['test']['accuracy']:.6g}" in shown.out
+    assert "not finished" not in shown.err
+    (tmp_path / "results.json").rename(tmp_path / "kept")
     assert call("eval", f"--workdir={tmp_path}", "--split=validation", "--checkpoint=best") == 0
-    assert "validation/balanced_accuracy" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "validation/balanced_accuracy" in shown.out
+    assert shown.err.startswith(f"{tmp_path}: this run is not finished, ")
+    (tmp_path / "kept").rename(tmp_path / "results.json")
     assert call("report", tmp_path, f"--out={tmp_path / 'elsewhere'}") == 0
     assert (tmp_path / "elsewhere" / "report.md").exists()
 
@@ -154,7 +160,9 @@ def test_datasets_are_listed_with_what_to_do(capsys, tmp_path, monkeypatch):
         (("train", *QUICK, "--workdir=x", "--config.optim.learnin_rate=1"), "optim.learning_rate"),
         (("train", *QUICK, "--workdir=x", "--config.loss.name=focl"), "focal"),
         (("train", *QUICK, "--workdir=x", "--config.seed"), "--config.seed=VALUE"),
-        (("train", *QUICK, "--workdir=x", "--learning_rate=1"), "unrecognized argument: --learning_rate=1"),
+        (("train", *QUICK, "--workdir=x", "--learning_rate=1"), "--config.; did you mean optim.learning_rate?"),
+        (("train", *QUICK, "--workdir=x", "--lr", "1"), "unrecognized argument: --lr; keys of the config begin with"),
+        (("train", *QUICK, "--workdir=x", "--extnd"), "unrecognized argument: --extnd\n"),
         (("train", *QUICK, "--workdir=x", "--config.batch_size=60", "--config.devices=8"), "use 56 or 64"),
         (
             ("train", *QUICK, "--workdir=x", "--method=ce"),

@@ -1,6 +1,7 @@
 """The command as a tool among tools: its version, its keys, and what a shell completes."""
 
 import os
+import shlex
 import subprocess
 import sys
 
@@ -73,10 +74,11 @@ def test_values_are_those_of_the_config_and_the_default_is_told(capsys):
 def test_a_dry_run_lists_a_config_as_it_would_be_given(capsys):
     listed = lines(capsys, "train", "--config=egtea:authors_code", "--config.num_epochs=7", "--dry-run")
     assert listed[:2] == ["# this command", "--config.num_epochs=7"] and "# the config" in listed
-    given = [line for line in listed if line.startswith("--")]
+    given = shlex.split("\n".join(line for line in listed if line.startswith("--")))
     overrides = [line.removeprefix("--config.") for line in given]
     assert cbjax.config.load("digits_lt", overrides).evaluation == cbjax.config.load("egtea:authors_code").evaluation
     assert "--config.data.root=EGTEA" in given
+    assert "--config.optim.decay_at=(0.6,)" in given, "a shell reads a line as one argument"
 
 
 def completed(line):

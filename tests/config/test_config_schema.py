@@ -100,6 +100,7 @@ UNKNOWN_KEYS = [
     ("name=0.1", "did you mean data.name or model.name or loss.name or weights.name or meta.name"),
     ("wd=0.1", "did you mean optim.weight_decay?"),
     ("gpus=0.1", "did you mean devices?"),
+    ("metod=0.1", "did you mean the override method=NAME"),
     ("foo=0.1", "without a group: seed, num_epochs, "),
     ("data=0.1", "data is a group of keys, data.name, "),
     ("x=0.1", "without a group: seed, num_epochs, "),

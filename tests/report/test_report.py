@@ -455,6 +455,8 @@ def test_unfinished_run_has_a_page(tmp_path):
     writers.rewrite(tmp_path / "metrics.jsonl", rows)
     page = report([tmp_path], tmp_path).read_text()
     assert "**Not finished: stopped at step 98 (epoch 7 of 12).**" in page
+    shown = "".join(printed(table_for_terminal([tmp_path])).split())
+    assert shown.startswith("nofinishedrun") and shown.endswith(f"{tmp_path}:notfinished:stoppedatstep98(epoch7of12)")
     balanced = {row[""]: row for row in tables(page)["Results"]}["balanced"]
     assert balanced == {"": "balanced", "validation, epoch 7": f"{100 * rows[-1]['validation/balanced_accuracy']:.1f}"}
     assert set(pictures(page)) == {"class_weights.png", "class_accuracies.png", "curves.png"}
