@@ -138,7 +138,7 @@ def square_root_shares(frequencies: np.ndarray, epoch: int, num_epochs: int) -> 
 def progressive_shares(frequencies: np.ndarray, epoch: int, num_epochs: int) -> np.ndarray:
     """Returns the classes' shares [C] in an epoch: their frequencies in the first epoch, equal shares in the last.
 
-    Source: Kang et al. 2020, eq. 3, with t/T from 0 in the first epoch to 1 in the last.
+    Source: Kang et al. 2020, eq. 2, with t/T from 0 in the first epoch to 1 in the last.
     """
     progress = min(epoch / max(num_epochs - 1, 1), 1.0)
     equal = (frequencies > 0) / np.count_nonzero(frequencies)
