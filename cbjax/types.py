@@ -231,8 +231,8 @@ class Run:
       metrics: in the loop, the row of the epoch that just ended; from `train` and `load`, the final metrics.
       class_names: [C] names in label order.
       predict: images, as they were before training (an array, or a list of paths, Pillow images and arrays of any size)
-        -> probabilities [N, C]: of one class among all for the softmax loss, of each class on its own for sigmoid and
-        focal. None inside the loop.
+        -> probabilities [N, C]: of one class among all for softmax losses, of each class on its own for one-vs-rest
+        losses (sigmoid, focal, eql, ghm). None inside the loop.
       memory: what training changes on the host; saved with the state.
       workdir: where the run is kept, from `train` and `load`.
       show: shows the run's report with its pictures in a notebook; makes it first if it is missing. From `train` and
