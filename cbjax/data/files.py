@@ -167,6 +167,27 @@ def require_file(file: Any, what: str) -> None:
     raise DataError(f"there is no file {file}, {what}")
 
 
+def check_outside(data: Any, workdir: str | os.PathLike) -> None:
+    """Checks that no file of a work directory would be taken for a class of a tree of folders.
+
+    Args:
+      data: the config's `data` keys.
+      workdir: where a run writes.
+
+    Raises:
+      DataError: if it lies where the classes are.
+    """
+    if data.name != "folder" or not data.root or is_remote(data.root) or is_remote(workdir):
+        return
+    root, place = os.path.realpath(data.root), os.path.realpath(workdir)
+    splits = [os.path.join(root, name) for name in ("train", *VALIDATION_FOLDERS, "test")]
+    if any(os.path.commonpath((one, place)) == one for one in (splits if os.path.isdir(splits[0]) else [root])):
+        raise DataError(
+            f"--workdir must lie outside of the images, where its folders would be classes; got {place}, and data.root "
+            f"is {root}: choose another --workdir"
+        )
+
+
 def load_folder(root: str | os.PathLike | None, image_size: int, medium: Medium = IMAGES) -> Source:
     """Lists a tree with a folder for each class: root/train/CLASS/*.jpg, or root/CLASS/*.jpg without splits.
 

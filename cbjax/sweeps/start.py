@@ -12,6 +12,7 @@ import numpy as np
 from cbjax import data
 from cbjax.config import ConfigError, class_groups
 from cbjax.data import Source
+from cbjax.data.files import check_outside
 from cbjax.host.code import is_own
 from cbjax.host.locks import locked
 from cbjax.host.writers import replace
@@ -43,6 +44,7 @@ def begin(
     """
     _check_place(place, name, runs)
     for run in mine:
+        check_outside(run.config.data, place)
         workdirs.is_finished(place / run.name, run.config)
     found = result_rows.known(path, name, described, mine)
     having = {(one["config"], one["metric"]) for one in found}

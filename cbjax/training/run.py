@@ -16,7 +16,7 @@ from cbjax import config as configs
 from cbjax import data
 from cbjax.config import ConfigError
 from cbjax.config.parts import FITTED
-from cbjax.data import sources
+from cbjax.data import files, sources
 from cbjax.data.records import noun_of
 from cbjax.host.code import is_own
 from cbjax.host.interrupts import Interrupted, Interrupts
@@ -97,6 +97,7 @@ def train(
     check_main_guard(config.data.workers)
     home = open_workdir(workdir)
     place = home.files
+    files.check_outside(config.data, place)
     here = environment.describe()
     processes.agree(
         configs.of_all_processes(config)

@@ -11,8 +11,13 @@ import unicodedata
 import numpy as np
 import pytest
 
-from cbjax.data import DataError, Encoded, prepare, sources
+from cbjax import config
+from cbjax.data import DataError, Encoded, files, prepare, sources
 from cbjax.models import pretrained
+from cbjax.sweeps.file import PlannedRun
+from cbjax.sweeps.sweep import sweep
+from cbjax.training.run import train
+from cbjax.variants import Sweep
 from tests.photos import photo, write_csv, write_list, write_tree
 
 SPLITS = {"train": (6, 4, 2), "val": (1, 1, 1), "test": (2, 2, 2)}
@@ -21,6 +26,23 @@ SPLITS = {"train": (6, 4, 2), "val": (1, 1, 1), "test": (2, 2, 2)}
 @pytest.fixture
 def tree(tmp_path):
     return tmp_path / "images", write_tree(tmp_path / "images", SPLITS)
+
+
+@pytest.mark.parametrize("split", [False, True], ids=["classes", "splits"])
+def test_a_work_directory_is_no_class(tmp_path, split):
+    (tmp_path / "images" / "train").mkdir(parents=True) if split else (tmp_path / "images" / "cat").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "images")
+    keys = config.load("own_images", [f"data.root={tmp_path / 'images'}"])
+    inside = ("images/train", "images/test/run") if split else ("images", "images/run", "link/runs/one")
+    for name in inside:
+        with pytest.raises(DataError, match=r"--workdir must lie outside of the images, .* choose another"):
+            train(keys, tmp_path / name)
+        assert not list(tmp_path.rglob("config.json"))
+    for name in ("runs", "images_run", ".", *(("images", "images/runs") if split else ())):
+        files.check_outside(keys.data, tmp_path / name)
+    files.check_outside(config.load("digits_lt").data, tmp_path / "images")
+    with pytest.raises(DataError, match="--workdir must lie outside"):
+        sweep("s", Sweep("", []), [PlannedRun("ce", {}, keys)], tmp_path / inside[0])
 
 
 def lists(folder, rows):
