@@ -173,7 +173,10 @@ def read_list(file) -> Rows:
         if len(parts) == 2 and parts[1].startswith("-") and parts[1][1:].isdecimal():
             raise DataError(f"{file}, line {number}: label {parts[1]} is out of range: labels count from 0")
         if len(parts) < 2 or not (parts[1].isascii() and parts[1].isdigit()):
-            raise DataError(f"{file}, line {number}: must be a path and a whole number, got {line.strip()[:80]!r}")
+            raise DataError(
+                f"{file}, line {number}: must be a path and a whole number, got {line.strip()[:80]!r}; for names of "
+                "classes write a table with the header path,label (data.name=csv)"
+            )
         paths.append(_checked(file, number, parts[0].strip()))
         # Python's int() refuses thousands of digits, so count them first.
         if len(parts[1].lstrip("0")) > 10 or int(parts[1]) >= 2**31:

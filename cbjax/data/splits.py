@@ -160,7 +160,10 @@ def _shares(counts: np.ndarray, amount: Amount, key: str) -> np.ndarray:
     # Exact fractions: in binary floating point 0.29 · 100 would be truncated to 28.
     shares = np.array([int(count * fractions.Fraction(str(amount))) for count in counts.tolist()], np.int64)
     if not shares.any():
-        raise DataError(f"{key}={amount} of at most {counts.max()} images is less than one: ask for more")
+        raise DataError(
+            f"{key}={amount} of at most {counts.max()} images a class is less than one image: "
+            f"set {key} to a larger fraction or a whole number, or add images"
+        )
     return shares
 
 

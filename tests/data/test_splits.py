@@ -106,7 +106,11 @@ def test_a_choice_of_classes_draws_the_same_images_of_each():
             {},
             "data.test=50 takes 50 images of class 'a', which has 30 .*: hold out fewer",
         ),
-        ({"test": 0.03}, {}, r"data\.test=0\.03 of at most 30 images is less than one: ask for more"),
+        (
+            {"test": 0.03},
+            {},
+            r"data\.test=0\.03 of at most 30 images a class is less than one image: set data\.test to",
+        ),
         ({"test": -1}, {}, "data.test must be 0, a whole number of images per class, or a fraction .* got -1"),
         ({"test": 1.5}, {}, "got 1.5"),
         ({"test": float("nan")}, {}, "got nan"),
