@@ -161,8 +161,8 @@ def _shares(counts: np.ndarray, amount: Amount, key: str) -> np.ndarray:
     shares = np.array([int(count * fractions.Fraction(str(amount))) for count in counts.tolist()], np.int64)
     if not shares.any():
         raise DataError(
-            f"{key}={amount} of at most {counts.max()} images a class is less than one image: "
-            f"set {key} to a larger fraction or a whole number, or add images"
+            f"{key}={amount} of at most {counts.max()} images is less than one: "
+            "ask for a larger fraction or a whole number"
         )
     return shares
 

@@ -222,7 +222,7 @@ def test_a_part_of_ones_own_split_is_said(own_arrays):
         "data.test=0.2 takes 8 of the 40 test images that come with the data; data.test=0 takes all",
     )
     assert prepare({**data, "test": 0, "validation": 0.2}, 0).notes == ()
-    with pytest.raises(DataError, match=r"ask for more, or 0 for the whole of the source's own test split"):
+    with pytest.raises(DataError, match=r"or a whole number, or 0 for the whole of the source's own test split"):
         prepare({**data, "test": 0.01}, 0)
 
 

@@ -109,7 +109,7 @@ def test_a_choice_of_classes_draws_the_same_images_of_each():
         (
             {"test": 0.03},
             {},
-            r"data\.test=0\.03 of at most 30 images a class is less than one image: set data\.test to",
+            r"data\.test=0\.03 of at most 30 images is less than one: ask for a larger fraction",
         ),
         ({"test": -1}, {}, "data.test must be 0, a whole number of images per class, or a fraction .* got -1"),
         ({"test": 1.5}, {}, "got 1.5"),
