@@ -268,12 +268,11 @@ def table_for_terminal(workdirs: Directories) -> "Table":
     if left_out:
         caption += f" Left out: {len(left_out)}, see the report."
     if not methods:
-        caption = ""
-    table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", padding=(0, 1, 0, 0))
-    if not methods:
-        table.add_column("no finished run", overflow="fold")
+        table = Table("no finished run", box=box.SIMPLE_HEAD)
         for one in left_out:
-            table.add_row(Text(one_line(f"{one.path}: {one.reason}")))
+            table.add_row(Text(one_line(f"{one.path}: {one.reason}"), overflow="fold"))
+        return table
+    table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", padding=(0, 1, 0, 0))
     # The calibration error and the precision of groups are left out, so that the table fits into 80 columns.
     groups = {name for method in methods for run in method.runs for name in run.groups}
     leave_out = ("ece", *(f"{name}_precision" for name in groups))

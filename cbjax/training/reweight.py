@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
+from types import EllipsisType
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from cbjax.types import Memory
 from cbjax.workdir.memory import numbers
 
 Accuracies = Sequence[float | None]  # of each class; None for one without examples
+Present = np.ndarray | EllipsisType  # [C] bool, or ... for all classes
 Smooth = Callable[[Accuracies, Accuracies], list[float | None]]
 
 
@@ -28,13 +30,13 @@ class Reweighting:
       num_classes: C.
       start_epoch: how many epochs have equal weights.
       method: memory -> weights [C] of the next epoch.
-      present: [C] which classes have training images; None for all.
+      present: [C] which classes have training images; ... for all.
     """
 
     num_classes: int
     start_epoch: int
     method: Callable[[Memory], np.ndarray]
-    present: np.ndarray | None = None
+    present: Present = ...
 
     def is_equal(self, epochs: int) -> bool:
         """Says whether the epoch after so many complete ones has equal weights."""
@@ -57,7 +59,7 @@ def build(config: ConfigDict, counts: np.ndarray) -> Reweighting:
     if chosen.name == "difficulty":
         options = config.difficulty
         # The first epoch comes before the first measured accuracy.
-        present = None if np.all(counts) else np.asarray(counts) > 0
+        present = np.asarray(counts) > 0
         method = from_difficulty(options.tau, options.formula, options.floor, options.scale, present)
         return Reweighting(len(counts), max(1, start_epoch), method, present)
     if chosen.name == "uniform":
@@ -73,7 +75,7 @@ def build(config: ConfigDict, counts: np.ndarray) -> Reweighting:
 
 
 def from_difficulty(
-    tau: float | str, formula: str, floor: float, scale: bool, present: np.ndarray | None = None
+    tau: float | str, formula: str, floor: float, scale: bool, present: Present = ...
 ) -> Callable[[Memory], np.ndarray]:
     """Returns memory -> the CDB weights [C] of its accuracies; arguments as `difficulty.difficulty_weights`.
 
@@ -84,8 +86,6 @@ def from_difficulty(
 
     def of_memory(memory: Memory) -> np.ndarray:
         accuracy = _as_array(memory.accuracy)
-        if present is None:
-            return compiled(accuracy)
         chosen = np.zeros_like(accuracy)
         chosen[present] = compiled(accuracy[present])
         return chosen
@@ -93,11 +93,10 @@ def from_difficulty(
     return of_memory
 
 
-def dynamic_tau(formula: str, present: np.ndarray | None = None) -> Callable[[Memory], float]:
+def dynamic_tau(formula: str, present: Present = ...) -> Callable[[Memory], float]:
     """Returns memory -> `difficulty.dynamic_tau` of the accuracies of the classes that are present."""
     compiled = _tau_program(formula)
-    chosen = slice(None) if present is None else present
-    return lambda memory: float(compiled(_as_array(memory.accuracy)[chosen]))
+    return lambda memory: float(compiled(_as_array(memory.accuracy)[present]))
 
 
 def smoothing(keep: float) -> Smooth:
