@@ -8,7 +8,7 @@ Command: cbjax sweep --config=cdb_table1 --workdir=runs/cdb_table1
 Time: 12 settings x 5 ratios x 3 seeds = 180 runs of 200,000 steps of 100 images. The short form has a fifth of it, 800
     epochs (40,000 steps) with the decay at three quarters: about 6 minutes a run on one CPU core, of which a machine
     takes as many shards as it has. `means` is 36 runs of the short form. `means_whole` is 18 runs of the whole
-    schedule, only at 0.995: about 35 minutes a run on one CPU core. The paper's "4,000 epochs" must mean epochs: in a
+    schedule, only at 0.995: 35 to 75 minutes a run on one CPU core. The paper's "4,000 epochs" must mean epochs: in a
     trial with PyTorch, LeNet-5 had not converged after 4,000 steps.
 Data: MNIST by TFDS; `cbjax datasets` says whether it is ready and how to prepare it.
 Source: table 1, "the best results obtained by" each loss, without gamma and beta. Here focal has gamma 0.5, 1 and 2,
