@@ -6,6 +6,7 @@ import functools
 import io
 import itertools
 import pathlib
+import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec
@@ -25,6 +26,7 @@ _DRAWN: contextvars.ContextVar[dict[str, bytes] | None] = contextvars.ContextVar
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES = ("-", "--", ":", "-.")
 LEGEND = 40  # letters of a name in a legend
+LETTER = 0.085  # inches that a letter of a title needs
 GREY = "#666666"
 GROUP = {"fontsize": 8, "color": GREY}  # names of groups of classes
 
@@ -209,6 +211,13 @@ def figure(width: float, height: float) -> Any:
     figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
     FigureCanvasAgg(figure)
     return figure
+
+
+def head(figure: Any, text: str) -> None:
+    """Puts a text above all panels, in as many lines as the figure's width needs."""
+    lines = textwrap.wrap(text, round((figure.get_figwidth() - 0.3) / LETTER))
+    figure.set_figheight(figure.get_figheight() + 0.17 * max(0, len(lines) - 1))
+    figure.suptitle("\n".join(lines), fontsize=10)
 
 
 def drawing(draw: Callable[Concatenate[pathlib.Path, P], None]) -> Callable[Concatenate[pathlib.Path, P], None]:

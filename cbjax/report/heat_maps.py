@@ -86,7 +86,7 @@ def _draw(path, names, counts, values, swings, scale, quantity, *, bars):
         if bars:
             canvas.plain_numbers(bar.ax.yaxis)
     if seeds > 1 and len(flat) < len(values):
-        figure.suptitle(f"each class has {seeds} thin rows, one per seed", fontsize=10)
+        canvas.head(figure, f"each class has {seeds} thin rows, one per seed")
     canvas.save(figure, path)
 
 

@@ -74,7 +74,7 @@ def draw(
         axes.set_ylim(0, 100)
     canvas.label_outer(panels)
     panels[0].legend(fontsize=8, frameon=False, loc="upper left")
-    figure.suptitle(title, fontsize=10)
+    canvas.head(figure, title)
     canvas.save(figure, path)
 
 

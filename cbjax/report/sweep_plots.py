@@ -46,7 +46,7 @@ def matrix(
     turn = {} if longest <= CELL else {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
     width = 1.6 + 0.75 * len(columns) + 0.07 * max(map(len, beside))
     height = 1.4 + (0.42 if deviations else 0.32) * len(rows) + (0.05 * longest if turn else 0)
-    figure = canvas.figure(max(width, 0.3 + 0.085 * len(title)), height)
+    figure = canvas.figure(max(width, 0.3 + canvas.LETTER * len(f"{title},")), height)
     axes = figure.subplots()
     image = axes.imshow(np.ma.masked_invalid(shades), cmap="Blues", vmin=0, vmax=1.4, aspect="auto")
     for i, j in np.argwhere(np.isfinite(means)):
@@ -65,7 +65,7 @@ def matrix(
     bar.set_ticks([0, 1], labels=["lowest\nof its column", "highest\nof its column"], fontsize=7)
     bar.ax.tick_params(length=0)
     bar.outline.set_visible(False)
-    figure.suptitle(f"{title}{', with ± standard deviation' if deviations else ''}", fontsize=10)
+    canvas.head(figure, f"{title}{', with ± standard deviation' if deviations else ''}")
     axes.spines[:].set_visible(False)
     canvas.save(figure, path)
 
@@ -133,7 +133,7 @@ def against_setting(path: pathlib.Path, name: str, panels: Mapping[str, Panel], 
     runs = [len(values) for curve in curves for values in curve.values()]
     bars = "; bars: ± standard deviation" if max(runs) > 1 else ""
     runs += [len(values) for panel in panels.values() for values in panel.levels.values()]
-    figure.suptitle(f"{canvas.mean_of(runs)}, last epoch{bars}", fontsize=10)
+    canvas.head(figure, f"{canvas.mean_of(runs)}, last epoch{bars}")
     canvas.legend_beside(figure, "")
     canvas.save(figure, path)
 

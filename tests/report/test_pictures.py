@@ -10,11 +10,14 @@ from cbjax.report.swings import Swing
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The figures that would have been written, by the names of their files."""
+    """The figures that would have been written, by the names of their files; no title of one may be cut off."""
     figures = {}
 
     def keep(figure, path):
         figure.canvas.draw()
+        for text in figure.texts:
+            box = text.get_window_extent()
+            assert box.x0 >= 0 and box.x1 <= figure.bbox.x1, f"cut off: {text.get_text()}"
         figures[path.name] = figure
         path.touch()
 
@@ -327,3 +330,16 @@ def test_letters_without_a_font_are_named_and_others_find_one(tmp_path):
     text = figure.text(0, 0, "\u1d81")
     canvas.save(figure, tmp_path / "a.png")
     assert fonts.lacking([text.get_text()]) == "" and text.get_fontfamily()[0] == fonts.OWN
+
+
+def test_a_title_over_a_small_picture_is_whole(tmp_path, drawn):
+    two = {("CE", "10"): [1.0, 2.0]}
+    sweep_plots.matrix(tmp_path / "one.png", ["CE"], ["10"], two, "top-5 balanced test error, %", "ratio")
+    assert drawn["one.png"].get_suptitle().endswith("last epoch,\nwith ± standard deviation")
+    panel = sweep_plots.Panel({"CB": {0.9: [1.0, 2.0, 3.0], 0.99: [2.0]}}, {}, {})
+    sweep_plots.against_setting(tmp_path / "settings.png", "beta", {"a": panel}, "test error, %")
+    sums = {"CE": np.array([[50.0, 50.0], [10.0, 45.0], [10.0, 50.0]])}
+    reliability.draw(tmp_path / "r.png", sums, {"CE": "3"}, "images of all runs together; ECE: mean over runs")
+    maps = {"CDB": (np.arange(1.0, 4.0), np.random.default_rng(0).uniform(0.5, 2, (100, 3, 2)))}
+    heat_maps.class_weights(tmp_path / "maps.png", ["ant", "bee"], np.array([2, 1]), maps, {})
+    assert set(drawn) == {"one.png", "settings.png", "r.png", "maps.png"}
