@@ -46,7 +46,8 @@ def matrix(
     turn = {} if longest <= CELL else {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
     width = 1.6 + 0.75 * len(columns) + 0.07 * max(map(len, beside))
     height = 1.4 + (0.42 if deviations else 0.32) * len(rows) + (0.05 * longest if turn else 0)
-    figure = canvas.figure(max(width, 0.3 + canvas.LETTER * len(f"{title},")), height)
+    # Wide enough for the title; what follows its comma may go into a second line.
+    figure = canvas.figure(max(width, 0.3 + canvas.LETTER * (len(title) + 1)), height)
     axes = figure.subplots()
     image = axes.imshow(np.ma.masked_invalid(shades), cmap="Blues", vmin=0, vmax=1.4, aspect="auto")
     for i, j in np.argwhere(np.isfinite(means)):
