@@ -48,7 +48,7 @@ def read(
       split: "validation" or "test". It chooses the list, the arrays of an .npz, or the folder of a tree.
       class_names: [C] names of the run. Labels are names; a number in a list is an index into these.
       fit: converts images to the run's size.
-      chosen: whether the run uses only some classes of its data. Then numbers are ambiguous.
+      chosen: whether the run uses only some classes of its data. Then a number is a class that has it for a name.
 
     Raises:
       DataError: if the data are missing or damaged, a class is not one of the run's, or an image has two labels.
@@ -56,7 +56,7 @@ def read(
     if kind == "arrays":
         if isinstance(fit, ClipFit):
             raise DataError("the run was trained on clips, which cannot be given as arrays: name files or folders")
-        return _arrays(places["file"], split, class_names, fit)
+        return _arrays(places["file"], split, class_names, fit, chosen)
     if kind == "folder":
         root = files.as_path(places["root"])
         paths, labels, notes = _tree(root, split, class_names, fit.medium)
@@ -84,22 +84,31 @@ def _places(names, class_names, where):
 
 
 def _numbered(file, paths, numbers, class_names, chosen):
-    if all(name.isdecimal() for name in class_names):
-        return _places([str(number) for number in numbers], class_names, file)
-    if chosen:
+    """Returns the labels of a list's numbers; refuses one that a class's name or an image's folder contradicts."""
+    by_name = "write a CSV with the columns path and label, where labels are names"
+    decimal = all(name.isdecimal() for name in class_names)
+    if chosen and not decimal:
         raise DataError(
             f"{file}: the run was trained on only some classes of its data, so a number does not tell the class: "
-            "write a CSV with the columns path and label, where labels are names"
+            f"{by_name}"
         )
+    known = set(class_names)
     for path, number in zip(paths, numbers, strict=True):
-        if number >= len(class_names):
+        if not chosen and number >= len(class_names):
             raise DataError(f"{file}: label {number} is not among those of the run, 0 to {len(class_names) - 1}")
-        folder = os.path.basename(os.path.dirname(path))
-        if folder in class_names and folder != class_names[number]:
+        name, folder = str(number) if chosen else class_names[number], os.path.basename(os.path.dirname(path))
+        if folder != name and (folder in known or (chosen and folder.isdecimal())):
             raise DataError(
-                f"{file}: {path} has the label {number}, which is the run's class '{class_names[number]}': number the "
-                "classes as in the training list, or write a CSV with names"
+                f"{file}: {path} has the label {number}, which is the run's class '{name}': number the classes as in "
+                "the training list, or write a CSV with names"
             )
+        if decimal and folder != name != str(number) in known:
+            raise DataError(
+                f"{file}: the label {number} of {path} may be the run's class '{name}', which is number {number} of "
+                f"its classes, or the one that is named '{number}': {by_name}"
+            )
+    if chosen:
+        return _places([str(number) for number in numbers], class_names, file)
     return np.asarray(numbers, np.int32)
 
 
@@ -144,7 +153,7 @@ def _files(root, paths, labels, split, class_names, place, fit: Fit | ClipFit, n
         return Labelled(Split(np.stack(list(pool.map(fit.file, names))), labels), names, place, notes)
 
 
-def _arrays(file, split, class_names, fit: Fit) -> Labelled:
+def _arrays(file, split, class_names, fit: Fit, chosen: bool) -> Labelled:
     found = arrays.read(file)
     prefix = f"{split}_" if f"{split}_images" in found else ""
     missing = [key for key in (f"{prefix}images", f"{prefix}labels") if key not in found]
@@ -159,33 +168,40 @@ def _arrays(file, split, class_names, fit: Fit) -> Labelled:
         raise DataError(f"{file}: there are {count} images and {np.size(labels)} labels: each image needs one")
     try:
         pixels = np.stack(list(fit.all(images)))
-        labels = _array_labels(labels, found.get("class_names"), class_names, split, file)
+        labels = _array_labels(labels, found.get("class_names"), class_names, split, chosen)
     except DataError as error:
         raise DataError(f"{file}: {error}") from None
     return Labelled(Split(pixels, labels), [str(i) for i in range(len(labels))], f"{file}")
 
 
-def _array_labels(labels, own_names, class_names, split, file):
+def _array_labels(labels, own_names, class_names, split, chosen):
     kind = arrays.label_kind(labels, split)
     if kind == "string":
         return _places(arrays.decode_text(labels, "labels").tolist(), class_names, "labels")
     if own_names is not None:
         own_names = arrays.read_class_names(own_names)
-    size = labels.shape[1] if kind == "multi-hot" else int(labels.max()) + 1
-    own_names = own_names or tuple(str(i) for i in range(size))
     if kind == "integer":
-        if labels.min() < 0 or size > len(own_names):
-            raise DataError(f"labels must be 0 to {len(own_names) - 1}; got {labels.min()} to {labels.max()}")
         present = np.unique(labels)
-        names = [own_names[label] for label in present]
-        if set(names) - set(class_names) and own_names == tuple(str(i) for i in range(size)):
+        if present[0] < 0 or (own_names and present[-1] >= len(own_names)):
+            most = f"to {len(own_names) - 1}" if own_names else "and above"
+            raise DataError(f"labels must be 0 {most}; got {present[0]} to {present[-1]}")
+    else:
+        present = np.arange(labels.shape[1])
+        if not np.isin(labels, (0, 1)).all() or len(present) != len(own_names or present):
+            raise DataError(f"labels [N, C] must be zeros and ones of {len(own_names or present)} classes, got {labels.shape}")
+    names = [own_names[label] if own_names else str(label) for label in present]
+    if not own_names:
+        # A number is the place of a class or its name. Where these differ, and both may be meant, nobody can tell.
+        same = all(not name.isdecimal() or name == str(place) for place, name in enumerate(class_names))
+        ambiguous = not same and not chosen and present[-1] < len(class_names)
+        if ambiguous or set(names) - set(class_names):
             raise DataError(
                 f"labels are the numbers {quote(present)}, but the run's classes have names, {quote(class_names)}: add "
                 "class_names in the order of these numbers, or use names as labels"
             )
-        return _places(names, class_names, "labels")[np.searchsorted(present, labels)]
-    if not np.isin(labels, (0, 1)).all() or size != len(own_names):
-        raise DataError(f"labels [N, C] must be zeros and ones of {len(own_names)} classes, got {labels.shape}")
+    places = _places(names, class_names, "labels")
+    if kind == "integer":
+        return places[np.searchsorted(present, labels)]
     moved = np.zeros((len(labels), len(class_names)), np.float32)
-    moved[:, _places(own_names, class_names, "labels")] = labels
+    moved[:, places] = labels
     return moved
