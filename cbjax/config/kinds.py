@@ -151,6 +151,17 @@ def either(*kinds: Kind) -> Kind:
     )
 
 
+def place_or_name(what: str) -> Kind:
+    """The place of something in its order, from 0, or its name. On the command line 01, +1 and 1_0 are names."""
+
+    def read(text):
+        if str(int(text)) != text:
+            raise ValueError
+        return int(text)
+
+    return either(integer(0)._replace(read=read), text(what))
+
+
 def several(kind: Kind, *, increasing: bool = False) -> Kind:
     """Tuples whose values are all of one kind; `0.8,0.9` or `(0.8, 0.9)` on the command line.
 

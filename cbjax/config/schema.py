@@ -16,6 +16,7 @@ from cbjax.config.kinds import (
     option,
     options,
     own_code,
+    place_or_name,
     prefixed,
     several,
     text,
@@ -52,7 +53,7 @@ class Key(NamedTuple):
 
 
 _COUNT_OR_FRACTION = either(integer(0), number(above=0, below=1))
-_CLASS = either(integer(0), text("a class name"))
+_CLASS = place_or_name("a class name")
 
 # Ranges end beyond what anybody means: a slip of the finger gives a message at once, not a full memory or an overflow.
 KEYS: dict[str, Key] = {

@@ -83,6 +83,10 @@ def prepare(data: Mapping[str, Any], seed: int, load: Callable[..., Source] = so
         for name in ("train", "validation", "test", "meta")
         if name in indices
     }
+    for name, part in parts.items():
+        if not len(part):
+            kind = {"train": "training"}.get(name, name)
+            raise DataError(f"no {kind} image is of the classes {quote(class_names)}: choose others in data.classes")
     notes += _parts_of_own(source, data, indices)
     counts = _class_counts(parts["train"], len(class_names))
     for name in ("validation", "test"):

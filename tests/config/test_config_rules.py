@@ -179,6 +179,8 @@ GOOD = [
     ("digits_lt", ["optim.warmup_steps=0"], {"optim.warmup": 0.05}),
     ("mnist_binary", ["data.classes='9','4'"], {"data.classes": ("9", "4")}),
     ("mnist_binary", ["data.classes=3,8"], {"data.classes": (3, 8)}),
+    ("mnist_binary", ["data.classes=03,1_0"], {"data.classes": ("03", "1_0")}),
+    ("digits_lt", ["evaluation.groups=rare=01,02,3"], {"evaluation.groups": (("rare", ("01", "02", 3)),)}),
     ("mnist_binary", ["data.train_size=none"], {"data.train_size": None}),
     ("mnist_binary", ["data.data_dir=~/a=b"], {"data.data_dir": "~/a=b"}),
     ("mnist_binary", ["model.name=resnet20", "model.shortcut=projection"], {"model.shortcut": "projection"}),

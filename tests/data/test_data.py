@@ -154,6 +154,16 @@ def test_classes_without_held_out_images_are_named_once(own_arrays):
     )
 
 
+@pytest.mark.parametrize(("split", "kind"), [("test", "test"), ("validation", "validation"), ("train", "training")])
+def test_a_split_without_any_image_of_the_chosen_classes_is_refused(own_arrays, split, kind):
+    labels = {name: np.arange(24) % 4 for name in SPLITS} | {split: np.arange(24) % 2}
+    arrays = {f"{name}_labels": of_split for name, of_split in labels.items()}
+    arrays |= {f"{name}_images": make_images(24) for name in SPLITS}
+    data = own_arrays(**arrays, class_names=["ant", "bee", "cat", "dog"])
+    with pytest.raises(DataError, match=f"no {kind} image is of the classes 'cat', 'dog': choose others"):
+        prepare({**data, "classes": ("cat", 3)}, 0)
+
+
 def test_nothing_held_out(own_arrays):
     labels = np.arange(40) % 2
     dataset = prepare({**own_arrays(images=make_images(40), labels=labels), "test": 5}, 0)
