@@ -65,7 +65,9 @@ class Fit:
             )
         if self.transform is not None:
             return self.transform.of_pixels(pixels)
-        return self._resized(_in_channels(pixels, self.shape[2]))
+        fitted = self._resized(_in_channels(pixels, self.shape[2]))
+        self._check_units(fitted.min(), fitted.max())
+        return fitted
 
     def array(self, pixels: np.ndarray) -> np.ndarray:
         """Converts one image, an array [H, W] or [H, W, channels], to the network's input; raises DataError."""
@@ -113,21 +115,25 @@ class Fit:
         if low <= high and (note := self._note(low, high)):
             warnings.warn(note, stacklevel=4)
 
+    def _check_units(self, low, high):
+        """Raises DataError if pixels lie further outside the training's range than that range is wide."""
+        if self.span is not None:
+            width = self.span[1] - self.span[0]
+            if low < self.span[0] - width or high > self.span[1] + width:
+                raise DataError(f"{self._both_units(low, high)}: convert them to the units of the training")
+
     def _note(self, low, high):
         """Checks the smallest and the largest pixel of given arrays; returns a note if they look odd, else None.
 
-        Pixels that lie further outside the training's range than that range is wide must be in other units: they are
-        refused. Images that span less than an eighth of the range may be in other units, or dark: they get a note.
+        Images that span less than an eighth of the training's range may be in other units, or dark.
         """
-        if self.span is None:
-            return None
-        width = self.span[1] - self.span[0]
-        text = f"the images' pixels are {low:g} to {high:g}, but the training's were {self._units()}"
-        if low < self.span[0] - width or high > self.span[1] + width:
-            raise DataError(f"{text}: convert them to the units of the training")
-        if 0 < high - low < width / NARROW:
-            return f"{text}: predictions are wrong if the units differ"
+        self._check_units(low, high)
+        if self.span is not None and 0 < high - low < (self.span[1] - self.span[0]) / NARROW:
+            return f"{self._both_units(low, high)}: predictions are wrong if the units differ"
         return None
+
+    def _both_units(self, low, high):
+        return f"the images' pixels are {low:g} to {high:g}, but the training's were {self._units()}"
 
     def _units(self):
         return "unknown units" if self.span is None else f"{self.span[0]:g} to {self.span[1]:g}"

@@ -80,6 +80,17 @@ def test_what_is_not_an_image_of_the_training_is_refused(fit, images, message):
         fitted(fit, images)
 
 
+def test_a_photo_for_a_run_on_arrays_in_other_units_is_refused(tmp_path):
+    """The digits of scikit-learn have pixels of 0 to 16; a photo has 0 to 255."""
+    digits, pixels = Fit((8, 8, 1), "uint8", (0, 16), None), np.arange(0, 256, 4, dtype=np.uint8).reshape(8, 8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    with Image.open(tmp_path / "photo.png") as image:
+        for given in (tmp_path / "photo.png", image, pixels[None]):
+            with pytest.raises(DataError, match="pixels are 0 to 252, but the training's were 0 to 16: convert them"):
+                fitted(digits, given)
+            assert fitted(GREY, given)[0].max() == 252
+
+
 def test_a_file_that_is_no_image_is_named(tmp_path):
     path = tmp_path / "bad.jpg"
     path.write_bytes(b"no image")
