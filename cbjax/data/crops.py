@@ -18,6 +18,7 @@ _RATIOS = (3 / 4, 4 / 3)  # width over height of a random crop
 _TRIES = 10
 DRAWS = 4 * _TRIES + 5  # random numbers for each image: 4 for every try of a crop, 1 for the flip, 4 for the colours
 _LUMA = (299, 587, 114)  # thousandths of R, G and B in Pillow's grey, ITU-R 601
+_LARGE = 2**24  # pixels of a resized image: sides of 256 and 65,536
 _memory = threading.local()
 
 
@@ -116,11 +117,16 @@ class EvalTransform:
         """Does the same with an image [H, W, 3] uint8 that is decoded already."""
         from PIL import Image
 
-        height, width = pixels.shape[:2]
-        shorter = min(height, width)
-        height, width = (int(self.resize * side / shorter) for side in (height, width))
-        resized = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
+        sides = pixels.shape[:2]
+        height, width = (int(self.resize * side / min(sides)) for side in sides)
         top, left = (round((side - self.image_size) / 2) for side in (height, width))
+        image = Image.fromarray(pixels)
+        if height * width > _LARGE:
+            # Of a thin image only the middle is resized, as the whole may take gigabytes. A pixel may differ by 1 of 255.
+            y, x = sides[0] / height, sides[1] / width
+            box = (left * x, top * y, (left + self.image_size) * x, (top + self.image_size) * y)
+            return np.asarray(image.resize((self.image_size, self.image_size), Image.Resampling.BILINEAR, box))
+        resized = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
         return resized[top : top + self.image_size, left : left + self.image_size]
 
 

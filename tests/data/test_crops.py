@@ -172,3 +172,16 @@ def test_colours_depend_on_the_place_alone():
     np.testing.assert_array_equal(transform(JPEG, 9), transform(JPEG, 9))
     assert (transform(JPEG, 9) != TrainTransform(32, seed=0)(JPEG, 9)).any()
     assert crops.DRAWS == 45
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_thin_image_takes_its_middle_and_little_memory(turned):
+    """One row of 60,000 pixels, whose shorter side would be resized to 256: 15 million columns, 12 GB."""
+    row = np.random.default_rng(0).integers(0, 256, 60_000)
+    pixels = np.repeat(row.astype(np.uint8)[:, None], 3, axis=1)
+    found = EvalTransform(224, 256).of_pixels(pixels[:, None] if turned else pixels[None])
+    centres = 30_000 + (np.arange(224) + 0.5 - 112) / 256  # of the result's columns, in columns of the image
+    expected = np.interp(centres - 0.5, np.arange(60_000), row)
+    assert found.shape == (224, 224, 3)
+    across = found.swapaxes(0, 1) if turned else found
+    assert np.abs(across - expected[None, :, None]).max() <= 1
