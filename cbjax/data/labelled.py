@@ -1,7 +1,6 @@
 """Reads labelled images that a run has not seen, and translates their class names to the run's labels."""
 
 import concurrent.futures
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -86,29 +85,31 @@ def _places(names, class_names, where):
 def _numbered(file, paths, numbers, class_names, chosen):
     """Returns the labels of a list's numbers; refuses one that a class's name or an image's folder contradicts."""
     by_name = "write a CSV with the columns path and label, where labels are names"
-    decimal = all(name.isdecimal() for name in class_names)
-    if chosen and not decimal:
-        raise DataError(
-            f"{file}: the run was trained on only some classes of its data, so a number does not tell the class: "
-            f"{by_name}"
-        )
-    known = set(class_names)
-    for path, number in zip(paths, numbers, strict=True):
-        if not chosen and number >= len(class_names):
-            raise DataError(f"{file}: label {number} is not among those of the run, 0 to {len(class_names) - 1}")
-        name, folder = str(number) if chosen else class_names[number], os.path.basename(os.path.dirname(path))
-        if folder != name and (folder in known or (chosen and folder.isdecimal())):
+    known, decimal = set(class_names), all(name.isdecimal() for name in class_names)
+    if chosen:
+        if not decimal:
             raise DataError(
-                f"{file}: {path} has the label {number}, which is the run's class '{name}': number the classes as in "
-                "the training list, or write a CSV with names"
+                f"{file}: the run was trained on only some classes of its data, so a number does not tell the class: "
+                f"{by_name}"
             )
-        if decimal and folder != name != str(number) in known:
+        for path, number in zip(paths, numbers, strict=True):
+            # The number of a class among all classes may be another than its name.
+            if (folder := lists.folder_of(path)) != str(number) and (folder in known or folder.isdecimal()):
+                raise DataError(lists.other_number(file, path, number, str(number)))
+        return _places([str(number) for number in numbers], class_names, file)
+    # Names that are the numbers 0 to C - 1 say nothing about folders, which may have numbers for another reason.
+    same = tuple(class_names) == tuple(map(str, range(len(class_names))))
+    for path, number in zip(paths, numbers, strict=True):
+        if number >= len(class_names):
+            raise DataError(f"{file}: label {number} is not among those of the run, 0 to {len(class_names) - 1}")
+        name, folder = class_names[number], lists.folder_of(path)
+        if not same and folder != name and folder in known:
+            raise DataError(lists.other_number(file, path, number, name))
+        if decimal and name not in (str(number), folder) and str(number) in known:
             raise DataError(
                 f"{file}: the label {number} of {path} may be the run's class '{name}', which is number {number} of "
                 f"its classes, or the one that is named '{number}': {by_name}"
             )
-    if chosen:
-        return _places([str(number) for number in numbers], class_names, file)
     return np.asarray(numbers, np.int32)
 
 
@@ -188,7 +189,9 @@ def _array_labels(labels, own_names, class_names, split, chosen):
     else:
         present = np.arange(labels.shape[1])
         if not np.isin(labels, (0, 1)).all() or len(present) != len(own_names or present):
-            raise DataError(f"labels [N, C] must be zeros and ones of {len(own_names or present)} classes, got {labels.shape}")
+            raise DataError(
+                f"labels [N, C] must be zeros and ones of {len(own_names or present)} classes, got {labels.shape}"
+            )
     names = [own_names[label] if own_names else str(label) for label in present]
     if not own_names:
         # A number is the place of a class or its name. Where these differ, and both may be meant, nobody can tell.

@@ -38,8 +38,8 @@ def load_lists(
       medium: what is listed.
 
     Raises:
-      DataError: if a list is missing or empty, a line is malformed, a label has no training image, or the images of
-        a list are not there.
+      DataError: if a list is missing or empty, a line is malformed, a label has no training image, an image has the
+        label of one class and is in the folder of another, or the images of a list are not there.
     """
     files = _given(lists, "list")
     rows = {split: read_list(file) for split, file in files.items()}
@@ -61,7 +61,14 @@ def load_lists(
             raise DataError(
                 f"{files[split]}: label {largest} of image {line} is out of range: training has 0 to {num_classes - 1}"
             )
-    return _source(files, rows, root, _folder_names(*rows["train"], num_classes), image_size, medium)
+    class_names = _folder_names(*rows["train"], num_classes)
+    if class_names is not None:
+        known = set(class_names)
+        for split, (paths, numbers) in rows.items():
+            for path, number in zip(paths, numbers, strict=True):
+                if (folder := folder_of(path)) != class_names[number] and folder in known:
+                    raise DataError(other_number(files[split], path, number, class_names[number]))
+    return _source(files, rows, root, class_names or tuple(map(str, range(num_classes))), image_size, medium)
 
 
 def load_csv(
@@ -257,14 +264,25 @@ def lines_of(file: Any, what: str) -> Iterator[str]:
         raise DataError(f"{file} cannot be read as text ({error})") from None
 
 
+def folder_of(path: str) -> str:
+    """Returns the name of the folder that a file is in, "" if its path has none."""
+    return os.path.basename(os.path.dirname(path))
+
+
+def other_number(file: os.PathLike, path: str, number: int, name: str) -> str:
+    """Returns the message about a label that contradicts the folder of its image."""
+    return (
+        f"{file}: {path} has the label {number}, which is the class '{name}': number the classes as in the training "
+        "list, or write a CSV with the columns path and label, where labels are names"
+    )
+
+
 def _folder_names(paths, labels, num_classes):
-    """Returns the class names: the folders' names if each class has its own folder, else the numbers."""
+    """Returns the folders' names if each class has its own folder, else None."""
     folders: dict[int, str] = {}
     for path, label in zip(paths, labels, strict=True):
-        folder = os.path.basename(os.path.dirname(path))
-        if folders.setdefault(label, folder) != folder:
-            break
-    else:
-        if len(set(folders.values())) == num_classes and all(folders.values()):
-            return tuple(folders[label] for label in range(num_classes))
-    return tuple(str(label) for label in range(num_classes))
+        if folders.setdefault(label, folder_of(path)) != folder_of(path):
+            return None
+    if len(set(folders.values())) < num_classes or not all(folders.values()):
+        return None
+    return tuple(folders[label] for label in range(num_classes))

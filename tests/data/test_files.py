@@ -159,6 +159,15 @@ def test_a_bad_list_is_refused(tmp_path, kind):
     assert str(tmp_path / "train.txt") in str(caught.value)
 
 
+def test_a_list_that_is_numbered_from_its_own_folders_is_refused(tree, tmp_path):
+    """A test list without ants that numbers bee 0 and cat 1: its figures would be those of other classes."""
+    root, rows = tree
+    shifted = [(path, label - 1) for path, label in rows["test"] if label]
+    places = lists(tmp_path, {**rows, "test": shifted})
+    with pytest.raises(DataError, match=r"test.txt: test/bee/\d.jpg has the label 0, which is the class 'ant'"):
+        sources.load("list", root=root, **places)
+
+
 def test_a_label_of_another_split_must_be_one_of_trainings(tree, tmp_path):
     root, rows = tree
     places = lists(tmp_path, {**rows, "test": [*rows["test"], ("test/ant/0.jpg", 3)]})

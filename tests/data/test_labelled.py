@@ -55,7 +55,7 @@ def test_the_numbers_of_a_list_are_the_runs(tmp_path):
     with pytest.raises(DataError, match="label 2 is not among those of the run, 0 to 1"):
         labelled.read("list", where, "test", ("ant", "bee"), FILES)
     where = {"test_list": write_list(tmp_path / "new.txt", rows)}
-    with pytest.raises(DataError, match=r"0\.jpg has the label 0, which is the run's class 'cat'"):
+    with pytest.raises(DataError, match=r"0\.jpg has the label 0, which is the class 'cat'"):
         labelled.read("list", where, "test", NAMES, FILES)
 
 
@@ -67,14 +67,14 @@ def test_a_list_numbers_folders_that_have_numbers_for_names(tmp_path, names):
     where = {"test_list": write_list(tmp_path / "new.txt", numbered)}
     assert labelled.read("list", where, "test", names, FILES).split.labels.tolist() == list(range(len(names)))
     where = {"test_list": write_list(tmp_path / "new.txt", [(rows[1][0], 2)])}
-    with pytest.raises(DataError, match=f"has the label 2, which is the run's class '{names[2]}'"):
+    with pytest.raises(DataError, match=f"has the label 2, which is the class '{names[2]}'"):
         labelled.read("list", where, "test", names, FILES)
 
 
 def test_a_number_that_may_be_a_place_or_a_name_is_refused(tmp_path):
     path = write_tree(tmp_path, {"here": (1,)}, ("x",))["here"][0][0]
     where = {"test_list": write_list(tmp_path / "new.txt", [(path, 2)])}
-    with pytest.raises(DataError, match="may be the run's class '10', which is number 2 .* the one that is named '2'"):
+    with pytest.raises(DataError, match=r"may be the run's class '10', which is number 2 .* the one that is named '2'"):
         labelled.read("list", where, "test", ("0", "1", "10", "2"), FILES)
     with pytest.raises(DataError, match=r"labels are the numbers '0', '2', but the run's classes have names"):
         labelled.read("arrays", save(tmp_path, images=images(2), labels=[0, 2]), "test", ("0", "1", "10", "2"), ARRAYS)
@@ -83,7 +83,7 @@ def test_a_number_that_may_be_a_place_or_a_name_is_refused(tmp_path):
         labelled.read("arrays", columns, "test", ("0", "1", "10", "2"), ARRAYS)
     path = write_tree(tmp_path, {"there": (1,)}, ("2",))["there"][0][0]
     where = {"test_list": write_list(tmp_path / "new.txt", [(path, 1)])}  # classes 3 and 1 chosen of folders 1, 2, 3
-    with pytest.raises(DataError, match=r"2/0\.jpg has the label 1, which is the run's class '1'"):
+    with pytest.raises(DataError, match=r"2/0\.jpg has the label 1, which is the class '1'"):
         labelled.read("list", where, "test", ("3", "1"), FILES, True)
 
 
