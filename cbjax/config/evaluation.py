@@ -53,8 +53,8 @@ def new_data(config: ConfigDict, overrides: Sequence[str], split: str) -> Place 
     """Returns where the new labelled data are; None if the overrides name none.
 
     The key tells the kind of the data. data.file names arrays. data.root names a folder; for a run on a list or a CSV
-    this needs data.name=folder too. data.test_list and data.validation_list name a CSV if the file's name ends in .csv,
-    else a list. `data.name`, if given, decides instead.
+    this needs data.name=folder too. data.test_list and data.validation_list name a CSV if the file's name ends in .csv
+    or the run is on a CSV, else a list. `data.name`, if given, decides instead.
 
     Raises:
       ConfigError: if `data.name` is given without the key that says where the data are, or a key is wrong.
@@ -67,7 +67,7 @@ def new_data(config: ConfigDict, overrides: Sequence[str], split: str) -> Place 
         if "data.file" in given:
             kind = "arrays"
         elif file is not None:
-            kind = own if own in ("list", "csv") else "csv" if file.removesuffix(".gz").endswith(".csv") else "list"
+            kind = "csv" if own == "csv" or file.removesuffix(".gz").endswith(".csv") else "list"
         elif "data.root" in given and own not in ("list", "csv"):
             kind = "folder"
         else:

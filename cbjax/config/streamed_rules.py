@@ -21,7 +21,8 @@ def _streamed(values):
     if name in ("list", "csv") and values["data.train_list"] is None:
         yield f"data.train_list must be the file that lists the training images when data.name is {name}; got None"
     if name == "folder" and values["data.root"] is None:
-        yield "data.root must be a folder with CLASS/*.jpg or train/CLASS/*.jpg when data.name is folder; got None"
+        file = "CLASS/*.mp4" if values["data.frames"] else "CLASS/*.jpg"
+        yield f"data.root must be a folder with {file} or train/{file} when data.name is folder; got None"
     if name in CLIPS_ALONE and values["data.root"] is None:
         yield f"data.root must be the folder of the data as published when data.name is {name}; got None"
     if values["data.normalization"] == "standardize":

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cbjax.data import normalization, sources, splits, synthesis
-from cbjax.data.records import DataError, Source, Split, quote
+from cbjax.data.records import DataError, Source, Split, noun_of, quote
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,16 +83,17 @@ def prepare(data: Mapping[str, Any], seed: int, load: Callable[..., Source] = so
         for name in ("train", "validation", "test", "meta")
         if name in indices
     }
+    noun = noun_of(source.train.images.shape[1:])
     for name, part in parts.items():
         if not len(part):
             kind = {"train": "training"}.get(name, name)
-            raise DataError(f"no {kind} image is of the classes {quote(class_names)}: choose others in data.classes")
-    notes += _parts_of_own(source, data, indices)
+            raise DataError(f"no {kind} {noun} is of the classes {quote(class_names)}: choose others in data.classes")
+    notes += _parts_of_own(source, data, indices, noun)
     counts = _class_counts(parts["train"], len(class_names))
     for name in ("validation", "test"):
         if name in parts and not (present := _class_counts(parts[name], len(class_names))).all():
             without = [class_names[i] for i in np.flatnonzero(present == 0)]
-            notes += (f"no {name} images of classes {quote(without)}",)
+            notes += (f"no {name} {noun}s of classes {quote(without)}",)
     notes = source.notes + notes
     mean, std = normalization.resolve(data.get("normalization", "standardize"), parts["train"].images)
     if (kind := data.get("synthesis", "none")) != "none":
@@ -170,7 +171,9 @@ def _own_and_missing(source: Source, data: Mapping[str, Any]):
     return own, missing
 
 
-def _parts_of_own(source: Source, data: Mapping[str, Any], indices: dict[str, np.ndarray]) -> tuple[str, ...]:
+def _parts_of_own(
+    source: Source, data: Mapping[str, Any], indices: dict[str, np.ndarray], noun: str
+) -> tuple[str, ...]:
     """Returns a note for each split of the source that is used in part because the config gives a fraction.
 
     A whole number gets no note: there a part was clearly meant.
@@ -185,7 +188,7 @@ def _parts_of_own(source: Source, data: Mapping[str, Any], indices: dict[str, np
             and str(indices[f"{name}_from"]) == name
         ):
             notes.append(
-                f"data.{name}={data[name]} takes {len(indices[name])} of the {len(own)} {name} images that come with "
+                f"data.{name}={data[name]} takes {len(indices[name])} of the {len(own)} {name} {noun}s that come with "
                 f"the data; data.{name}=0 takes all"
             )
     return tuple(notes)

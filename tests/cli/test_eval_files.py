@@ -13,7 +13,7 @@ import cbjax
 from cbjax import config as configs
 from cbjax import data
 from cbjax.cli import calibration_file, eval_files, main
-from cbjax.config import ConfigError
+from cbjax.config import ConfigError, evaluation
 from cbjax.data import Split
 from cbjax.data.sources import load_digits
 from cbjax.metrics import ClassificationSums, per_class_accuracy
@@ -180,6 +180,25 @@ def test_photos_for_a_run_on_arrays(digits, tmp_path, capsys):
     write_tree(tmp_path, {"photos": (2, 1, 0)}, ("nul", "=three", "one"))
     assert call(folder, f"--config.data.root={tmp_path / 'photos'}", "--split=validation") == 0
     assert "validation/accuracy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "kind"),
+    [
+        ("list", "new.csv", "csv"),
+        ("list", "new.csv.gz", "csv"),
+        ("list", "new.txt", "list"),
+        ("csv", "new.txt", "csv"),
+        ("folder", "new.csv", "csv"),
+        ("folder", "new.txt", "list"),
+    ],
+)
+def test_the_name_of_a_file_tells_its_kind(name, file, kind):
+    where = {"folder": "data.root"}.get(name, "data.train_list")
+    keys = ("data.normalization=imagenet", "data.crop_padding=0", "data.padding_mode=zero", "data.root=there")
+    config = configs.load("own_images", [f"data.name={name}", f"{where}=there", *keys])
+    assert evaluation.new_data(config, [f"data.test_list={file}"], "test").kind == kind
+    assert evaluation.new_data(config, ["data.name=list", f"data.test_list={file}"], "test").kind == "list"
 
 
 @pytest.mark.parametrize(

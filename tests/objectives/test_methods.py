@@ -219,6 +219,18 @@ def test_keys_that_do_not_go_together_are_refused(overrides, message):
         configs.load("digits_lt", overrides)
 
 
+def test_a_recipe_with_meta_images_does_not_hold_them_out_in_vain(tmp_path):
+    """A baseline made of it by one override would train on fewer images than others, unsaid."""
+    (tmp_path / "meta.py").write_text(
+        "from cbjax import config as configs\n"
+        "def get_config():\n"
+        "    return configs.load('digits_lt', ['meta.name=mw_net', 'data.meta=10'])\n"
+    )
+    with pytest.raises(ConfigError, match=r"data\.meta must stay at 0 unless meta.name is l2rw or mw_net"):
+        configs.load(str(tmp_path / "meta.py"), ["meta.name=none"])
+    assert configs.load(str(tmp_path / "meta.py"), ["meta.name=none", "data.meta=0"]).data.meta == 0
+
+
 @of_methods()
 def test_a_killed_process_ends_the_same(tmp_path, name):
     given = [f"--config.{one}" for one in (*METHODS[name], "num_epochs=40", "checkpoint.every_epochs=1")]
