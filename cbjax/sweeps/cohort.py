@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from cbjax.config import class_groups
 from cbjax.data import Dataset
+from cbjax.data.batches import Batches
 from cbjax.host.code import is_own
 from cbjax.parallel import sharding
 from cbjax.training import build, evaluate, programs, resident
@@ -58,11 +59,21 @@ def make_member(
 
 def build_programs(members: Sequence[Member], mesh: Mesh, per_device: int) -> CohortPrograms:
     """Returns the programs of a cohort, those of the last cohort if they are the same."""
-    first = members[0]
-    shape, num_classes = first.dataset.train.images.shape[1:], len(first.dataset.class_names)
-    arguments = (first.run.config, first.parts.batches, shape, num_classes, mesh)
-    key = f"cohort of {per_device} a device {programs.program_key(*arguments)}"
-    return programs.kept(key, lambda: programs.build_cohort_programs(*arguments, per_device))
+    arguments = [_shapes(member, mesh) for member in members]
+    keys = [programs.program_key(*one) for one in arguments]
+    if others := [member.name for member, key in zip(members, keys, strict=True) if key != keys[0]]:
+        raise RuntimeError(
+            f"the runs of a group must share their programs; got others for {', '.join(others)} than for "
+            f"{members[0].name}: this is a fault of cbjax, please report it; --mode=loop trains each run alone"
+        )
+    key = f"cohort of {per_device} a device {keys[0]}"
+    return programs.kept(key, lambda: programs.build_cohort_programs(*arguments[0], per_device))
+
+
+def _shapes(member: Member, mesh: Mesh) -> tuple[ConfigDict, Batches, tuple[int, ...], int, Mesh]:
+    """Returns what a run's programs are built from."""
+    dataset = member.dataset
+    return member.run.config, member.parts.batches, dataset.train.images.shape[1:], len(dataset.class_names), mesh
 
 
 def start(members: Sequence[Member], mesh: Mesh) -> Cohort:

@@ -6,7 +6,7 @@ Runs that are trained side by side are a cohort. In the files of a sweep, and in
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from cbjax import config as configs
@@ -35,7 +35,8 @@ def plan(
     """Reads how runs are trained, or decides it and writes it down.
 
     A cohort with a checkpoint keeps all its runs, also finished ones, so that it can go on from there. Any other cohort
-    keeps the runs that are left. Runs that the plan lacks are added, in cohorts of its size.
+    keeps the runs that are left, and is cut where these do not share a program. Runs that the plan lacks are added, in
+    cohorts of its size.
 
     Args:
       path: path of the plan, a JSON file.
@@ -64,12 +65,16 @@ def plan(
         choice = _choose(shapes, sizes, mode, group_size, load, step_bytes, tell)
         cohorts = _cohorts(shapes, left, choice, load, step_bytes, tell)
         return _write(path, {"asked": asked, **choice._asdict(), "groups": cohorts})
-    names, waiting = {run.name for run in mine}, {run.name for run in left}
+    by_name, waiting = {run.name: run for run in mine}, {run.name for run in left}
     cohorts = []
     for cohort in known["groups"]:
-        rest = [name for name in cohort if name in waiting]
-        begun = is_begun(path.parent / folder(cohort)) and names.issuperset(cohort)
-        cohorts.append(cohort if begun or not rest else rest)
+        rest = [by_name[name] for name in cohort if name in waiting]
+        # Another version may have put runs together whose programs differ. Such a checkpoint has wrong figures.
+        parts = len(_by_program(by_name[name] for name in cohort if name in by_name))
+        begun = is_begun(path.parent / folder(cohort)) and by_name.keys() >= {*cohort} and parts == 1
+        if rest and parts > 1:
+            tell(f"the runs of the group of {cohort[0]} have {parts} programs: they are trained anew in smaller groups")
+        cohorts += [cohort] if begun or not rest else [[run.name for run in same] for same in _by_program(rest)]
     planned = {name for cohort in cohorts for name in cohort}
     new = [run for run in left if run.name not in planned]
     choice = Choice(known["mode"], known["group_size"], known["measured"])
@@ -184,15 +189,19 @@ def _by_shape(runs: Sequence[PlannedRun], sizes: Mapping[str, Sequence[int]]) ->
     """Puts runs together whose programs and data have the same shapes."""
     shapes: dict[str, list[PlannedRun]] = {}
     for run in runs:
-        flat = json.loads(configs.to_json(run.config))
-        of_data = dict(flat["data"])
-        for key in programs.ARGUMENTS:
-            section, _, key_name = key.rpartition(".")
-            (flat[section] if section else flat).pop(key_name)
+        of_data = json.loads(configs.to_json(run.config))["data"]
         # If data could not be read just now, equal settings are taken to give equal sizes.
-        shape = [flat, sizes.get(run.name, {**of_data, "seed": None})]
+        shape = [programs.static_part(run.config), sizes.get(run.name, {**of_data, "seed": None})]
         shapes.setdefault(json.dumps(shape), []).append(run)
     return list(shapes.values())
+
+
+def _by_program(runs: Iterable[PlannedRun]) -> list[list[PlannedRun]]:
+    """Puts runs together whose configs give one program, whatever the sizes of their data."""
+    found: dict[str, list[PlannedRun]] = {}
+    for run in runs:
+        found.setdefault(json.dumps(programs.static_part(run.config)), []).append(run)
+    return list(found.values())
 
 
 def _write(path, found):

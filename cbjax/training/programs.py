@@ -91,15 +91,19 @@ def forget() -> None:
     _kept.clear()
 
 
-def program_key(config: ConfigDict, batches: Batches, image_shape: Sequence[int], num_classes: int, mesh: Mesh) -> str:
-    """Returns a run's key: two runs with equal keys can share compiled programs."""
+def static_part(config: ConfigDict) -> dict[str, Any]:
+    """Returns what programs are built from a config, as JSON values: all but what is an argument of theirs."""
     flat = json.loads(configs.to_json(config))
     for key in ARGUMENTS:
         section, _, name = key.rpartition(".")
         (flat[section] if section else flat).pop(name)
+    return {**flat, "answers_adjusted": bool(config.evaluation.tau)}  # at 0 the program has no adjustment
+
+
+def program_key(config: ConfigDict, batches: Batches, image_shape: Sequence[int], num_classes: int, mesh: Mesh) -> str:
+    """Returns a run's key: two runs with equal keys can share compiled programs."""
     devices = [device.id for device in mesh.devices.flat]
-    answers_adjusted = bool(config.evaluation.tau)  # at 0 the program has no adjustment
-    return json.dumps([flat, answers_adjusted, batches.num_examples, list(image_shape), num_classes, devices])
+    return json.dumps([static_part(config), batches.num_examples, list(image_shape), num_classes, devices])
 
 
 def settings(

@@ -31,6 +31,13 @@ def test_the_runs_of_a_cohort_start_from_pretrained_weights_too():
     assert np.any(heads["kernel"][0]) and not np.any(heads["kernel"][1])
 
 
+def test_runs_whose_programs_differ_are_refused_as_a_cohort():
+    configs = [cbjax.config.load("digits_lt", [f"evaluation.tau={tau}"]) for tau in (0, 1)]
+    members = [cohort.make_member(f"tau {k}", one, data.of_config(one)) for k, one in enumerate(configs)]
+    with pytest.raises(RuntimeError, match="must share their programs; got others for tau 1 than for tau 0"):
+        cohort.build_programs(members, sharding.make_mesh(1), 2)
+
+
 @pytest.mark.parametrize(
     ("count", "mode", "size", "expected"),
     [(29, "devices", 16, [16, 8, 5]), (31, "vmap", 16, [16, 15]), (3, "devices", 8, [3]), (6, "devices", 5, [5, 1])],

@@ -109,6 +109,39 @@ def test_a_cohort_gives_each_run_what_it_gets_alone(described, loop, tmp_path, m
     assert not (tmp_path / "runs" / "groups").exists() or not any((tmp_path / "runs" / "groups").iterdir())
 
 
+def test_runs_with_and_without_adjusted_answers_get_the_figures_that_they_have_alone(tmp_path):
+    path = tmp_path / "mine.py"
+    methods = {"plain": {}, "adjusted": {"evaluation.tau": 1.0}, "twice": {"evaluation.tau": 2.0}}
+    path.write_text(
+        "from cbjax.variants import *\n"
+        f"def get_sweep():\n    return Sweep('digits_lt', product(choices('method', {methods}), seeds(2)))\n"
+    )
+    for mode, group_size in (("loop", None), ("vmap", 6)):
+        _, failed = train(path, tmp_path / mode, "num_epochs=1", mode=mode, group_size=group_size)
+        assert failed == {}
+    plan_path = tmp_path / "vmap" / "plan.json"
+    cohorts = json.loads(plan_path.read_text())["groups"]
+    assert [{name.split("/")[0] for name in names} for names in cohorts] == [{"plain"}, {"adjusted", "twice"}]
+    found = [
+        {row["config"]: float(row["last"]) for row in rows.read(tmp_path / mode / "results.csv")}
+        for mode in ("loop", "vmap")
+    ]
+    assert len(found[0]) == 6 and found[1] == pytest.approx(found[0], abs=1e-3)
+
+
+def test_a_group_of_a_plan_whose_runs_do_not_share_a_program_is_cut(described, tmp_path):
+    """A plan of another version may have such groups; their checkpoints are not gone on from."""
+    described.write_text(TEXT.replace("'difficulty.smoothing': 0.5", "'evaluation.tau': 1.0"))
+    _, runs = file.load(described, QUICK)
+    cohort, path = [run.name for run in runs], tmp_path / "plan.json"
+    known = {"asked": {"mode": "vmap", "group_size": 4}, "mode": "vmap", "group_size": 4, "measured": []}
+    workdirs.write_json(path, {**known, "groups": [cohort]})
+    (tmp_path / plan.folder(cohort) / "checksums").mkdir(parents=True)
+    (tmp_path / plan.folder(cohort) / "checksums" / "3.json").touch()
+    found = plan.plan(path, runs, runs[1:], "vmap", 4, {}, sources.load, lambda line: None)
+    assert found["groups"] == [["ce/seed_1"], ["cdb/seed_0", "cdb/seed_1"]]
+
+
 def test_rows_say_what_came_out_and_stand_for_runs_that_are_gone(described, loop, tmp_path):
     kept = rows.read(loop / "results.csv")
     assert [(row["method"], row["seed"]) for row in kept] == [("ce", "0"), ("ce", "1"), ("cdb", "0"), ("cdb", "1")]
