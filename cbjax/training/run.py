@@ -161,9 +161,10 @@ def train(
         else:
             noted += processes.from_first(lambda: workdirs.check_environment(place, sharding.describe(mesh)))
             _each(tell, f"resumed at step {step} of {total}", *(f"noted: {line}" for line in noted))
-            # After an extension, the run may be before the start of its deferred weights again.
-            put = functools.partial(_place_weights, mesh=mesh)
-            run = callbacks.set_weights(run, parts.reweighting, put) if extend else run
+            # An extended run may be before the start of its deferred weights again. The checkpoint does not know, also
+            # where the extension was killed before and this call does not ask for it.
+            if parts.reweighting.is_equal(run.memory.epoch):
+                run = callbacks.set_weights(run, parts.reweighting, functools.partial(_place_weights, mesh=mesh))
         _each(tell, *unreadable)
         logs: Logs | None = None
         if processes.is_first():

@@ -369,6 +369,24 @@ def test_an_extended_run_has_the_weights_of_its_new_deferral(tmp_path):
     assert done.state.class_weights[0] < 1
 
 
+@pytest.mark.parametrize("name", ["class_balanced", "difficulty"])
+def test_an_extension_that_was_killed_before_its_first_checkpoint_goes_on_to_the_bit(tmp_path, name):
+    settings = (f"weights.name={name}", "weights.start=0.5", "checkpoint.every_epochs=1", "checkpoint.keep=all")
+    cbjax.train(digits(*settings, "num_epochs=2"), tmp_path)
+    before = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    whole = cbjax.train(digits(*settings, "num_epochs=6"), tmp_path, extend=True)
+    rows = [row["class_weights"] for row in read_rows(tmp_path / "class_weights.jsonl")]
+    assert rows[2] == [1.0] * 10 and rows[3] != [1.0] * 10  # of epochs 3 and 4
+    for path in (tmp_path / "checkpoints").iterdir():
+        if path.name not in before:
+            shutil.rmtree(path)
+    (tmp_path / "results.json").unlink()
+    again = cbjax.train(digits(*settings, "num_epochs=6"), tmp_path)  # it was asked to extend before
+    assert [row["class_weights"] for row in read_rows(tmp_path / "class_weights.jsonl")] == rows
+    for ours, theirs in zip(jax.tree.leaves(again.state.params), jax.tree.leaves(whole.state.params), strict=True):
+        assert np.asarray(ours).tobytes() == np.asarray(theirs).tobytes()
+
+
 def test_results_without_a_checkpoint_are_not_lost(tmp_path):
     cbjax.train(digits("num_epochs=1"), tmp_path)
     for folder in ("checkpoints", "checksums"):
