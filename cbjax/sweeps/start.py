@@ -97,8 +97,8 @@ def _check_data(runs: Sequence[PlannedRun], described: Sweep, load: Callable[...
     """Prepares the data of each run once, so that an error shows now and not after hours of other runs.
 
     Returns:
-      name -> numbers of training, validation and test images and of classes. A run is left out if its disk could not be
-      read just now.
+      name -> numbers of training, validation, test and meta images and of classes. A run is left out if its disk could
+      not be read just now.
 
     Raises:
       DataError: if the data are missing, do not fit a run, or do not have the table's metrics.
@@ -123,7 +123,7 @@ def _check_data(runs: Sequence[PlannedRun], described: Sweep, load: Callable[...
             for metric in metrics:
                 if (group := group_of(metric)) and not np.isin(found.test.labels, groups[group]).any():
                     raise data.DataError(f"the table's metric {metric} needs test images of the group {group}")
-            splits = (found.train, found.validation, found.test)
+            splits = (found.train, found.validation, found.test, found.meta)
             checked[asked] = [*(0 if split is None else len(split) for split in splits), classes]
         except data.DataError as error:
             raise data.DataError(f"run {run.name}: {error}") from error

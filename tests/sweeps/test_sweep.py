@@ -129,6 +129,22 @@ def test_runs_with_and_without_adjusted_answers_get_the_figures_that_they_have_a
     assert len(found[0]) == 6 and found[1] == pytest.approx(found[0], abs=1e-3)
 
 
+def test_runs_that_hold_out_other_numbers_of_meta_images_are_trained_in_groups_of_their_own(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from cbjax.variants import *\n"
+        "def get_sweep():\n"
+        "    return Sweep('digits_lt', product(values('meta', 'data.meta', (5, 10)), seeds(2)))\n"
+    )
+    counts = ",".join(["20"] * 10)
+    settings = ("meta.name=l2rw", "data.longtail=counts", f"data.counts={counts}", "data.imbalance=1", "num_epochs=1")
+    told = []
+    _, failed = train(path, tmp_path / "runs", *settings, mode="vmap", group_size=4, tell=told.append)
+    assert failed == {} and not any("failed" in line for line in told)
+    cohorts = json.loads((tmp_path / "runs" / "plan.json").read_text())["groups"]
+    assert cohorts == [["5/seed_0", "5/seed_1"], ["10/seed_0", "10/seed_1"]]
+
+
 def test_a_group_of_a_plan_whose_runs_do_not_share_a_program_is_cut(described, tmp_path):
     """A plan of another version may have such groups; their checkpoints are not gone on from."""
     described.write_text(TEXT.replace("'difficulty.smoothing': 0.5", "'evaluation.tau': 1.0"))
