@@ -114,19 +114,22 @@ def source(name: str, expected: str) -> bytes:
 def load(name: str, expected: str | None = None) -> Callable[..., Any]:
     """Runs the file of a function and returns the function. An unchanged file runs only once in a process.
 
+    An installed module that something else imported counts as unchanged until the first call here.
+
     Args:
       name: of the function.
       expected: SHA-256 that the file must have; None for any.
 
     Raises:
-      CodeError: if the file is missing, has another SHA-256, cannot be run, or has no such function.
+      CodeError: if the file is missing, has another SHA-256, cannot be run, or has no such function; or if an installed
+        module is of another file than the one that was imported.
     """
     code = find(name)
     content = _checked(code, expected)
     digest = hashlib.sha256(content).hexdigest()
     with reported(code.path):
         if code.module is not None:
-            module: Any = importlib.import_module(code.module)
+            module: Any = _imported(code.path, code.module, digest)
         else:
             key = f"{code.path.stem}_{digest[:16]}_of_cbjax"
             module = sys.modules.get(key) or _run(code.path, content, key)
@@ -237,6 +240,21 @@ TRACER_ERRORS = {
 RELATIVE = "attempted relative import with no known parent package"  # Python's words
 # SHA-256 -> content of each file that was run. A work directory gets this content, even if the file changed since.
 _SOURCES: dict[str, bytes] = {}
+# Installed module -> the SHA-256 of its file, and its spec, of which Python makes another when it is loaded again.
+_IMPORTED: dict[str, tuple[str, Any]] = {}
+
+
+def _imported(path: Path, name: str, digest: str) -> types.ModuleType:
+    """Imports an installed module. Python would give the former code of a file that changed, without a word."""
+    module = importlib.import_module(name)
+    known, spec = _IMPORTED.get(name, (digest, None))
+    if spec is module.__spec__ and known != digest:
+        raise CodeError(
+            f"{path} changed after {name} was imported, so what would run is not what it says: restart Python, or "
+            "load the module again with importlib.reload"
+        )
+    _IMPORTED[name] = digest, module.__spec__
+    return module
 
 
 def _run(path: Path, content: bytes, key: str) -> types.ModuleType:

@@ -1,7 +1,9 @@
 """Users' own networks: what their functions may return, and what is said of a mistake before anything is compiled."""
 
+import importlib
 import pathlib
 import re
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 from cbjax import models
+from cbjax.host import code
 
 NETS = pathlib.Path(__file__).parents[1] / "own_nets.py"
 IMAGES = jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)
@@ -182,3 +185,26 @@ def test_a_file_that_changed_is_run_again_and_an_installed_module_is_found(tmp_p
         models.build("pack.net:vit", 3)
     with pytest.raises(ValueError, match=r"unknown model 'lenet'; known are digits_cnn, .*, and FILE\.py:function"):
         models.build("lenet", 3)
+
+
+def test_an_installed_module_that_changed_after_its_import_is_refused_until_it_is_loaded_again(tmp_path, monkeypatch):
+    text = "def shifted_loss(logits, labels, class_weights):\n    return 0 * logits[:, 0] + {}\n"
+    path = tmp_path / "shifted_losses.py"
+    path.write_text(text.format(1))
+    monkeypatch.syspath_prepend(tmp_path)
+    name = "shifted_losses:shifted_loss"
+
+    def value():
+        return code.load(name, code.sha256(name))(np.zeros((1, 3)), None, None)
+
+    assert value() == value() == 1
+    path.write_text(text.format(22))
+    for _ in range(2):
+        with pytest.raises(code.CodeError, match=r"shifted_losses\.py changed after shifted_losses was imported.*rest"):
+            value()
+    path.write_text(text.format(1))
+    assert value() == 1
+    path.write_text(text.format(22))
+    importlib.reload(sys.modules["shifted_losses"])
+    assert value() == 22
+    monkeypatch.delitem(sys.modules, "shifted_losses")
