@@ -178,7 +178,9 @@ def train(
             shown = home.root / "profile"
             advance = stack.enter_context(trace(parts.advance, profile, place / "profile", shown, tell))
             parts = dataclasses.replace(parts, advance=advance)
-        with Interrupts() as interrupts:
+        interrupts = Interrupts()
+        # A stage that trains nothing has nothing half done to save, so a signal ends it at once.
+        with contextlib.nullcontext() if config.stage.name in FITTED else interrupts:
             run = _fit(run, parts, checkpoints, logs, bad_images, interrupts, within.bar, tell)
         # Everything is saved: from here on a signal acts as usual, and the same command ends what it stopped.
         run = finish(run, parts, dataset, checkpoints, logs, place)

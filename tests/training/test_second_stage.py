@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from cbjax.sweeps.file import load
 from cbjax.sweeps.sweep import sweep
 from cbjax.training import components, second_stage
 from cbjax.training.restore import evaluate
+from cbjax.training.run import Shared
 from tests import own_nets, processes
 
 FEW = ("num_epochs=2", "data.validation=10", "data.test=20", "devices=1", "log.report=false")
@@ -253,6 +255,23 @@ def test_tau_is_chosen_on_held_out_images_and_nothing_else_changes(first, tmp_pa
     assert bits(again.state.params) == bits(after.state.params)
     assert second(source, tmp_path, "tau").metrics == after.metrics
     assert report([tmp_path], tmp_path).exists()
+
+
+def test_a_signal_stops_a_stage_that_trains_nothing_at_once(first, tmp_path):
+    _, source = first
+    config = configs.second_stage(configs.from_json((source / "config.json").read_text()), "tau", str(source), [])
+    told = []
+
+    def interrupting(line):
+        told.append(line)
+        if line.startswith("tau "):
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        cbjax.train(config, tmp_path, shared=Shared(tell=interrupting))
+    assert told[-1].startswith("tau ") and not (tmp_path / "results.json").exists()
+    cbjax.train(config, tmp_path)
+    assert (tmp_path / "results.json").exists()
 
 
 def test_tau_has_its_limits():
