@@ -207,6 +207,7 @@ class Memory:
         `difficulty.smoothing` is above 0; None for a class without examples, 0 before the first epoch's end.
       best: the best epoch; None before there is one.
       history: the rows of each log, by its name.
+      seconds: the time that the steps of the running epoch took before it was saved; 0 where no epoch is under way.
     """
 
     step: int = 0
@@ -218,6 +219,7 @@ class Memory:
     history: Mapping[str, tuple[Row, ...]] = dataclasses.field(
         default_factory=lambda: {"metrics": (), "per_class": (), "class_weights": ()}
     )
+    seconds: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

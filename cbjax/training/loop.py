@@ -159,7 +159,7 @@ def _train_epoch(cohort, plan, interrupts, progress, pace):
         if agreed and step < end:
             read(all_but=0)
             if cohort.alive:
-                plan.save(cohort)
+                plan.save(_timed(cohort, time.perf_counter() - started))
                 if (signum := _signum(agreed)) is not None:
                     raise Interrupted(signum, step)
     read(all_but=0)
@@ -181,9 +181,8 @@ def _remember(cohort, plan, first, last, values):
 
 def _end_epoch(cohort, plan, images, seconds):
     """Ends the epoch of each run, which drew images [K] in `seconds` together: gives it its row and new sums."""
-    alive = cohort.alive
-    share = seconds / max(1, len(alive))  # so that the times of runs add up
-    for place in alive:
+    share = _share(cohort, seconds)
+    for place in cohort.alive:
         run, rate = cohort.runs[place], plan.learning_rates[place]
         epoch, sums = run.memory.epoch + 1, run.memory.sums
         if not sums.count:
@@ -194,12 +193,26 @@ def _end_epoch(cohort, plan, images, seconds):
             "train/loss": sums.loss / sums.count,
             "train/accuracy": sums.correct / sums.count,
             "train/learning_rate": float(rate(run.memory.step - 1)),
-            "time/train_seconds": share,
+            "time/train_seconds": run.memory.seconds + share,
             "time/images_per_second": images[place] / share,
         }
-        run = dataclasses.replace(run, metrics=row).remember(epoch=epoch, sums=Sums())
+        run = dataclasses.replace(run, metrics=row).remember(epoch=epoch, sums=Sums(), seconds=0.0)
         cohort = cohort.with_run(place, run)
     return cohort
+
+
+def _timed(cohort, seconds):
+    """Returns the cohort as it is saved in the middle of an epoch, with the time that the epoch took until then."""
+    share = _share(cohort, seconds)
+    for place in cohort.alive:
+        run = cohort.runs[place]
+        cohort = cohort.with_run(place, run.remember(seconds=run.memory.seconds + share))
+    return cohort
+
+
+def _share(cohort, seconds):
+    """Returns the time of one run, so that the times of runs side by side add up."""
+    return seconds / max(1, len(cohort.alive))
 
 
 def _drawn(cohort, images):

@@ -46,7 +46,10 @@ class Logs:
         self._report_written()
 
     def train_seconds(self) -> float:
-        """Adds up the time that training took, over all processes that took part; evaluation not counted."""
+        """Adds up the time that training took, over all processes that took part.
+
+        Evaluation does not count, nor do steps that a kill undid.
+        """
         return sum(row.get("time/train_seconds", 0.0) for row in read_rows(self._workdir / "metrics.jsonl"))
 
     def close(self) -> None:

@@ -21,14 +21,15 @@ def record(run: Run, log: str, row: Row) -> Run:
 
 
 def to_json(memory: Memory) -> dict[str, Any]:
-    """Returns a memory as JSON values for a checkpoint, without times."""
-    return {
+    """Returns a memory as JSON values for a checkpoint, without times; in the middle of an epoch, with its seconds."""
+    values = {
         **vars(memory),
         "sums": dict(vars(memory.sums)),
         "accuracy": list(memory.accuracy),
         "best": memory.best and dict(vars(memory.best)),
         "history": {log: [timeless(row) for row in rows] for log, rows in memory.history.items()},
     }
+    return values if memory.seconds else {key: value for key, value in values.items() if key != "seconds"}
 
 
 def from_json(saved: Mapping[str, Any]) -> Memory:

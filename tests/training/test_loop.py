@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import signal
 import threading
 import time
@@ -235,6 +236,29 @@ def test_runs_side_by_side_share_the_time_of_their_steps():
     begun = time.perf_counter()
     fit(cohort_of(2), plan_of(2, slow, after_epoch=evaluate, num_epochs=1), Interrupts(), Silent())
     assert shares[0] == shares[1] and 0.3 <= sum(shares) <= time.perf_counter() - begun - 0.5
+
+
+def test_the_time_of_an_epoch_counts_its_steps_before_a_stop():
+    saved, times = [], []
+
+    def slow(done):
+        time.sleep(0.1)
+        if done == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    def note(run):
+        times.append(run.metrics["time/train_seconds"])
+        return run
+
+    begun = time.perf_counter()
+    with Interrupts() as interrupts, pytest.raises(Interrupted):
+        run_fit(make_plan(Steps(on_step=slow), save=saved.append), interrupts=interrupts)
+    run = dataclasses.replace(
+        saved[-1], memory=memory.from_json(json.loads(json.dumps(memory.to_json(saved[-1].memory))))
+    )
+    done = run_fit(make_plan(Steps(on_step=lambda step: time.sleep(0.1)), [note], num_epochs=2), run)
+    assert times[0] >= 0.3 and times[1] >= 0.2 and sum(times) <= time.perf_counter() - begun
+    assert "seconds" not in memory.to_json(done.memory)  # the checkpoints of equal runs are equal
 
 
 def log(run):
