@@ -5,7 +5,6 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from cbjax.config import ConfigError
 from cbjax.host import checked_json
 from cbjax.host.text import visible
 from cbjax.report.rows import NoRowsError, RowsError, place, read
@@ -35,7 +34,7 @@ def metrics(sweep: Sweep) -> list[str]:
 
 
 def rows(name: str, sweep: Sweep, run: PlannedRun, workdir: pathlib.Path) -> list[dict[str, str]]:
-    """Returns the rows of a finished run, one for each metric.
+    """Returns the rows of a finished run, one for each metric; a figure that it lacks is "".
 
     Args:
       name: name of the sweep.
@@ -44,7 +43,6 @@ def rows(name: str, sweep: Sweep, run: PlannedRun, workdir: pathlib.Path) -> lis
       workdir: its work directory, with `results.json` and `environment.json`.
 
     Raises:
-      ConfigError: if the run lacks a metric of the table.
       RowsError: if one of the files is missing or damaged.
     """
     try:
@@ -111,12 +109,14 @@ def _axes(sweep: Sweep) -> tuple[str | Mapping[str, str], str]:
 
 
 def _figure(results: Mapping[str, Any], checkpoint: str, metric: str) -> str:
-    """Returns a metric of the test split in per cent; "" if the run has no such checkpoint."""
+    """Returns a metric of the test split in per cent; "" if the run has no such checkpoint, or no such figure there.
+
+    A group's accuracy is missing if none of its images could be read, for example.
+    """
     key, counts_errors = MEASURES.get(metric, (metric, False))
     if not results.get(checkpoint):
         return ""
-    measured = results[checkpoint]["test"]
-    if measured.get(key) is None:
-        raise ConfigError(f"the table's metric must be one that its runs have; got {metric}: no {key} was measured")
-    share = measured[key]
+    share = results[checkpoint]["test"].get(key)
+    if share is None:
+        return ""
     return f"{100 * (1 - share if counts_errors else share):.4f}"

@@ -108,7 +108,10 @@ def sweep(
                     failed[run.name] = error
                 elif first:
                     try:
-                        rows.add(path, result_rows.rows(name, described, run, place / run.name))
+                        made = result_rows.rows(name, described, run, place / run.name)
+                        rows.add(path, made)
+                        for metric in (row["metric"] for row in made if not row["last"]):
+                            shown.warn(f"{run.name} has no {metric} on its test images: its cell stays empty")
                     except (rows.RowsError, OSError) as problem:  # damaged meanwhile, or a full disk: the others go on
                         shown.warn(f"the row of {run.name} could not be added yet: {problem}")
                         late.append(run)

@@ -254,6 +254,36 @@ def test_a_table_of_images_with_several_labels_wants_the_metric_that_they_have(t
         train(path, tmp_path / "runs", *settings, mode="loop")
 
 
+def test_a_run_that_has_no_figure_for_the_table_leaves_its_cell_empty_and_stops_no_other(tmp_path):
+    chance = np.random.default_rng(0)
+    images, labels = chance.integers(0, 255, (60, 8, 8), np.uint8), np.arange(60) % 3
+    for name, of_test in (("one_class", 0 * labels), ("every", labels)):
+        splits = {"train_images": images, "train_labels": labels, "test_images": images, "test_labels": of_test}
+        np.savez(tmp_path / f"{name}.npz", **splits)
+    path = tmp_path / "mine.py"
+    files = {name: {"data.file": str(tmp_path / f"{name}.npz")} for name in ("one_class", "every")}
+    path.write_text(
+        "from cbjax.variants import *\n"
+        "def get_sweep():\n"
+        f"    runs = product(choices('a', {files}), choices('b', {{'y': {{}}}}), seeds(1))\n"
+        "    return Sweep('digits_lt', runs, Table('T', ('a',), 'b', 'matthews'))\n"
+    )
+    settings = (
+        *("data.name=arrays", "data.longtail=natural", "data.imbalance=1", "data.validation=0", "data.test=0"),
+        *("batch_size=10", "num_epochs=1", REPORT),
+    )
+    told = []
+    report, failed = train(path, tmp_path / "runs", *settings, mode="loop", tell=told.append)
+    assert failed == {} and [line for line in told if "no matthews" in line] == [
+        "one_class/y/seed_0 has no matthews on its test images: its cell stays empty"
+    ]
+    found = {row["method"]: row["last"] for row in rows.read(tmp_path / "runs" / "results.csv")}
+    assert found["one_class"] == "" and -100 <= float(found["every"]) <= 100 and report.exists()
+    (tmp_path / "runs" / "results.csv").unlink()
+    assert train(path, tmp_path / "runs", *settings, mode="loop") == (report, {})
+    assert {row["method"]: row["last"] for row in rows.read(tmp_path / "runs" / "results.csv")} == found
+
+
 def test_another_failure_does_not_stop_the_others_and_is_tried_again(described, tmp_path, monkeypatch):
     real = cbjax.training.run.data.of_config
 
