@@ -17,6 +17,7 @@ from cbjax.host.storage import is_remote
 from cbjax.landscape.directions import Network
 from cbjax.metrics import has_answer
 from cbjax.training import components, input_paths
+from cbjax.training.check_data import check_adjustment
 from cbjax.training.check_process import check_main_guard
 from cbjax.training.restore import load, open_workdir
 from cbjax.types import Array, Batch, Run, Trained
@@ -72,7 +73,7 @@ def open_run(
       run: its work directory, or the run itself from `cbjax.train` or `cbjax.load`.
       split: "train" (without augmentation), "validation" or "test".
       checkpoint: "last" or "best"; for a work directory.
-      overrides: "data.data_dir=…" and the like, as for `cbjax eval`; the images must be the run's own.
+      overrides: "data.data_dir=…" or "evaluation.tau=1", as for `cbjax eval`; the images must be the run's own.
       trust_code: as for `cbjax.load`.
 
     Raises:
@@ -94,6 +95,10 @@ def open_run(
     dataset = data.of_config(config)
     facts = data_facts.describe(dataset)
     data_facts.check_same(home.files, facts, config.data.on_bad_image)
+    check_adjustment(config, dataset.class_names, dataset.counts, dataset.multi_label)
+    # The state has the training's tau. All its other numbers belong to keys that no evaluation changes.
+    settings = loaded.state.settings._replace(answer_tau=np.float32(config.evaluation.tau))
+    loaded = dataclasses.replace(loaded, state=dataclasses.replace(loaded.state, settings=settings))
     examples = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}[split]
     if examples is None or not len(examples):
         raise ConfigError(f"split={split!r}: the run has no such images; it has {facts['sizes']}")

@@ -16,6 +16,7 @@ from cbjax.cli import main
 from cbjax.config import ConfigError
 from cbjax.landscape import directions, grid, points, statistics
 from cbjax.landscape.points import Way
+from cbjax.training import restore
 
 NETS = pathlib.Path(__file__).parent.parent / "own_nets.py"
 
@@ -90,6 +91,20 @@ def test_each_class_is_what_numpy_makes_of_it(subject, runs, tmp_path):
     np.testing.assert_array_equal(np.isnan(missing.weighted_loss(np.ones(10))), np.eye(3) > 0)
     with pytest.raises(ConfigError, match="span must be within the range of float32; got -1e"):
         landscape.random(runs[0], points=3, span=(-1e300, 1), **options(tmp_path))
+
+
+def test_the_origin_is_the_run_evaluated_with_the_same_overrides(runs, tmp_path):
+    given, asked = ["evaluation.tau=2"], {"dimensions": 1, "points": 3}
+    plain = landscape.random(runs[1], **asked, **options(tmp_path))
+    surface = landscape.random(runs[1], **asked, **options(tmp_path, "adjusted", overrides=given))
+    expected = restore.evaluate(runs[1].workdir, overrides=given, trust_code=True)
+    assert surface.loss[1] == pytest.approx(expected["loss"], rel=1e-5)
+    assert surface.balanced_accuracy[1] == pytest.approx(expected["balanced_accuracy"])
+    assert abs(surface.loss[1] - plain.loss[1]) > 0.1
+    config = runs[1].config.copy_and_resolve_references()
+    config.loss.name = "focal"
+    with pytest.raises(ConfigError, match=r"evaluation\.tau must be 0 when loss\.name is focal.*one-vs-rest; got 2"):
+        landscape.random(dataclasses.replace(runs[1], config=config), **options(tmp_path, "focal", overrides=given))
 
 
 def test_figures_do_not_depend_on_how_many_are_taken_at_once(subject, tmp_path):
