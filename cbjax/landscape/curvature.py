@@ -13,6 +13,7 @@ from cbjax.config import ConfigError
 from cbjax.host.counting import counted
 from cbjax.host.interrupts import Interrupts
 from cbjax.host.output import say
+from cbjax.host.writers import plain
 from cbjax.landscape import curvature_pictures, folder, images, lanczos, products
 from cbjax.landscape.directions import Directions
 from cbjax.landscape.grid import SAVE_SECONDS, Stopped
@@ -83,11 +84,15 @@ def curvature(
         "seed": seed,
         "data": subject.about["data_sha256"],
         "networks": folder.digest(Directions(subject.network, ())),
+        **{key: value for key, value in subject.changed.items() if key != "evaluation.groups" or "group" in by},
     }
     noted = folder.begin(where, settings)
+    classes = {name: plain(some) for name, (some, _) in _classes(subject, by).items()}
     found: dict[str, list[Ritz]] = {name: [] for name in parts}
     if noted is not None:
-        found |= {name: [_ritz(one) for one in noted["found"].get(name, ())] for name in parts}
+        # Files of earlier versions lack evaluation.groups, so the classes tell whether a group is the same.
+        same = [name for name in parts if noted["classes"].get(name) == classes[name]]
+        found |= {name: [_ritz(one) for one in noted["found"].get(name, ())] for name in same}
     mesh = sharding.make_mesh(1 if _on_cpu() else None)
     compiled = products.build(subject, mesh, chosen.images_at_once)
     noted = {
@@ -96,7 +101,7 @@ def curvature(
         "class_names": list(subject.run.class_names),
         "counts": subject.counts,
         "images": {name: len(positions) for name, positions in parts.items()},
-        "classes": {name: classes for name, (classes, _) in _classes(subject, by).items()},
+        "classes": classes,
         "found": {},
     }
     _measure(subject, compiled, parts, found, (steps, probes, seed), where, noted, chosen)

@@ -23,6 +23,7 @@ ABOUT = "landscape.json"
 FIGURES = "points.npz"
 DIRECTIONS = "directions.npz"
 TABLE = "points.csv"
+OWN = "as in training"  # of a key that only an override puts among the settings
 PLACES = ("run", "runs")  # where runs were; a moved run is the same, which the digest of its network tells
 
 
@@ -52,11 +53,12 @@ def begin(folder: pathlib.Path, settings: dict[str, Any]) -> dict[str, Any] | No
         return None
     noted = read_about(folder)
     former, now = noted["settings"], _plain(settings)
-    differing = [key for key in {**former, **now} if former.get(key) != now.get(key)]
+    differing = [key for key in {**former, **now} if former.get(key, OWN) != now.get(key, OWN)]
     if former["kind"] != now["kind"]:
         differing = ["kind"]
     if not set(differing) <= set(PLACES):
-        told = "; ".join(f"{key} {_short(former.get(key))} there, {_short(now.get(key))} here" for key in differing)
+        sides = ((key, _short(former.get(key, OWN)), _short(now.get(key, OWN))) for key in differing)
+        told = "; ".join(f"{key} {there} there, {here} here" for key, there, here in sides)
         raise ConfigError(
             f"{folder} holds a landscape with other settings ({told}): give this one another name, or remove that one"
         )

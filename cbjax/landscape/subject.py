@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cbjax import data, metrics
-from cbjax.config import ConfigError, class_groups, evaluation
+from cbjax.config import ConfigError, class_groups, difference, evaluation
 from cbjax.data import Dataset, Split
 from cbjax.host.storage import is_remote
 from cbjax.landscape.directions import Network
@@ -39,6 +39,7 @@ class Subject:
       groups: name -> classes: many, medium and few, and those of `evaluation.groups`.
       about: what it is, JSON values: the run, its step, the split, the data.
       root: the work directory.
+      changed: what overrides changed of what is computed, key -> value; empty if all is as in training.
     """
 
     run: Run
@@ -49,6 +50,7 @@ class Subject:
     groups: Mapping[str, np.ndarray]
     about: dict[str, Any]
     root: pathlib.Path | None
+    changed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
@@ -121,6 +123,7 @@ def open_run(
         groups_of(dataset.counts, config.evaluation.groups, dataset.class_names),
         about,
         None if is_remote(home.root) else pathlib.Path(home.root),
+        {key: evaluation.value_of(config, key) for key in difference(loaded.config, config)[1]},
     )
 
 

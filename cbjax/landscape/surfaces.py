@@ -189,6 +189,8 @@ def _measured(
         "directions": facts,
         "data": subject.about["data_sha256"],
         "networks": folder.digest(found),
+        # Not the groups: their figures are made from those of the classes.
+        **{key: value for key, value in subject.changed.items() if key != "evaluation.groups"},
     }
     earlier = folder.begin(where, settings)
     before = folder.read_figures(where) if earlier else None

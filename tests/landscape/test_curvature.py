@@ -15,7 +15,7 @@ from cbjax import config as configs
 from cbjax import landscape
 from cbjax.cli import main
 from cbjax.config import ConfigError
-from cbjax.landscape import images, products
+from cbjax.landscape import folder, images, products
 from cbjax.parallel import sharding
 
 NETS = pathlib.Path(__file__).parent.parent / "own_nets.py"
@@ -97,6 +97,25 @@ def test_a_stopped_hessian_goes_on_and_ends_with_the_same_figures(linear, tmp_pa
     for one, other in zip(whole.parts, rest.parts, strict=True):
         for here, there in zip(one.found, other.found, strict=True):
             np.testing.assert_array_equal(here.values, there.values)
+
+
+def test_a_group_that_is_defined_anew_has_eigenvalues_of_its_own(linear, tmp_path):
+    options = {"by": ("group",), "steps": 3, "probes": 1, "progress": "off", "pictures": False}
+    first, other = (
+        landscape.curvature(linear, out=tmp_path / c, overrides=[f"evaluation.groups=mine={c}"], **options)["mine"]
+        for c in "02"
+    )
+    assert first.largest != pytest.approx(other.largest, rel=0.01)
+    with pytest.raises(ConfigError, match=r"\(evaluation\.groups .*\[0\].* there, .*\[2\].* here\)"):
+        landscape.curvature(linear, out=tmp_path / "0", overrides=["evaluation.groups=mine=2"], **options)
+    # Where the settings do not name the groups, as in a folder of an earlier version, their classes tell them apart.
+    noted = folder.read_about(tmp_path / "0")
+    del noted["settings"]["evaluation.groups"]
+    folder.write_about(tmp_path / "0", noted)
+    config = linear.config.copy_and_resolve_references()
+    config.evaluation.groups = (("mine", (2,)),)
+    again = landscape.curvature(dataclasses.replace(linear, config=config), out=tmp_path / "0", **options)
+    assert again["mine"].largest == other.largest and again["few"].largest > 0
 
 
 def test_a_network_that_diverged_is_said_to_have(linear, tmp_path):

@@ -101,6 +101,15 @@ def test_the_origin_is_the_run_evaluated_with_the_same_overrides(runs, tmp_path)
     assert surface.loss[1] == pytest.approx(expected["loss"], rel=1e-5)
     assert surface.balanced_accuracy[1] == pytest.approx(expected["balanced_accuracy"])
     assert abs(surface.loss[1] - plain.loss[1]) > 0.1
+    # What is kept is for these overrides: others are refused, and those that change no figure go on.
+    with pytest.raises(ConfigError, match=r"\(evaluation\.tau 2\.0 there, as in training here\): give this"):
+        landscape.random(runs[1], **asked, **options(tmp_path, "adjusted"))
+    with pytest.raises(ConfigError, match=r"\(evaluation\.tau as in training there, 2\.0 here\)"):
+        landscape.random(runs[1], **asked, **options(tmp_path, overrides=given))
+    same = ["evaluation.tau=0", "evaluation.batch_size=50", "evaluation.groups=rare=8,9"]
+    again = landscape.random(runs[1], **asked, **options(tmp_path, overrides=same))
+    np.testing.assert_array_equal(again.class_loss, plain.class_loss)
+    np.testing.assert_allclose(again.group_loss("rare"), plain.class_loss[:, 8:].mean(axis=1), rtol=1e-5)
     config = runs[1].config.copy_and_resolve_references()
     config.loss.name = "focal"
     with pytest.raises(ConfigError, match=r"evaluation\.tau must be 0 when loss\.name is focal.*one-vs-rest; got 2"):
