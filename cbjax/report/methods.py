@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cbjax.config import HOW_KEYS
+from cbjax.config.compare import SOURCE_KEYS
 from cbjax.report.read import SEED_FOLDER, LeftOut, RunRecord
 
 LONGEST = 60  # characters of a name that is made of settings
@@ -25,13 +26,16 @@ class Method:
 def group(runs: Sequence[RunRecord]) -> tuple[list[Method], list[LeftOut]]:
     """Groups runs into methods, and leaves out a second run of the same method and seed.
 
+    Runs on other data are another method, whatever their settings: other classes, or another number of images.
+
     If a path ends in METHOD/seed_N, the method is named by its folders. If that is not enough, the config keys that
-    differ are added. Other runs are named by the keys that differ; if these are many, by the runs' folders.
+    differ are added. Other runs are named by the keys that differ; if these are many, by the runs' folders. If methods
+    differ in their data alone, the keys that say where the data are take part, or else the runs' directories.
     """
     groups: dict[str, list[RunRecord]] = {}
     left_out = []
     for run in runs:
-        members = groups.setdefault(json.dumps([run.folders[-1:], _method_settings(run)], sort_keys=True), [])
+        members = groups.setdefault(_text([run.folders[-1:], _method_settings(run), _data(run)]), [])
         twin = next((other for other in members if other.seeds == run.seeds), None)
         if twin is None:
             members.append(run)
@@ -67,6 +71,29 @@ def _method_settings(run: RunRecord) -> dict[str, Any]:
     return found if source is None else found | {"stage.source": re.sub(rf"/{SEED_FOLDER}/?$", "", source)}
 
 
+def _data(run: RunRecord) -> list[Any]:
+    """Returns what tells data apart and no seed changes: the class names, and the number of images of each split."""
+    sizes = dict(run.data.get("sizes", {}))
+    if run.around.get("data.synthesis"):
+        sizes.pop("train", None)  # ADASYN makes more or fewer images by the seed
+    return [run.class_names, sizes]
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _telling(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
+    """Returns each run's settings, with as much of where its data or itself are as makes them differ."""
+    found = [_method_settings(run) for run in runs]
+    sources: list[dict[str, Any]] = [{key: run.settings.get(key) for key in SOURCE_KEYS} for run in runs]
+    directories: list[dict[str, Any]] = [{"directory": str(run.path)} for run in runs]
+    for more in (sources, directories):
+        if len({_text(one) for one in found}) < len(found):
+            found = [one | other for one, other in zip(found, more, strict=True)]
+    return found
+
+
 def _shared(runs: Sequence[RunRecord]) -> str:
     """Returns the innermost folders that all runs have in common."""
     levels = zip(*(run.folders[::-1] for run in runs), strict=False)
@@ -77,15 +104,17 @@ def _shared(runs: Sequence[RunRecord]) -> str:
 def _labels(groups: Sequence[Sequence[RunRecord]]) -> list[str]:
     """Returns a distinct name for each method; methods are given by their runs."""
     runs, names = [members[0] for members in groups], [_shared(members) for members in groups]
-    labels = []
-    for run, name in zip(runs, names, strict=True):
-        settings = [_method_settings(other) for other, same in zip(runs, names, strict=True) if same == name]
-        own = _method_settings(run)
-        differences = ", ".join(f"{key}={own.get(key)}" for key in differing(settings))
-        if name:
-            labels.append(f"{name} ({differences})" if differences else name)
-        else:
-            labels.append(differences or _alone(run))
+    labels = [""] * len(runs)
+    for name in dict.fromkeys(names):
+        places = [place for place, other in enumerate(names) if other == name]
+        settings = _telling([runs[place] for place in places])
+        keys = differing(settings)
+        for place, own in zip(places, settings, strict=True):
+            differences = ", ".join(f"{key}={own.get(key)}" for key in keys)
+            if name:
+                labels[place] = f"{name} ({differences})" if differences else name
+            else:
+                labels[place] = differences or _alone(runs[place])
     if any(len(label) > LONGEST for label, name in zip(labels, names, strict=True) if not name):
         shorter = [
             members[0].path.resolve().name if not name and len(members) == 1 else label

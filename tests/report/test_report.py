@@ -604,6 +604,40 @@ def test_a_second_stage_of_several_seeds_is_one_method(tmp_path):
     assert not left_out
 
 
+def test_runs_on_other_data_are_another_method(tmp_path, monkeypatch):
+    birds = {"names": ["owl", "wren"], "counts": [40, 10]}
+    cars = {"names": ["van", "bus"], "counts": [40, 10]}
+    for seed in range(2):
+        for name, facts in (("birds", birds), ("cars", cars)):
+            data = CONFIG["data"] | {"name": "folder", "root": name}
+            make_run(tmp_path / f"{name}_{seed}", seed=seed, data=data, **facts)
+            make_run(tmp_path / "below" / name / "ce" / f"seed_{seed}", seed=seed, data=data, **facts)
+    flat = [tmp_path / name for name in ("birds_0", "cars_0", "birds_1", "cars_1")]
+    methods, left_out = group(read.read_runs(flat)[0])
+    assert [(method.label, [run.path.name for run in method.runs]) for method in methods] == [
+        ("data.root=birds", ["birds_0", "birds_1"]),
+        ("data.root=cars", ["cars_0", "cars_1"]),
+    ]
+    assert not left_out
+    methods, _ = group(read.read_runs([tmp_path / "below" / name for name in ("birds", "cars")])[0])
+    assert [(m.label, len(m.runs)) for m in methods] == [("ce (data.root=birds)", 2), ("ce (data.root=cars)", 2)]
+    # The same data at another place are the same; other images at the same place are not.
+    moved = CONFIG["data"] | {"name": "folder", "root": "moved/birds"}
+    make_run(tmp_path / "moved", seed=2, data=moved, **birds)
+    make_run(tmp_path / "more", seed=3, data=moved, **birds | {"counts": [40, 11]})
+    methods, _ = group(read.read_runs([tmp_path / "birds_0", tmp_path / "moved"])[0])
+    assert [len(method.runs) for method in methods] == [2]
+    monkeypatch.chdir(tmp_path)
+    methods, _ = group(read.read_runs(["moved", "more"])[0])
+    assert [method.label for method in methods] == ["directory=moved", "directory=more"]
+    # ADASYN makes other numbers of training images for other seeds.
+    data = CONFIG["data"] | {"synthesis": "adasyn"}
+    for seed, count in enumerate((38, 41)):
+        make_run(tmp_path / f"adasyn_{seed}", seed=seed, data=data, counts=[40, count])
+    methods, _ = group(read.read_runs(sorted(tmp_path.glob("adasyn_*")))[0])
+    assert [len(method.runs) for method in methods] == [2]
+
+
 def test_methods_are_named_by_all_folders_below_the_given_one(tmp_path):
     for beta in (0.9, 0.99):
         for seed in range(2):
