@@ -87,9 +87,10 @@ def describe(
     if not test:  # the test images too come from the training split
         held_out_test = splits.per_class(available, data.test, "data.test")
         held_out, test = held_out + held_out_test, int(held_out_test.sum())
+    held_out = held_out + splits.per_class(available, data.meta, "data.meta")
     if (used := available <= held_out).any():
         raise ConfigError(
-            f"data.validation and data.test hold out {held_out[used][0]} images of a class that has "
+            f"data.validation, data.test and data.meta hold out {held_out[used][0]} images of a class that has "
             f"{available[used][0]} (--images divided by --classes): none is left to train on"
         )
     options = {"imbalance": data.imbalance, "counts": data.counts, "train_size": data.train_size}

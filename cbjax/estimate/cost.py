@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from cbjax import config as configs
+from cbjax.config.parts import FITTED
 from cbjax.data.batches import Batches
 from cbjax.estimate import abstract_data
 from cbjax.estimate.tpu import CHIPS
@@ -28,10 +29,18 @@ SHARE = 1 / 3  # share of the peak that large networks reach
 # FLOP of a step. In smaller steps launching kernels and moving memory take longer than the arithmetic. For comparison:
 # ResNet-32 with a batch of 128 has 5e10; half a millisecond of an H100 at its full float32 rate is 2.5e11.
 LARGE = 2e11
+# Passes of a step over its batch: forward ones, and backward ones.
+PASSES = {"none": (1, 1), "sam": (2, 2), "imbsam": (2, 3)}
+# What a meta method adds to each forward pass of a step: so many backward passes over the batch, beside one forward and
+# one backward pass over the meta images. L2RW: a tangent. Meta-Weight-Net: a tangent, and the virtual step's gradient.
+META = {"l2rw": 1, "mw_net": 2}
 
 
 class Cost(NamedTuple):
-    """The cost of training one run; `float32` is the part of `flops` on float32 values."""
+    """The cost of training one run; `float32` is the part of `flops` on float32 values.
+
+    A stage that is found without a step of training costs 0 of each.
+    """
 
     steps: int
     images: int
@@ -52,35 +61,61 @@ def run_costs(runs: Iterable[ConfigDict], sizes: Mapping[str, int]) -> list[Cost
     known: dict[str, tuple[float, int]] = {}
     costs = []
     for config in runs:
+        if config.stage.name in FITTED:
+            costs.append(Cost(0, 0, 0.0, 0.0))
+            continue
         about = abstract_data.describe(config, **sizes)
         steps = Batches(int(about.counts.sum()), config.batch_size, 0).epoch_end(config.num_epochs)
         count = _whole if is_own(config.model.name) else _features
-        shape = json.dumps([config.model.to_dict(), about.image_shape, count is _whole and len(about.counts)])
+        stage = (config.stage.name, config.oltr.form)
+        shape = json.dumps([config.model.to_dict(), stage, about.image_shape, count is _whole and len(about.counts)])
         if shape not in known:
             known[shape] = count(config, about.image_shape, len(about.counts))
         flops, width = known[shape]
-        # The gradient takes twice as much as the network; loss and optimiser take almost nothing.
-        image = 3 * (flops + 2 * width * len(about.counts))
-        all_images = steps * config.batch_size
-        in_float32 = config.model.dtype == "float32"
-        costs.append(Cost(steps, all_images, all_images * image, all_images * image * in_float32))
+        total = steps * _of_step(config, flops, 2 * width * len(about.counts))
+        costs.append(Cost(steps, steps * config.batch_size, total, total * (config.model.dtype == "float32")))
     return costs
 
 
 def describe(costs: Sequence[Cost]) -> str:
     """Returns two lines for people: the counts of all runs together, and hours on each of the devices."""
     steps, images, flops = (sum(getattr(cost, name) for cost in costs) for name in ("steps", "images", "flops"))
-    large = [cost for cost in costs if cost.flops >= LARGE * cost.steps]
+    trained = [cost for cost in costs if cost.steps]
+    large = [cost for cost in trained if cost.flops >= LARGE * cost.steps]
     counts = f"{len(costs)} runs: {steps:,} steps, {images:.3g} images, {flops:.3g} FLOP of training\n"
+    if not trained:
+        return f"{counts}the runs take no step: each is found in passes over its images"
     if not large:
         return (
             f"{counts}the time is not known: steps of {flops / steps:.2g} FLOP are so small that most of it is not "
             "arithmetic"
         )
     hours = ", ".join(f"{name} {_few_digits(_hours(large, *peaks))}" for name, peaks in PEAKS.items())
-    but = "" if len(large) == len(costs) else f", for {len(large)} runs: the steps of the others are too small to say"
+    but = "" if len(large) == len(trained) else f", for {len(large)} runs: the steps of the others are too small to say"
     told = f"hours of arithmetic alone at a third of the published peak{but}: {hours}; reading images may take longer"
     return counts + told
+
+
+def _of_step(config: ConfigDict, features: float, head: float) -> float:
+    """Returns the arithmetic of a step, FLOP, by counting passes; loss and optimiser take almost nothing.
+
+    A backward pass takes twice as much as a forward one, and so does the tangent of `jax.jvp`, which is counted as one.
+    Where passes over the same images at the same parameters begin alike, the compiler computes that part once: the
+    forward pass of ImbSAM's two groups, and those of a meta method.
+
+    Args:
+      config: of the run.
+      features, head: arithmetic of an image's forward pass, up to the features and after them.
+    """
+    forward, backward = features + head, 2 * (features + head)
+    if config.stage.name in ("crt", "lws") or (config.stage.name, config.oltr.backbone) == ("oltr", "frozen"):
+        backward = head  # at most: no gradient flows into the features
+    forwards, backwards = PASSES[config.sharpness.name]
+    step = config.batch_size * (forwards * forward + backwards * backward)
+    if (name := config.meta.name) in META:
+        step += config.batch_size * forwards * META[name] * backward
+        step += config.meta.batch_size * forwards * (forward + backward)
+    return step
 
 
 def _hours(costs: Iterable[Cost], bfloat16: float, float32: float) -> float:

@@ -2,7 +2,7 @@
 
 Command: cbjax sweep --config=cdb_table3 --workdir=runs/cdb_table3
          cbjax sweep --config=cdb_table3:short --workdir=runs/cdb_table3_short  (CE, CB, CDB, imbalance 100, 20 epochs)
-Time: 45 runs of a seed, 3 seeds; a run has 13,400 to 27,522 steps of 128 images, 200 epochs. On 2 CPU cores about a
+Time: 45 runs of a seed, 3 seeds; a run has 13,050 to 27,522 steps of 128 images, 200 epochs. On 2 CPU cores about a
     minute for 85 steps; not measured on a GPU yet. The short form: 12 runs of 1,525 steps, a tenth of the schedule with
     the decays at the same shares of it; one takes half an hour on one CPU core.
 Data: CIFAR-100 by TFDS; `cbjax datasets` says whether it is ready and how to prepare it.

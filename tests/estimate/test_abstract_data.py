@@ -40,6 +40,8 @@ def test_long_tailed_cifar_to_the_image():
     about = described("cifar_lt:cui")
     assert (about.image_shape, int(about.counts.sum()), about.num_test) == ((32, 32, 3), 10847, 10000)
     assert int(described("cifar_lt:cdb").counts.sum()) == 9754  # 450 · 100^(-i/99), truncated, summed
+    meta = described("cifar_lt:cdb", "meta.name=l2rw", "data.meta=10")
+    assert int(meta.counts.sum()) == sum(int(440 * 100 ** (-place / 99)) for place in range(100))
     assert set(described("cifar_lt:cui", "data.synthesis=smote").counts.tolist()) == {500}
 
 

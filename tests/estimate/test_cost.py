@@ -41,6 +41,41 @@ def test_a_network_for_clips_is_counted_by_hand():
     assert 0.5 < found.flops / (3 * 2 * forward * found.images) < 1
 
 
+def test_each_method_is_counted_by_its_passes():
+    # Forward passes as a unit, of a batch of 128 and of 64 meta images; plain training has 3, the gradient being 2.
+    meta = ("data.meta=10", "meta.batch_size=64")
+    passes = {
+        ("sharpness.name=sam",): 2 * 3,
+        ("sharpness.name=imbsam",): 3 * 2 + 2,  # three gradients, two of which share a forward pass
+        ("meta.name=l2rw", *meta): 3 + 2 + 3 * 64 / 128,  # a tangent, and a gradient of the meta images
+        ("meta.name=mw_net", *meta): 3 + 2 + 2 + 3 * 64 / 128,  # the virtual step's gradient, too
+        ("meta.name=l2rw", "sharpness.name=sam", *meta): 2 * (3 + 2 + 3 * 64 / 128),
+        ("mix.name=mixup",): 3,
+    }
+    plain, *found = cost.run_costs([configs.load("cifar_lt:cui", keys) for keys in ((), *passes)], {})
+    for one, (keys, number) in zip(found, passes.items(), strict=True):
+        assert one.flops / one.steps / (plain.flops / plain.steps) == pytest.approx(number / 3), keys
+    # The largest class has 490 images for training when 10 of 500 are meta images.
+    images = sum(int(490 * 100 ** (-place / 99)) for place in range(100))
+    assert [one.steps for one in found] == [
+        math.ceil(200 * (images if any("meta" in key for key in keys) else 10847) / 128) for keys in passes
+    ]
+
+
+def test_a_second_stage_is_counted_by_what_trains():
+    plain = configs.load("cifar_lt:cui")
+    stages = {name: plain.copy_and_resolve_references() for name in ("crt", "lws", "tau", "ncm")}
+    for name, config in stages.items():
+        config.stage.name, config.stage.source = name, "runs/first"
+    first, *trained, tau, ncm = cost.run_costs([plain, *stages.values()], {})
+    head = 2 * 64 * 100
+    for one in trained:  # the network forward, and the gradient of the head's kernel
+        assert one.flops == pytest.approx(first.flops / 3 + one.images * head)
+    assert tau == ncm == cost.Cost(0, 0, 0.0, 0.0)
+    assert cost.describe([tau, ncm]).startswith("2 runs: 0 steps, 0 images, 0 FLOP of training\nthe runs take no step")
+    assert "3 runs: " in (text := cost.describe([tau, ncm, first])) and "the time is not known" in text
+
+
 def test_runs_add_up_and_share_what_is_alike(monkeypatch):
     asked = []
     monkeypatch.setattr(cost, "_features", lambda config, shape, num_classes: asked.append(shape) or (1e9, 10))
