@@ -13,6 +13,17 @@ NORMALIZATIONS = ("filter", "layer", "none")
 VECTORS = ("zero", "normalize", "copy")
 STATISTICS = ("keep", "interpolate", "recompute")
 CHECKPOINT = "best: the epoch with the highest balanced accuracy on held-out validation images (last)"
+# What can be asked for, and the arguments that only some of it heeds.
+RANDOM, LINE, PLANE, TRAJECTORY, HESSIAN = (
+    *("random directions", "a line (--to)", "a plane (--to twice)", "--trajectory", "--hessian"),
+)
+HEED = {
+    **dict.fromkeys(("by", "steps", "probes"), (HESSIAN,)),
+    **dict.fromkeys(("dimensions", "normalization", "biases", "batch_norm"), (RANDOM,)),
+    "seed": (RANDOM, HESSIAN),
+    "span": (RANDOM, LINE),
+    **dict.fromkeys(("points", "statistics"), (RANDOM, LINE, PLANE, TRAJECTORY)),
+}
 FEW = 4  # checkpoints of a way at most if a run does not keep all: the first state, the best and the two newest
 
 
@@ -52,23 +63,24 @@ def add_arguments(
     )
     command.add_argument("--steps", type=up_to(10**4), metavar="N", help="with --hessian: steps of Lanczos (30)")
     command.add_argument("--probes", type=up_to(10**4), metavar="N", help="with --hessian: random start vectors (4)")
-    command.add_argument("--dimensions", type=int, choices=(1, 2), default=2, help="number of random directions (2)")
-    command.add_argument("--points", type=up_to(10**5), default=51, metavar="N", help="points on each axis (51)")
+    command.add_argument("--dimensions", type=int, choices=(1, 2), help="number of random directions (2)")
+    command.add_argument("--points", type=up_to(10**5), metavar="N", help="points on each axis (51)")
     command.add_argument(
         "--span", type=_span, metavar="LOW:HIGH", help="range of coordinates (-1:1; on a line between runs -0.5:1.5)"
     )
     command.add_argument("--split", default="train", choices=("train", "validation", "test"), help="images (train)")
     command.add_argument("--checkpoint", default="last", choices=("last", "best"), help=CHECKPOINT)
-    command.add_argument("--seed", type=_seed, default=123, help="seed of the random directions (123)")
+    command.add_argument(
+        "--seed", type=_seed, help="seed of the random directions, and with --hessian of the start vectors (123)"
+    )
     command.add_argument(
         "--normalization",
-        default="filter",
         choices=NORMALIZATIONS,
         help="parts of a random direction that get the length they have in the network (filter)",
     )
     what = "in random directions: left out, drawn with the array's length, or the array itself (zero)"
-    command.add_argument("--biases", default="zero", choices=VECTORS, help=f"biases {what}")
-    command.add_argument("--batch-norm", default="zero", choices=VECTORS, help=f"BatchNorm's scales and offsets {what}")
+    command.add_argument("--biases", choices=VECTORS, help=f"biases {what}")
+    command.add_argument("--batch-norm", choices=VECTORS, help=f"BatchNorm's scales and offsets {what}")
     command.add_argument(
         "--statistics",
         choices=STATISTICS,
@@ -100,50 +112,51 @@ def check(options: argparse.Namespace, error: Callable[[str], Any]) -> None:
     """Calls `error` with a message if arguments do not go together."""
     if options.trajectory and options.to:
         error("--trajectory is of one run; leave out --to")
-    if options.hessian and (options.to or options.trajectory or options.span or options.statistics):
-        error("--hessian is of one run's network as it is; leave out --to, --trajectory, --span and --statistics")
-    for name in ("by", "steps", "probes"):
-        if getattr(options, name) is not None and not options.hessian:
-            error(f"--{name} is for --hessian")
+    if options.hessian and (options.to or options.trajectory):
+        error("--hessian is of one run's network as it is; leave out --to and --trajectory")
     if len(options.to) > 2:
         error(f"--to can be given once, for a line, or twice, for a plane; got {len(options.to)}")
-    if options.span is not None and (options.trajectory or len(options.to) == 2):
-        error("--span is for random directions and lines; this plane is as large as the runs need")
+    asked = _asked(options)
+    for name, kinds in HEED.items():
+        if getattr(options, name) is not None and asked not in kinds:
+            flag = f"--{name.replace('_', '-')}"
+            error(f"{flag} does nothing for {asked}, but for {', '.join(kinds)}: leave it out")
+
+
+def _asked(options):
+    if options.hessian or options.trajectory:
+        return HESSIAN if options.hessian else TRAJECTORY
+    return (RANDOM, LINE, PLANE)[len(options.to)]
 
 
 def run(options: argparse.Namespace, overrides: list[str]) -> int:
     """Measures what the arguments ask for, and says where it is."""
     from cbjax import landscape
 
-    if options.hessian:
-        return _hessian(options, overrides)
-    names = ("points", "images_at_once", "split", "checkpoint", "statistics", "out", "progress", "trust_code")
+    names = ("split", "checkpoint", "out", "progress", "trust_code")
     given = {name: getattr(options, name) for name in names} | {"name": options.called, "overrides": overrides}
-    span = {} if options.span is None else {"span": options.span}
+    # What is not given has the default of the functions.
+    given |= {name: value for name in ("images_at_once", *HEED) if (value := getattr(options, name)) is not None}
+    if options.hessian:
+        return _hessian(options.source, given)
     if options.trajectory:
         surface = landscape.trajectory(options.source, **given)
     elif len(options.to) == 2:
         surface = landscape.plane(options.source, *options.to, **given)
     elif options.to:
-        surface = landscape.line(options.source, options.to[0], **span, **given)
+        surface = landscape.line(options.source, options.to[0], **given)
     else:
-        drawn = {
-            name: getattr(options, name) for name in ("dimensions", "seed", "normalization", "biases", "batch_norm")
-        }
-        surface = landscape.random(options.source, **drawn, **span, **given)
+        surface = landscape.random(options.source, **given)
     for line in _lines(surface):
         say(line)
     say(f"landscape: {surface.folder}")
     return 0
 
 
-def _hessian(options, overrides):
+def _hessian(source, given):
     from cbjax import landscape
 
-    given = {name: getattr(options, name) for name in ("by", "steps", "probes") if getattr(options, name) is not None}
-    names = ("seed", "images_at_once", "split", "checkpoint", "out", "progress", "trust_code")
-    given |= {name: getattr(options, name) for name in names} | {"name": options.called, "overrides": overrides}
-    found = landscape.curvature(options.source, **given)
+    found = landscape.curvature(source, **given)
     width = max(len(part.name) for part in found.parts)
     say(f"{'':{width}}  {'images':>7}  {'smallest':>10}  {'largest':>10}  {'trace':>10}")
     for part in found.parts:

@@ -242,8 +242,8 @@ def test_a_trajectory_is_drawn_where_its_checkpoints_are(runs, tmp_path, capsys)
 
 
 def test_a_landscape_from_the_command_line(runs, capsys):
-    command = ["landscape", f"--from={runs[1].workdir}", "--points=3", "--trust-code", "--dimensions=1"]
-    assert main([*command, "--statistics=recompute", "--split=validation"]) == 0
+    command = ["landscape", f"--from={runs[1].workdir}", "--points=3", "--trust-code"]
+    assert main([*command, "--dimensions=1", "--statistics=recompute", "--split=validation"]) == 0
     folder = pathlib.Path(runs[1].workdir, "landscape", "random")
     assert capsys.readouterr().out.splitlines()[-1] == f"landscape: {folder}"
     assert {path.name for path in folder.iterdir()} >= {
@@ -256,6 +256,12 @@ def test_a_landscape_from_the_command_line(runs, capsys):
         (["--span=1:1"], "must be LOW:HIGH"),
         (["--to=a", "--to=b", "--to=c"], "once, for a line, or twice"),
         (["--trajectory"], "a trajectory needs at least 3 checkpoints"),
+        (["--trajectory", "--dimensions=2"], "--dimensions does nothing for --trajectory, but for random directions: "),
+        (["--trajectory", "--seed=1"], "--seed does nothing for --trajectory, but for random directions, --hessian: "),
+        (["--to=a", "--batch-norm=copy"], "--batch-norm does nothing for a line (--to), but for random directions: "),
+        (["--to=a", "--to=b", "--span=0:1"], "--span does nothing for a plane (--to twice), but for "),
+        (["--to=a", "--probes=1"], "--probes does nothing for a line (--to), but for --hessian: leave it out"),
+        (["--hessian"], "--points does nothing for --hessian, but for random directions, a line (--to), "),
     ):
         try:
             status = main([*command, *wrong])
