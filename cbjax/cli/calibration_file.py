@@ -16,7 +16,8 @@ from cbjax.training.restore import Examined
 from cbjax.types import Run
 
 NAME = "calibration.json"
-MODEL_KEYS = ("evaluation.tau", "data.image_size", "data.resize")  # of an evaluation, that change the logits
+# Keys of an evaluation that change the logits.
+MODEL_KEYS = ("evaluation.tau", "data.image_size", "data.resize", "data.evaluation_frames")
 
 
 def check(facts: Mapping[str, Any], split: str) -> None:

@@ -293,8 +293,9 @@ def test_a_temperature_is_fitted_on_validation_and_predictions_can_have_it(digit
     assert main(predict) == 2 and "was fitted to step 3" in capsys.readouterr().err
     (tmp_path / "calibration.json").write_text(json.dumps(file | {"network": "0" * 64, "workdir": "seed_1"}))
     assert main(predict) == 2 and "was fitted to the network of seed_1" in capsys.readouterr().err
-    (tmp_path / "calibration.json").write_text(json.dumps(file | {"changes": ["evaluation.tau=1 instead of 0"]}))
-    assert main(predict) == 2 and "fitted with evaluation.tau=1" in capsys.readouterr().err
+    for change in ("evaluation.tau=1 instead of 0", "data.evaluation_frames=random instead of middle"):
+        (tmp_path / "calibration.json").write_text(json.dumps(file | {"changes": [change]}))
+        assert main(predict) == 2 and f"fitted with {change}, which predictions cannot" in capsys.readouterr().err
     for text in ("[]", "{", '{"temperature": 1}', json.dumps(file | {"temperature": -1})):
         (tmp_path / "calibration.json").write_text(text)
         assert main(predict) == 2 and "--calibration=" in capsys.readouterr().err
