@@ -122,7 +122,7 @@ def report_sweep(
     out.mkdir(parents=True, exist_ok=True)
     names = [run["name"] for run in description["runs"]]
     with canvas.vectors(html or svg) as drawn:
-        pictures = sweep_pictures(place, out, description["table"], found, names)
+        pictures = sweep_pictures(place, out, description["table"], found, description["runs"])
         pictures += sweep_classes(place, out, description)
     failed = _failed(place, description, found)
     table = description["table"]

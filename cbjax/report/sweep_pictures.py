@@ -26,7 +26,7 @@ def sweep_pictures(
     out: pathlib.Path,
     table: Mapping[str, Any],
     rows: Sequence[Mapping[str, str]],
-    runs: Sequence[str],
+    runs: Sequence[Mapping[str, Any]],
 ) -> list[str]:
     """Draws the pictures of a sweep and returns the lines that show them.
 
@@ -35,7 +35,7 @@ def sweep_pictures(
       out: the folder of the pictures.
       table: layout of its table (`sweep_table.as_json`).
       rows: rows of its results.
-      runs: names of all its runs, in order.
+      runs: all its runs, in order, as in `sweep.json`.
     """
     for path in (*(out / name for name in sweep_plots.PICTURES), *out.glob("settings_[0-9].png")):
         path.unlink(missing_ok=True)
@@ -50,13 +50,10 @@ def sweep_pictures(
     sweep_plots.matrix(out / "matrix.png", [_name(line) for line in lines], columns, cells, measure, table["columns"])
     shown = [picture(out / "matrix.png", f"Mean {measure}, last epoch")]
     shown += _settings(out, table, lines, columns, figures, measure)
-    numbers: dict[str, set[float]] = {}
-    for kind, number, _ in (setting for line in lines for setting in _settings_of(line)):
-        numbers.setdefault(kind, set()).add(number)
-    if "beta" in numbers:
-        shown += _weights_of_counts(place, out, runs, sorted({*BETAS, *numbers["beta"]}))
-    if "tau" in numbers:
-        sweep_plots.weights_by_difficulty(out / "weights_by_difficulty.png", sorted({*TAUS, *numbers["tau"]}))
+    if betas := _numbers("beta", "class_balanced", place, table, lines, runs):
+        shown += _weights_of_counts(place, out, [run["name"] for run in runs], sorted({*BETAS, *betas}))
+    if taus := _numbers("tau", "difficulty", place, table, lines, runs):
+        sweep_plots.weights_by_difficulty(out / "weights_by_difficulty.png", sorted({*TAUS, *taus}))
         shown += [picture(out / "weights_by_difficulty.png", "Weight against difficulty")]
     return shown
 
@@ -94,6 +91,26 @@ def _has(figures, column):
 
 def _name(line):
     return " ".join(filter(None, line))
+
+
+def _numbers(kind, weights, place, table, lines, runs):
+    """Returns the values of a setting in the rows whose runs have these class weights: other things have a tau, too.
+
+    A row whose runs do not say what their weights are counts: its sweep was trained elsewhere.
+    """
+    of_line: dict[tuple[str, str], set[str | None]] = {}
+    for run in runs:
+        line = row_key([run["labels"][axis] for axis in table["rows"]])
+        of_line.setdefault(line, set()).add(run.get("weights") or _weights_there(place / run["name"]))
+    kept = [line for line in lines if {weights, None} & of_line.get(line, {None})]
+    return {number for line in kept for name, number, _ in _settings_of(line) if name == kind}
+
+
+def _weights_there(workdir):
+    try:
+        return read_json(workdir / "config.json")["weights"]["name"]
+    except (ValueError, KeyError, TypeError):  # the run is not here, or is damaged
+        return None
 
 
 def _weights_of_counts(place, out, runs, betas):

@@ -160,7 +160,10 @@ def _check_own_code(runs: Sequence[PlannedRun], load: Callable[..., Source]) -> 
 def _write_description(
     place: pathlib.Path, name: str, described: Sweep, runs: Sequence[PlannedRun], results: pathlib.Path
 ) -> None:
-    listed = [{"name": run.name, "labels": dict(run.labels), "config": run.identity} for run in runs]
+    listed = [
+        {"name": run.name, "labels": dict(run.labels), "config": run.identity, "weights": run.config.weights.name}
+        for run in runs
+    ]
     description = {"name": name, "config": str(described.config), "table": table_as_json(described), "runs": listed}
     path = place / "sweep.json"
     with locked(place / ".lock"):  # shards of a sweep add their own files of rows here

@@ -1,5 +1,7 @@
 """What the pictures say, read from their figures: names, numbers of runs, ticks and panels."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -104,6 +106,23 @@ def test_each_setting_has_a_picture_of_its_own(tmp_path, drawn):
     axes = [drawn[name].axes[0] for name in ("settings.png", "settings_2.png")]
     assert [one.get_xlabel() for one in axes] == ["tau", "beta"] and not (tmp_path / "settings_3.png").exists()
     assert legend(drawn["settings_2.png"]) == ["CB", "CDB tau 1", "CDB tau 2", "CDB tau 5", "CE"]
+
+
+def test_weights_are_drawn_for_the_tau_of_cdb_alone(tmp_path, drawn):
+    names = [["CDB", "tau 3"], ["LA", "tau 4"], ["VS", "tau 6"]]
+    table = {"metric": "error", "columns": "ratio", "paper": [], "column_names": ["1"], "row_names": names}
+    table["rows"] = ["method", "setting"]
+    rows = [{"method": m, "setting": s, "cell": "1", "last": "5"} for m, s in names]
+    runs = [{"name": m, "labels": {"method": m, "setting": s}} for m, s in names]
+    runs[0]["weights"], runs[1]["weights"] = "difficulty", "uniform"
+    (tmp_path / "VS").mkdir()  # of a sweep that does not say the weights: its run does
+    (tmp_path / "VS" / "config.json").write_text(json.dumps({"weights": {"name": "uniform"}, "loss": {"tau": 6}}))
+    shown = sweep_pictures(tmp_path, tmp_path, table, rows, runs)
+    assert "![Weight against difficulty](weights_by_difficulty.png)" in shown
+    assert legend(drawn["weights_by_difficulty.png"]) == [f"tau {tau}" for tau in ("0.5", "1", "1.5", "2", "3", "5")]
+    del drawn["weights_by_difficulty.png"]
+    assert "difficulty" not in "".join(sweep_pictures(tmp_path, tmp_path, table, rows[1:], runs))
+    assert "weights_by_difficulty.png" not in drawn
 
 
 def test_a_loss_has_the_colour_of_its_weighted_form_and_no_other_line_has(tmp_path, drawn):
