@@ -14,9 +14,8 @@ VECTORS = ("zero", "normalize", "copy")
 STATISTICS = ("keep", "interpolate", "recompute")
 CHECKPOINT = "best: the epoch with the highest balanced accuracy on held-out validation images (last)"
 # What can be asked for, and the arguments that only some of it heeds.
-RANDOM, LINE, PLANE, TRAJECTORY, HESSIAN = (
-    *("random directions", "a line (--to)", "a plane (--to twice)", "--trajectory", "--hessian"),
-)
+RANDOM, LINE, PLANE = "random directions", "a line (--to)", "a plane (--to twice)"
+TRAJECTORY, HESSIAN = "--trajectory", "--hessian"
 HEED = {
     **dict.fromkeys(("by", "steps", "probes"), (HESSIAN,)),
     **dict.fromkeys(("dimensions", "normalization", "biases", "batch_norm"), (RANDOM,)),
