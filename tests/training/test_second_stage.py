@@ -267,8 +267,12 @@ def test_a_signal_stops_a_stage_that_trains_nothing_at_once(first, tmp_path):
         if line.startswith("tau "):
             signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
-        cbjax.train(config, tmp_path, shared=Shared(tell=interrupting))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore SIGINT
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            cbjax.train(config, tmp_path, shared=Shared(tell=interrupting))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert told[-1].startswith("tau ") and not (tmp_path / "results.json").exists()
     cbjax.train(config, tmp_path)
     assert (tmp_path / "results.json").exists()
