@@ -64,7 +64,10 @@ def compile_for(
     """
     chip, num_chips = tpu.parse_topology(topology)
     config = configs.load(config_name, overrides)
-    for key, size in (("batch_size", config.batch_size), ("evaluation.batch_size", config.evaluation.batch_size)):
+    batches = {"batch_size": config.batch_size, "evaluation.batch_size": config.evaluation.batch_size}
+    if config.meta.name != "none":
+        batches["meta.batch_size"] = config.meta.batch_size
+    for key, size in batches.items():
         if size is not None and size % num_chips:
             near = " or ".join(str(n) for n in (size - size % num_chips, size - size % num_chips + num_chips) if n)
             raise configs.ConfigError(

@@ -93,7 +93,7 @@ def curvature(
         # Files of earlier versions lack evaluation.groups, so the classes tell whether a group is the same.
         same = [name for name in parts if noted["classes"].get(name) == classes[name]]
         found |= {name: [_ritz(one) for one in noted["found"].get(name, ())] for name in same}
-    mesh = sharding.make_mesh(1 if _on_cpu() else None)
+    mesh = sharding.make_mesh(1 if _on_cpu() else subject.devices)
     compiled = products.build(subject, mesh, chosen.images_at_once)
     noted = {
         "settings": settings,

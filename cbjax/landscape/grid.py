@@ -111,7 +111,7 @@ def measure(
         first = next(iter(walk()))[0]
         return made, lambda: jax.block_until_ready(made.sums(some, first, given))
 
-    tried = [way] if way else points.ways(len(left))
+    tried = [way] if way else points.ways(len(left), subject.devices)
     made, seconds = points.fastest(make, tried)
     walk = images.in_batches(subject, subject.examples, size, images.everywhere(made.mesh))
     normal = statistics.Recomputed(subject, directions, made) if recompute else None

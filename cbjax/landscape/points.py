@@ -100,9 +100,9 @@ def build(subject: Subject, directions: Directions, statistics: str, way: Way) -
     return Points(way, mesh, functools.partial(call, run_sums), functools.partial(call, run_moments))
 
 
-def ways(count: int) -> list[Way]:
-    """Returns the ways to try for so many points; the first is a plain loop on one device."""
-    devices = min(sharding.count_devices(), count)
+def ways(count: int, devices: int) -> list[Way]:
+    """Returns the ways to try for so many points on so many devices; the first is a plain loop on one device."""
+    devices = min(devices, count)
     tried = [Way(1, 1), Way(devices, 1), *(Way(devices, number) for number in AT_ONCE if devices * number <= count)]
     return list(dict.fromkeys(tried))
 

@@ -11,11 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from cbjax import data, metrics
-from cbjax.config import ConfigError, class_groups, difference, evaluation
+from cbjax.config import ConfigError, class_groups, difference, evaluation, rules
+from cbjax.config.reading import complete
 from cbjax.data import Dataset, Split
 from cbjax.host.storage import is_remote
 from cbjax.landscape.directions import Network
 from cbjax.metrics import has_answer
+from cbjax.parallel import sharding
 from cbjax.training import components, input_paths
 from cbjax.training.check_data import check_adjustment
 from cbjax.training.check_process import check_main_guard
@@ -24,6 +26,15 @@ from cbjax.types import Array, Batch, Run, Trained
 from cbjax.workdir import data_facts
 
 SPLITS = ("train", "validation", "test")
+# Keys that a network's outputs, or the loss of them, depend on at given parameters.
+OF_NETWORK = (
+    *("model.name", "model.options", "model.code", "model.shortcut", "model.channels", "model.dtype"),
+    *("stage.similarity", "oltr.form"),
+)
+OF_LOSS = (
+    *("loss.name", "loss.options", "loss.code", "loss.gamma", "loss.epsilon", "loss.max_margin", "loss.scale"),
+    *("loss.tau", "loss.divisor_power", "loss.rare_below", "loss.label_smoothing", "evaluation.tau"),
+)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -51,6 +62,11 @@ class Subject:
     about: dict[str, Any]
     root: pathlib.Path | None
     changed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def devices(self) -> int:
+        """How many devices measure: all, or as many as the run's config allows."""
+        return min(self.run.config.devices or sharding.count_devices(), sharding.count_devices())
 
     @property
     def num_classes(self) -> int:
@@ -129,17 +145,19 @@ def open_run(
 
 def differences(first: Subject, one: Subject) -> list[str]:
     """Returns in words what differs between two runs and is taken from `first` when both are measured."""
-    here, there = first.run.config, one.run.config
     mine, its = first.run.state.settings, one.run.state.settings
-    same_code = here.model.code is not None and here.model.code == there.model.code
-    same = {
-        "network (model.name or model.options)": (same_code or here.model.name == there.model.name)
-        and here.model.options == there.model.options,
-        "loss": (here.loss.name, here.evaluation.tau) == (there.loss.name, there.evaluation.tau),
-        "set of images": first.about["data_sha256"] == one.about["data_sha256"],
-        "scale of pixels": np.array_equal(mine.mean, its.mean) and np.array_equal(mine.std, its.std),
-    }
-    return [what for what, equal in same.items() if not equal]
+    both = [complete(subject.run.config) for subject in (first, one)]
+    differing = difference(first.run.config, one.run.config)[1]
+    differing = [key for key in differing if any(rules.has_effect(key, values) for values in both)]
+    found = []
+    for what, keys in (("network", OF_NETWORK), ("loss", OF_LOSS)):
+        if named := [key for key in differing if key in keys]:
+            found.append(f"{what} ({', '.join(named)})")
+    if first.about["data_sha256"] != one.about["data_sha256"]:
+        found.append("set of images")
+    if not (np.array_equal(mine.mean, its.mean) and np.array_equal(mine.std, its.std)):
+        found.append("scale of pixels")
+    return found
 
 
 def groups_of(counts: Any, chosen: Any, class_names: Sequence[str]) -> dict[str, np.ndarray]:

@@ -16,7 +16,6 @@ from cbjax.landscape.directions import Directions
 from cbjax.landscape.points import STATISTICS, Way
 from cbjax.landscape.subject import Subject, differences, open_run
 from cbjax.landscape.surface import Surface
-from cbjax.parallel import sharding
 from cbjax.types import Run
 from cbjax.workdir import environment
 
@@ -227,7 +226,7 @@ def _measured(
             found,
             places,
             batch_norm_statistics=statistics,
-            way=_way(chosen, known),
+            way=_way(chosen, known, subject.devices),
             images_at_once=chosen.images_at_once,
             before=before,
             save=save,
@@ -240,9 +239,8 @@ def _measured(
     return surface
 
 
-def _way(chosen: Options, known: list[int] | None) -> Way | None:
+def _way(chosen: Options, known: list[int] | None, devices: int) -> Way | None:
     """Returns how points are to be spread, or None to measure what is fastest."""
-    devices = sharding.count_devices()
     if chosen.points_at_once is not None:
         return Way(devices, chosen.points_at_once)
     # Goes on the way it began, so that last bits do not depend on a kill.

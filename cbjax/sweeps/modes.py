@@ -127,6 +127,8 @@ def devices_alone(config: ConfigDict) -> int | None:
     try:
         configs.check_shares(config, sharding.count_devices())
         configs.check_devices(config.evaluation.batch_size or config.batch_size, sharding.count_devices())
+        if config.meta.name != "none":
+            configs.check_devices(config.meta.batch_size, sharding.count_devices())
     except ConfigError:
         return 1
     return None
@@ -145,8 +147,9 @@ def runs_that_fit(run: PlannedRun, devices: int, load: Callable[..., Source], st
     config = configs.change(run.config, ["parallel=shard_map"])
     dataset = data.of_config(config, load)
     parts = build.build(config, dataset, sharding.make_mesh(1))
-    objective = (config.loss.name, config.meta.to_json_best_effort(), config.mix.name)
-    shape = (config.model.to_json_best_effort(), config.batch_size, config.optim.accumulation, *objective)
+    objective = (config.loss.name, config.meta.to_json_best_effort(), config.mix.name, config.sharpness.name)
+    stage = (config.stage.name, config.oltr.form, config.oltr.backbone)
+    shape = (config.model.to_json_best_effort(), config.batch_size, config.optim.accumulation, *objective, *stage)
     key = json.dumps([*shape, dataset.train.images.shape[1:], len(dataset.class_names), parts.steps_per_dispatch == 1])
     if key not in step_bytes:
         step_bytes[key] = memory_of_a_step(parts)
@@ -160,8 +163,8 @@ def run_bytes(parts: Parts, dataset: Dataset, step_bytes: int) -> float:
     It counts the run's data, its state, the best state and a copy while it is saved, and what the compiler says that a
     step of the run alone needs.
     """
-    splits = [split for split in (dataset.train, dataset.validation, dataset.test) if split is not None]
-    images = float(sum(np.asarray(split.images).nbytes + split.labels.nbytes for split in splits))
+    splits = (dataset.train, dataset.validation, dataset.test, dataset.meta)
+    images = float(sum(np.asarray(one.images).nbytes + one.labels.nbytes for one in splits if one is not None))
     state = sum(leaf.size * 4 for leaf in jax.tree.leaves(parts.programs.state))
     return images + 4 * state + step_bytes
 

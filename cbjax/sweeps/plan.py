@@ -73,7 +73,7 @@ def plan(
         parts = len(_by_program(by_name[name] for name in cohort if name in by_name))
         begun = is_begun(path.parent / folder(cohort)) and by_name.keys() >= {*cohort} and parts == 1
         if rest and parts > 1:
-            tell(f"the runs of the group of {cohort[0]} have {parts} programs: they are trained anew in smaller groups")
+            tell(f"the runs of the group of {cohort[0]} share no program: they are trained anew in smaller groups")
         cohorts += [cohort] if begun or not rest else [[run.name for run in same] for same in _by_program(rest)]
     planned = {name for cohort in cohorts for name in cohort}
     new = [run for run in left if run.name not in planned]
@@ -162,7 +162,7 @@ def _choose(shapes, sizes, mode, group_size, load, step_bytes, tell) -> Choice:
 def _cohorts(shapes, runs, choice, load, step_bytes, tell) -> list[list[str]]:
     cohorts = []
     for same in shapes:
-        size = choice.group_size
+        size = 1 if _is_alone(same[0]) else choice.group_size
         if size > 1 and len(same) > 1:
             devices = sharding.count_devices() if choice.mode == "devices" else 1
             most = modes.runs_that_fit(same[0], devices, load, step_bytes)
@@ -200,8 +200,14 @@ def _by_program(runs: Iterable[PlannedRun]) -> list[list[PlannedRun]]:
     """Puts runs together whose configs give one program, whatever the sizes of their data."""
     found: dict[str, list[PlannedRun]] = {}
     for run in runs:
-        found.setdefault(json.dumps(programs.static_part(run.config)), []).append(run)
+        key = run.name if _is_alone(run) else json.dumps(programs.static_part(run.config))
+        found.setdefault(key, []).append(run)
     return list(found.values())
+
+
+def _is_alone(run: PlannedRun) -> bool:
+    """Returns whether a run is never in a cohort: its images are streamed, or its stage takes no step."""
+    return is_streamed(run.config.data.name) or run.config.stage.name in FITTED
 
 
 def _write(path, found):

@@ -131,6 +131,8 @@ def examine(
       DataError: if the data are missing, or not those of the run, or new ones have a class that the run has not.
       ConfigError: if the run has no such split, an override is wrong, or code is not trusted.
     """
+    if split not in ("validation", "test"):
+        raise ConfigError(f"split must be validation or test; got {split!r}")
     home = open_workdir(workdir)
     place = home.files
     own = own_code.allow(place, workdirs.read_config(place), trust_code)
@@ -174,8 +176,9 @@ def examine(
     for line in [*(f"evaluated with {change}" for change in changes), *notes] if processes.is_first() else ():
         say(line)
     model = components.build_model(config, len(facts["class_names"]))
-    run = with_predict(Run(config, model, state, {}, tuple(facts["class_names"]), memory=from_json(saved)), facts)
     assert examples is not None, "its size is above 0"
+    facts = _in_their_units(facts, examples.images)
+    run = with_predict(Run(config, model, state, {}, tuple(facts["class_names"]), memory=from_json(saved)), facts)
     about: dict[str, Any] = {
         "workdir": str(home.root),
         "checkpoint": checkpoint,
@@ -194,6 +197,14 @@ def _own_data(config, overrides, facts):
     except (ConfigError, DataError):
         return None
     return dataset if data_facts.describe(dataset)["sha256"] == facts["sha256"] else None
+
+
+def _in_their_units(facts, images):
+    """Returns the facts with a range of pixels that has these images: a pixel beyond training's is no other unit."""
+    if isinstance(images, data.Encoded) or facts.get("image_span") is None:
+        return facts
+    low, high = facts["image_span"]
+    return {**facts, "image_span": [min(low, images.min().item()), max(high, images.max().item())]}
 
 
 def _names(dataset, split):

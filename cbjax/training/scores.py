@@ -61,7 +61,7 @@ def in_batches(found: Examined, score: Callable[..., np.ndarray]) -> Iterator[tu
     def pixels(position):
         assert isinstance(images, Encoded) and transform is not None, "encoded images come from a streamed source"
         try:
-            return transform(images.read(position))
+            return transform(images.read(position), position)  # which may choose the frames of a clip
         except (ValueError, OSError):  # the evaluation has reported it
             return None
 

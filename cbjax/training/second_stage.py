@@ -103,7 +103,7 @@ def read_source(
             f"stage.source: the run must have the same classes in the same order; it has {quote(facts['class_names'])} "
             f"there, {quote(class_names)} here"
         )
-    _check_held_out(config, indices, source)
+    told = _check_held_out(config, indices, source)
     with contextlib.closing(Checkpoints(source.root, say, reading=True)) as checkpoints:
         there = checkpoints.read_network(results["step"])
     given = _flat(there["params"])
@@ -121,7 +121,7 @@ def read_source(
     _check(_flat(batch_stats), _flat(there["batch_stats"]), config.stage.source)
     kept = _tree({name: given[name] for name in wanted})
     stay = "" if config.stage.name == "oltr" else ", which stay as they are"
-    notes = (f"begins with {len(wanted)} arrays of step {results['step']} of {source.root}{stay}",)
+    notes = (f"begins with {len(wanted)} arrays of step {results['step']} of {source.root}{stay}", *told)
     return Pretrained(kept, there["batch_stats"], notes)
 
 
@@ -174,11 +174,17 @@ def _find_tau(run, parts, tell):
     return dataclasses.replace(run, state=at(tau), metrics={"stage/tau": tau})
 
 
-def _check_held_out(config: ConfigDict, indices: Mapping[str, np.ndarray], source: Place) -> None:
-    """Refuses held-out images that the source was trained on: its figures on them would be too good."""
+def _check_held_out(config: ConfigDict, indices: Mapping[str, np.ndarray], source: Place) -> list[str]:
+    """Refuses held-out images that the source was trained on: its figures on them would be too good.
+
+    Returns:
+      A note for each split that has such images if the data, which lie elsewhere now, are still the same.
+    """
     first = workdirs.read_config(source.files)
-    if any(first.data[key] != config.data[key] for key in ("name", *SOURCES)):
-        return  # places in other data are other images
+    if any(first.data[key] != config.data[key] for key in ("name", "egtea_split")):
+        return []  # places in other data are other images
+    moved = [f"data.{key}" for key in SOURCES if first.data[key] != config.data[key]]
+    notes = []
     with np.load(source.files / "indices.npz", allow_pickle=False) as there:
         learned = np.concatenate([there[name] for name in ("train", "meta") if name in there])
     for name in ("test", "validation"):
@@ -186,11 +192,21 @@ def _check_held_out(config: ConfigDict, indices: Mapping[str, np.ndarray], sourc
             continue
         if seen := int(np.isin(indices[name], learned).sum()):
             seed = first.seed if first.data.seed is None else first.data.seed
+            same = (
+                f"hold out the same ones, with data.seed={seed}, data.test={first.data.test} and "
+                f"data.validation={first.data.validation}"
+            )
+            if moved:
+                notes.append(
+                    f"{', '.join(moved)} differ{'s' if len(moved) == 1 else ''} from stage.source: if the data are the "
+                    f"same, its run was trained on {seen} of {len(indices[name])} {name} images: {same}"
+                )
+                continue
             raise ConfigError(
                 f"stage.source: images that are held out must not be among those that its run was trained on; got "
-                f"{seen} of {len(indices[name])} {name} images: hold out the same ones, with data.seed={seed}, "
-                f"data.test={first.data.test} and data.validation={first.data.validation}"
+                f"{seen} of {len(indices[name])} {name} images: {same}"
             )
+    return notes
 
 
 def _check(wanted: Mapping[tuple[str, ...], Any], given: Mapping[tuple[str, ...], Any], source: str) -> None:

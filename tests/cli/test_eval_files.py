@@ -17,7 +17,7 @@ from cbjax.config import ConfigError, evaluation
 from cbjax.data import Split
 from cbjax.data.sources import load_digits
 from cbjax.metrics import ClassificationSums, per_class_accuracy
-from cbjax.training import calibrate
+from cbjax.training import calibrate, restore, scores
 from cbjax.training.evaluate import Evaluation
 from tests.photos import write_tree
 
@@ -180,6 +180,26 @@ def test_photos_for_a_run_on_arrays(digits, tmp_path, capsys):
     write_tree(tmp_path, {"photos": (2, 1, 0)}, ("nul", "=three", "one"))
     assert call(folder, f"--config.data.root={tmp_path / 'photos'}", "--split=validation") == 0
     assert "validation/accuracy" in capsys.readouterr().out
+
+
+def test_the_runs_own_images_may_have_pixels_beyond_those_of_training(tmp_path):
+    """One outlier among test images, as in spectrograms: its unit is that of the run, which evaluates it anyway."""
+    digits = load_digits().train
+    images, labels = (digits.images / 255).astype(np.float32), digits.labels
+    outlier = images[:200].copy()
+    outlier[0, 0, 0] = 2.5
+    arrays = {"train_images": images[200:], "train_labels": labels[200:], "test_images": outlier}
+    np.savez(tmp_path / "own.npz", **arrays, test_labels=labels[:200])
+    keys = ["data.name=arrays", f"data.file={tmp_path / 'own.npz'}", "model.name=linear", "num_epochs=1"]
+    natural = ["data.longtail=natural", "data.imbalance=1", "data.test=0", "data.normalization=standardize"]
+    cbjax.train(configs.load("digits_lt", [*keys, *natural]), tmp_path / "run")
+    found = restore.examine(tmp_path / "run")
+    chances = scores.of_split(found, found.run.predict)
+    np.testing.assert_array_equal(chances.argmax(axis=1), found.evaluation.outputs)
+    with pytest.raises(ValueError, match="convert them to the units"):  # somebody else's images may be in others
+        cbjax.load(tmp_path / "run").predict(outlier)
+    with pytest.raises(ConfigError, match="split must be validation or test; got 'train'"):
+        restore.examine(tmp_path / "run", split="train")
 
 
 @pytest.mark.parametrize(

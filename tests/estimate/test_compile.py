@@ -90,6 +90,8 @@ def test_mistakes_come_before_the_compiler(answers):
         compiling.compile_for("digits_lt", ["batch_size=100"], "v5e:4x8")
     with pytest.raises(ConfigError, match=r"evaluation.batch_size must be a multiple .* 8; got 4: use 8$"):
         compiling.compile_for("digits_lt", ["batch_size=64", "evaluation.batch_size=4"], "v5e:2x4")
+    with pytest.raises(ConfigError, match=r"meta.batch_size must be a multiple .* 8; got 100: use 96 or 104$"):
+        compiling.compile_for("digits_lt", ["batch_size=64", "method=l2rw"], "v5e:2x4")
     with pytest.raises(ConfigError, match="batch_sise is not a key"):
         compiling.compile_for("digits_lt", ["batch_sise=64"], "v5e:2x4")
     assert answers[0] == []

@@ -16,6 +16,7 @@ from cbjax.cli import main
 from cbjax.config import ConfigError
 from cbjax.landscape import directions, grid, points, statistics
 from cbjax.landscape.points import Way
+from cbjax.landscape.subject import differences
 from cbjax.training import restore
 
 NETS = pathlib.Path(__file__).parent.parent / "own_nets.py"
@@ -114,6 +115,30 @@ def test_the_origin_is_the_run_evaluated_with_the_same_overrides(runs, tmp_path)
     config.loss.name = "focal"
     with pytest.raises(ConfigError, match=r"evaluation\.tau must be 0 when loss\.name is focal.*one-vs-rest; got 2"):
         landscape.random(dataclasses.replace(runs[1], config=config), **options(tmp_path, "focal", overrides=given))
+
+
+def test_what_the_second_run_computes_in_another_way_is_said(subject):
+    def another(**keys):
+        config = subject.run.config.copy_and_resolve_references()
+        for key, value in keys.items():
+            section, _, name = key.partition("__")
+            config[section][name] = value
+        return dataclasses.replace(subject, run=dataclasses.replace(subject.run, config=config))
+
+    focal = another(loss__name="focal")
+    assert differences(subject, subject) == []
+    assert differences(focal, another(loss__name="focal", loss__gamma=5.0)) == ["loss (loss.gamma)"]
+    assert differences(subject, another(loss__gamma=5.0)) == []  # which softmax has not
+    assert differences(subject, another(evaluation__tau=1.0)) == ["loss (evaluation.tau)"]
+    resnet = {"model__name": "resnet20", "model__code": None}
+    found = differences(another(**resnet), another(**resnet, model__shortcut="subsample"))
+    assert found == ["network (model.shortcut)"]
+
+
+def test_a_landscape_takes_as_many_devices_as_the_run_or_the_override_says(subject):
+    assert jax.device_count() == 8 and subject.devices == 1  # devices=1 in the run's config
+    four = landscape.open_run(subject.root, overrides=["devices=4"], trust_code=True)
+    assert four.devices == 4 and points.ways(3, four.devices)[1] == Way(3, 1) and points.ways(9, 4)[1] == Way(4, 1)
 
 
 def test_figures_do_not_depend_on_how_many_are_taken_at_once(subject, tmp_path):

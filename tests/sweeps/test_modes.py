@@ -56,6 +56,8 @@ def test_a_run_alone_stays_on_one_device_if_shares_of_a_batch_would_change_it(mo
     assert devices("imagenet:resnet50_softmax") is None
     assert devices("digits_lt") is None and devices("digits_lt", "devices=2") == 2
     assert devices("mnist_binary") == 1  # 100 images over 8 devices
+    assert devices("digits_lt", "method=l2rw") == 1  # 100 meta images
+    assert devices("digits_lt", "method=l2rw", "meta.batch_size=64") is None
     assert devices("cifar_lt:cdb") == 1 and devices("cifar_lt:cdb", "model.batch_norm_size=all") is None
     assert devices("cifar_lt:cdb", "model.batch_norm_size=16") is None
 

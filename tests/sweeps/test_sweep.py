@@ -1,5 +1,6 @@
 """Sweeps as a user meets them: three ways to train the same runs, what a kill leaves, failures, shards and rows."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -156,6 +157,22 @@ def test_a_group_of_a_plan_whose_runs_do_not_share_a_program_is_cut(described, t
     (tmp_path / plan.folder(cohort) / "checksums" / "3.json").touch()
     found = plan.plan(path, runs, runs[1:], "vmap", 4, {}, sources.load, lambda line: None)
     assert found["groups"] == [["ce/seed_1"], ["cdb/seed_0", "cdb/seed_1"]]
+
+
+def test_runs_that_take_no_step_join_no_group_of_a_plan(described, tmp_path):
+    """Trained in a cohort, tau-normalisation would be some epochs of SGD under its name."""
+    _, runs = file.load(described, QUICK)
+    first, stage = runs[:2], ["stage.name=tau", "stage.source=first", "data.validation=20"]
+    taus = [
+        dataclasses.replace(run, name=f"tau/{run.name}", config=cbjax.config.change(run.config, stage)) for run in first
+    ]
+    path, runs = tmp_path / "plan.json", [*first, *taus]
+    known = {"asked": {"mode": "vmap", "group_size": 2}, "mode": "vmap", "group_size": 2, "measured": []}
+    pair, names = [run.name for run in first], [run.name for run in taus]
+    for groups in ([pair], [pair, names]):  # a plan without them, and one of another version
+        workdirs.write_json(path, {**known, "groups": groups})
+        found = plan.plan(path, runs, runs, "vmap", 2, {}, sources.load, lambda line: None)
+        assert found["groups"] == [pair, [names[0]], [names[1]]]
 
 
 def test_rows_say_what_came_out_and_stand_for_runs_that_are_gone(described, loop, tmp_path):

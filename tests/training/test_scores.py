@@ -7,10 +7,15 @@ import pytest
 import sklearn.metrics
 
 from cbjax import config as configs
-from cbjax.data import Split
-from cbjax.training import scores
+from cbjax.data import Split, lists
+from cbjax.data.clips import finding
+from cbjax.data.clips.transforms import EvalClip
+from cbjax.data.crops import EvalTransform
+from cbjax.data.stream import make_image
+from cbjax.training import input_paths, scores
 from cbjax.training.evaluate import Evaluation
 from cbjax.training.restore import Examined
+from tests import clips
 
 
 @pytest.mark.parametrize("multi_hot", [False, True])
@@ -39,3 +44,21 @@ def test_areas_leave_out_images_without_an_answer(multi_hot):
         np.testing.assert_allclose(found.areas[name], [*expected, *[np.nan] * (4 - len(classes))])
         assert found.evaluation.metrics[f"macro_{name}"] == pytest.approx(np.mean(expected))
     assert found.evaluation.metrics["loss"] == 1.0 and found.chances.shape == (size, 4)
+
+
+def test_random_frames_of_clips_are_those_of_the_evaluation(tmp_path):
+    """The frames of a clip depend on its place; `predicted` and the probabilities must come from the same ones."""
+    for number in range(4):
+        frames = np.arange(16, dtype=np.uint8)[:, None, None, None] * np.full((1, 8, 8, 3), 15, np.uint8)
+        clips.write_frames(tmp_path / str(number), frames, "PNG")
+    (tmp_path / "train.txt").write_text("0 0\n1 1\n2 0\n3 1\n")
+    split = lists.load_lists({"train": str(tmp_path / "train.txt")}, None, 8, finding.medium(3)).train
+    random = ["data.frames=3", "data.evaluation_frames=random", "data.image_size=8", "seed=5"]
+    config = configs.load("egtea", [*random, "data.root=egtea"])
+    transform = input_paths.evaluation_transform(config)
+    assert transform == EvalClip(3, EvalTransform(8, transform.image.resize), 5)
+    found = Examined(types.SimpleNamespace(config=config), None, split, range(4), np.ones(3), {})
+    scored = scores.of_split(found, lambda images, allow_nan: images[..., 0].mean(axis=(2, 3)))
+    expected = [make_image(split.images, transform, place, place)[1][..., 0].mean(axis=(1, 2)) for place in range(4)]
+    np.testing.assert_array_equal(scored, expected)
+    assert len({tuple(row) for row in scored.tolist()}) > 1

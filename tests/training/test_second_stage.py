@@ -16,7 +16,7 @@ from cbjax import data, models, optim
 from cbjax.cli import main
 from cbjax.config import ConfigError
 from cbjax.config.parts import FITTED
-from cbjax.data import augment
+from cbjax.data import augment, sources
 from cbjax.host.writers import read_rows
 from cbjax.models import two_stages
 from cbjax.report import report
@@ -180,6 +180,22 @@ def test_images_that_the_first_stage_was_trained_on_are_not_held_out(first, tmp_
     same = r"hold out the same ones, with data.seed=0, data.test=20 and data.validation=10$"
     with pytest.raises(ConfigError, match=f"got [1-9][0-9]* of [0-9]* (test|validation) images: {same}"):
         second(source, tmp_path, "crt", override)
+
+
+def test_data_that_moved_bring_a_note_of_images_that_the_first_stage_may_have_seen(tmp_path):
+    digits = sources.load_digits().train
+    for name in ("a", "b"):
+        np.savez(tmp_path / f"{name}.npz", images=digits.images, labels=digits.labels)
+    keys = ["data.name=arrays", "model.name=linear", "data.longtail=natural", "data.imbalance=1", "num_epochs=1"]
+    config = configs.load("digits_lt", [*keys, "data.validation=0", f"data.file={tmp_path / 'a.npz'}"])
+    cbjax.train(config, tmp_path / "first")
+    told, source = [], str(tmp_path / "first")
+    moved = configs.second_stage(config, "tau", source, ["data.validation=20", f"data.file={tmp_path / 'b.npz'}"])
+    cbjax.train(moved, tmp_path / "moved", shared=Shared(tell=told.append))
+    (note,) = (line for line in told if "data.file differs from stage.source" in line)
+    assert "its run was trained on 200 of 200 validation images: hold out the same ones, with data.seed=0" in note
+    with pytest.raises(ConfigError, match="got 200 of 200 validation images"):
+        cbjax.train(configs.second_stage(config, "tau", source, ["data.validation=20"]), tmp_path / "here")
 
 
 @pytest.mark.slow
