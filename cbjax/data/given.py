@@ -141,7 +141,7 @@ class Fit:
     def _stacked(self, images):
         images = np.asarray(images)
         size, channels = self.shape[:2], self.shape[2]
-        if images.ndim == 3 and images.shape[1:] != size and images.shape[2] in (3, 4):
+        if images.ndim == 3 and images.shape[1:] != size and images.shape[2] in (1, 3, 4):
             raise DataError(f"one image of shape {list(images.shape)}: give it in a list, [image]")
         if images.ndim not in (3, 4):
             raise DataError(

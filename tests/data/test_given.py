@@ -47,6 +47,12 @@ def test_an_array_of_the_networks_size_is_taken_as_it_is():
     assert fitted(GREY, np.zeros((0, 8, 8), np.uint8)) == []
 
 
+def test_images_that_are_one_pixel_wide_are_many():
+    images = np.arange(32, dtype=np.uint8).reshape(4, 8, 1) * 8
+    found = fitted(Fit((8, 1, 1), "uint8", (0, 255), None), images)
+    np.testing.assert_array_equal(found, images[..., None])
+
+
 def test_images_of_one_size_are_resized_to_it():
     grey = np.random.default_rng(0).integers(0, 256, (16, 12), np.uint8)
     expected = np.asarray(Image.fromarray(grey).resize((8, 8), Image.Resampling.BILINEAR))[..., None]
@@ -71,6 +77,7 @@ def test_images_of_one_size_are_resized_to_it():
         (FLOATS, [photo], "must be an array"),
         (PHOTOS, np.zeros((2, 3, 32, 32), np.uint8), r"channels last; got \[3, 32, 32\]"),
         (PHOTOS, np.zeros((40, 50, 3), np.uint8), r"one image of shape \[40, 50, 3\]: give it in a list"),
+        (GREY, np.zeros((8, 8, 1), np.uint8), r"one image of shape \[8, 8, 1\]: give it in a list"),
         (PHOTOS, 3, "got numbers of int64"),
         (PHOTOS, "nowhere.jpg", r"nowhere\.jpg: there is no such file"),
     ],
