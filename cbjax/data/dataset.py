@@ -163,9 +163,13 @@ def _own_and_missing(source: Source, data: Mapping[str, Any]):
     own = {name: split for name, split in brought.items() if split is not None}
     missing = {name: data.get(name, 0) for name in brought if name not in own} | {"meta": data.get("meta", 0)}
     if "test" in missing and not missing["test"]:
-        own_list = "name one in data.test_list, or " if data["name"] in ("list", "csv") else ""
+        why, other = f" ({source.no_test})" if source.no_test else "", ""
+        if data["name"] in ("list", "csv"):
+            other = "name one in data.test_list, or "
+        elif why:
+            other = "move its files into a folder for each class, as in train, or "
         raise DataError(
-            f"the source {data['name']!r} brings no test split: {own_list}set data.test to a number per class or a "
+            f"the source {data['name']!r} brings no test split{why}: {other}set data.test to a number per class or a "
             "fraction, to be taken from the training images"
         )
     return own, missing

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from cbjax.data import listing, overlaps
-from cbjax.data.image_kinds import AN_IMAGE, VIDEOS
+from cbjax.data import levels, listing, overlaps
+from cbjax.data.image_kinds import AN_IMAGE, SUFFIXES, VIDEOS
 from cbjax.data.records import DataError, Encoded, Source, Split, alike, check_names, quote
 from cbjax.host.storage import is_remote, why_no_path, why_out_of_reach
 from cbjax.host.writers import read_regular
@@ -92,6 +92,7 @@ class Medium:
       search: (root, folder below it) -> what is found there.
       store: (root, paths [N]) -> a store of them.
       num_frames: as in `Encoded`.
+      endings: of files that are counted where none belongs, beside the folders of classes.
     """
 
     noun: str = "image"
@@ -100,6 +101,7 @@ class Medium:
     search: Callable[[Any, str], listing.Found] = listing.search
     store: Callable[..., Files] = Files
     num_frames: int = 0
+    endings: tuple[str, ...] = SUFFIXES
 
     @property
     def layout(self) -> str:
@@ -192,7 +194,7 @@ def load_folder(root: str | os.PathLike | None, image_size: int, medium: Medium 
     """Lists a tree with a folder for each class: root/train/CLASS/*.jpg, or root/CLASS/*.jpg without splits.
 
     Next to train there may be validation (or val, valid) and test. Without a test folder the validation split becomes
-    the test split, as with ImageNet.
+    the test split, as with ImageNet. Notes tell what lies in no class folder, and which split has none.
 
     Args:
       root: the tree's root.
@@ -209,22 +211,32 @@ def load_folder(root: str | os.PathLike | None, image_size: int, medium: Medium 
     require_reach(place)
     if not place.is_dir():
         raise DataError(f"data.root: there is no folder {place}")
-    present = set(subfolders(place))
-    if "train" not in present:
+    top = levels.read(place, medium.endings)
+    present = set(top.folders)
+    below = {"train": "train" if "train" in present else ""}
+    if not below["train"]:
         if splits_alone := sorted(name for name in present if name.lower() in SPLIT_FOLDERS):
             raise DataError(
                 f"data.root: {place} has {quote(splits_alone)} but no folder train; it must be {medium.layout}: "
                 f"name the folder of the training {medium.noun}s train, or give one of these as data.root"
             )
-        listed = {"train": class_folders(place, medium=medium)}
     else:
-        listed = {"train": class_folders(place, "train", medium)}
         for split, names in (("validation", VALIDATION_FOLDERS), ("test", ("test",))):
             given = [name for name in names if name in present]
             if len(given) > 1:
                 raise DataError(f"{place} has {quote(given)}, but only one can be the {split} split: remove one")
-            if given and subfolders(place / given[0]):
-                listed[split] = class_folders(place, given[0], medium)
+            if given:
+                below[split] = given[0]
+    listed, unused = dict[str, dict[str, listing.Found]](), list[str]()
+    notes = list(top.beside(f"{place}", medium.noun)) if below["train"] else []
+    for split, folder in below.items():
+        level = levels.read(place / folder, medium.endings) if folder else top
+        if level.folders or split == "train":
+            listed[split] = class_folders(place, level, folder, medium)
+            notes += level.beside(folder or f"{place}", medium.noun)
+        else:
+            unused.append(level.unused(folder, medium.noun))
+    notes += unused
     class_names = tuple(sorted(listed["train"]))
     index = {name: label for label, name in enumerate(class_names)}
     if len(class_names) < 2:
@@ -244,7 +256,7 @@ def load_folder(root: str | os.PathLike | None, image_size: int, medium: Medium 
             f"{medium.noun}s or "
             f"remove the folder{''.join(f'; {line}' for line in left_out)}{advice}"
         )
-    splits, notes = dict[str, Split](), list[str]()
+    splits = dict[str, Split]()
     for split, classes in listed.items():
         if unknown := sorted(set(classes) - set(index)):
             raise DataError(
@@ -265,7 +277,7 @@ def load_folder(root: str | os.PathLike | None, image_size: int, medium: Medium 
         pairs, paths, {split: splits[split].labels for split in splits}, class_names, str(place), medium.noun
     )[1]
     source = with_test(splits, class_names)
-    return dataclasses.replace(source, notes=source.notes + tuple(notes))
+    return dataclasses.replace(source, notes=source.notes + tuple(notes), no_test="; ".join(unused))
 
 
 def make_split(
@@ -292,21 +304,12 @@ def with_test(splits: dict[str, Split], class_names: tuple[str, ...]) -> Source:
     return Source(splits["train"], validation, test, class_names)
 
 
-def subfolders(place):
-    """Returns the names of the folders in a folder, without hidden ones."""
-    if is_remote(os.fspath(place)):
-        return [entry.name for entry in place.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
-    with os.scandir(place) as entries:
-        return [entry.name for entry in entries if not entry.name.startswith(".") and os.path.isdir(entry.path)]
-
-
 def _entries(place):
     """Returns the names of a folder's files and folders."""
     return sorted(path.name for path in place.iterdir())
 
 
-def class_folders(root, split="", medium=IMAGES):
-    """Returns class name -> what was found in its folder; paths are relative to the root."""
-    names = subfolders(root / split)
-    check_names(names, f"{root / split}")
-    return {name: medium.search(root, os.path.join(split, name)) for name in names}
+def class_folders(root, level, split="", medium=IMAGES):
+    """Returns class name -> what was found in its folder, of a level of a tree; paths are relative to the root."""
+    check_names(level.folders, f"{root / split}")
+    return {name: medium.search(root, os.path.join(split, name)) for name in level.folders}

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cbjax.data import arrays, files, listing, lists, overlaps
+from cbjax.data import arrays, files, levels, listing, lists, overlaps
 from cbjax.data.clips.given import ClipFit
 from cbjax.data.given import Fit
 from cbjax.data.records import DataError, Encoded, Split, quote
@@ -119,14 +119,18 @@ def _tree(root, split, class_names, medium):
     if not root.is_dir():
         raise DataError(f"data.root: there is no folder {root}")
     wanted = files.VALIDATION_FOLDERS if split == "validation" else ("test", "testing")
-    present = files.subfolders(root)
+    level = levels.read(root, medium.endings)
+    present = level.folders
     below = [name for name in wanted if name in present and name not in class_names]
     if not below and (others := [name for name in present if name in files.SPLIT_FOLDERS and name not in class_names]):
         raise DataError(
             f"data.root: {root} has {quote(sorted(others))} but no folder {wanted[0]}: give one of these as data.root"
         )
-    found = files.class_folders(root, below[0] if below else "", medium)
-    notes = listing.describe({name: one.left_out for name, one in found.items()})
+    if below:
+        level = levels.read(root / below[0], medium.endings)
+    found = files.class_folders(root, level, below[0] if below else "", medium)
+    notes = level.beside(f"{root / below[0] if below else root}", medium.noun)
+    notes += listing.describe({name: one.left_out for name, one in found.items()})
     found = {name: one.paths for name, one in found.items() if one.paths}
     labels = _places(sorted(found), class_names, f"{root}")
     paths = [path for name in sorted(found) for path in found[name]]

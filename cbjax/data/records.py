@@ -135,6 +135,7 @@ class Source:
       test: the source's own test split, or None.
       class_names: [C] names in label order.
       notes: lines for the user.
+      no_test: why folders that are there give no test split; "" if there are no such.
     """
 
     train: Split
@@ -142,6 +143,7 @@ class Source:
     test: Split | None
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    no_test: str = ""
 
 
 def noun_of(shape: Sequence[int]) -> str:

@@ -281,6 +281,14 @@ def test_a_tree_of_images_read_as_clips_says_what_a_clip_is(tmp_path):
         files.load_folder(tmp_path, 8, finding.medium(5))
 
 
+def test_clips_in_no_class_folder_are_told(tmp_path):
+    tree(tmp_path, "train/cut/1.mp4", "train/mix/2.mp4", "train/3.MP4", "train/notes.txt", "test/4.mp4", "test/5.mp4")
+    assert files.load_folder(tmp_path, 8, finding.medium(5)).notes == (
+        "train: left out 1 clip that is in no class folder, such as '3.MP4'",
+        "test is not used, as it has no class folders; it holds 2 clips, such as '4.mp4'",
+    )
+
+
 def test_a_tree_of_videos_read_as_images_says_how_to_read_clips(tmp_path):
     tree(tmp_path, "a/1.mp4", "b/1.MOV")
     with pytest.raises(DataError, match=r"such as '1.mp4'.*: set data\.frames=10 if the videos are clips"):

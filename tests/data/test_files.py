@@ -125,6 +125,51 @@ def test_other_files_are_not_images(tmp_path):
     assert np.bincount(source.train.labels).tolist() == [2, 2, 3]
 
 
+def put(folder, count, name="loose"):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        (folder / f"{name}{number}.png").write_bytes(b"not looked into")
+
+
+def test_images_in_no_class_folder_and_splits_without_class_folders_are_told(tmp_path):
+    write_tree(tmp_path, {"train": (2, 2, 2), "test": (1, 1, 1)})
+    assert sources.load("folder", root=tmp_path).notes == ()
+    put(tmp_path, 2, "cover")
+    put(tmp_path / "train", 7)
+    put(tmp_path / "val", 7, "flat")
+    put(tmp_path / "test", 1)
+    for name in (".hidden.png", "notes.txt"):
+        (tmp_path / "train" / name).write_text("x")
+    source = sources.load("folder", root=tmp_path)
+    assert len(source.train) == 6 and source.validation is None and len(source.test) == 3
+    assert source.notes == (
+        f"{tmp_path}: left out 2 images that are in no class folder, such as 'cover0.png'",
+        "train: left out 7 images that are in no class folder, such as 'loose0.png'",
+        "test: left out 1 image that is in no class folder, such as 'loose0.png'",
+        "val is not used, as it has no class folders; it holds 7 images, such as 'flat0.png'",
+    )
+    assert sources.load("folder", root=tmp_path / "train").notes == (
+        f"{tmp_path / 'train'}: left out 7 images that are in no class folder, such as 'loose0.png'",
+    )
+
+
+def test_a_test_folder_without_class_folders_is_told_where_a_test_split_is_missed(tmp_path):
+    write_tree(tmp_path, {"train": (2, 2, 2)})
+    put(tmp_path / "test", 1)
+    keys = {"name": "folder", "root": str(tmp_path), "normalization": "imagenet"}
+    message = (
+        r"brings no test split \(test is not used, as it has no class folders; it holds 1 image 'loose0.png'\): "
+        r"move its files into a folder for each class, as in train, or set data\.test"
+    )
+    with pytest.raises(DataError, match=message):
+        prepare(keys, 0)
+    write_tree(tmp_path, {"val": (1, 1, 1)})
+    (tmp_path / "test" / "loose0.png").unlink()
+    dataset = prepare(keys, 0)
+    assert len(dataset.test) == 3
+    assert dataset.notes[1] == "test is not used, as it has no class folders"
+
+
 def test_tables_may_have_other_columns_and_numbers_for_names(tmp_path):
     (tmp_path / "a,b.jpg").write_bytes(photo(0, 0))
     table = tmp_path / "train.csv"

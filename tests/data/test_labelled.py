@@ -131,6 +131,15 @@ def test_each_image_counts_once_and_what_is_left_out_is_said(tmp_path):
     (tmp_path / "here" / "ant" / "notes.txt").write_text("no image")
     found = labelled.read("folder", {"root": tmp_path / "here"}, "test", NAMES, FILES)
     assert found.notes == ("left out 1 file, not an image by its content, such as 'notes.txt'; by class: 'ant' 1",)
+    for where in (tmp_path / "here" / "loose.jpg", tmp_path / "flat" / "test" / "loose.jpg"):
+        where.parent.mkdir(parents=True, exist_ok=True)
+        where.write_bytes(b"not looked into")
+    told = "left out 1 image that is in no class folder, such as 'loose.jpg'"
+    found = labelled.read("folder", {"root": tmp_path / "here"}, "test", NAMES, FILES)
+    assert len(found.split) == 3 and found.notes[0] == f"{tmp_path / 'here'}: {told}"
+    with pytest.raises(DataError, match=f"no image in a folder for each class; {tmp_path}/flat/test: {told}"):
+        labelled.read("folder", {"root": tmp_path / "flat"}, "test", NAMES, FILES)
+    (tmp_path / "here" / "loose.jpg").unlink()
     path, label = rows[0]
     again = write_csv(tmp_path / "new.csv", [*rows, (f"./{path}", label)])
     for fit in (FILES, ARRAYS):

@@ -155,6 +155,23 @@ def test_a_save_that_was_cut_short_in_a_bucket_is_set_aside_again_and_again(buck
     assert told == [line, line] and found == [False, True]
 
 
+def test_a_tree_of_images_in_a_bucket_tells_what_is_in_no_class_folder(bucket):
+    program = (
+        "import json; from etils import epath; from cbjax.data import files\n"
+        "names = ('train/a/1.jpg', 'train/b/2.jpg', 'train/loose.png', 'train/.png', 'val/3.jpg', 'test/a/4.jpg')\n"
+        "for name in names:\n"
+        "    (epath.Path('gs://bucket/tree') / name).write_bytes(b'x')\n"
+        "source = files.load_folder('gs://bucket/tree', 8)\n"
+        "print(json.dumps([source.class_names, len(source.train), len(source.test), source.notes]))"
+    )
+    names, train, test, notes = python(program, bucket)
+    assert (names, train, test) == (["a", "b"], 2, 1)
+    assert notes == [
+        "train: left out 1 image that is in no class folder, such as 'loose.png'",
+        "val is not used, as it has no class folders; it holds 1 image '3.jpg'",
+    ]
+
+
 @pytest.mark.parametrize("command", [("sweep", "--config=digits_lt"), ("report",)])
 def test_what_reads_many_runs_wants_local_folders(command, capsys):
     where = "--workdir=gs://bucket/runs" if command[0] == "sweep" else "gs://bucket/runs"

@@ -137,7 +137,7 @@ def frames_in(folder: str) -> list[str]:
 
 def medium(num_frames: int) -> Medium:
     """Returns what `files` and `lists` must know of clips, of which so many frames are used each."""
-    return Medium("clip", A_CLIP, "CLASS/*.mp4 or CLASS/CLIP/*.jpg", search, ClipFiles, num_frames)
+    return Medium("clip", A_CLIP, "CLASS/*.mp4 or CLASS/CLIP/*.jpg", search, ClipFiles, num_frames, VIDEOS)
 
 
 def pyav() -> Any:
