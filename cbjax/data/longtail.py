@@ -6,6 +6,7 @@ Counts are in class order: class 0 is the largest, as in CB.
 import bisect
 import decimal
 import fractions
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -110,10 +111,10 @@ def counts_within(
     num_classes, largest, total = len(available), int(available.max()), int(available.sum())
     if kind == "natural":
         return np.array(available, np.int64)
-    if kind == "exponential":
-        return _largest_within(available, largest, lambda size: exponential_counts(size, num_classes, imbalance))
-    if kind == "step":
-        return _largest_within(available, largest, lambda size: step_counts(size, num_classes, imbalance))
+    if kind in ("exponential", "step"):
+        counts_of = exponential_counts if kind == "exponential" else step_counts
+        _check_room(available, counts_of, imbalance, class_names)
+        return _largest_within(available, largest, lambda size: counts_of(size, num_classes, imbalance))
     if kind == "majority":
         if num_classes != 2:
             raise DataError(f"data.longtail='majority' needs two classes, got {num_classes}: name two in data.classes")
@@ -132,10 +133,9 @@ def counts_within(
     short = np.flatnonzero(wanted > available)
     if short.size:
         i = short[0]
-        name = class_names[i] if class_names is not None else str(i)
         raise DataError(
-            f"data.longtail={kind!r} asks for {wanted[i]} training images of class '{name}', which has only "
-            f"{available[i]} left: ask for fewer"
+            f"data.longtail={kind!r} asks for {wanted[i]} training images of class "
+            f"'{_name(class_names, i)}', which has only {available[i]} left: ask for fewer"
         )
     return wanted
 
@@ -187,15 +187,49 @@ def subset(labels: np.ndarray, counts: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _check_imbalance(max_count: int, num_classes: int, imbalance: float) -> None:
-    if num_classes < 2:
-        raise DataError(f"imbalance needs at least 2 classes, got {num_classes}")
-    if not 1 <= imbalance < float("inf"):
-        raise DataError(f"data.imbalance is the largest count over the smallest, at least 1, got {imbalance}")
+    _check_range(num_classes, imbalance)
     if max_count < imbalance:
         raise DataError(
             f"data.imbalance={imbalance} with {max_count} images in the largest class leaves none for the smallest: "
             f"at most {max_count} is possible"
         )
+
+
+def _check_range(num_classes, imbalance):
+    if num_classes < 2:
+        raise DataError(f"imbalance needs at least 2 classes, got {num_classes}")
+    if not 1 <= imbalance < float("inf"):
+        raise DataError(f"data.imbalance is the largest count over the smallest, at least 1, got {imbalance}")
+
+
+def _check_room(available, counts_of, imbalance, class_names):
+    """Raises DataError if a class has too few images for its place in any set of this imbalance."""
+    num_classes, largest = len(available), int(available.max())
+    _check_range(num_classes, imbalance)
+
+    def short(size, of_imbalance):
+        return np.flatnonzero(counts_of(size, num_classes, of_imbalance) > available)
+
+    # The smallest set that leaves the last class an image; if it does not fit, no larger one does.
+    if imbalance <= largest and not short(math.ceil(imbalance), imbalance).size:
+        return
+    works = bisect.bisect_left(range(1, largest + 1), True, key=lambda whole: short(whole, whole).size > 0)
+    if works == largest:
+        _check_imbalance(largest, num_classes, imbalance)
+    # Only a fraction above a whole number can fail where all whole numbers up to the largest count work.
+    i = short(works + 1, works + 1)[0] if works < largest else short(math.ceil(imbalance), imbalance)[0]
+    helps = [f"use a whole data.imbalance of at most {works}"] if works else []
+    if (np.diff(available) > 0).any():
+        helps.append("order data.classes from the largest class to the smallest")
+    raise DataError(
+        f"data.imbalance={imbalance} is not possible: class '{_name(class_names, i)}' has only {available[i]} "
+        f"{'image' if available[i] == 1 else 'images'} left, too few for place {i + 1} of {num_classes}: "
+        f"{', '.join([*helps, 'or use data.longtail=natural']) if helps else 'use data.longtail=natural'}"
+    )
+
+
+def _name(class_names, i):
+    return class_names[i] if class_names is not None else str(i)
 
 
 def _largest_within(available: np.ndarray, limit: int, counts_of: Callable[[int], np.ndarray]) -> np.ndarray:

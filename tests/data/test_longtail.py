@@ -1,5 +1,6 @@
 """Long-tail counts and subsets: golden values, exact truncation, nesting, refusals."""
 
+import re
 from fractions import Fraction
 
 import numpy as np
@@ -133,6 +134,39 @@ def test_counts_within_take_what_all_classes_can_follow():
 def test_counts_within_refuse(kind, options, message):
     with pytest.raises(DataError, match=message):
         longtail.counts_within(np.array([20, 20, 20]), kind, class_names=("cat", "dog", "owl"), **options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "available", "works", "message"),
+    [
+        ("exponential", [500, 2, 500], 8, "class 'bee' has only 2 images left, too few for place 2 of 3"),
+        ("exponential", [50, 1, 50], 3, "class 'bee' has only 1 image left, too few for place 2 of 3"),
+        ("exponential", [20, 500, 500], 20, "class 'ant' has only 20 images left, too few for place 1 of 3"),
+        ("step", [500, 2, 500, 400], 2, "class 'bee' has only 2 images left, too few for place 2 of 4"),
+    ],
+)
+def test_an_imbalance_that_a_class_is_too_small_for_is_refused_with_one_that_works(kind, available, works, message):
+    def within(imbalance):
+        names = ("ant", "bee", "cat", "dog")[: len(available)]
+        return longtail.counts_within(np.array(available), kind, imbalance=imbalance, class_names=names)
+
+    advice = (
+        f"use a whole data.imbalance of at most {works}, order data.classes from the largest class to the smallest, or"
+    )
+    for imbalance in (works + 1, 100, 1e300):
+        with pytest.raises(DataError, match=f"data.imbalance={re.escape(str(imbalance))} is not .*{message}: {advice}"):
+            within(imbalance)
+    for imbalance in range(1, works + 1):
+        counts = within(imbalance)
+        assert (counts <= available).all() and counts[-1] == counts[0] // imbalance
+
+
+def test_what_helps_against_a_class_that_is_too_small_fits_the_classes():
+    with pytest.raises(
+        DataError, match=r"class '1' has only 2 images .* place 2 of 3: .* at most 8, or use data\.longtail"
+    ):
+        longtail.counts_within(np.array([8, 2, 1]), "exponential", imbalance=7.1)  # 8 / sqrt(7.1) is above 3
+    assert longtail.counts_within(np.array([8, 2, 1]), "exponential", imbalance=8).tolist() == [8, 2, 1]
 
 
 def test_a_subset_has_the_counts_and_lies_in_each_larger_one():
