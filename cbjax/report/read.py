@@ -267,7 +267,7 @@ def _rows(path: pathlib.Path) -> list[dict[str, Any]]:
 def _baseline_first(run: RunRecord) -> tuple:
     plain = run.settings.get("weights.name") == "uniform" and run.settings.get("loss.name") == "softmax"
     baseline = plain and not run.around
-    return not baseline, [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(run.path))]
+    return not baseline, [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(run.path))]
 
 
 def _folders(path: pathlib.Path, given: str | os.PathLike, out: str | os.PathLike | None) -> tuple[str, ...]:

@@ -676,6 +676,12 @@ def test_seeds_are_ordered_as_numbers(tmp_path):
     assert [run.seeds[0] for run in read.read_runs([tmp_path])[0]] == [1, 9, 10]
 
 
+def test_a_raised_digit_in_a_name_is_no_number(tmp_path):
+    for name in ("width 2\u00b2", "\u00b2", "10"):
+        make_run(tmp_path / "1" / name)
+    assert [run.path.name for run in read.read_runs([tmp_path])[0]] == ["10", "width 2\u00b2", "\u00b2"]
+
+
 def test_names_cannot_break_the_page(tmp_path):
     names = ["a|b", "$x^2", "$y$", "<b>bold</b>", "*star*", "back`tick", "line\nbreak", "a" * 80, "_x_", "_x_"]
     make_run(tmp_path, method="cdb", names=names)
