@@ -157,6 +157,8 @@ def read_runs(
 ) -> tuple[list[RunRecord], list[LeftOut]]:
     """Reads the runs in and below the given directories, and lists the directories that cannot be read.
 
+    Links are followed; a run counts once, under its own name if a link leads to it too.
+
     Runs come in the order of the arguments. Within one argument, the baseline (softmax cross entropy with equal class
     weights, and nothing around it) comes first, then the others by name; numbers in names are sorted by value.
 
@@ -170,11 +172,14 @@ def read_runs(
     if not workdirs:
         raise ReportError("a report needs at least one directory; give the --workdir of a training run or of a sweep")
     runs: list[RunRecord] = []
-    left_out, seen = [], set()
+    left_out: list[LeftOut] = []
+    seen = set()
     for given in workdirs:
         name, workdir = given if isinstance(given, tuple) else ("", given)
         found: list[RunRecord] = []
-        for path in _find(pathlib.Path(workdir)):
+        paths, unread = _find(pathlib.Path(workdir))
+        left_out += [one for one in unread if one not in left_out]
+        for path in paths:
             if path.resolve() in seen:
                 continue
             seen.add(path.resolve())
@@ -225,20 +230,38 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _find(root: pathlib.Path) -> list[pathlib.Path]:
-    found = []
-    for folder, folders, files in os.walk(root):
-        if any(name in files for name in RUN_FILES):
-            found.append(pathlib.Path(folder))
-            folders.clear()
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+def _find(root: pathlib.Path) -> tuple[list[pathlib.Path], list[LeftOut]]:
+    """Returns the work directories in and below a folder, and the folders there that cannot be listed."""
+    found: list[pathlib.Path] = []
+    unread: list[LeftOut] = []
+    seen: set[str] = set()
+
+    def failed(error):
+        unread.append(LeftOut(pathlib.Path(error.filename or root), f"cannot be read: {error.strerror}"))
+
+    waiting = [os.fspath(root)]
+    while waiting:
+        links = []  # after all that are no links: a run keeps its own name
+        for folder, folders, files in (step for top in waiting for step in os.walk(top, onerror=failed)):
+            if (real := os.path.realpath(folder)) in seen:  # a link may lead to a folder that contains it
+                folders.clear()
+                continue
+            seen.add(real)
+            if any(name in files for name in RUN_FILES):
+                found.append(pathlib.Path(folder))
+                folders.clear()
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            links += [path for path in (os.path.join(folder, name) for name in folders) if os.path.islink(path)]
+        waiting = links
     if not found:
-        what = "holds no run" if root.is_dir() else "is not a directory"
+        what, but = "holds no run" if root.is_dir() else "is not a directory", ""
+        if unread and root.is_dir():
+            but = f"; not in {unread[0].path}, which {unread[0].reason}"
         raise ReportError(
-            f"{root} {what}: looked in it and below for work directories (with {', '.join(RUN_FILES)}); "
+            f"{root} {what}: looked in it and below for work directories (with {', '.join(RUN_FILES)}){but}; "
             "give the --workdir of a training run or of a sweep"
         )
-    return found
+    return found, unread
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
@@ -272,9 +295,12 @@ def _baseline_first(run: RunRecord) -> tuple:
 
 def _folders(path: pathlib.Path, given: str | os.PathLike, out: str | os.PathLike | None) -> tuple[str, ...]:
     """Returns the folders between the given directory and a run called seed_N; if there are none, its parent."""
-    path, root = path.resolve(), pathlib.Path(given).resolve()
+    root = pathlib.Path(given)
+    if path == root:
+        path, root = path.resolve(), root.resolve()
     if not re.fullmatch(SEED_FOLDER, path.name):
         return ()
     if root == path and out is not None and path.is_relative_to(above := pathlib.Path(out).resolve()):
         root = above
-    return path.parts[len(root.parts) : -1] or (path.parent.name,)
+    # Below the given directory the names are those that the user sees, also where a link leads elsewhere.
+    return path.relative_to(root).parts[:-1] or (path.parent.resolve().name,)

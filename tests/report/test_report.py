@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -496,6 +497,48 @@ def test_no_finished_run(tmp_path):
     page = report([tmp_path], tmp_path).read_text()
     assert page.startswith("# No finished run")
     assert len(tables(page)["Left out"]) == 2
+
+
+def test_links_to_runs_are_followed_and_a_run_counts_once(tmp_path):
+    for seed in range(2):
+        make_run(tmp_path / "runs" / "ce" / f"seed_{seed}", seed=seed)
+        make_run(tmp_path / "archive" / f"run {seed}", method="cdb", seed=seed)
+        (tmp_path / "runs" / "cdb").mkdir(exist_ok=True)
+        (tmp_path / "runs" / "cdb" / f"seed_{seed}").symlink_to(tmp_path / "archive" / f"run {seed}")
+    (tmp_path / "runs" / "ce" / "latest").symlink_to("seed_1")  # a run of its own name, too
+    (tmp_path / "runs" / "back").symlink_to(".")
+    (tmp_path / "runs" / "cdb" / "up").symlink_to("..")
+    (tmp_path / "runs" / "ring").symlink_to("ring")
+    (tmp_path / "runs" / "nowhere").symlink_to("gone")
+    runs, left_out = read.read_runs([tmp_path / "runs"])
+    assert left_out == []
+    assert [(run.folders, run.path.name, run.seeds[0]) for run in runs] == [
+        (("ce",), "seed_0", 0),
+        (("ce",), "seed_1", 1),
+        (("cdb",), "seed_0", 0),
+        (("cdb",), "seed_1", 1),
+    ]
+    (tmp_path / "link").symlink_to("archive")
+    assert len(read.read_runs([tmp_path / "link", tmp_path / "runs"])[0]) == 4
+
+
+def test_a_folder_that_cannot_be_listed_is_left_out_with_the_reason(tmp_path, monkeypatch):
+    """Its path is longer than the system takes, which no one may list; a missing permission stops all but root."""
+    make_run(tmp_path / "ce" / "seed_0")
+    monkeypatch.chdir(tmp_path)
+    for _ in range(17):
+        pathlib.Path("d" * 250).mkdir()
+        os.chdir("d" * 250)
+    runs, left_out = read.read_runs([tmp_path])
+    assert len(runs) == 1
+    ((path, reason),) = left_out
+    assert path.is_relative_to(tmp_path / ("d" * 250)) and reason == "cannot be read: File name too long"
+    page = report([tmp_path], tmp_path / "out").read_text()
+    assert [row["reason"] for row in tables(page)["Left out"]] == [reason]
+    with pytest.raises(
+        ReportError, match=r"holds no run: looked in it and below .*; not in .*, which cannot be read: File"
+    ):
+        read.read_runs([tmp_path / ("d" * 250)])
 
 
 def test_directory_without_runs(tmp_path):
