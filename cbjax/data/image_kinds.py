@@ -1,5 +1,7 @@
 """The kinds of image files that cbjax reads, told by their first bytes and not by the file's name."""
 
+import re
+
 # The usual endings. A file with one of them counts as an image without being opened.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
 VIDEOS = (".mp4", ".avi", ".mkv", ".webm", ".mov")  # the endings of videos
@@ -12,6 +14,8 @@ _STARTS = {
     "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
     "JPEG2000": (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n"),
 }
+# A text may begin with P1 and a blank. So width and height must follow, or a comment.
+_PPM = re.compile(rb"P[1-6]\s+(?:#|[0-9]+\s+[0-9#])")
 # Pillow opens many other kinds, some by starting another program (EPS). cbjax reads only these.
 NAMES = (*_STARTS, "WEBP", "BMP", "PPM", "AVIF")
 AN_IMAGE = f"a file that is {', '.join(NAMES[:-1])} or {NAMES[-1]}"  # for messages
@@ -31,7 +35,7 @@ def kind_of(head: bytes) -> str | None:
     # Two letters are not enough: a text may begin with BM. So the size of the next header is checked as well.
     if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in (12, 40, 52, 56, 64, 108, 124):
         return "BMP"
-    if len(head) > 2 and head[:1] == b"P" and head[1:2] in b"123456" and head[2:3] in b" \t\r\n#":
+    if _PPM.match(head):
         return "PPM"
     if head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis"):
         return "AVIF"

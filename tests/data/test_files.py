@@ -479,13 +479,17 @@ def test_the_content_of_other_endings_decides_and_what_is_left_out_is_said(tmp_p
         (train / "bee" / kind).write_bytes(photo(1, 50 + number, kind))
     (train / "cat" / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0")
     (train / "cat" / "notes.txt").write_text("BMP and P5 are no images")
+    for name, text in (("plan.txt", "P1 fix the lamp"), ("log", "P5 2024 was dry"), ("grades", "P6\n\n-")):
+        (train / "cat" / name).write_text(text)
+    (train / "cat" / "comment").write_bytes(b"P5 # by a scanner\n" + photo(2, 50, "PPM").partition(b"\n")[2])
+    (train / "cat" / "tabs").write_bytes(b"P6\t\n" + photo(2, 51, "PPM").partition(b"\n")[2])
     (train / "ant" / "empty").write_bytes(b"")
     (train / "cat" / ".DS_Store").write_bytes(b"x")
     source = sources.load("folder", root=tmp_path)
-    assert np.bincount(source.train.labels).tolist() == [7, 9, 2]
+    assert np.bincount(source.train.labels).tolist() == [7, 9, 4]
     no_image, hidden = source.notes
-    assert no_image.startswith("train: left out 3 files, each not an image by its content")
-    assert no_image.endswith("by class: 'ant' 1, 'cat' 2")
+    assert no_image.startswith("train: left out 6 files, each not an image by its content")
+    assert no_image.endswith("by class: 'ant' 1, 'cat' 5")
     assert hidden == "train: left out 1 file, hidden, such as '.DS_Store'; by class: 'cat' 1"
 
 
