@@ -129,9 +129,9 @@ def jpeg_head(data: bytes) -> JpegHead | None:
         return None
     if colorspace not in ("YCbCr", "Gray", "RGB"):
         return None
-    may_have_exif, height_at = _walk(data)
+    may_be_turned, height_at = _walk(data)
     # Pillow reads the orientation, so that both decoders agree on every odd header.
-    if may_have_exif and _orientation(data) != 1:
+    if may_be_turned and _orientation(data) != 1:
         return None
     if data[height_at : height_at + 4] != height.to_bytes(2) + width.to_bytes(2):
         height_at = 0
@@ -142,16 +142,19 @@ def _walk(data):
     """Walks the segments in front of a JPEG's pixels.
 
     Returns:
-      Whether there may be EXIF; True if the segments are malformed.
+      Whether there may be an orientation, in EXIF or else in XMP; True if the segments are malformed.
       The offset of the height if the pixels follow row by row, in one scan and without restarts; else 0.
     """
-    start, exif, in_order, height_at, components = 2, False, True, 0, b""
+    start, turned, in_order, height_at, components = 2, False, True, 0, b""
     while data[start : start + 1] == b"\xff":
         marker, length = data[start + 1 : start + 2], int.from_bytes(data[start + 2 : start + 4])
         if marker == b"\xda":
-            return exif, height_at if in_order and data[start + 4 : start + 5] == components else 0
+            return turned, height_at if in_order and data[start + 4 : start + 5] == components else 0
         if marker == b"\xe1" and data[start + 4 : start + 9] == b"Exif\0":
-            exif = True
+            turned = True
+        # Most XMP tells no orientation; asking Pillow for each would cost more than this search.
+        elif marker == b"\xe1" and data[start + 4 : start + 9] == b"http:":
+            turned = turned or data.find(b"tiff:Orientation", start, start + 2 + length) >= 0
         elif marker in (b"\xc0", b"\xc1"):
             height_at, components = start + 5, data[start + 9 : start + 10]
         elif marker == b"\xdd":

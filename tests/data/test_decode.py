@@ -35,6 +35,10 @@ def exif(orientation):
     return tags
 
 
+def xmp(text):
+    return f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description {text}</rdf:Description></x:xmpmeta>'.encode()
+
+
 def part_at_least(data, *needed):
     head = jpeg_head(data)
     return (decode(data), 1) if head is None else decode_at_least(data, head, *needed)
@@ -64,6 +68,10 @@ FILES = {
     "cmyk tiff": encode(COLOUR.convert("CMYK"), "TIFF"),
     "ycbcr tiff": encode(COLOUR.convert("YCbCr"), "TIFF"),
     **{f"jpeg turned {turn}": encode(COLOUR, "JPEG", exif=exif(turn)) for turn in range(1, 9)},
+    "jpeg turned 6 in XMP": encode(COLOUR, "JPEG", xmp=xmp('tiff:Orientation="6"/>')),
+    "jpeg turned 3 in XMP": encode(COLOUR, "JPEG", xmp=xmp("><tiff:Orientation>3</tiff:Orientation>")),
+    "jpeg turned 8 in EXIF, 6 in XMP": encode(COLOUR, "JPEG", exif=exif(8), xmp=xmp('tiff:Orientation="6"/>')),
+    "jpeg with other XMP": encode(COLOUR, "JPEG", xmp=xmp('xmp:CreatorTool="camera"/>')),
     "png turned 6": encode(COLOUR, "PNG", exif=exif(6)),
     "jpeg with thumbnail and comment": encode(COLOUR, "JPEG", comment=b"Exif\0", exif=exif(1)),
 }
@@ -103,9 +111,17 @@ def test_a_jpeg_of_rare_sampling_is_decoded_as_by_pillow():
 
 
 def test_plain_jpegs_take_the_fast_path():
-    for kind in ("jpeg", "jpeg 4:2:2", "progressive jpeg", "grey jpeg", "rgb jpeg", "jpeg turned 1"):
+    for kind in (
+        "jpeg",
+        "jpeg 4:2:2",
+        "progressive jpeg",
+        "grey jpeg",
+        "rgb jpeg",
+        "jpeg turned 1",
+        "jpeg with other XMP",
+    ):
         assert jpeg_head(FILES[kind])[:2] == (41, 53)
-    for kind in ("cmyk jpeg", "png", "jpeg turned 6"):
+    for kind in ("cmyk jpeg", "png", "jpeg turned 6", "jpeg turned 6 in XMP"):
         assert jpeg_head(FILES[kind]) is None
 
 
