@@ -1,7 +1,6 @@
 """Defines and reads the arguments of the `cbjax` command."""
 
 import argparse
-import pathlib
 import re
 from collections.abc import Mapping, Sequence
 
@@ -121,7 +120,7 @@ def make_parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.Argume
     sweep.add_argument("--group-size", type=_up_to(10**5), metavar="K", help="runs at a time (auto: at most)")
     sweep.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help="train every N-th run from the I-th")
     sweep.add_argument(
-        "--results", metavar="FILE", type=_local_directory, help="CSV of finished runs (default: DIR/results.csv)"
+        "--results", metavar="FILE", type=_local_file, help="CSV of finished runs (default: DIR/results.csv)"
     )
     evaluate = add("eval", "Evaluate a trained run on one of its splits, or on new labelled images.")
     evaluate.epilog = (
@@ -177,7 +176,7 @@ def make_parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.Argume
     predict.add_argument(
         "--calibration",
         metavar="FILE",
-        type=pathlib.Path,
+        type=_local_file,
         help="calibration.json of eval --calibrate: a temperature changes the probabilities, thresholds the order",
     )
     evaluate.add_argument(
@@ -211,7 +210,7 @@ def make_parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.Argume
     )
     compiles.add_argument("--images", type=_up_to(10**10), metavar="N", help="training images, likewise")
     compiles.add_argument("--image_size", type=_up_to(4096), metavar="SIDE", help="side in pixels, likewise")
-    compiles.add_argument("--save", metavar="FILE", type=pathlib.Path, help="also write the figures as JSON")
+    compiles.add_argument("--save", metavar="FILE", type=_local_file, help="also write the figures as JSON")
     datasets = add("datasets", "List the data sources and whether each is ready; or extract the frames of videos.")
     datasets.add_argument(
         "--data_dir", metavar="DIR", type=_directory, help="a TFDS folder (default: CBJAX_DATA_DIR, or TFDS's own)"
@@ -305,4 +304,10 @@ def _directory(text):
 def _local_directory(text):
     if is_remote(text):
         raise argparse.ArgumentTypeError(f"must be a local folder (copy a bucket first); got {text}")
+    return _directory(text)
+
+
+def _local_file(text):
+    if not text or is_remote(text):
+        raise argparse.ArgumentTypeError(f"must be a local file; got {text or 'nothing (an unset variable?)'}")
     return _directory(text)

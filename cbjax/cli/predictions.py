@@ -90,7 +90,7 @@ def predict(
     run = load(workdir, checkpoint=checkpoint, trust_code=trust_code)
     thresholds: np.ndarray | float = 1.0
     if calibration is not None:
-        found = calibration_file.read(pathlib.Path(calibration), run)
+        found = calibration_file.read(pathlib.Path(os.path.expanduser(calibration)), run)
         thresholds = 1.0 if found.thresholds is None else found.thresholds
         if found.temperature != 1.0:
             run = load(workdir, checkpoint=checkpoint, trust_code=trust_code, temperature=found.temperature)

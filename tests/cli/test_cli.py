@@ -150,6 +150,14 @@ def test_datasets_are_listed_with_what_to_do(capsys, tmp_path, monkeypatch):
         (("train", "--config=" + "x" * 10**5, "--workdir=x"), "the path or the name of its file"),
         (("train", "--config=digits_lt", "--workdir="), "needs a directory; got nothing"),
         (("train", "--config=digits_lt", "--workdir=~nobody_here/runs"), "there is no home folder for its ~"),
+        (
+            ("compile", "--config=digits_lt", "--topology=v5e:2x2", "--save=gs://b/f.json"),
+            "--save: must be a local file",
+        ),
+        (
+            ("predict", "y", "--workdir=x", "--out=z.csv", "--calibration="),
+            "--calibration: must be a local file; got no",
+        ),
         (("report", "a\0b"), "has a NUL character"),
         (
             ("train", "--config=https://example.org/a.py", "--workdir=x"),

@@ -12,7 +12,7 @@ import sklearn.metrics
 import cbjax
 from cbjax import config as configs
 from cbjax import data
-from cbjax.cli import calibration_file, eval_files, main
+from cbjax.cli import calibration_file, eval_files, main, predictions
 from cbjax.config import ConfigError, evaluation
 from cbjax.data import Split
 from cbjax.data.sources import load_digits
@@ -284,7 +284,7 @@ def test_a_temperature_at_an_end_of_its_range_is_remarked():
     assert "the lowest temperature that is tried" in said["faint"][0] and said["plain"] == []
 
 
-def test_a_temperature_is_fitted_on_validation_and_predictions_can_have_it(digits, tmp_path, capsys):
+def test_a_temperature_is_fitted_on_validation_and_predictions_can_have_it(digits, tmp_path, capsys, monkeypatch):
     _, folder = digits
     assert call(folder, "--calibrate=temperature", f"--out={tmp_path}") == 0
     shown = capsys.readouterr().out
@@ -309,6 +309,11 @@ def test_a_temperature_is_fitted_on_validation_and_predictions_can_have_it(digit
     np.testing.assert_allclose(
         [float(row[2]) for row in read(tmp_path / "new.csv")[1:]], expected.max(axis=1), rtol=1e-4
     )
+    written = read(tmp_path / "new.csv")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main([*predict[:-1], "--calibration=~/calibration.json"]) == 0 and read(tmp_path / "new.csv") == written
+    predictions.predict(folder / "run", tmp_path / "some.npy", "~/new.csv", top=4, calibration="~/calibration.json")
+    assert read(tmp_path / "new.csv") == written
     (tmp_path / "calibration.json").write_text(json.dumps(file | {"step": 3}))
     assert main(predict) == 2 and "was fitted to step 3" in capsys.readouterr().err
     (tmp_path / "calibration.json").write_text(json.dumps(file | {"network": "0" * 64, "workdir": "seed_1"}))

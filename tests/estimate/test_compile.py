@@ -151,9 +151,10 @@ def test_a_long_compilation_says_each_minute_that_it_goes_on(monkeypatch):
     assert told[:2] == ["still compiling after 1 min", "still compiling after 2 min"]
 
 
-def test_the_table_of_what_fits(answers, capsys, tmp_path):
+def test_the_table_of_what_fits(answers, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     answers[1]["stdout"] = "a word of libtpu\n" + answers[1]["stdout"]
-    arguments = ["--config=digits_lt", "--topology=v5e:2x4", f"--save={tmp_path / 'figures.json'}"]
+    arguments = ["--config=digits_lt", "--topology=v5e:2x4", "--save=~/figures.json"]
     assert main(["compile", *arguments, "--config.batch_size=64"]) == 0
     output = capsys.readouterr().out
     assert output.startswith(
