@@ -17,6 +17,7 @@ from cbjax.training.restore import Examined
 KINDS = ("temperature", "thresholds")
 RANGE = (-10.0, 10.0)  # of the logarithm of a temperature
 NEAR = 0.01  # an end of it: the search stops a little before
+FARTHEST = 700.0  # largest logarithm of a threshold, up or down: e^709 is the last that a float can hold
 SWEEPS = 5  # most times that each class's threshold is fitted
 
 
@@ -190,7 +191,7 @@ def fit_thresholds(log_chances: Any, labels: Any) -> np.ndarray:
       labels: [N] classes, N at least 1.
 
     Returns:
-      [C] float64, above 0. Only their ratios matter.
+      [C] float64, finite and above 0, from e^-700 to e^700. Only their ratios matter.
     """
     scores, labels = np.asarray(log_chances, np.float64), np.asarray(labels)
     of_class = np.bincount(labels, minlength=scores.shape[1])
@@ -205,7 +206,10 @@ def fit_thresholds(log_chances: Any, labels: Any) -> np.ndarray:
 
 
 def _best_shift(scores: np.ndarray, labels: np.ndarray, amount: np.ndarray, c: int, shift: float) -> float:
-    """Returns the shift of class c's scores, which have one already, that gives the most correct examples."""
+    """Returns the shift of class c's scores, which have one already, that gives the most correct examples.
+
+    Its amount is at most `FARTHEST`; where only a larger one would help, the shift stays.
+    """
     others = scores.copy()
     others[:, c] = -np.inf
     rival = others.argmax(axis=1)
@@ -214,12 +218,12 @@ def _best_shift(scores: np.ndarray, labels: np.ndarray, amount: np.ndarray, c: i
     order = np.argsort(lead, kind="stable")
     gains = (amount * ((labels == c).astype(float) - (rival == labels)))[order]
     lead = lead[order]
-    edges = np.concatenate([[lead[0] - 2], lead, [lead[-1] + 2]])
+    edges = np.clip(np.concatenate([[lead[0] - 2], lead, [lead[-1] + 2]]), -FARTHEST - shift, FARTHEST - shift)
     right = np.concatenate([[0], np.cumsum(gains)])
     apart = edges[1:] > edges[:-1]  # no shift lies between examples of equal lead
     middles, right = ((edges[1:] + edges[:-1]) / 2)[apart], right[apart]
     now = gains[lead < 0].sum()
-    if right.max() <= now + 1e-9:
+    if not apart.any() or right.max() <= now + 1e-9:
         return shift
     best = middles[right >= right.max() - 1e-9]
     return shift + float(best[np.argmin(np.abs(best))])

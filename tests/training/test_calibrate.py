@@ -98,3 +98,26 @@ def test_thresholds_never_lower_what_they_are_fitted_on_and_keep_absent_classes(
         plain = [np.mean(chances.argmax(axis=1)[labels == c] == c) for c in present]
         assert np.mean(with_ours) >= np.mean(plain) - 1e-9 and ours[3] == 1 and (ours > 0).all()
     np.testing.assert_array_equal(calibrate.fit_thresholds(np.log([[0.9, 0.1], [0.1, 0.9]]), np.array([0, 1])), [1, 1])
+
+
+@pytest.mark.parametrize("one_vs_rest", [False, True])
+def test_thresholds_of_extreme_logits_are_finite_and_still_help(one_vs_rest):
+    """A number below e^-745 would be 0, one above e^709 infinite: neither can be written to a file and divided by."""
+    for scale in (300, 1000, 1500, 1e6):
+        logits, labels = sample(4, scale=scale)
+        logits -= np.float32(scale) * np.array([0, 1, 2], np.float32)  # the rare classes are hardly ever answered
+        log_chances = calibrate.log_probabilities(logits, one_vs_rest)
+        ours = calibrate.fit_thresholds(log_chances, labels)
+        assert np.isfinite(ours).all() and (ours > 0).all() and np.isfinite(1 / ours).all()
+        plain, with_ours = (
+            sklearn.metrics.balanced_accuracy_score(labels, (log_chances - np.log(thresholds)).argmax(axis=1))
+            for thresholds in (np.ones(3), ours)
+        )
+        assert with_ours >= plain and (scale > 1000 or with_ours > plain + 0.05)
+
+
+def test_thresholds_stay_where_only_an_infinite_one_would_help():
+    log_chances, labels = np.array([[0.0, -3000.0], [0.0, -2900.0]]), np.array([0, 1])
+    np.testing.assert_array_equal(calibrate.fit_thresholds(log_chances, labels), [1, 1])
+    ours = calibrate.fit_thresholds(log_chances / 10, labels)
+    assert (log_chances / 10 - np.log(ours)).argmax(axis=1).tolist() == [0, 1]
