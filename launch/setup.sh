@@ -16,14 +16,29 @@ find_python() {
     return 1
 }
 
+version_of() { # a Python; prints nothing if it cannot be run
+    "$1" -c 'import sys; print(*sys.version_info[:2], sep=".")' 2>/dev/null || true
+}
+
+is_usable() {
+    # Scripts such as pip name the folder that .venv was made in. They fail once it was moved, while Python still runs.
+    .venv/bin/pip --version >/dev/null 2>&1 &&
+        .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+}
+
 install_cbjax() { # extras, such as [test]
-    local requirements
+    local requirements wanted
+    wanted=$(version_of "${PYTHON:-}")
+    if [ -n "$wanted" ] && [ -d .venv ] && [ "$wanted" != "$(version_of .venv/bin/python)" ]; then
+        echo "removing .venv, which is not of Python $wanted"
+        rm -rf .venv
+    fi
     # The clone's folder is part of it: a virtual environment does not survive being moved.
     requirements="$PWD $1 $(cat pyproject.toml constraints.txt | cksum)"
     if [ "$(cat ".venv/installed$1" 2>/dev/null)" = "$requirements" ]; then
         return
     fi
-    if [ ! -x .venv/bin/python ] || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+    if ! is_usable; then
         local python
         python=$(find_python)
         echo "making .venv with $("$python" --version)"

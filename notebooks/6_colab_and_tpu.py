@@ -10,16 +10,20 @@
 # ## Install
 #
 # `cbjax[train]` leaves JAX as it is for GPU or TPU where it is there already, as on Colab. On a machine of your own write
-# `cbjax[train,tpu]` or `cbjax[train,cuda]`. If this cell had to install something, restart the runtime once.
+# `cbjax[train,tpu]` or `cbjax[train,cuda]`. If this cell had to install something, restart the runtime once. There
+# is no release yet: until then upload a clone of the repository as the folder `clone`.
 
 # %%
 import importlib.util
+import pathlib
 import subprocess
 import sys
 
-WHAT = "cbjax[train]"
+WHAT = "./clone[train]" if pathlib.Path("clone").is_dir() else "cbjax[train]"
 if importlib.util.find_spec("cbjax") is None:
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", WHAT], check=True)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", WHAT]
+    if subprocess.run(pip, check=False).returncode:
+        raise SystemExit(f"{WHAT} cannot be installed: upload a clone as the folder clone")
 
 # %% [markdown]
 # ## Devices

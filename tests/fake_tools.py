@@ -88,7 +88,7 @@ case "$*" in
     "-c "*) [ "$tool" != python3 ] || [ ! -e "$FAKE/old_python" ] ;;
     --version) echo "Python 3.12.0" ;;
     "-m venv "*)
-        mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && cp "$FAKE/cbjax" "$3/bin/cbjax"
+        mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && cp "$0" "$3/bin/pip" && cp "$FAKE/cbjax" "$3/bin/cbjax"
         ;;
     "-m uv python find "*) cp "$0" "$FAKE/python3.12" && echo "$FAKE/python3.12" ;;
 esac

@@ -272,6 +272,19 @@ def test_local_runs_what_it_is_given_where_it_was_called(machine):
     assert machine.calls("cbjax") == [["cbjax", "train", "--workdir=my runs", ODD]]
 
 
+def test_an_environment_that_was_moved_or_is_of_an_old_python_is_made_anew(machine):
+    assert machine.run("local.sh", "train").returncode == 0
+    made = ["python3", "-m", "venv", ".venv"]
+    assert machine.calls("python3").count(made) == 1
+    for broken in ("pip", "python"):  # of a moved clone, or as an old Python answers
+        tool = machine.clone / ".venv" / "bin" / broken
+        tool.write_text("#!/usr/bin/env bash\nexit 1\n")
+        (machine.clone / ".venv" / "installed[train]").unlink()
+        done = machine.run("local.sh", "train")
+        assert done.returncode == 0, done.stderr
+    assert machine.calls("python3").count(made) == 3
+
+
 def test_gpu_installs_for_cuda_and_becomes_the_command(machine):
     machine.plan("diverged")
     done = machine.run("gpu.sh", "--", "train", "--workdir=my runs", ODD)

@@ -54,6 +54,14 @@ def test_the_code_of_a_page_runs_and_prints_what_it_shows(page, tmp_path, monkey
         assert out.getvalue().endswith(shown), f"{page} shows\n{shown}but its code prints\n{out.getvalue()}"
 
 
+@pytest.mark.parametrize("path", [*PAGES, "CONTRIBUTING.md", "launch/README.md", "configs/sweeps/results/README.md"])
+def test_commands_have_no_comments_behind_them(path):
+    """A zsh at a terminal, as on macOS, takes `# a comment` for arguments."""
+    for block, _ in blocks((ROOT / path).read_text(), "bash"):
+        for line in block.replace("\\\n", " ").splitlines():
+            assert line.startswith("#") or not any(word.startswith("#") for word in line.split()), line
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if "\ncbjax " in PAGES[page]])
 def test_the_commands_of_a_page_work_when_pasted_in_order(page, tmp_path, monkeypatch):
     write_file(page, tmp_path)
@@ -64,7 +72,7 @@ def test_the_commands_of_a_page_work_when_pasted_in_order(page, tmp_path, monkey
         for line in block.replace("\\\n", " ").splitlines():
             if not line.startswith("cbjax "):
                 continue
-            options, overrides = parse(shlex.split(line, comments=True)[1:])
+            options, overrides = parse(shlex.split(line)[1:])
             if options.name == "train":
                 config = configs.load(options.config, overrides)
                 known = trained.setdefault(options.workdir, config)

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import shlex
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,7 @@ from cbjax import config as configs
 from cbjax.cli import completion, frames, key_list, landscape, startup
 from cbjax.config import ConfigError
 from cbjax.config.reading import complete
-from cbjax.config.schema import KEYS, show
+from cbjax.config.schema import show
 from cbjax.host.output import say
 from cbjax.host.storage import Place
 from cbjax.host.text import one_line
@@ -20,7 +19,8 @@ from cbjax.sweeps import file as sweep_file
 def _train(options, overrides):
     config = options.read
     if options.dry_run:
-        return _list_keys(config, overrides)
+        key_list.as_given(config, overrides)
+        return 0
     _start(config.deterministic, options)
     from cbjax.parallel import processes
     from cbjax.training.run import train
@@ -30,20 +30,6 @@ def _train(options, overrides):
         place = Place(options.workdir)
         if (place.files / "report.md").exists():
             _print_report([place.files], options.workdir / "report.md")
-    return 0
-
-
-def _list_keys(config, overrides):
-    """Lists the keys that are not at their defaults, as they would be given: first those of this command."""
-    values = complete(config)
-    here = configs.read_overrides(overrides)
-    for about, keys in (("this command", here), ("the config", [key for key in values if key not in here])):
-        shown = [key for key in keys if key in here or values[key] != KEYS[key].default]
-        say(f"# {about}")
-        for key in shown:
-            say(f"--config.{key}={shlex.quote(str(values.get(key, here.get(key))))}")
-    for line in configs.cautions(config):
-        say(f"# note: {line}")
     return 0
 
 

@@ -17,8 +17,8 @@ SWEEPS = "sweeps"  # the folder of configs that only `cbjax sweep` reads
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the arguments of `cbjax completion`."""
     command.epilog = (
-        'bash and zsh: eval "$(cbjax completion bash)"; fish: cbjax completion fish | source. The line belongs in '
-        ".bashrc, .zshrc or config.fish"
+        'bash: eval "$(cbjax completion bash)"; zsh: autoload -Uz compinit && compinit, and then eval "$(cbjax '
+        'completion zsh)"; fish: cbjax completion fish | source. The line belongs in .bashrc, .zshrc or config.fish'
     )
     command.add_argument("shell", choices=SHELLS, help="yours")
 

@@ -1,6 +1,7 @@
-"""The command `cbjax config`: lists keys with their values and what they do."""
+"""Lists keys: `cbjax config` with their values and what they do, a dry run as they would be given."""
 
 import argparse
+import shlex
 import shutil
 import sys
 import textwrap
@@ -9,7 +10,9 @@ from typing import Any
 
 from cbjax import config as configs
 from cbjax.config.methods import KEY, METHODS
-from cbjax.config.reading import complete
+from cbjax.config.reading import Config, complete
+from cbjax.config.rules import has_effect
+from cbjax.config.schema import KEYS, OPTIONS
 from cbjax.host.output import say
 
 INDENT = 4  # spaces before what a key does, at a terminal
@@ -48,3 +51,23 @@ def run(values: dict[str, Any], words: Sequence[str]) -> int:
             say(start)
             say(textwrap.fill(doc, max(width, 40), initial_indent=" " * INDENT, subsequent_indent=" " * INDENT))
     return 0
+
+
+def as_given(config: Config, overrides: Sequence[str]) -> None:
+    """Lists the keys that are not at their defaults, as they would be given: first those of this command."""
+    values, here = complete(config), configs.read_overrides(overrides)
+    # A recipe may keep keys that do nothing here; given for one run they would be refused.
+    other = {
+        key: value
+        for key, value in values.items()
+        if key not in here and value != KEYS[key].default and has_effect(key, values)
+    }
+    for key in OPTIONS:  # each option of one's own code is given by itself
+        given = {f"{key}.{name}": value for name, value in other.pop(key, ())}
+        other |= {name: value for name, value in given.items() if name not in here}
+    for about, shown in (("this command", {key: values.get(key, here[key]) for key in here}), ("the config", other)):
+        say(f"# {about}")
+        for key, value in shown.items():
+            say(f"--config.{key}={shlex.quote(str(value))}")
+    for line in configs.cautions(config):
+        say(f"# note: {line}")

@@ -59,9 +59,17 @@ def check_devices() -> None:
         asked = os.environ.get("JAX_PLATFORMS", "")
         why = str(error).splitlines()[0] if str(error) else f"there is no device of platform {asked!r}"
         raise ConfigError(
-            f"JAX finds no device: {why}; {_settings()}. Unset JAX_PLATFORMS to use the devices that there are, or "
-            "install JAX for that platform, such as pip install 'jax[cuda12]'"
+            f"JAX finds no device: {why}; {_settings()}. Unset JAX_PLATFORMS to use the devices that there are"
+            f"{_how_to_install(asked)}"
         ) from error
+
+
+def _how_to_install(platforms: str) -> str:
+    """Returns the end of a message: how to install what a platform needs; "" for one that cbjax has nothing for."""
+    for extra, names in (("cuda", ("cuda", "gpu")), ("tpu", ("tpu",))):
+        if any(name in names for name in platforms.lower().split(",")):
+            return f", or install what that platform needs, pip install 'cbjax[train,{extra}]'"
+    return ""
 
 
 def _check_limits() -> None:

@@ -70,13 +70,16 @@ ELSEWHERE = {
     **{name: f"a second stage, `cbjax stage2 --from=DIR --method={name}`" for name in STAGES[1:]},
     **{name: f"for a finished run, `cbjax eval --calibrate={name}`" for name in ("temperature", "thresholds")},
     "cdb_smoothed": "method=cdb with difficulty.smoothing=0.8",
+    # Other names of methods, in small letters.
+    **dict.fromkeys(("cb", "class_balanced", "cb_loss"), "method=cb_focal, cb_softmax or cb_sigmoid"),
+    **dict.fromkeys(("cross_entropy", "softmax", "erm", "baseline"), "method=ce"),
 }
 
 
 def keys_of(name: str) -> Mapping[str, Any]:
     """Returns the keys and values that a method sets; raises ConfigError with the nearest name for an unknown one."""
     if not isinstance(name, str) or name not in METHODS:
-        other = ELSEWHERE.get(name) if isinstance(name, str) else None
+        other = ELSEWHERE.get(name.lower().replace("-", "_")) if isinstance(name, str) else None
         hint = did_you_mean(name, METHODS) if other is None else f"; {name} is {other}"
         raise ConfigError(f"method must be one of {', '.join(METHODS)}; got {name!r}{hint}")
     return PLAIN | METHODS[name]

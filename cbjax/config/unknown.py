@@ -38,15 +38,19 @@ def show(value: Any) -> str:
 
 
 def did_you_mean(word: Any, names: Iterable[str]) -> str:
-    """Returns the end of a message: the name most similar to the word, or nothing if none is similar."""
-    short = isinstance(word, str) and len(word) <= LONGEST_NAME
-    known = list(names)
-    nearest = (
-        difflib.get_close_matches(word, known, n=1) or difflib.get_close_matches(word.lower(), known, n=1)
-        if short
-        else []
-    )
-    return f"; did you mean {nearest[0]}?" if nearest else ""
+    """Returns the end of a message: the name most similar to the word, or nothing if none is similar.
+
+    Capital letters and hyphens count as small ones and underscores: CB-focal is nearer to cb_focal than to focal.
+    """
+    if not isinstance(word, str) or len(word) > LONGEST_NAME:
+        return ""
+    known = {_plain(name): name for name in reversed(list(names))}  # of equal ones the first
+    nearest = difflib.get_close_matches(_plain(word), known, n=1)
+    return f"; did you mean {known[nearest[0]]}?" if nearest else ""
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "_")
 
 
 def unknown_key(key: Any, value: Any, keys: Collection[str]) -> str:

@@ -81,6 +81,17 @@ def test_a_dry_run_lists_a_config_as_it_would_be_given(capsys):
     assert "--config.optim.decay_at=(0.6,)" in given, "a shell reads a line as one argument"
 
 
+def test_a_dry_run_lists_options_of_ones_own_code_as_they_are_given(capsys, tmp_path):
+    (tmp_path / "nets.py").write_text("def wide(num_classes, width=64, depth=2):\n    return None\n")
+    own = [f"--config.model.name={tmp_path}/nets.py:wide", "--config.model.options.width=128"]
+    listed = lines(capsys, "train", "--config=digits_lt", *own, "--dry-run")
+    given = shlex.split("\n".join(line for line in listed if line.startswith("--")))
+    assert given.count("--config.model.options.width=128") == 1
+    assert not any(line.startswith("--config.model.options=") for line in given)
+    overrides = [line.removeprefix("--config.") for line in given]
+    assert cbjax.config.load("digits_lt", overrides).model.options == (("width", 128),)
+
+
 def completed(line):
     """Returns what a shell would offer at the end of a line."""
     shell = {"COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_TYPE": "9", "_ARGCOMPLETE": "1"}

@@ -32,16 +32,21 @@ def train_with(folder, limit="", **settings):
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("settings", "message", "end"),
     [
-        ({"JAX_PLATFORMS": "cuda"}, "JAX finds no device: there is no device of platform 'cuda'"),
-        ({"JAX_ENABLE_X64": "maybe"}, "JAX does not start: invalid truth value 'maybe'"),
+        (
+            {"JAX_PLATFORMS": "cuda"},
+            "JAX finds no device: there is no device of platform 'cuda'",
+            "pip install 'cbjax[train,cuda]'",
+        ),
+        ({"JAX_PLATFORMS": "cdua"}, "JAX finds no device: ", "Unset JAX_PLATFORMS to use the devices that there are"),
+        ({"JAX_ENABLE_X64": "maybe"}, "JAX does not start: invalid truth value 'maybe'", ""),
     ],
 )
-def test_settings_with_which_jax_cannot_start_are_one_message(tmp_path, settings, message):
+def test_settings_with_which_jax_cannot_start_are_one_message(tmp_path, settings, message, end):
     said = train_with(tmp_path, **settings)
     assert said.startswith(f"cbjax train: {message}") and len(said.splitlines()) == 1
-    assert "the environment has " in said
+    assert "the environment has " in said and said.rstrip().endswith(end)
 
 
 @pytest.mark.parametrize(

@@ -324,6 +324,23 @@ def test_a_key_after_a_method_wins_and_an_unknown_method_is_refused():
         config.load("digits_lt", ["method=cbfocal"])
 
 
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [
+        ("CB_focal", "did you mean cb_focal"),
+        ("CB-Focal", "did you mean cb_focal"),
+        ("CDB-focal", "did you mean cdb_focal"),
+        ("Focal", "did you mean focal"),
+        ("CB", "CB is method=cb_focal, cb_softmax or cb_sigmoid"),
+        ("class-balanced", "class-balanced is method=cb_focal, cb_softmax or cb_sigmoid"),
+        ("cross_entropy", "cross_entropy is method=ce"),
+    ],
+)
+def test_a_method_as_papers_write_it_is_pointed_to(asked, meant):
+    with pytest.raises(ConfigError, match=f"got '{asked}'; {meant}"):
+        config.load("digits_lt", [f"method={asked}"])
+
+
 def test_a_method_with_a_page_and_no_name_is_pointed_to():
     pages = {page.stem: page for page in (Path(__file__).parents[2] / "docs/methods").glob("*.md")}
     apart = pages.keys() - methods.METHODS.keys() - {"README"}
