@@ -149,6 +149,7 @@ def as_floats(numbers: Any) -> Array:
 
 def one_hot(labels: Array, logits: Array) -> Array:
     """Returns which class an integer label names, [B, C]."""
+    labels = labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels  # of 8 bits they end before 300 classes
     return labels[:, None] == jnp.arange(logits.shape[1], dtype=labels.dtype)[None, :]
 
 

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cbjax.losses.arguments import Given, as_floats, check_share, checked
 from cbjax.losses.one_vs_rest import one_vs_rest_terms, sum_over_classes
@@ -20,6 +21,10 @@ def rare_classes(counts: Array, share: float | Array) -> Array:
       ValueError: if the share is not in [0, 1].
     """
     check_share("share", share)
+    if not isinstance(counts, jax.core.Tracer) and not isinstance(share, jax.core.Tracer):
+        # In float64, where 1/1000 is the share of each of 1000 equal classes; in float32 it is more.
+        known = np.asarray(counts, np.float64)
+        return jnp.asarray(known / known.sum() < np.asarray(share, np.float64))
     counts = as_floats(counts)
     return counts < jnp.asarray(share, counts.dtype) * counts.sum()
 

@@ -33,7 +33,8 @@ def weighted_mean(losses: Array, weights: Array | None = None, axis_name: str | 
     weights = jnp.ones_like(losses) if weights is None else jnp.asarray(weights, losses.dtype)
     if losses.ndim != 1 or weights.shape != losses.shape:
         raise ValueError(f"losses and weights must be [B], got shapes {losses.shape} and {weights.shape}")
-    # An example of weight 0 does not count even if its loss is not finite.
-    sums = jnp.sum(jnp.where(weights == 0, 0.0, weights * losses)), jnp.sum(weights)
+    # An example of weight 0 does not count even if its loss is not finite. A finite one keeps its slope by the weight.
+    losses = jnp.where((weights == 0) & ~jnp.isfinite(losses), 0.0, losses)
+    sums = jnp.sum(weights * losses), jnp.sum(weights)
     total, amount = sums if axis_name is None else jax.lax.psum(sums, axis_name)
     return jnp.where(amount > 0, total / jnp.where(amount > 0, amount, 1.0), 0.0)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from cbjax.losses.arguments import Given, checked, one_hot
+from cbjax.losses.arguments import Given, as_floats, checked, one_hot
 from cbjax.types import Array
 
 
@@ -22,7 +22,8 @@ def sigmoid_cross_entropy(
     Args:
       logits: [B, C] scores, any real or infinite.
       labels: [B] integers in [0, C), or [B, C] multi-hot: 0 and 1, or floats between them. An example with another
-        integer label, such as -100, has loss 0 and no gradient; other values of [B, C] are not detected.
+        integer label, such as -100, has loss 0 and no gradient; other values of [B, C] are not detected. Labels of
+        just 0 and 1 have no gradient by themselves.
       class_weights: [C], mean 1 by convention (`weights.class_balanced`); None for equal weights. With integer labels
         all C terms of an example have the weight of its true class; with multi-hot labels each has its own weight.
       example_weights: [B] that each loss is multiplied by at last; None for 1.
@@ -42,6 +43,7 @@ def sigmoid_cross_entropy(
 
 def one_vs_rest_terms(logits: Array, labels: Array) -> Array:
     """Returns the cross entropy of each of the C yes-or-no answers, [B, C]; their sum is `sigmoid_cross_entropy`."""
+    logits, labels = as_floats(logits), jnp.asarray(labels)
     if not jnp.issubdtype(labels.dtype, jnp.floating):
         return jax.nn.softplus(-margins(logits, labels))
     # For a label of 0 or 1 only one side counts and keeps its digits; the other side may be infinite.

@@ -22,6 +22,7 @@ def softmax_cross_entropy(
       logits: [B, C] scores, C at least 2; -inf for a class that is masked out.
       labels: [B] integers in [0, C), or [B, C] floats, the share of each class in an example. The loss of shares is
         the mean of the losses of the classes by these shares. That they are at least 0 and sum to 1 is not checked.
+        A share of 0 has no gradient by itself.
         An example with another integer label, such as -100, has loss 0 and no gradient.
       class_weights: [C], mean 1 by convention (`weights.class_balanced`); None for equal weights. With shares each
         class's part of the loss has the weight of this class. A smoothed label keeps the weight of its true class.
@@ -47,7 +48,7 @@ def softmax_cross_entropy(
     if not given.is_hard:
         losses, share = jax.nn.softplus(others_over_own(given)), jnp.asarray(label_smoothing, given.logits.dtype)
         if traced or label_smoothing > 0:
-            losses = (1 - share) * losses + share * losses.mean(axis=1, keepdims=True)
+            losses = (1 - share) * losses + _smoothed(share, losses.mean(axis=1, keepdims=True))
         return by_shares(given, losses)
     others, own = _others_and_own(given)
     losses = jax.nn.softplus(others - own)
@@ -55,7 +56,7 @@ def softmax_cross_entropy(
         # The cross entropies of two classes differ by their logits. So the mean over all C is this loss plus a
         # difference. If the true class is masked out, its loss is infinite already.
         difference = jnp.where(own < least(own), 0.0, own - given.logits.mean(axis=1))
-        losses += jnp.asarray(label_smoothing, losses.dtype) * difference
+        losses += _smoothed(jnp.asarray(label_smoothing, losses.dtype), difference)
     return given.weigh(losses)
 
 
@@ -132,6 +133,11 @@ def by_shares(given: Given, losses: Array) -> Array:
         # A class of share 0 may have an infinite loss.
         losses = jnp.where(given.labels > 0, given.labels * jnp.where(given.labels > 0, losses, 0.0), 0.0)
     return given.weigh(losses)
+
+
+def _smoothed(share: Array, values: Array) -> Array:
+    """Returns share * values; 0 for a share of 0, also if the values are infinite because a class is masked out."""
+    return share * jnp.where(share > 0, values, 0.0)
 
 
 def _others_and_own(given: Given) -> tuple[Array, Array]:

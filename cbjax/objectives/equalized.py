@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax
 
-from cbjax.losses import equalization_mask, rare_classes
+from cbjax.losses import equalization_mask
 from cbjax.objectives.weighted import weighted
 from cbjax.parallel.sharding import places_in_batch
 from cbjax.types import Array, Batch, Model, Objective, TrainState
@@ -45,7 +45,8 @@ def equalized(model: Model, loss: Callable[..., Array], mean: str = "batch", axi
 
 def _mask(state: TrainState, batch: Batch, axis: str | None) -> Array:
     counts, numbers = state.settings.counts, state.settings.loss
-    rare = rare_classes(counts, numbers["rare_below"] / counts.shape[0])
+    # As products, which are exact: rare_below / C is rounded, and a class just at the mean would be rare.
+    rare = counts * counts.shape[0] < numbers["rare_below"] * counts.sum()
     key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), MASKS)
     places = batch["place"] if "place" in batch else places_in_batch(batch["label"].shape[0], axis)
     return equalization_mask(jax.vmap(jax.random.fold_in, (None, 0))(key, places), rare, numbers["mask_chance"])

@@ -17,11 +17,12 @@ def histogram(norms: Array, counted: Array, bins: int) -> tuple[Array, Array]:
       bins: number of bins.
 
     Returns:
-      The bin of each norm [B, K], and the number of norms in each bin [bins].
+      The bin of each norm [B, K], and the number of norms in each bin [bins], both int32: float32 cannot count on from
+      2^24, which 2,100 images of 8,142 classes exceed.
     """
     places = jnp.clip(jnp.floor(norms * bins).astype(jnp.int32), 0, bins - 1)
-    amounts = jnp.broadcast_to(counted[:, None], norms.shape).astype(jnp.float32)
-    return places, jnp.zeros(bins).at[places].add(amounts)
+    amounts = jnp.broadcast_to(counted[:, None], norms.shape).astype(jnp.int32)
+    return places, jnp.zeros(bins, jnp.int32).at[places].add(amounts)
 
 
 def ghm(model: Model, bins: int = 30, axis: str | None = "data") -> Objective:
@@ -86,11 +87,11 @@ def _by_rarity(norms: Array, batch: Batch, state: TrainState, bins: int, axis: s
     """Returns the weight of each norm [B, K], and the counts [bins] after this batch."""
     counted = batch["mask"] if "mask" in batch else jnp.ones(norms.shape[0], bool)
     places, own = histogram(norms, counted, bins)
-    found = sum_over(axis, own)
-    total = found.sum()
+    found = sum_over(axis, own).astype(jnp.float32)
+    total, used = found.sum(), jnp.sum(found > 0, dtype=jnp.float32)
     momentum = state.settings.loss["momentum"]
     counts = jnp.where(found > 0, momentum * state.objective + (1 - momentum) * found, state.objective)
-    weights = jnp.where(found > 0, total / jnp.maximum(counts, 1e-30) / jnp.sum(found > 0), 0.0)
+    weights = jnp.where(found > 0, total / jnp.maximum(counts, 1e-30) / used, 0.0)
     return weights[places], counts
 
 

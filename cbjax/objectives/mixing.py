@@ -144,7 +144,8 @@ def _share(key: Array, state: TrainState) -> Array:
     """Draws the share of the images of this batch: 1 if it is not mixed."""
     numbers = state.settings.method
     beta_key, chance_key = jax.random.split(key)
-    is_time = (state.step >= numbers["mix.first_step"]) & (state.step < numbers["mix.end_step"])
+    step = state.step.astype(jnp.float32)  # as the settings are
+    is_time = (step >= numbers["mix.first_step"]) & (step < numbers["mix.end_step"])
     is_mixed = is_time & (jax.random.uniform(chance_key) < numbers["mix.chance"])
     return jnp.where(is_mixed, symmetric_beta(beta_key, numbers["mix.alpha"]), 1.0)
 

@@ -39,7 +39,8 @@ def oltr(model: Model, loss: SettledLoss, axis: str | None = "data") -> Objectiv
         fixed, still = jax.lax.stop_gradient(memory), jax.lax.stop_gradient(features)
         counted = batch["mask"] if "mask" in batch else jnp.ones(labels.shape[0], bool)
         own = jax.nn.one_hot(labels, memory.shape[0], dtype=features.dtype)
-        of_class, size = sum_over(axis, (jnp.sum(own * counted[:, None], axis=0), jnp.sum(counted)))
+        ones = counted.astype(own.dtype)
+        of_class, size = sum_over(axis, (jnp.sum(own * ones[:, None], axis=0), jnp.sum(ones)))
 
         def attraction(features, memory):
             return 0.5 * jnp.sum(jnp.square(features - memory[labels]), axis=1)

@@ -114,10 +114,15 @@ def figures(logits, labels, *, calibration, one_vs_rest, counts=None, groups=Non
 
 
 def _ranking(log_chances: np.ndarray, logits: Any, calibration: Calibration) -> np.ndarray:
-    """Returns numbers [N, C] whose largest is the answer."""
+    """Returns numbers [N, C] whose largest is the answer, float32."""
     # A temperature keeps the order, so that of the logits themselves is taken: scaling could round two to a tie.
-    ranking = logits if calibration.thresholds is None else log_chances - np.log(calibration.thresholds)
-    return np.asarray(ranking, np.float32)
+    if calibration.thresholds is None:
+        return np.asarray(logits, np.float32)
+    from scipy.stats import rankdata
+
+    # Places in the order, as float32 could not tell two scores apart that float64 does.
+    ranking = rankdata(log_chances - np.log(calibration.thresholds), method="dense", axis=1)
+    return ranking.astype(np.float32)
 
 
 def log_probabilities(logits: Any, one_vs_rest: bool) -> np.ndarray:

@@ -224,7 +224,8 @@ def _summarize(sums, outputs, labels, counts, groups):
         figures, per_class = metrics.summarize(sums, counts, groups), metrics.per_class_accuracy(sums)
         return Evaluation(figures, per_class, outputs, sums.total, sums.calibration, count, unanswered)
     of_class = total["total"].astype(np.int64)
-    loss, there = float(total["loss"] / total["count"]), ~np.isnan(outputs).any(axis=1)
+    loss, there = float(total["loss"] / total["count"]), (outputs >= 0).all(axis=1)
+    outputs = np.where(there[:, None], outputs, np.nan)
     if labels[there].any():
         figures = metrics.summarize_multilabel(outputs[there], labels[there], loss, counts, groups)
         per_class = metrics.average_precision(outputs[there], labels[there])

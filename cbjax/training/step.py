@@ -116,7 +116,7 @@ def make_eval_step(
     For integer labels the sums are `metrics.ClassificationSums` and the outputs the predicted classes [B], -1 for an
     example that is masked or has no answer. For multi-hot ones, whose metrics rank a whole split, the sums are the
     "loss" over examples, their "count", the "total" of each class and how many are "unanswered"; the outputs are
-    probabilities [B, C], NaN where the others have -1. Losses are not weighted: one number to compare methods by.
+    probabilities [B, C], -1 there too. Losses are not weighted: one number to compare methods by.
     """
 
     def eval_step(trained, batch):
@@ -130,7 +130,7 @@ def make_eval_step(
         totals = {"loss": jnp.sum(jnp.where(mask, losses, 0.0)), "count": jnp.sum(mask)}
         totals["unanswered"] = jnp.sum(mask & ~answered)
         totals["total"] = jnp.sum(mask[:, None] & (labels > 0), axis=0)
-        return sum_over(axis, totals), jnp.where((mask & answered)[:, None], chances, jnp.nan)
+        return sum_over(axis, totals), jnp.where((mask & answered)[:, None], chances, -1.0)
 
     return eval_step
 
@@ -138,14 +138,15 @@ def make_eval_step(
 def make_feature_step(model: Model, *, axis: str | None = "data") -> Callable[[Trained, Batch], tuple[Any, Array]]:
     """Returns the pure step (trained, batch) -> (how many examples' features are not finite, features [B, D] float32).
 
-    The features are those of an evaluation, what the network's last layer reads. Those of masked examples are NaN.
+    The features are those of an evaluation, what the network's last layer reads. Those of masked examples are infinite:
+    NaN would stop a run under `jax_debug_nans`.
     """
 
     def feature_step(trained, batch):
         outputs, _ = model.features(trained.params, trained.batch_stats, batch["image"], train=False)
         mask, finite = _mask(batch), jnp.isfinite(outputs).all(axis=1)
         lost = sum_over(axis, jnp.sum(mask & ~finite))
-        return lost, jnp.where((mask & finite)[:, None], outputs.astype(jnp.float32), jnp.nan)
+        return lost, jnp.where((mask & finite)[:, None], outputs.astype(jnp.float32), jnp.inf)
 
     return feature_step
 

@@ -193,6 +193,13 @@ def test_no_smoothing_is_cross_entropy():
     np.testing.assert_allclose(traced(0.0), plain, rtol=1e-6)
     truth = _oracle(_smoothed(0.3)[1], *arguments)[0]
     assert _close(traced(0.3), truth, arguments[0])
+    # A class that is masked out makes a smoothed loss infinite, and changes none that is not smoothed.
+    masked, shares = jnp.array([[1.0, -jnp.inf, 0.0]]), jnp.array([0.0, 0.1])
+    for labels in (jnp.array([0]), jnp.array([[1.0, 0.0, 0.0]])):
+        mapped = jax.vmap(
+            lambda share, labels=labels: losses.softmax_cross_entropy(masked, labels, label_smoothing=share)
+        )
+        np.testing.assert_allclose(mapped(shares)[:, 0], [np.log1p(np.exp(-1)), np.inf], rtol=1e-6)
     # The loss is smallest if the prediction is the label. Then it is the entropy of the label.
     share, least = 0.3, np.r_[1 - 0.3 + 0.3 / 5, [0.3 / 5] * 4]
     logits = jnp.log(jnp.asarray(least, jnp.float32))[None, :]
@@ -533,3 +540,12 @@ def test_jax_s_strict_settings_hold(dtype, x64):
 def test_labels_that_are_names_are_refused_with_the_call_that_numbers_them(loss, labels):
     with pytest.raises(ValueError, match=r"must be integers, got (strings|objects): number the classes.*numpy\.unique"):
         loss(np.zeros((2, 3)), labels)
+
+
+def test_terms_take_labels_of_few_bits_and_count_in_float32():
+    """In 8 bits class 261 of 300 would be class 5 too; in bfloat16 a sum of 300 terms keeps three digits."""
+    logits, labels = np.random.default_rng(0).normal(size=(2, 300)), np.array([5, 255])
+    expected = np.logaddexp(0, np.where(np.arange(300) == labels[:, None], -logits, logits))
+    for kind in (np.uint8, np.int16, np.int32):
+        np.testing.assert_allclose(losses.one_vs_rest_terms(logits, labels.astype(kind)), expected, rtol=1e-5)
+    assert losses.one_vs_rest_terms(jnp.asarray(logits, jnp.bfloat16), jnp.asarray(labels)).dtype == jnp.float32

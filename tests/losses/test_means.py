@@ -29,6 +29,14 @@ def test_weights_and_none():
         losses.weighted_mean(given, jnp.ones(2))
 
 
+def test_weights_have_their_slope_also_where_they_are_0():
+    """Learned weights begin at 0; the slope of a mean by a weight is (loss - mean) / sum of weights."""
+    slope = jax.grad(lambda weights: losses.weighted_mean(jnp.array([1.0, 2.0, 3.0]), weights))
+    np.testing.assert_allclose(slope(jnp.array([0.0, 1.0, 1.0])), [-0.75, -0.25, 0.25], rtol=1e-6)
+    by_losses = jax.grad(losses.weighted_mean)(jnp.array([jnp.inf, 2.0, 3.0]), jnp.array([0.0, 1.0, 1.0]))
+    np.testing.assert_array_equal(by_losses, [0, 0.5, 0.5])
+
+
 def test_right_answers_are_weighed_as_numbers():
     """Their type must not become that of the weights, which would be rounded to 0 or 1."""
     for right in ([True, False, True], [1, 0, 1]):

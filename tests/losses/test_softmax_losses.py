@@ -270,6 +270,7 @@ def test_sigmoid_equalization_drops_the_noes_of_masked_classes():
 def test_masks_are_drawn_for_each_element_and_only_of_rare_classes():
     rare = losses.rare_classes(np.array([500, 90, 20, 7]), 20 / 617)
     np.testing.assert_array_equal(rare, [False, False, False, True])  # a share equal to lambda is not rare
+    assert not losses.rare_classes(np.full(1000, 100), 1 / 1000).any()  # which float32 rounds up
     rare = losses.rare_classes(np.array([500, 90, 20, 7]), 0.1)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(4000))
     drawn = np.asarray(losses.equalization_mask(keys, rare, 0.9))

@@ -56,6 +56,20 @@ def test_classes_with_few_images_are_rare(loss, rare_below, rare):
     np.testing.assert_allclose(found(loss, now), loss(*given, masked=np.array(rare)), rtol=1e-6)
 
 
+@pytest.mark.parametrize("frequent", [90, 300, 999, 1200])
+def test_a_class_just_at_the_threshold_is_not_rare(frequent):
+    """Half of 1,000 classes have a third of the images of the others, so half of the mean."""
+    counts = np.tile([frequent, frequent / 3], 500)
+    model = Model(None, None, None, lambda params, stats, images, train, key=None: (images, stats))
+    batch = {"image": np.zeros((4, 1000), np.float32), "label": np.arange(4)}
+    for rare_below, left_out in ((0.5, 0), (0.5001, 500), (1.0, 500), (1.5, 500)):
+        settings = Settings.of(loss={"rare_below": rare_below, "mask_chance": 1.0}, counts=counts)
+        now = dataclasses.replace(state(), settings=settings, class_weights=jnp.ones(1000))
+        terms = jax.jit(equalized(model, losses.equalization_loss, axis=None).apply)(now.params, now, batch)
+        own = np.arange(4) % 2  # of an image of a rare class one left-out class is its own
+        np.testing.assert_allclose(terms.losses, (1000 - left_out + own * (left_out > 0)) * np.log(2), rtol=1e-5)
+
+
 @both
 def test_each_step_draws_again(loss):
     now = state()

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from cbjax.objectives import ghm, ghm_softmax
+from cbjax.objectives.ghm import histogram
 from cbjax.parallel import sharding
 from cbjax.training.step import make_train_step
 from cbjax.types import Model, Settings, TrainState
@@ -103,6 +104,12 @@ def softmax_oracle(logits, labels, memory, momentum, weights):
     found = np.bincount(places, minlength=BINS)
     after = np.where(found > 0, momentum * memory + (1 - momentum) * found, memory)
     return -np.log(p) * len(labels) / after[places] / np.count_nonzero(found) * weights[labels], after
+
+
+def test_the_histogram_counts_beyond_what_float32_can():
+    """2,100 images of 8,142 classes; at the start of training all terms lie in one bin."""
+    _, found = jax.jit(histogram, static_argnums=2)(jnp.full((2100, 8142), 0.01), jnp.ones(2100, bool), 30)
+    np.testing.assert_array_equal(found, [2100 * 8142] + [0] * 29)
 
 
 def test_the_softmax_form_weights_examples_by_the_rarity_of_their_gradient():

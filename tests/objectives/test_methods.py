@@ -9,10 +9,13 @@ import pytest
 
 import cbjax
 from cbjax import config as configs
+from cbjax import data
 from cbjax.config import ConfigError
 from cbjax.host.writers import read_rows
+from cbjax.parallel import sharding
 from cbjax.sweeps.file import load
 from cbjax.sweeps.sweep import sweep
+from cbjax.training import build
 from cbjax.training.restore import evaluate
 from cbjax.workdir.memory import timeless
 from tests import processes
@@ -245,3 +248,14 @@ def test_a_killed_process_ends_the_same(tmp_path, name):
     assert done.returncode == 0 and "resumed at step" in done.stdout
     for ours, theirs in zip(*(leaves(cbjax.load(tmp_path / one)) for one in ("killed", "whole")), strict=True):
         assert ours.tobytes() == theirs.tobytes()
+
+
+@pytest.mark.parametrize(
+    "given", [("mix.name=cmo",), ("mix.name=mixup",), ("loss.name=ghm",), ("loss.name=ghm_softmax",)]
+)
+def test_a_step_needs_no_promotion_of_types(given):
+    config = configs.load("digits_lt", ["model.name=linear", "data.normalization=unit", *given])
+    parts = build.build(config, data.of_config(config), sharding.make_mesh(1))
+    with jax.numpy_dtype_promotion("strict"):
+        state, _ = parts.advance(parts.init(), 0, 1)
+    assert int(state.step) == 1

@@ -121,3 +121,11 @@ def test_thresholds_stay_where_only_an_infinite_one_would_help():
     np.testing.assert_array_equal(calibrate.fit_thresholds(log_chances, labels), [1, 1])
     ours = calibrate.fit_thresholds(log_chances / 10, labels)
     assert (log_chances / 10 - np.log(ours)).argmax(axis=1).tolist() == [0, 1]
+
+
+def test_figures_after_thresholds_tell_scores_apart_that_float32_would_not():
+    """Log sigmoids of logits above 104 are -0 in float32; thresholds of 1 must change no answer."""
+    logits, labels = np.array([[112.0, 110.0], [110.0, 112.0]]), np.array([0, 1])
+    calibration = calibrate.Calibration(1.0, np.ones(2))
+    found = calibrate.figures(logits, labels, calibration=calibration, one_vs_rest=True, counts=np.array([1, 1]))
+    assert found["balanced_accuracy"] == 1

@@ -13,7 +13,7 @@ from cbjax import losses
 from cbjax.metrics import ClassificationSums
 from cbjax.objectives import weighted
 from cbjax.parallel import sharding
-from cbjax.training.step import make_eval_step, make_train_step
+from cbjax.training.step import make_eval_step, make_feature_step, make_train_step
 from cbjax.types import Model, Trained, TrainState
 
 CLASSES, BATCH = 4, 16
@@ -255,6 +255,14 @@ def test_multi_hot_evaluation_returns_probabilities():
     expected = np.sum(np.logaddexp(0, -np.asarray(logits) * (2 * batch["label"] - 1)))
     np.testing.assert_allclose(sums["loss"], expected, rtol=1e-5)
     np.testing.assert_allclose(outputs, 1 / (1 + np.exp(-np.asarray(logits))), rtol=1e-5)
+    # Masked examples, which fill up the last batch, are no NaN: jax_debug_nans would stop a healthy run.
+    mask = np.arange(BATCH) < BATCH - 3
+    with jax.debug_nans(True):
+        _, masked = jax.jit(step)(Trained.of(state), {**batch, "mask": mask})
+        lost, features = jax.jit(make_feature_step(model, axis=None))(Trained.of(state), {**batch, "mask": mask})
+    np.testing.assert_array_equal(np.asarray(masked)[mask], np.asarray(outputs)[mask])
+    assert (np.asarray(masked)[~mask] == -1).all() and lost == 0
+    np.testing.assert_array_equal(np.isfinite(features).all(axis=1), mask)
 
 
 def test_an_unknown_mean_is_refused():
