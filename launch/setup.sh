@@ -28,10 +28,12 @@ is_usable() {
 
 install_cbjax() { # extras, such as [test]
     local requirements wanted
-    wanted=$(version_of "${PYTHON:-}")
-    if [ -n "$wanted" ] && [ -d .venv ] && [ "$wanted" != "$(version_of .venv/bin/python)" ]; then
-        echo "removing .venv, which is not of Python $wanted"
-        rm -rf .venv
+    if [ -n "${PYTHON:-}" ] && [ -d .venv ]; then
+        wanted=$(find_python) # the next one, if that cannot be used
+        if [ "$(version_of "$wanted")" != "$(version_of .venv/bin/python)" ]; then
+            echo "removing .venv, which is not of $("$wanted" --version)"
+            rm -rf .venv
+        fi
     fi
     # The clone's folder is part of it: a virtual environment does not survive being moved.
     requirements="$PWD $1 $(cat pyproject.toml constraints.txt | cksum)"

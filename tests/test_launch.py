@@ -283,6 +283,9 @@ def test_an_environment_that_was_moved_or_is_of_an_old_python_is_made_anew(machi
         done = machine.run("local.sh", "train")
         assert done.returncode == 0, done.stderr
     assert machine.calls("python3").count(made) == 3
+    # A PYTHON that cannot be used gives way to the next one, whose environment stays.
+    assert machine.run("local.sh", "train", PYTHON="no-such-python").returncode == 0
+    assert machine.calls("python3").count(made) == 3
 
 
 def test_gpu_installs_for_cuda_and_becomes_the_command(machine):

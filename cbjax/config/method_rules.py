@@ -22,8 +22,6 @@ def problems(values: Mapping[str, Any]) -> Iterator[str]:
     if head != "auto" and (head == "normalized") != (loss == "ldam"):
         needed = "normalized" if loss == "ldam" else "linear"
         yield f"model.head must be {needed}, or auto, when loss.name is {loss}; got {head}"
-    if loss == "ldam" and (bias := values["model.final_bias"]) != "auto":
-        yield f"model.final_bias must be auto when loss.name is ldam, whose head has no bias; got {bias}"
     if loss in ("ghm", "ghm_softmax") and (mean := values["loss.mean"]) != "batch":
         yield f"loss.mean must be batch when loss.name is {loss}, which has weights of its own; got {mean}"
     if tau and loss in ONE_VS_REST:

@@ -126,7 +126,6 @@ STATEMENTS = (
     "data.counts",
     "data.majority_ratio",
     "data.train_size",
-    "data.meta",
     "loss.label_smoothing",
     "model.batch_norm_size",
     "model.channels",
@@ -197,6 +196,12 @@ def _without_effect(values, given):
     for key in dict.fromkeys(key for key, _, _ in EFFECTS):
         if values[key] != KEYS[key].default and (key in given or key in STATEMENTS):
             yield from without_effect(key, values)
+    # These come from other keys that are given. A run that was trained with them can still be read.
+    if "meta.name" in given and values["data.meta"]:
+        yield from without_effect("data.meta", values)
+    bias = values["model.final_bias"]
+    if values["loss.name"] == "ldam" and bias != "auto" and {"loss.name", "model.final_bias"} & {*given}:
+        yield f"model.final_bias must be auto when loss.name is ldam, whose head has no bias; got {bias}"
     if (stage := values["stage.name"]) in FITTED:
         for key in KEYS:
             if key in given and key.startswith(OF_TRAINING) and values[key] != KEYS[key].default:

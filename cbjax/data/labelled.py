@@ -94,7 +94,7 @@ def _numbered(file, paths, numbers, class_names, chosen):
             )
         for path, number in zip(paths, numbers, strict=True):
             # The number of a class among all classes may be another than its name.
-            if (folder := lists.folder_of(path)) != str(number) and (folder in known or folder.isdecimal()):
+            if (folder := lists.folder_of(path)) != str(number) and folder in known:
                 raise DataError(lists.other_number(file, path, number, str(number)))
         return _places([str(number) for number in numbers], class_names, file)
     # Names that are the numbers 0 to C - 1 say nothing about folders, which may have numbers for another reason.

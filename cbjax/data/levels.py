@@ -62,7 +62,7 @@ def _entries(place):
     if is_remote(os.fspath(place)):
         # The first step of a walk is one listing; asking each entry for its kind could be a million requests.
         _, folders, files = next(place.walk(on_error=_fail), (place, [], []))
-        yield from ((name, True) for name in folders)
+        yield from ((name.rstrip("/"), True) for name in folders)  # TensorFlow's walk leaves the slash
         yield from ((name, False) for name in files)
         return
     with os.scandir(place) as entries:

@@ -63,11 +63,8 @@ def load_lists(
             )
     class_names = _folder_names(*rows["train"], num_classes)
     if class_names is not None:
-        known = set(class_names)
         for split, (paths, numbers) in rows.items():
-            for path, number in zip(paths, numbers, strict=True):
-                if (folder := folder_of(path)) != class_names[number] and folder in known:
-                    raise DataError(other_number(files[split], path, number, class_names[number]))
+            _check_numbers(files[split], paths, numbers, class_names)
     return _source(files, rows, root, class_names or tuple(map(str, range(num_classes))), image_size, medium)
 
 
@@ -277,11 +274,26 @@ def other_number(file: os.PathLike, path: str, number: int, name: str) -> str:
     )
 
 
+def _check_numbers(file, paths, numbers, class_names):
+    """Refuses a list that numbers the folders of the classes in another way than training does.
+
+    Each folder must have one label throughout: one with several is none of a class, but of a day, say.
+    """
+    own = {name: label for label, name in enumerate(class_names)}
+    found: dict[str, tuple[int, str]] = {}
+    for path, number in zip(paths, numbers, strict=True):
+        if (folder := folder_of(path)) in own and found.setdefault(folder, (number, path))[0] != number:
+            return
+    for folder, (number, path) in found.items():
+        if number != own[folder]:
+            raise DataError(other_number(file, path, number, class_names[number]))
+
+
 def _folder_names(paths, labels, num_classes):
     """Returns the folders' names if each class has its own folder, else None."""
     folders: dict[int, str] = {}
     for path, label in zip(paths, labels, strict=True):
-        if folders.setdefault(label, folder_of(path)) != folder_of(path):
+        if folders.setdefault(label, folder := folder_of(path)) != folder:
             return None
     if len(set(folders.values())) < num_classes or not all(folders.values()):
         return None

@@ -1,6 +1,7 @@
 """Reads work directories into records of runs, and lists those that cannot be read."""
 
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -17,6 +18,7 @@ from cbjax.host.code import is_own
 from cbjax.host.writers import read_regular, read_rows
 
 # A directory with any of these files is a run's: a kill may have come before the others were written.
+LOOKED_IN = 200  # folders behind a link, to find a run there
 RUN_FILES = ("config.json", "data.json", "metrics.jsonl", "results.json")
 CHECKPOINTS = ("last", "best")
 SEED_FOLDER = r"seed[_-]?\d+"  # the name of a run's folder below that of its method
@@ -252,7 +254,7 @@ def _find(root: pathlib.Path) -> tuple[list[pathlib.Path], list[LeftOut]]:
                 folders.clear()
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             links += [path for path in (os.path.join(folder, name) for name in folders) if os.path.islink(path)]
-        waiting = links
+        waiting = [link for link in links if _leads_to_runs(link, root)]
     if not found:
         what, but = "holds no run" if root.is_dir() else "is not a directory", ""
         if unread and root.is_dir():
@@ -262,6 +264,14 @@ def _find(root: pathlib.Path) -> tuple[list[pathlib.Path], list[LeftOut]]:
             "give the --workdir of a training run or of a sweep"
         )
     return found, unread
+
+
+def _leads_to_runs(link: str, root: pathlib.Path) -> bool:
+    """Returns whether to follow a link: not to a folder of images, nor to one that contains the given folder."""
+    if root.resolve().is_relative_to(os.path.realpath(link)):
+        return False
+    walk = itertools.islice(os.walk(link), LOOKED_IN)
+    return any(name in files for _, _, files in walk for name in RUN_FILES)
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:

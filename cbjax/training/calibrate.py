@@ -118,11 +118,12 @@ def _ranking(log_chances: np.ndarray, logits: Any, calibration: Calibration) -> 
     # A temperature keeps the order, so that of the logits themselves is taken: scaling could round two to a tie.
     if calibration.thresholds is None:
         return np.asarray(logits, np.float32)
-    from scipy.stats import rankdata
-
-    # Places in the order, as float32 could not tell two scores apart that float64 does.
-    ranking = rankdata(log_chances - np.log(calibration.thresholds), method="dense", axis=1)
-    return ranking.astype(np.float32)
+    scores = log_chances - np.log(calibration.thresholds)
+    answers = scores.argmax(axis=1)[:, None]
+    ranking = (scores - np.take_along_axis(scores, answers, axis=1)).astype(np.float32)
+    # float32 may take the answer and the next one for equal, where float64 does not.
+    np.put_along_axis(ranking, answers, np.float32(1), axis=1)
+    return ranking
 
 
 def log_probabilities(logits: Any, one_vs_rest: bool) -> np.ndarray:

@@ -213,6 +213,17 @@ def test_a_list_that_is_numbered_from_its_own_folders_is_refused(tree, tmp_path)
         sources.load("list", root=root, **places)
 
 
+def test_folders_that_hold_several_labels_are_none_of_classes(tmp_path):
+    """A day or a shard a folder: the training images of each class happen to be of one day."""
+    for split, rows in {"train": [("1/a", 0), ("2/b", 1)], "test": [("1/c", 1), ("1/d", 0), ("2/e", 0)]}.items():
+        for path, label in rows:
+            (tmp_path / path).parent.mkdir(exist_ok=True)
+            (tmp_path / f"{path}.jpg").write_bytes(photo(label, 0))
+        write_list(tmp_path / f"{split}.txt", [(f"{path}.jpg", label) for path, label in rows])
+    source = sources.load("list", train_list=tmp_path / "train.txt", test_list=tmp_path / "test.txt")
+    assert source.test.labels.tolist() == [1, 0, 0]
+
+
 def test_a_label_of_another_split_must_be_one_of_trainings(tree, tmp_path):
     root, rows = tree
     places = lists(tmp_path, {**rows, "test": [*rows["test"], ("test/ant/0.jpg", 3)]})

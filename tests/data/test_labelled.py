@@ -81,9 +81,9 @@ def test_a_number_that_may_be_a_place_or_a_name_is_refused(tmp_path):
     columns = save(tmp_path, images=images(1), labels=[[1, 0, 1, 0]])
     with pytest.raises(DataError, match=r"labels are the numbers '0', '1', '2', '3', but"):
         labelled.read("arrays", columns, "test", ("0", "1", "10", "2"), ARRAYS)
-    path = write_tree(tmp_path, {"there": (1,)}, ("2",))["there"][0][0]
+    path = write_tree(tmp_path, {"there": (1,)}, ("3",))["there"][0][0]
     where = {"test_list": write_list(tmp_path / "new.txt", [(path, 1)])}  # classes 3 and 1 chosen of folders 1, 2, 3
-    with pytest.raises(DataError, match=r"2/0\.jpg has the label 1, which is the class '1'"):
+    with pytest.raises(DataError, match=r"3/0\.jpg has the label 1, which is the class '1'"):
         labelled.read("list", where, "test", ("3", "1"), FILES, True)
 
 

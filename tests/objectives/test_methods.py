@@ -10,7 +10,7 @@ import pytest
 import cbjax
 from cbjax import config as configs
 from cbjax import data
-from cbjax.config import ConfigError
+from cbjax.config import ConfigError, evaluation
 from cbjax.host.writers import read_rows
 from cbjax.parallel import sharding
 from cbjax.sweeps.file import load
@@ -232,6 +232,10 @@ def test_a_recipe_with_meta_images_does_not_hold_them_out_in_vain(tmp_path):
     with pytest.raises(ConfigError, match=r"data\.meta must stay at 0 unless meta.name is l2rw or mw_net"):
         configs.load(str(tmp_path / "meta.py"), ["meta.name=none"])
     assert configs.load(str(tmp_path / "meta.py"), ["meta.name=none", "data.meta=0"]).data.meta == 0
+    # A run that was trained so can still be read and evaluated.
+    former = configs.load(str(tmp_path / "meta.py"), []).copy_and_resolve_references()
+    former.meta.name = "none"
+    assert evaluation.change(former, ["evaluation.tau=1"])[0].data.meta == 10
 
 
 @of_methods()

@@ -510,6 +510,8 @@ def test_links_to_runs_are_followed_and_a_run_counts_once(tmp_path):
     (tmp_path / "runs" / "cdb" / "up").symlink_to("..")
     (tmp_path / "runs" / "ring").symlink_to("ring")
     (tmp_path / "runs" / "nowhere").symlink_to("gone")
+    make_run(tmp_path / "another" / "seed_0")
+    (tmp_path / "runs" / "above").symlink_to(tmp_path)  # it has the folder that is asked for, and others
     runs, left_out = read.read_runs([tmp_path / "runs"])
     assert left_out == []
     assert [(run.folders, run.path.name, run.seeds[0]) for run in runs] == [
