@@ -91,7 +91,7 @@ def test_classes_are_relabelled_in_the_order_given(classes):
         ({"name": "digit"}, r"data\.name='digit' is unknown"),
         ({"test": 0}, r"'digits' brings no test split: set data\.test to a number per class or a fraction"),
         ({"test": 200}, r"data\.test=200 takes 200 images of class '0', which has 178"),
-        ({"imbalance": 500}, r"data\.imbalance=500 .* leaves none for the smallest"),
+        ({"imbalance": 500}, r"data\.imbalance=500 is not possible: class '0' has only 118 images .* at most 118"),
         ({"longtail": "zipf"}, r"data\.longtail='zipf' is unknown"),
         (
             {"longtail": "counts", "counts": (500,) * 10},

@@ -213,7 +213,8 @@ def test_what_a_line_takes_from_its_first_run_is_told(runs, tmp_path, capsys):
     state = dataclasses.replace(runs[1].state, settings=settings._replace(mean=np.asarray(settings.mean) + 1))
     other = dataclasses.replace(runs[1], config=config, state=state)
     landscape.line(runs[0], other, points=2, **options(tmp_path))
-    assert "1 has another loss, scale of pixels than 0: what 0 has is taken for all points" in capsys.readouterr().out
+    said = "1 has another loss (loss.name), scale of pixels than 0: what 0 has is taken for all points"
+    assert said in capsys.readouterr().out
 
 
 def test_a_moved_run_has_its_landscapes_and_another_run_has_not(runs, tmp_path):
