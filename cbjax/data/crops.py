@@ -122,7 +122,7 @@ class EvalTransform:
         top, left = (round((side - self.image_size) / 2) for side in (height, width))
         image = Image.fromarray(pixels)
         if height * width > _LARGE:
-            # Of a thin image only the middle is resized: the whole may take gigabytes. A pixel may differ by 1 of 255.
+            # The whole of a thin image may take gigabytes, so only its middle is resized. This may change a pixel by 1.
             y, x = sides[0] / height, sides[1] / width
             box = (left * x, top * y, (left + self.image_size) * x, (top + self.image_size) * y)
             return np.asarray(image.resize((self.image_size, self.image_size), Image.Resampling.BILINEAR, box))

@@ -100,8 +100,8 @@ def _of_step(config: ConfigDict, features: float, head: float) -> float:
     """Returns the arithmetic of a step, FLOP, by counting passes; loss and optimiser take almost nothing.
 
     A backward pass takes twice as much as a forward one, and so does the tangent of `jax.jvp`, which is counted as one.
-    Where passes over the same images at the same parameters begin alike, the compiler computes that part once: the
-    forward pass of ImbSAM's two groups, and those of a meta method.
+    Two passes over the same images with the same parameters share their beginning, which is computed once: ImbSAM's two
+    groups share the forward pass, and so do the passes of a meta method.
 
     Args:
       config: of the run.

@@ -108,7 +108,7 @@ def test_a_group_that_is_defined_anew_has_eigenvalues_of_its_own(linear, tmp_pat
     assert first.largest != pytest.approx(other.largest, rel=0.01)
     with pytest.raises(ConfigError, match=r"\(evaluation\.groups .*\[0\].* there, .*\[2\].* here\)"):
         landscape.curvature(linear, out=tmp_path / "0", overrides=["evaluation.groups=mine=2"], **options)
-    # Where the settings do not name the groups, as in a folder of an earlier version, their classes tell them apart.
+    # The settings of an older folder do not have the groups. Then the classes of a group tell whether it is the same.
     noted = folder.read_about(tmp_path / "0")
     del noted["settings"]["evaluation.groups"]
     folder.write_about(tmp_path / "0", noted)
